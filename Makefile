@@ -1,0 +1,53 @@
+# make reproduce [PROFILE=digits]   run every experiment notebook and write reports/PROFILE/
+# make test                         check notebooks against the package, run their tests and pytest
+# make lab                          open JupyterLab on the notebooks
+# make bench                        time matching, training and path evaluation
+# make export                       after editing a notebook: write starlight_nb/ and README.md
+PYTHON ?= python3
+PROFILE ?= digits
+OPTIONS ?=
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+# the same numbers whatever the machine's cores: work is spread over processes, not threads
+export OMP_NUM_THREADS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: reproduce test lab bench export readme
+reproduce: $(VENV)/.installed
+	@$(BIN)/starlight reproduce --profile $(PROFILE) $(OPTIONS)
+
+test: $(VENV)/.installed-dev
+	@echo "== 1/3 are nbs/ and starlight_nb/ in step?"
+	@$(BIN)/python -m pytest tests/test_hygiene.py
+	@echo "== 2/3 the notebooks' own tests"
+	@STARLIGHT_OUT=$(CURDIR)/.starlight/test/report STARLIGHT_STORE=$(CURDIR)/.starlight/test/store STARLIGHT_JOBS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
+	@echo "== 3/3 pytest"
+	@$(BIN)/python -m pytest tests --ignore tests/test_hygiene.py --durations 8
+
+lab: $(VENV)/.installed-lab
+	@cd nbs && $(BIN)/jupyter lab
+
+bench: $(VENV)/.installed-bench
+	@$(BIN)/python -m pytest tests/bench --benchmark-columns min,median,rounds --benchmark-sort name
+
+export: $(VENV)/.installed-dev
+	@find starlight_nb -name '*.py' ! -name '__init__.py' -delete
+	@$(BIN)/nbdev_clean
+	@$(BIN)/nbdev_export
+	@$(MAKE) --no-print-directory readme
+
+readme: $(VENV)/.installed-dev
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | sed 's#\.\./##g' > README.md
+
+# each of these files says that pip has installed the package, with that extra, since pyproject.toml last changed
+$(VENV)/.installed: pyproject.toml
+	@$(call install,)
+$(VENV)/.installed-%: pyproject.toml
+	@$(call install,[$*])
+
+define install
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; PYTHON=... names one")' && \
+{ test -x $(BIN)/python || { echo "== creating .venv" && $(PYTHON) -m venv $(VENV); }; } && \
+echo "== installing starlight_nb$(1) and what it needs (PyTorch is large: some minutes the first time)" && \
+$(BIN)/python -m pip install --progress-bar off -e ".$(1)" && touch $@ $(VENV)/.installed
+endef

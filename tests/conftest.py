@@ -1,0 +1,75 @@
+"""What several test files need: small data, small solutions, and one smoke report for the whole session."""
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from starlight_nb.data import Dataset, Split, load
+from starlight_nb.models import build
+from starlight_nb.training import Recipe, train_population
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    return Recipe(epochs=3, batch_size=100, lr=0.05, schedule="one-cycle")
+
+
+@pytest.fixture(scope="session")
+def small():
+    "Three classes in five dimensions: forty examples for training and twenty for the test."
+    generator = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(3, 5, generator=generator)
+    labels = torch.arange(60) % 3
+    x = centres[labels] + torch.randn(60, 5, generator=generator)
+    return Dataset("small", Split(x[:40], labels[:40]), Split(x[40:], labels[40:]))
+
+
+@pytest.fixture(scope="session")
+def make_mlp():
+    return partial(build, "mlp", depth=2, width=8)
+
+
+@pytest.fixture(scope="session")
+def solutions(digits, recipe, make_mlp):
+    return train_population(make_mlp, digits, recipe, seeds=range(3))
+
+
+def starlight(*words, folder, store=None, **environment):
+    "Start the command in a process of its own, with a report and a store below `folder`."
+    command = [str(Path(sys.executable).with_name("starlight")), *words]
+    if words[0] == "reproduce":
+        command += ["--out", str(folder / "report"), "--store", str(store or folder / "store")]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True, env=os.environ | environment)
+
+
+def finish(process):
+    "Wait for a command: exit status, stdout, stderr."
+    out, error = process.communicate(timeout=400)
+    return process.returncode, out, error
+
+
+def report_bytes(folder):
+    "Every file of a report except the evidence, which is what may vary."
+    report = folder / "report"
+    return {str(p.relative_to(report)): p.read_bytes() for p in sorted(report.rglob("*")) if p.is_file() and p.name != "evidence.json"}
+
+
+@pytest.fixture(scope="session")
+def smoke_report(tmp_path_factory):
+    "The smoke report from an empty store, made once."
+    folder = tmp_path_factory.mktemp("smoke")
+    status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=folder))
+    assert status == 0, out + error
+    return folder

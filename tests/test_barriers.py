@@ -1,0 +1,106 @@
+"""Barriers: what is known about them without training anything."""
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from starlight_nb.barriers import PathCurve, accuracy_barrier, evaluate, interpolate, loss_barrier, path_losses, refresh_batchnorm
+from starlight_nb.models import build, initialise
+from starlight_nb.training import Recipe, state_of, train
+
+
+def test_from_a_network_to_itself_there_is_no_barrier(digits, recipe, solutions, make_mlp):
+    curve = path_losses(make_mlp(), solutions[0], solutions[0], digits)
+    norm = initialise(partial(build, "resnet", width=4), 0)
+    with_norm = path_losses(norm, *[train(norm, digits, recipe, 0)] * 2, digits)
+    for c in (curve, with_norm):
+        for split in ("train", "test"):
+            assert loss_barrier(c, split) == accuracy_barrier(c, split) == 0
+
+
+@pytest.mark.parametrize("ts", [11, [0, 0.3, 1]])
+def test_the_ends_of_a_path_are_the_models_own_values(digits, recipe, ts):
+    model = initialise(partial(build, "resnet", width=4), 0)
+    a, b = (train(model, digits, recipe, seed) for seed in (0, 1))
+    curve = path_losses(model, a, b, digits, ts)
+    for end, state in ((0, a), (-1, b)):
+        for split, part in digits.splits.items():
+            assert (curve.loss[split][end], curve.accuracy[split][end]) == evaluate(model, state, part)
+
+
+def test_a_convex_loss_has_no_barrier(small):
+    "Softmax regression is convex in its weights, so every path lies below its chord."
+    model = nn.Linear(5, 3)
+    a, b = ({k: torch.randn(v.shape) for k, v in model.state_dict().items()} for _ in range(2))
+    assert loss_barrier(path_losses(model, a, b, small)) < 1e-6
+
+
+def test_a_barrier_is_the_same_from_both_sides(small, digits, solutions, make_mlp):
+    there, back = (path_losses(make_mlp(), *pair, digits) for pair in (solutions[:2], solutions[1::-1]))
+    assert loss_barrier(there) == pytest.approx(loss_barrier(back), rel=1e-5)
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=20))
+@settings(deadline=None)
+def test_the_barrier_of_a_curve(values):
+    values, ts = np.array(values), np.linspace(0, 1, len(values))
+    barrier = loss_barrier(PathCurve(ts, {"train": values}, {}))
+    assert 0 <= barrier <= max(values) - min(values[0], values[-1]) + 1e-9
+    shifted = loss_barrier(PathCurve(ts, {"train": values + 5 - 2 * ts}, {}))
+    assert shifted == pytest.approx(barrier, abs=1e-9), "a straight line added changes nothing"
+
+
+@given(st.floats(0, 1))
+@settings(deadline=None, max_examples=30)
+def test_interpolation_is_affine_and_leaves_counters(t):
+    a, b = ({"w": torch.randn(4).double(), "count": torch.tensor(n)} for n in (3, 8))
+    point = interpolate(a, b, t)
+    torch.testing.assert_close(point["w"], (1 - t) * a["w"] + t * b["w"])
+    assert point["count"] == (8 if t == 1 else 3)
+
+
+def test_refreshing_ignores_dropout_and_what_was_there(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.9), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    state = state_of(model)
+    dirty = state | {"3.running_mean": torch.full((8,), 9.0)}
+    fresh, again = (refresh_batchnorm(model, s, digits) for s in (state, dirty))
+    assert all(torch.equal(fresh[name], again[name]) for name in fresh)
+    hidden = digits.train.x.flatten(1) @ state["1.weight"].T + state["1.bias"]
+    parts = hidden.split(500)
+    torch.testing.assert_close(fresh["3.running_mean"], torch.stack([p.mean(0) for p in parts]).mean(0))
+    assert dirty["3.running_mean"][0] == 9 and model[3].momentum == 0.1 and model.training
+
+
+def test_without_refreshed_statistics_a_normalised_path_is_another(digits, recipe):
+    model = initialise(partial(build, "resnet", width=4), 0)
+    a, b = (train(model, digits, recipe, seed) for seed in (0, 1))
+    with_, without = (path_losses(model, a, b, digits, refresh=refresh) for refresh in (True, False))
+    assert not np.allclose(with_.loss["train"][1:-1], without.loss["train"][1:-1])
+    assert with_.loss["train"][0] == without.loss["train"][0]
+
+
+def test_a_tidy_frame_has_every_value(digits, solutions, make_mlp):
+    frame = path_losses(make_mlp(), *solutions[:2], digits, ts=5).to_frame()
+    assert list(frame.columns) == ["split", "metric", "t", "value"] and len(frame) == 2 * 2 * 5
+    assert sorted(frame.t.unique()) == [0, 0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize("ts", [1, [0.1, 1], [0, 0.9], [0, 0.5, 0.5, 1], []])
+def test_bad_grids_are_refused(ts, digits, solutions, make_mlp):
+    with pytest.raises(ValueError, match="ts: at least two points rising from 0 to 1"):
+        path_losses(make_mlp(), *solutions[:2], digits, ts=ts)
+
+
+def test_bad_input_is_named(digits, solutions, make_mlp):
+    other = state_of(build("mlp", depth=2, width=9))
+    with pytest.raises(ValueError, match="state_b: '1.weight' has the shape"):
+        path_losses(make_mlp(), solutions[0], other, digits)
+    broken = solutions[0] | {"1.bias": torch.full((8,), torch.nan)}
+    with pytest.raises(FloatingPointError, match="curve: the value at t = 0.1 is nan"):
+        loss_barrier(path_losses(make_mlp(), solutions[1], broken, digits))
+    with pytest.raises(ValueError, match="split: 'vaL' is not known|split: 'val' is not known"):
+        loss_barrier(path_losses(make_mlp(), *solutions[:2], digits), "val")

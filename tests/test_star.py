@@ -1,0 +1,107 @@
+"""Starlight: its gradient, its special cases, and that it does what it is for."""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from starlight_nb.data import Dataset, Split
+from starlight_nb.models import initialise
+from starlight_nb.permutation import infer_spec, permute
+from starlight_nb.star import train_star
+from starlight_nb.training import Recipe, state_of, train
+
+
+def double(data):
+    return Dataset(data.name, *(Split(part.x.double(), part.y) for part in (data.train, data.test)))
+
+
+def small_network():
+    return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.75, 1.0])
+def test_the_gradient_is_one_minus_t_times_that_of_the_interpolated_network(small, t):
+    """One step without momentum moves the star by -lr times the gradient of what eq. 4 averages, as finite differences give it."""
+    data, lr = double(small), 1e-3
+    star, source = (initialise(small_network, seed) for seed in (0, 1))
+    spec = infer_spec(star, data.train.x[:2])
+    recipe = Recipe(epochs=1, batch_size=len(data.train), lr=lr, momentum=0.0, weight_decay=0.0, schedule="constant")
+    result = train_star(star, [state_of(source)], data, recipe, spec=spec, t_sampling=t)
+    matched = permute(spec, result.permutations[0], state_of(source))
+
+    def objective(state):
+        point = {name: (1 - t) * value + t * matched[name] for name, value in state.items()}
+        return F.cross_entropy(torch.func.functional_call(star, point, data.train.x), data.train.y).item()
+
+    start, step = state_of(star), 1e-6
+    for name, tensor in start.items():
+        gradient = (tensor - result.state[name]) / lr
+        for index in range(tensor.numel()):
+            nudge = torch.zeros_like(tensor).flatten()
+            nudge[index] = step
+            up, down = (objective(start | {name: tensor + sign * nudge.view_as(tensor)}) for sign in (1, -1))
+            assert gradient.flatten()[index].item() == pytest.approx((up - down) / (2 * step), abs=1e-6)
+
+
+def test_at_t_zero_it_is_plain_training_bit_for_bit(digits, recipe, solutions, make_mlp):
+    start = initialise(make_mlp, 9)
+    plain, star = train(start, digits, recipe, 4), train_star(start, solutions[:1], digits, recipe, t_sampling=0.0, seed=4).state
+    assert all(torch.equal(plain[name], star[name]) for name in plain)
+
+
+def test_weight_decay_acts_on_the_star_alone(small):
+    "At t = 1 no gradient reaches the star, so one step only shrinks its weights."
+    data, start = double(small), initialise(small_network, 0)
+    recipe = Recipe(epochs=1, batch_size=len(data.train), lr=0.1, momentum=0.0, weight_decay=0.5, schedule="constant")
+    star = train_star(start, [state_of(initialise(small_network, 1))], data, recipe, t_sampling=1.0).state
+    for name, tensor in start.state_dict().items():
+        torch.testing.assert_close(star[name], 0.95 * tensor)
+
+
+def test_the_same_seed_gives_the_same_star_and_nothing_is_changed(digits, recipe, solutions, make_mlp):
+    start, copies = initialise(make_mlp, 9), [{k: v.clone() for k, v in s.items()} for s in solutions]
+    first, again, other = (train_star(start, solutions, digits, recipe, seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(first.state[k], again.state[k]) for k in first.state) and first.loss == again.loss
+    assert not torch.equal(first.state["1.weight"], other.state["1.weight"])
+    assert all(torch.equal(s[k], c[k]) for s, c in zip(solutions, copies) for k in s)
+
+
+def test_the_order_in_which_a_source_comes_does_not_matter(digits, recipe, solutions, make_mlp):
+    "A source with its units shuffled is the same source."
+    start = initialise(make_mlp, 9)
+    spec = infer_spec(start, digits.train.x[:2])
+    shuffled = [permute(spec, spec.random(torch.Generator().manual_seed(n)), s) for n, s in enumerate(solutions)]
+    plain, other = (train_star(start, s, digits, recipe, spec=spec) for s in (solutions, shuffled))
+    assert all(torch.equal(plain.state[k], other.state[k]) for k in plain.state)
+
+
+def test_permutations_bring_the_sources_to_the_star(digits, recipe, solutions, make_mlp):
+    start = initialise(make_mlp, 9)
+    spec = infer_spec(start, digits.train.x[:2])
+    star = train_star(start, solutions, digits, recipe.replace(epochs=10), spec=spec)
+    distance = lambda a, b: sum(((a[k] - b[k]) ** 2).sum() for k in a)
+    for source, permutation in zip(solutions, star.permutations):
+        assert distance(star.state, permute(spec, permutation, source)) < distance(star.state, source)
+
+
+def test_matching_once_or_never_again(digits, recipe, solutions, make_mlp):
+    start = initialise(make_mlp, 9)
+    once = train_star(start, solutions, digits, recipe, rematch_every=0)
+    always = train_star(start, solutions, digits, recipe, rematch_every=1)
+    assert not torch.equal(once.state["1.weight"], always.state["1.weight"])
+
+
+def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
+    start = initialise(make_mlp, 0)
+    with pytest.raises(ValueError, match="sources: at least one trained state"):
+        train_star(start, [], digits, recipe)
+    with pytest.raises(ValueError, match=r"sources\[1\]: '1.weight' has the shape"):
+        train_star(start, [solutions[0], solutions[0] | {"1.weight": torch.zeros(3, 64)}], digits, recipe)
+    with pytest.raises(ValueError, match="state_b: '1.bias' has values that are not finite"):
+        train_star(start, [solutions[0] | {"1.bias": torch.full((8,), torch.inf)}], digits, recipe)
+    with pytest.raises(ValueError, match="t_sampling: 'betta' is not known; did you mean 'beta'"):
+        train_star(start, solutions, digits, recipe, t_sampling="betta")
+    with pytest.raises(ValueError, match="rematch_every"):
+        train_star(start, solutions, digits, recipe, rematch_every=-1)
+    with pytest.raises(FloatingPointError, match=r"epoch \d+, batch \d+, seed 6"):
+        train_star(start, solutions, digits, recipe.replace(lr=1e9, schedule="constant"), seed=6)
