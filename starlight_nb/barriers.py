@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .base import choose
-from .data import Dataset, Split, batches
+from .data import Dataset, Split, batches, check_dataset
 
 # %% auto #0
 __all__ = ['interpolate', 'refresh_batchnorm', 'evaluate', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
@@ -98,6 +98,7 @@ def path_losses(model: nn.Module,
     """Loss and accuracy on the straight line from A (t = 0) to B (t = 1), on every split of `data`.
 
     The states are taken as they are: align them first. Raises `ValueError` where their shapes differ."""
+    check_dataset(data)
     points, values = _grid(ts), []
     _same_tensors(state_a, state_b)
     moves = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
@@ -114,7 +115,7 @@ def _rise(ts, values):
     "The largest rise above the line between the ends, at least 0."
     if not np.isfinite(values).all():
         raise FloatingPointError(f"curve: the value at t = {ts[~np.isfinite(values)][0]:g} is {values[~np.isfinite(values)][0]}; it has no barrier")
-    return max(0.0, float(np.max(values - ((1 - ts) * values[0] + ts * values[-1]))))
+    return max(0.0, float(np.max(values - (values[0] + ts * (values[-1] - values[0])))))
 
 def loss_barrier(curve: PathCurve, split: str = "train") -> float:
     "The largest rise of the loss above the line between its ends (eq. 1), in nats; at least 0."

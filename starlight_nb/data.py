@@ -11,7 +11,7 @@ import torch
 from .base import choose
 
 # %% auto #0
-__all__ = ['LOADERS', 'Split', 'batches', 'Dataset', 'load_digits', 'load']
+__all__ = ['LOADERS', 'Split', 'batches', 'Dataset', 'check_dataset', 'load_digits', 'load']
 
 # %% ../nbs/00_data.ipynb #split
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,12 @@ def _digest(splits):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+# %% ../nbs/00_data.ipynb #check-dataset
+def check_dataset(data):
+    "Raise `ValueError` unless `data` is a `Dataset`."
+    if not isinstance(data, Dataset):
+        raise ValueError(f"data: a Dataset of tensors is needed, not {type(data).__name__}; Dataset(name, train=Split(x, y), test=Split(x, y)) makes one")
 
 # %% ../nbs/00_data.ipynb #load-digits
 def load_digits(root=None) -> Dataset:

@@ -51,9 +51,9 @@ class Store:
 
 # %% ../nbs/03_store.ipynb #put
 def _put(path, config, state):
-    header = {"config": json.dumps(config, sort_keys=True), "digest": state_digest(state), "order": json.dumps(list(state))}
+    about = dict(config=config, digest=state_digest(state), order=list(state))
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    write_whole(path, save(state, header))
+    write_whole(path, save(state, {"starlight": json.dumps(about, sort_keys=True)}))
 
 # %% ../nbs/03_store.ipynb #fresh
 def _fresh(path, since):
@@ -72,9 +72,9 @@ def _get(path, since):
 def _read(path):
     "The state in one file, or `ValueError` where the contents are not what was written."
     with safe_open(path, framework="pt") as file:
-        header = file.metadata() or {}
-        state = {name: file.get_tensor(name) for name in json.loads(header.get("order", "[]"))}
-    if header.get("digest") != state_digest(state): raise ValueError("its digest does not match its contents")
+        about = json.loads((file.metadata() or {}).get("starlight", "{}"))
+        state = {name: file.get_tensor(name) for name in about.get("order", [])}
+    if about.get("digest") != state_digest(state): raise ValueError("its digest does not match its contents")
     return state
 
 # %% ../nbs/03_store.ipynb #get-or-train

@@ -4,14 +4,15 @@
 
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
-import copy, dataclasses, math, os
+import copy, dataclasses, math, os, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 import torch
 from torch import nn
 import torch.nn.functional as F
 from .base import choose
-from .data import Dataset, batches
+from .data import Dataset, batches, check_dataset
 from .models import initialise, stream, stream_seed
 
 # %% auto #0
@@ -153,6 +154,7 @@ def descend(model: nn.Module,      # where to start; not changed
             each_epoch=None,       # `each_epoch(epoch, theta)`, called before each epoch
            ) -> tuple[dict[str, torch.Tensor], list[float]]:
     "Minimise the training loss by stochastic gradient descent: the final state and the mean loss of each epoch."
+    check_dataset(data)
     flat, history = FlatModule(model), []
     theta = flat.vector if at is None else flat.vector.clone()
     optimizer, shuffle, moves = _optimizer(recipe, theta), stream(seed, "batches"), stream(seed, "augmentation")
@@ -200,8 +202,18 @@ def single_thread():
     try: yield
     finally: torch.set_num_threads(threads)
 
-def _run_job(function, arguments):
+def _run_job(function, arguments, parent):
+    if os.getpid() != parent: _follow(parent)
     with single_thread(): return function(*arguments)
+
+# %% ../nbs/02_training.ipynb #follow
+@cache
+def _follow(parent):
+    "In a worker process: end when the process that started it has ended."
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/02_training.ipynb #progress
 def progress(items, label: str, total: int):
@@ -211,10 +223,14 @@ def progress(items, label: str, total: int):
         from tqdm.auto import tqdm
         yield from tqdm(items, desc=label, total=total, leave=False, disable=None)
         return
+    _write_progress(file, 0, total, label)
     for done, item in enumerate(items, 1):
-        with open(f"{file}.new", "w") as out: out.write(f"{done} {total} {label}")
-        os.replace(f"{file}.new", file)
+        _write_progress(file, done, total, label)
         yield item
+
+def _write_progress(file, done, total, label):
+    with open(f"{file}.new", "w") as out: out.write(f"{done} {total} {label}")
+    os.replace(f"{file}.new", file)
 
 # %% ../nbs/02_training.ipynb #spread
 def spread(function,      # called as `function(*arguments)`; importable, so that a worker process finds it
@@ -226,7 +242,7 @@ def spread(function,      # called as `function(*arguments)`; importable, so tha
     from joblib import Parallel, delayed
     tasks = list(tasks)
     workers = max(1, min(jobs, len(tasks)))
-    results = Parallel(n_jobs=workers, return_as="generator")(delayed(_run_job)(function, task) for task in tasks)
+    results = Parallel(n_jobs=workers, return_as="generator")(delayed(_run_job)(function, task, os.getpid()) for task in tasks)
     return list(progress(results, label, len(tasks)))
 
 # %% ../nbs/02_training.ipynb #train-seed

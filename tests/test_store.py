@@ -2,6 +2,7 @@
 import multiprocessing
 import os
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -41,19 +42,21 @@ def test_a_truncated_file_is_set_aside_and_made_again(store, keep):
     assert path.with_suffix(".damaged").exists()
 
 
-def test_any_turned_bit_is_noticed(store):
-    path = store.path(CONFIG)
-    whole = path.read_bytes()
-    for position in range(0, len(whole), 97):
+def test_no_turned_bit_ever_gives_other_numbers(store):
+    "A turned bit in the numbers or in what describes them is noticed; one in the configuration, kept for readers, does no harm."
+    path, noticed = store.path(CONFIG), 0
+    whole, positions = path.read_bytes(), range(0, path.stat().st_size, 53)
+    for position in positions:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1:])
-        with pytest.warns(UserWarning, match="is damaged") if (found := None) is None else pytest.raises(AssertionError):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             found = store.get(CONFIG)
-            if found is not None:  # a bit of the configuration that is kept for readers: the numbers are right
-                assert state_digest(found) == state_digest(some_state())
-                import warnings
-                warnings.warn("nothing of the state is damaged")
-    path.write_bytes(whole)
-    assert store.get(CONFIG) is not None
+        if found is None:
+            assert "is damaged" in str(said[0].message)
+            noticed += 1
+        else:
+            assert state_digest(found) == state_digest(some_state())
+    assert noticed > 0.7 * len(positions)
 
 
 def test_a_failure_while_making_leaves_nothing(store):

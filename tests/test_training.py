@@ -24,11 +24,11 @@ def test_the_same_bits_in_any_number_of_processes(digits, recipe, make_mlp):
 @pytest.mark.parametrize("augmentation", ["none", "crop+flip"])
 def test_every_kind_of_recipe_learns(digits, optimizer, augmentation):
     from starlight_nb.barriers import evaluate
-    recipe = Recipe(epochs=4, lr=0.05 if optimizer == "sgd" else 3e-3, optimizer=optimizer, augmentation=augmentation,
-                    crop_padding=1, warmup_epochs=0.5, label_smoothing=0.1, schedule="step")
+    recipe = Recipe(epochs=15, lr=0.1 if optimizer == "sgd" else 3e-3, optimizer=optimizer, augmentation=augmentation,
+                    crop_padding=1, warmup_epochs=0.5, label_smoothing=0.1, schedule="step", batch_size=100)
     model = initialise(partial(build, "mlp", width=32), 0)
     before, after = (evaluate(model, state, digits.train)[0] for state in (model.state_dict(), train(model, digits, recipe, 0)))
-    assert after < 0.8 * before
+    assert after < 0.6 * before
 
 
 def test_dropout_draws_from_the_seed_alone(small):

@@ -1,0 +1,166 @@
+"""Profiles, members and measured pairs."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from starlight_nb.base import profile_names
+from starlight_nb.store import Store
+from starlight_nb.study import (COLUMNS, Experiment, Pair, Study, barrier_table, bootstrap_mean, load_profile, order_spread, regular_member, regular_pairs,
+                                single_models, star_member, star_pairs, summarise)
+
+PROFILE = """
+title = "mine"
+[settings.small]
+dataset = "digits"
+architecture = "mlp"
+model = { depth = 1, width = 4 }
+recipe = { epochs = 1, batch_size = 200, lr = 0.05 }
+sources = 3
+heldouts = 2
+[experiments.fig3_paths]
+settings = ["small"]
+sources = 2
+stars = 1
+heldouts = 2
+points = 3
+"""
+FIG3 = dict(settings=None, sources=None, stars=None, heldouts=None, points=None)
+
+
+@pytest.fixture
+def profile(tmp_path):
+    "A function that writes the profile with one text replaced, and returns its path."
+    def write(old="", new=""):
+        assert old in PROFILE
+        path = tmp_path / "mine.toml"
+        path.write_text(PROFILE.replace(old, new))
+        return str(path)
+    return write
+
+
+@pytest.fixture
+def study(profile, tmp_path):
+    return Study(load_profile(profile()).settings["small"], Store(tmp_path / "store"), points=3)
+
+
+def test_every_shipped_profile_is_valid_and_makes_every_experiment():
+    from starlight_nb.base import experiment_names
+    from starlight_nb.reproduce import notebook_parameters
+    for name in profile_names():
+        content = load_profile(name)
+        assert set(content.experiments) == set(content.minutes) == set(experiment_names())
+        for experiment in content.experiments:
+            parameters = dict.fromkeys(notebook_parameters(experiment))
+            del parameters["profile"]
+            assert Experiment(experiment, name, **parameters).studies
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("dataset =", "datset =", "settings.small: 'datset' is not known; did you mean 'dataset'"),
+    ("epochs =", "epohcs =", "recipe: 'epohcs' is not known; did you mean 'epochs'"),
+    ("[settings.small]", "[setings.small]", "profile mine: 'setings' is not known; did you mean 'settings'"),
+    ('architecture = "mlp"', 'architecture = "mpl"', "settings.small.architecture: 'mpl' is not known; did you mean 'mlp'"),
+    ("sources = 3", "", "settings.small: the key 'sources' is missing"),
+    ("sources = 3", "sources = 0", "settings.small.sources: at least 1 is needed, not 0"),
+    ("lr = 0.05", "lr = -1", "recipe.lr: a number of at least 0"),
+    ("title =", "title", "profile: mine.toml is not valid TOML")])
+def test_a_wrong_profile_is_one_clear_error(profile, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        load_profile(profile(old, new))
+
+
+@pytest.mark.parametrize("old, new, overrides, message", [
+    ("stars = 1", "star = 1", {}, "experiments.fig3_paths: 'star' is not known; did you mean 'stars'"),
+    ("stars = 1", "", {}, "stars: neither the notebook nor profile 'mine' says what it is"),
+    ("sources = 2\nstars", "sources = 9\nstars", {}, "sources: 9 are asked for, setting 'small' of profile 'mine' has 3 sources"),
+    ("", "", {"sources": 4}, "sources: 4 are asked for"), ("", "", {"heldouts": 3}, "heldouts: 3 are asked for"),
+    ("", "", {"stars": 0}, "stars: 0 is neither a name nor a whole number of at least 1"), ("", "", {"stars": True}, "stars: True"),
+    ("", "", {"settings": []}, "settings: at least one value"), ("", "", {"settings": ["smal"]}, "settings: 'smal' is not known; did you mean 'small'")])
+def test_wrong_parameters_are_one_clear_error(profile, old, new, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment("fig3_paths", profile(old, new), **FIG3 | overrides).studies
+
+
+def test_overrides_come_before_the_profile(profile):
+    assert Experiment("fig3_paths", profile(), **FIG3 | {"stars": 2}).parameters == dict(settings=["small"], sources=2, stars=2, heldouts=2, points=3)
+
+
+def test_seeds_never_meet_and_keys_depend_on_what_matters(study):
+    setting = study.setting
+    members = [regular_member(setting, role, n) for role in ("source", "heldout") for n in range(50)]
+    members += [star_member(setting, n, seed) for n in (1, 2, 3) for seed in range(5)]
+    assert len({m.key for m in members}) == len(members)
+    regular = [m.config["seed"] for m in members[:100]]
+    assert len(set(regular)) == 100 and not set(regular) & {m.config["seed"] for m in members[100:]}
+    other = replace(setting, recipe=setting.recipe.replace(lr=0.06))
+    assert regular_member(other, "source", 0).key != members[0].key
+    assert star_member(other, 2, 0).key != star_member(setting, 2, 0).key, "a star changes with the recipe of its sources"
+    assert regular_member(replace(setting, label="x", name="y"), "source", 0).key == members[0].key, "labels do not matter"
+
+
+def test_more_than_there_is_cannot_be_had(study):
+    with pytest.raises(ValueError, match="source_counts: a star of 4 sources is asked for, setting 'small' has 3"):
+        study.stars([4], 1)
+    with pytest.raises(ValueError, match="heldouts: 3 are asked for"):
+        study.members("heldout", 3)
+    with pytest.raises(ValueError, match="role: 'held' is not known; did you mean 'heldout'"):
+        study.members("held", 1)
+
+
+def test_measured_pairs_are_tidy_and_complete(study):
+    held, stars = study.members("heldout", 2), study.stars([1, 2], 2)
+    pairs = regular_pairs(held) + regular_pairs(held, "none") + regular_pairs(held, "random-0") + star_pairs(stars, held, 2)
+    frame = study.paths(pairs)
+    assert list(frame.columns) == COLUMNS and frame.value.notna().all()
+    assert len(pairs) == 3 + 4 * 2 + 2 * (1 + 2) and len(frame) == len(pairs) * (2 * 2 * 3 + 4)
+    assert set(frame[frame.t.isna()].metric) == {"loss_barrier", "accuracy_barrier"} and (frame[frame.t.isna()].value >= 0).all()
+    ends = single_models(frame)
+    assert len(ends) == (2 + 4 + 2) * 4 and ends.n_source.notna().sum() == 4 * 4
+    regular = {matching: part.value.to_numpy() for matching, part in frame[frame.pair == "regular-regular"].groupby("matching")}
+    assert set(regular) == {"none", "forward", "random-0"} and not np.allclose(regular["none"], regular["forward"])
+
+
+def test_a_second_study_trains_nothing(study, monkeypatch):
+    held = study.members("heldout", 2)
+    first = study.paths(regular_pairs(held))
+    monkeypatch.setattr("starlight_nb.study.train", None)
+    monkeypatch.setattr("starlight_nb.study.path_losses", None)
+    pd.testing.assert_frame_equal(first, study.paths(regular_pairs(study.members("heldout", 2))))
+
+
+def test_an_unknown_matching_is_refused(study):
+    a, b = study.members("heldout", 2)
+    with pytest.raises(ValueError, match="matching: 'backward' is not known; did you mean|matching: 'backward' is not known"):
+        study.paths([Pair("regular-regular", a, b, "backward")])
+
+
+def test_summaries_against_numpy():
+    frame = pd.DataFrame([dict(setting="s", pair="p", model_a=f"a{i}", model_b=f"b{j}", value=float(i * j)) for i in range(4) for j in range(3)])
+    row = summarise(frame, ["setting"]).iloc[0]
+    assert (row.n, row["mean"]) == (12, frame.value.mean()) and row.sd == pytest.approx(np.std(frame.value, ddof=1))
+    assert row.low <= row["mean"] <= row.high and bootstrap_mean(frame) == bootstrap_mean(frame)
+    constant = frame.assign(value=2.0)
+    assert bootstrap_mean(constant) == pytest.approx((2.0, 2.0))
+
+
+def test_a_table_from_known_values():
+    rows = [dict(setting="s", pair="regular-regular", model_a="h0", model_b="h1", matching=m, split="train", metric="loss_barrier", value=v)
+            for m, v in (("none", 3.0), ("forward", 1.0), ("random-0", 2.0))]
+    rows += [dict(setting="s", pair=f"star-{kind}", model_a="star-n1-s0", model_b=b, matching="forward", split="train", metric="loss_barrier", value=v)
+             for kind, b, v in (("heldout", "h0", 0.25), ("heldout", "h1", 0.75), ("source", "s0", 0.125))]
+    rows += [dict(setting="s", pair="single", model_a=a, model_b=None, matching=None, split="train", metric="loss", value=0.5) for a in ("star-n1-s0", "h0")]
+    table = barrier_table(pd.DataFrame(rows)).iloc[0]
+    assert table["regular-regular, unmatched"] == "3.000" and table["regular-regular"] == "1.000" and table["star-source"] == "0.125"
+    assert table["star-heldout"].startswith("0.500 ± 0.354 [") and table["star loss"] == table["regular loss"] == "0.500"
+    assert order_spread(pd.DataFrame(rows))["sd over orders"].item() == pytest.approx(np.std([1, 2], ddof=1))
+
+
+def test_the_published_table_is_whole():
+    from starlight_nb.published import published
+    table = published("table1_barriers", metric="loss_barrier", split="train")
+    assert len(table) == 8 * 3 and table["mean"].between(0, 7).all() and table.source.str.startswith("aktsonthalia/starlight@").all()
+    assert len(published("fig3_paths", dataset="CIFAR-10", pair="star-heldout", metric="loss")) == 11
+    json.dumps(table.to_dict("records"))
