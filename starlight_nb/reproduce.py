@@ -11,8 +11,14 @@ from . import __version__
 from .base import choose, experiment_names, experiments_folder, profile_names, report_folder, store_folder, worker_count, write_whole
 
 # %% auto #0
-__all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'notebook_parameters', 'check_parameters', 'Watch', 'tidy',
-           'NotebookFailed', 'versions', 'write_gallery', 'reproduce', 'doctor', 'full_names', 'main']
+__all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch', 'tidy',
+           'NotebookFailed', 'versions', 'write_gallery', 'reproduce', 'doctor', 'main']
+
+# %% ../nbs/32_reproduce.ipynb #full-names
+def full_names(starts: list[str]) -> list[str]:
+    "The experiments that these beginnings of names stand for, each once."
+    found = {start: [name for name in experiment_names() if name.startswith(start)] for start in starts}
+    return list(dict.fromkeys(found[start][0] if len(found[start]) == 1 else choose("only", start, experiment_names()) for start in starts))
 
 # %% ../nbs/32_reproduce.ipynb #notebook-parameters
 def notebook_parameters(experiment: str) -> dict[str, str]:
@@ -35,15 +41,16 @@ def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict
     return {name: {k: v for k, v in parameters.items() if k in types} for name, types in declared.items()}
 
 # %% ../nbs/32_reproduce.ipynb #check-profile
-def _check_profile(profile, overrides):
-    "Read the profile, and resolve every experiment once, as its notebook will."
+def _check_profile(profile, only, parameters):
+    "Read the profile and resolve every chosen experiment once, as its notebook will: the profile, and each experiment's own parameters."
     from starlight_nb.study import Experiment, load_profile
     content = load_profile(profile)
     for name in content.experiments: choose(f"profile {content.name}, experiments", name, experiment_names())
-    for name, given in overrides.items():
-        parameters = dict.fromkeys(notebook_parameters(name)) | given
-        Experiment(name, profile, **{k: v for k, v in parameters.items() if k != "profile"}).studies
-    return content
+    chosen = check_parameters(full_names(only) if only else sorted(content.experiments), parameters)
+    for name, given in chosen.items():
+        resolved = dict.fromkeys(notebook_parameters(name)) | given
+        Experiment(name, profile, **{k: v for k, v in resolved.items() if k != "profile"}).studies
+    return content, chosen
 
 # %% ../nbs/32_reproduce.ipynb #clock
 def _clock(seconds): return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
@@ -251,7 +258,7 @@ def _environment(**values):
 
 # %% ../nbs/32_reproduce.ipynb #reproduce
 def reproduce(profile: str = "digits",          # a profile's name, or the path of a TOML file
-              only: list[str] | None = None,    # experiments; None runs all that the profile has
+              only: list[str] | None = None,    # experiments, or how their names begin; None runs all that the profile has
               parameters: dict | None = None,   # values that take the place of the profile's
               out=None, store=None, data=None,  # folders of the report, the trained models, the data sets
               jobs: int | None = None,          # worker processes; None is one a core
@@ -261,17 +268,15 @@ def reproduce(profile: str = "digits",          # a profile's name, or the path 
     """Run experiment notebooks under a profile and write their report; returns its folder.
 
     Raises `ValueError` for bad input before anything runs, and `NotebookFailed` when a notebook fails."""
-    names = [choose("only", name, experiment_names()) for name in only or experiment_names()]
     if jobs is not None and jobs < 1: raise ValueError(f"jobs: at least one worker process is needed, not {jobs}")
-    overrides = check_parameters(names, parameters or {})
-    content = _check_profile(profile, overrides)
+    content, chosen = _check_profile(profile, only, parameters or {})
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
     data = str(Path(data).resolve()) if data else os.environ.get("STARLIGHT_DATA", "")
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     with _only_run(out, store) as staging, _environment(
             STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data, STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
             STARLIGHT_PROGRESS=str(staging) + ".progress", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"):
-        _run_all(content, {name: {"profile": profile} | given for name, given in overrides.items()}, out, staging, store, keep_going)
+        _run_all(content, {name: {"profile": profile} | given for name, given in chosen.items()}, out, staging, store, keep_going)
     return out
 
 # %% ../nbs/32_reproduce.ipynb #only-run
@@ -382,12 +387,7 @@ REPRODUCE = [
     (["--keep-going"], dict(action="store_true", help="run the other notebooks when one fails")),
 ]
 
-# %% ../nbs/32_reproduce.ipynb #full-names
-def full_names(starts: list[str]) -> list[str]:
-    "The experiments that these beginnings of names stand for."
-    found = {start: [name for name in experiment_names() if name.startswith(start)] for start in starts}
-    return [found[start][0] if len(found[start]) == 1 else choose("only", start, experiment_names()) for start in starts]
-
+# %% ../nbs/32_reproduce.ipynb #list
 def _list():
     "Print experiments and profiles with their expected minutes, from text files alone."
     import tomllib
@@ -409,7 +409,6 @@ def _doctor():
 def _reproduce(arguments):
     "Run what the command line asks for."
     options = {key: value for key, value in vars(arguments).items() if key != "command"}
-    options["only"] = full_names(options["only"]) if options["only"] else None
     start = time.time()
     out = reproduce(**options | {"parameters": dict(options["parameters"])})
     print(f"report: {os.path.relpath(out / 'index.html')} ({_clock(time.time() - start)})")

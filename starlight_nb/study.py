@@ -23,8 +23,8 @@ from .training import Recipe, recipe_from, spread, train
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
-           'single_models', 'Study', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'summarise', 'barrier_table',
-           'order_spread', 'Experiment', 'save_data', 'save_table', 'save_finding']
+           'single_models', 'Study', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_ratio', 'summarise',
+           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'save_table', 'save_finding']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _measure(setting, store, pair, points):
     return PathCurve(saved["ts"], _below("loss/", saved), _below("accuracy/", saved))
 
 # %% ../nbs/22_study.ipynb #rows
-COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair", "model_a", "model_b", "matching", "split", "metric", "t", "value"]
+COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair", "model_a", "model_b", "split", "metric", "t", "value"]
 
 def _rows(setting, pair, curve):
     "The tidy rows of one path: its values, and its barriers."
@@ -228,7 +228,7 @@ class Study:
     def paths(self, pairs: list[Pair]) -> pd.DataFrame:
         "Measure pairs: tidy rows of loss and accuracy along each path, and of its barriers."
         curves = spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs], self.jobs, f"{self.setting.label}: paths")
-        return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)], columns=COLUMNS)
+        return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)], columns=[*COLUMNS, "matching"])
 
 # %% ../nbs/22_study.ipynb #regular-pairs
 def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair]:
@@ -241,6 +241,22 @@ def star_pairs(stars: list[tuple[int, int, Member]], heldouts: list[Member], sou
     to_sources = [Pair("star-source", star, b, "forward", n, seed) for n, seed, star in stars for b in star.sources[:sources]]
     return to_heldouts + to_sources
 
+# %% ../nbs/22_study.ipynb #model-draws
+def _model_draws(frame, resamples, seed):
+    "How often each model is drawn in each resample; a model's role is its name without the last number."
+    random, draws = np.random.default_rng(seed), {"": np.ones(resamples)}
+    models = pd.Series(sorted({*frame.model_a, *frame.model_b.dropna()}))
+    for _, names in models.groupby(models.str.rpartition("-")[0]):
+        counts = random.multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
+        draws |= dict(zip(names, counts.T))
+    return draws
+
+def _resampled_means(draws, frame):
+    "The mean of `value` over pairs in each resample; not a number where no pair was drawn."
+    ends = zip(frame.model_a, frame.model_b.astype(object).fillna(""))
+    weights = np.stack([draws[a] * draws[b] for a, b in ends])
+    with np.errstate(invalid="ignore"): return frame.value.to_numpy(float) @ weights / weights.sum(0)
+
 # %% ../nbs/22_study.ipynb #bootstrap-mean
 def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and value
                    resamples: int = 2000,
@@ -248,21 +264,16 @@ def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and val
                    seed: int = 0,
                   ) -> tuple[float, float]:
     "Interval for the mean of `value` over pairs, by resampling models rather than pairs."
-    random, values = np.random.default_rng(seed), frame.value.to_numpy(float)
-    ends = [frame.model_a, frame.model_b.fillna("")]
-    if set(ends[0]) & set(ends[1]): weights = _draw(random, ends, resamples)
-    else: weights = _draw(random, ends[:1], resamples) * _draw(random, ends[1:], resamples)
-    total = weights.sum(1)
-    means = (weights @ values)[total > 0] / total[total > 0]
-    return tuple(np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
+    means = _resampled_means(_model_draws(frame, resamples, seed), frame)
+    return tuple(np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2]))
 
-# %% ../nbs/22_study.ipynb #draw
-def _draw(random, ends, resamples):
-    "How often each pair's ends are drawn, (resamples, pairs), from the models that occur at these ends."
-    names = sorted(set().union(*map(set, ends)))
-    counts = random.multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
-    return np.prod([counts[:, [names.index(name) for name in end]] for end in ends], axis=0)
+def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    "Interval for the ratio of two means; models that occur in both are resampled together."
+    draws = _model_draws(pd.concat([above, below]), resamples, seed)
+    with np.errstate(invalid="ignore", divide="ignore"): ratios = _resampled_means(draws, above) / _resampled_means(draws, below)
+    return tuple(np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2]))
 
+# %% ../nbs/22_study.ipynb #summarise
 def summarise(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     "For each group of rows: number, mean and standard deviation over pairs, and the interval over models (low, high)."
     rows = []
@@ -277,16 +288,25 @@ def _cell(part):
     row = summarise(part, ["setting"]).iloc[0]
     return f"{row['mean']:.3f} ± {row.sd:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1 else f"{row['mean']:.3f}"
 
+def barrier_ratios(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
+    "The star-heldout barrier as a part of the regular-regular one, with its interval over models, for each setting."
+    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & (frame.matching == "forward")]
+    pairs = {setting: (part[part.pair == "star-heldout"], part[part.pair == "regular-regular"]) for setting, part in rows.groupby("setting", sort=False)}
+    return pd.DataFrame([dict(zip(("low", "high"), bootstrap_ratio(star, regular)), setting=setting, ratio=star.value.mean() / regular.value.mean())
+                         for setting, (star, regular) in pairs.items()]).set_index("setting")
+
+# %% ../nbs/22_study.ipynb #barrier-table
 def barrier_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     "Losses and loss barriers of each setting (Table 1), from tidy rows."
-    frame = frame[frame.split == split]
+    ratios, frame = barrier_ratios(frame, split), frame[frame.split == split]
     star, barrier = frame.model_a.str.startswith("star"), frame.metric == "loss_barrier"
     single, forward = (frame.pair == "single") & (frame.metric == "loss"), barrier & (frame.matching == "forward")
     columns = {"regular loss": single & ~star, "star loss": single & star,
                "regular-regular, unmatched": barrier & (frame.matching == "none")}
     columns |= {kind: forward & (frame.pair == kind) for kind in ("regular-regular", "star-heldout", "star-source")}
     settings = frame.setting.unique()
-    return pd.DataFrame([{"setting": s} | {name: _cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()} for s in settings])
+    return pd.DataFrame([{"setting": s} | {name: _cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()}
+                         | {"star-heldout / regular-regular": "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**ratios.loc[s])} for s in settings])
 
 # %% ../nbs/22_study.ipynb #order-spread
 def order_spread(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
@@ -350,14 +370,19 @@ def _parameter_table(experiment):
     return "\n".join([f"**{experiment.name}**, profile `{experiment.profile.name}`", "", "| parameter | value |", "| --- | --- |", *rows, "", *settings])
 
 # %% ../nbs/22_study.ipynb #save-data
-def save_data(experiment: Experiment, frame: pd.DataFrame) -> pd.DataFrame:
+def save_data(experiment: Experiment,
+              frame: pd.DataFrame,        # tidy rows
+              extra: tuple[str, ...] = (),  # columns to save besides `COLUMNS`
+             ) -> pd.DataFrame:
     "Write the tidy data of an experiment, and return them as the file has them."
     path = experiment.out / "data" / f"{experiment.name}.csv"
+    frame = frame[[*COLUMNS, *extra]].astype({"n_source": "Int64", "star_seed": "Int64"})
     write_whole(path, frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
     return pd.read_csv(path)
 
 def save_table(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
-    "Write a table as CSV, Markdown and LaTeX."
+    "Write a table as CSV, Markdown and LaTeX, numbers with three decimals; returns it as written."
+    table = table.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value)
     stem = experiment.out / "tables" / experiment.name
     write_whole(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
     write_whole(stem.with_suffix(".md"), table.to_markdown(index=False, disable_numparse=True) + "\n")

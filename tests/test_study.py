@@ -8,7 +8,7 @@ import pytest
 
 from starlight_nb.base import profile_names
 from starlight_nb.store import Store
-from starlight_nb.study import (COLUMNS, Experiment, Pair, Study, barrier_table, bootstrap_mean, load_profile, order_spread, regular_member, regular_pairs,
+from starlight_nb.study import (COLUMNS, Experiment, Pair, Study, barrier_table, bootstrap_mean, bootstrap_ratio, load_profile, order_spread, regular_member, regular_pairs,
                                 single_models, star_member, star_pairs, summarise)
 
 PROFILE = """
@@ -114,7 +114,7 @@ def test_measured_pairs_are_tidy_and_complete(study):
     held, stars = study.members("heldout", 2), study.stars([1, 2], 2)
     pairs = regular_pairs(held) + regular_pairs(held, "none") + regular_pairs(held, "random-0") + star_pairs(stars, held, 2)
     frame = study.paths(pairs)
-    assert list(frame.columns) == COLUMNS and frame.value.notna().all()
+    assert list(frame.columns) == [*COLUMNS, "matching"] and frame.value.notna().all()
     assert len(pairs) == 3 + 4 * 2 + 2 * (1 + 2) and len(frame) == len(pairs) * (2 * 2 * 3 + 4)
     assert set(frame[frame.t.isna()].metric) == {"loss_barrier", "accuracy_barrier"} and (frame[frame.t.isna()].value >= 0).all()
     ends = single_models(frame)
@@ -138,10 +138,11 @@ def test_an_unknown_matching_is_refused(study):
 
 
 def test_summaries_against_numpy():
-    frame = pd.DataFrame([dict(setting="s", pair="p", model_a=f"a{i}", model_b=f"b{j}", value=float(i * j)) for i in range(4) for j in range(3)])
+    frame = pd.DataFrame([dict(setting="s", pair="p", model_a=f"a-{i}", model_b=f"b-{j}", value=float(i * j)) for i in range(4) for j in range(3)])
     row = summarise(frame, ["setting"]).iloc[0]
     assert (row.n, row["mean"]) == (12, frame.value.mean()) and row.sd == pytest.approx(np.std(frame.value, ddof=1))
     assert row.low <= row["mean"] <= row.high and bootstrap_mean(frame) == bootstrap_mean(frame)
+    assert bootstrap_ratio(frame, frame) == (1.0, 1.0), "the same models are drawn in both"
     constant = frame.assign(value=2.0)
     assert bootstrap_mean(constant) == pytest.approx((2.0, 2.0))
 
@@ -154,6 +155,7 @@ def test_a_table_from_known_values():
     rows += [dict(setting="s", pair="single", model_a=a, model_b=None, matching=None, split="train", metric="loss", value=0.5) for a in ("star-n1-s0", "h0")]
     table = barrier_table(pd.DataFrame(rows)).iloc[0]
     assert table["regular-regular, unmatched"] == "3.000" and table["regular-regular"] == "1.000" and table["star-source"] == "0.125"
+    assert table["star-heldout / regular-regular"].startswith("0.50 [")
     assert table["star-heldout"].startswith("0.500 ± 0.354 [") and table["star loss"] == table["regular loss"] == "0.500"
     assert order_spread(pd.DataFrame(rows))["sd over orders"].item() == pytest.approx(np.std([1, 2], ddof=1))
 
