@@ -3,16 +3,17 @@
 # make lab                          open JupyterLab on the notebooks
 # make bench                        time matching, training and path evaluation
 # make export                       after editing a notebook: write starlight_nb/ and README.md
+# make outputs                      run the library's notebooks and keep what they show
 PYTHON ?= python3
 PROFILE ?= digits
 OPTIONS ?=
-VENV := $(CURDIR)/.venv
+VENV := .venv
 BIN := $(VENV)/bin
 # the same numbers whatever the machine's cores: work is spread over processes, not threads
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: reproduce test lab bench export readme
+.PHONY: reproduce test lab bench export readme outputs
 reproduce: $(VENV)/.installed
 	@$(BIN)/starlight reproduce --profile $(PROFILE) $(OPTIONS)
 
@@ -20,20 +21,25 @@ test: $(VENV)/.installed-dev
 	@echo "== 1/3 are nbs/ and starlight_nb/ in step?"
 	@$(BIN)/python -m pytest tests/test_hygiene.py
 	@echo "== 2/3 the notebooks' own tests"
-	@STARLIGHT_OUT=$(CURDIR)/.starlight/test/report STARLIGHT_STORE=$(CURDIR)/.starlight/test/store STARLIGHT_JOBS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
+	@STARLIGHT_OUT='$(CURDIR)/.starlight/test/report' STARLIGHT_STORE='$(CURDIR)/.starlight/test/store' STARLIGHT_JOBS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	@echo "== 3/3 pytest"
 	@$(BIN)/python -m pytest tests --ignore tests/test_hygiene.py --durations 8
 
 lab: $(VENV)/.installed-lab
-	@cd nbs && $(BIN)/jupyter lab
+	@$(BIN)/jupyter lab --notebook-dir nbs
 
 bench: $(VENV)/.installed-bench
-	@$(BIN)/python -m pytest tests/bench --benchmark-columns min,median,rounds --benchmark-sort name
+	@$(BIN)/python -m pytest tests/bench/bench_core.py --benchmark-columns min,median,rounds --benchmark-sort name
 
 export: $(VENV)/.installed-dev
 	@find starlight_nb -name '*.py' ! -name '__init__.py' -delete
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
+	@$(MAKE) --no-print-directory readme
+
+outputs: $(VENV)/.installed-dev
+	@STARLIGHT_PROGRESS='$(CURDIR)/$(VENV)/.progress' STARLIGHT_JOBS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb
+	@$(BIN)/nbdev_clean
 	@$(MAKE) --no-print-directory readme
 
 readme: $(VENV)/.installed-dev

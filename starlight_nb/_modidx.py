@@ -230,6 +230,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce._save_evidence': ( 'reproduce.html#_save_evidence',
                                                                                    'starlight_nb/reproduce.py'),
+                                        'starlight_nb.reproduce._say': ('reproduce.html#_say', 'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce._table_html': ('reproduce.html#_table_html', 'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce._title': ('reproduce.html#_title', 'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce.check_parameters': ( 'reproduce.html#check_parameters',

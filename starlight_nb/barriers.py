@@ -20,27 +20,33 @@ __all__ = ['interpolate', 'refresh_batchnorm', 'evaluate', 'PathCurve', 'path_lo
 # %% ../nbs/12_barriers.ipynb #same-tensors
 def _same_tensors(state_a, state_b):
     "Raise `ValueError`, naming the tensor, unless the two states have the same tensors in the same shapes."
-    for name in state_a.keys() ^ state_b.keys(): raise ValueError(f"state_b: the tensor {name!r} is in only one of the two states")
+    for name in state_a.keys() ^ state_b.keys():
+        raise ValueError(f"state_b: the tensor {name!r} is in only one of the two states")
     for name, tensor in state_a.items():
         if tensor.shape != state_b[name].shape:
-            raise ValueError(f"state_b: {name!r} has the shape {tuple(state_b[name].shape)}, in state_a {tuple(tensor.shape)}")
+            raise ValueError(f"state_b: {name!r} has the shape {tuple(state_b[name].shape)}, "
+                             f"in state_a {tuple(tensor.shape)}")
 
 # %% ../nbs/12_barriers.ipynb #interpolate
-def interpolate(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor], t: float) -> dict[str, torch.Tensor]:
+def interpolate(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
+                t: float) -> dict[str, torch.Tensor]:
     "The state (1-t) A + t B; at t = 0 and 1 exactly A and B."
     _same_tensors(state_a, state_b)
     if t in (0, 1): return {name: tensor.clone() for name, tensor in (state_b if t else state_a).items()}
-    return {name: torch.lerp(a, state_b[name], t) if a.is_floating_point() else a.clone() for name, a in state_a.items()}
+    return {name: torch.lerp(a, state_b[name], t) if a.is_floating_point() else a.clone()
+            for name, a in state_a.items()}
 
 # %% ../nbs/12_barriers.ipynb #norms
-def _norms(model): return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+def _norms(model):
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
 
 def refresh_batchnorm(model: nn.Module,
                       state: dict[str, torch.Tensor],
                       data: Dataset | Split,         # the training split is used
                       batch_size: int = 500,
                      ) -> dict[str, torch.Tensor]:
-    "The state with running statistics measured on the training data; the same state where there is nothing to measure."
+    """The state with running statistics measured on the training data;
+    the same state where there is nothing to measure."""
     if not _norms(model): return state
     model = copy.deepcopy(model).eval()
     model.load_state_dict(state)
@@ -53,7 +59,8 @@ def refresh_batchnorm(model: nn.Module,
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 # %% ../nbs/12_barriers.ipynb #evaluate
-def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Split, batch_size: int = 2000) -> tuple[float, float]:
+def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Split,
+             batch_size: int = 2000) -> tuple[float, float]:
     "Mean cross-entropy in nats, and accuracy from 0 to 1, in evaluation mode."
     model, loss, right = copy.deepcopy(model).eval(), 0.0, 0.0
     model.load_state_dict(state)
@@ -73,7 +80,8 @@ class PathCurve:
     accuracy: dict[str, np.ndarray]    # by split, (points,)
     def to_frame(self) -> pd.DataFrame:
         "One row a value: split, metric (loss, accuracy), t, value."
-        values = {("loss", split): curve for split, curve in self.loss.items()} | {("accuracy", s): c for s, c in self.accuracy.items()}
+        values = ({("loss", split): curve for split, curve in self.loss.items()}
+                  | {("accuracy", s): c for s, c in self.accuracy.items()})
         return pd.DataFrame([dict(split=split, metric=metric, t=t, value=value)
                              for (metric, split), curve in values.items() for t, value in zip(self.ts, curve)])
     def _repr_html_(self):
@@ -114,7 +122,8 @@ def path_losses(model: nn.Module,
 def _rise(ts, values):
     "The largest rise above the line between the ends, at least 0."
     if not np.isfinite(values).all():
-        raise FloatingPointError(f"curve: the value at t = {ts[~np.isfinite(values)][0]:g} is {values[~np.isfinite(values)][0]}; it has no barrier")
+        raise FloatingPointError(f"curve: the value at t = {ts[~np.isfinite(values)][0]:g} is "
+                                 f"{values[~np.isfinite(values)][0]}; it has no barrier")
     return max(0.0, float(np.max(values - (values[0] + ts * (values[-1] - values[0])))))
 
 def loss_barrier(curve: PathCurve, split: str = "train") -> float:

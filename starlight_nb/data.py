@@ -23,7 +23,8 @@ class Split:
         if len(self.x) != len(self.y): raise ValueError(f"y: {len(self.y)} labels for {len(self.x)} examples in x")
         if not len(self.x): raise ValueError("x: the split is empty; at least one example is needed")
         if self.y.is_floating_point() or self.y.ndim != 1 or self.y.min() < 0:
-            raise ValueError(f"y: labels are integers from 0 in one dimension, not {self.y.dtype} of shape {tuple(self.y.shape)}")
+            raise ValueError(f"y: labels are integers from 0 in one dimension, not {self.y.dtype} "
+                             f"of shape {tuple(self.y.shape)}")
     def __len__(self): return len(self.x)
     def to(self, device) -> Split: return Split(self.x.to(device), self.y.to(device))
 
@@ -51,14 +52,16 @@ class Dataset:
     val: Split | None = None
     def __post_init__(self):
         if self.train.y.unique().numel() < 2:
-            raise ValueError(f"train: every label is {self.train.y[0].item()}; a classifier needs at least two classes")
+            raise ValueError(f"train: every label is {self.train.y[0].item()}; "
+                             "a classifier needs at least two classes")
     @property
     def splits(self) -> dict[str, Split]:
         "The splits that there are, by name."
         return {name: part for name in ("train", "val", "test") if (part := getattr(self, name)) is not None}
     @property
     def num_classes(self) -> int: return 1 + max(int(part.y.max()) for part in self.splits.values())
-    def to(self, device) -> Dataset: return replace(self, **{name: part.to(device) for name, part in self.splits.items()})
+    def to(self, device) -> Dataset:
+        return replace(self, **{name: part.to(device) for name, part in self.splits.items()})
     @cached_property
     def digest(self) -> str: return _digest(self.splits)
 
@@ -76,7 +79,8 @@ def _digest(splits):
 def check_dataset(data):
     "Raise `ValueError` unless `data` is a `Dataset`."
     if not isinstance(data, Dataset):
-        raise ValueError(f"data: a Dataset of tensors is needed, not {type(data).__name__}; Dataset(name, train=Split(x, y), test=Split(x, y)) makes one")
+        raise ValueError(f"data: a Dataset of tensors is needed, not {type(data).__name__}; "
+                         "Dataset(name, train=Split(x, y), test=Split(x, y)) makes one")
 
 # %% ../nbs/00_data.ipynb #load-digits
 def load_digits(root=None) -> Dataset:

@@ -11,7 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from .base import choose
 from .models import stream
-from .permutation import PermutationSpec, check_permutation, check_state, compose, infer_spec, invert, permute
+from .permutation import (PermutationSpec, check_permutation, check_state, compose, infer_spec, invert,
+                                      permute)
 
 # %% auto #0
 __all__ = ['METHODS', 'inner_product', 'Matching', 'match_weights', 'align']
@@ -63,7 +64,8 @@ def _first_sweep(spec, places, state_a, state_b, permutation):
     for group in spec.groups:
         settled.add(group)
         known = [place for place in places[group] if _settled(spec, place, settled)]
-        if known: _reorder(spec, places, group, _assign(_similarity(state_a, state_b, known))[0], state_b, permutation)
+        if known:
+            _reorder(spec, places, group, _assign(_similarity(state_a, state_b, known))[0], state_b, permutation)
 
 # %% ../nbs/11_matching.ipynb #reorder
 def _reorder(spec, places, group, order, state_b, permutation):
@@ -88,7 +90,8 @@ def _quadratic(places):
 
 def inner_product(state_a, state_b, names) -> float:
     "The sum of products over the named tensors, in double precision."
-    return sum(float(torch.dot(state_a[name].flatten().double(), state_b[name].flatten().double())) for name in names)
+    return sum(float(torch.dot(state_a[name].flatten().double(), state_b[name].flatten().double()))
+               for name in names)
 
 # %% ../nbs/11_matching.ipynb #improve
 def _improve(spec, places, group, state_a, state_b, permutation):
@@ -120,7 +123,8 @@ class Matching:
 def _finite(state, names, argument):
     "Double-precision copies of the parameters to match; `ValueError` names a tensor that is not finite."
     for name in names:
-        if not torch.isfinite(state[name]).all(): raise ValueError(f"{argument}: {name!r} has values that are not finite")
+        if not torch.isfinite(state[name]).all():
+            raise ValueError(f"{argument}: {name!r} has values that are not finite")
     return {name: state[name].detach().double() for name in names}
 
 # %% ../nbs/11_matching.ipynb #match-weights
@@ -133,9 +137,11 @@ def match_weights(spec: PermutationSpec,
                   seed: int = 0,                     # of the random order
                   max_sweeps: int = 100,
                  ) -> Matching:
-    """Maximise <A, permutation(B)> by coordinate descent, each step an exact linear assignment (Ainsworth et al., 2022).
+    """Maximise <A, permutation(B)> by coordinate descent, each step an exact linear assignment
+    (Ainsworth et al., 2022).
 
-    Raises `ValueError` where a state does not fit the spec, holds values that are not finite, or `init` is no permutation."""
+    Raises `ValueError` where a state does not fit the spec, holds values that are not finite,
+    or `init` is no permutation."""
     choose("order", order, ("forward", "random"))
     for state, argument in ((state_a, "state_a"), (state_b, "state_b")): check_state(spec, state, argument)
     if init is not None: check_permutation(spec, init, "init")
@@ -157,7 +163,8 @@ def _descend(spec, a, b, init, order, seed, max_sweeps):
         if order == "random": sequence = [sequence[i] for i in torch.randperm(len(sequence), generator=shuffle)]
         for group in (g for g in sequence if g in waiting):
             waiting.discard(group)
-            if _improve(spec, places, group, a, b, permutation): waiting |= neighbours[group] - {group} | ({group} if _quadratic(places[group]) else set())
+            if _improve(spec, places, group, a, b, permutation):
+                waiting |= neighbours[group] - {group} | ({group} if _quadratic(places[group]) else set())
         history.append(inner_product(a, b, a))
     scale = (inner_product(a, a, a) * inner_product(b, b, b)) ** 0.5
     return Matching(permutation, history[-1], history[-1] / scale if scale else 0.0, len(history) - 1, history)

@@ -30,7 +30,8 @@ class BasicBlock(nn.Module):
     "Two normalised 3x3 convolutions and a shortcut (He et al., 2016)."
     def __init__(self, channels_in: int, channels: int, stride: int = 1):
         super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels)
+        self.conv1, self.norm1 = (nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
+                                  nn.BatchNorm2d(channels))
         self.conv2, self.norm2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
         same = stride == 1 and channels_in == channels
         self.shortcut = nn.Identity() if same else nn.Sequential(
@@ -44,7 +45,8 @@ class ResNet(nn.Module):
     "Stem, stages of basic blocks, global average pooling, linear classifier."
     def __init__(self, num_classes: int = 10, width: int = 8, blocks=(1, 1), channels_in: int = 1):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels_in, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(channels_in, width, 3, 1, 1, bias=False),
+                                  nn.BatchNorm2d(width), nn.ReLU())
         stages, channels = [], width
         for stage, count in enumerate(blocks):
             for block in range(count):
@@ -55,7 +57,8 @@ class ResNet(nn.Module):
     def forward(self, x): return self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
 
 # %% ../nbs/01_models.ipynb #build
-ARCHITECTURES = {"mlp": mlp, "resnet": ResNet, "resnet18": partial(ResNet, width=64, blocks=(2, 2, 2, 2), channels_in=3)}
+ARCHITECTURES = {"mlp": mlp, "resnet": ResNet,
+                 "resnet18": partial(ResNet, width=64, blocks=(2, 2, 2, 2), channels_in=3)}
 
 def build(name: str,              # a name in `ARCHITECTURES`
           num_classes: int = 10,

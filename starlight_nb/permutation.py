@@ -49,7 +49,8 @@ class PermutationSpec:
 
 # %% ../nbs/10_permutation.ipynb #plain
 def _plain(spec):
-    return dict(groups=spec.groups, axes=spec.axes, shapes=spec.shapes, buffers=sorted(spec.buffers), pinned=spec.pinned)
+    return dict(groups=spec.groups, axes=spec.axes, shapes=spec.shapes,
+                buffers=sorted(spec.buffers), pinned=spec.pinned)
 
 def _tuples(nested): return tuple(map(_tuples, nested)) if isinstance(nested, list) else nested
 
@@ -66,7 +67,8 @@ def _members(spec, group):
             if axis and any(group == g for segment in axis for g, _ in segment)]
 
 def _spec_table(spec):
-    rows = [f"| `{g}` | {size} | {', '.join(f'`{m}`' for m in _members(spec, g))} |" for g, size in spec.groups.items()]
+    rows = [f"| `{g}` | {size} | {', '.join(f'`{m}`' for m in _members(spec, g))} |"
+            for g, size in spec.groups.items()]
     kept = [f"- `{name}` keeps its order: {why}" for name, why in spec.pinned.items()]
     return "\n".join(["| group | units | axes |", "| --- | --- | --- |", *rows, "", *kept])
 
@@ -74,11 +76,12 @@ def _spec_table(spec):
 def check_state(spec: PermutationSpec, state: dict[str, torch.Tensor], argument: str = "state"):
     "Raise `ValueError`, naming the tensor, unless `state` has the tensors and shapes of `spec`."
     for name in spec.shapes.keys() ^ state.keys():
-        raise ValueError(f"{argument}: the tensor {name!r} is only in the {'spec' if name in spec.shapes else 'state'}; "
-                         "both must come from the same architecture")
+        raise ValueError(f"{argument}: the tensor {name!r} is only in the "
+                         f"{'spec' if name in spec.shapes else 'state'}; both must come from the same architecture")
     for name, shape in spec.shapes.items():
         if tuple(state[name].shape) != tuple(shape):
-            raise ValueError(f"{argument}: {name!r} has the shape {tuple(state[name].shape)}, the spec's is {tuple(shape)}")
+            raise ValueError(f"{argument}: {name!r} has the shape {tuple(state[name].shape)}, "
+                             f"the spec's is {tuple(shape)}")
 
 # %% ../nbs/10_permutation.ipynb #check-permutation
 def check_permutation(spec: PermutationSpec, permutation: dict, argument: str = "permutation"):
@@ -89,7 +92,8 @@ def check_permutation(spec: PermutationSpec, permutation: dict, argument: str = 
             raise ValueError(f"{argument}[{group!r}]: the numbers 0 to {size - 1} in some order are needed")
 
 # %% ../nbs/10_permutation.ipynb #permute
-def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor],
+            state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "A new state with every axis reordered; the network's outputs stay what they were."
     check_state(spec, state)
     check_permutation(spec, permutation)
@@ -172,8 +176,9 @@ def rule(*names: str):
     return register
 
 # %% ../nbs/10_permutation.ipynb #pointwise
-@rule("relu", "gelu", "silu", "sigmoid", "tanh", "leaky_relu", "elu", "hardtanh", "hardswish", "relu6", "softplus", "neg", "abs",
-      "exp", "sqrt", "rsqrt", "pow", "dropout", "feature_dropout", "clone", "contiguous", "to", "_to_copy", "detach", "alias", "clamp")
+@rule("relu", "gelu", "silu", "sigmoid", "tanh", "leaky_relu", "elu", "hardtanh", "hardswish", "relu6", "softplus",
+      "neg", "abs", "exp", "sqrt", "rsqrt", "pow", "dropout", "feature_dropout", "clone", "contiguous", "to",
+      "_to_copy", "detach", "alias", "clamp")
 def _pointwise(atoms, node, x, *rest): return x
 
 @rule("add", "sub", "mul", "div", "maximum", "minimum")
@@ -225,7 +230,8 @@ def _batch_norm(atoms, node, x, *rest):
 # %% ../nbs/10_permutation.ipynb #reduce
 @rule("mean", "sum", "amax", "amin")
 def _reduce(atoms, node, x, dims=None, keepdim=False, *rest):
-    dims = range(len(x)) if dims is None or dims == [] else [d % len(x) for d in ([dims] if isinstance(dims, int) else dims)]
+    dims = (range(len(x)) if dims is None or dims == []
+            else [d % len(x) for d in ([dims] if isinstance(dims, int) else dims)])
     return Axes(((),) if i in dims else layout for i, layout in enumerate(x) if keepdim or i not in dims)
 
 @rule("permute")
@@ -277,7 +283,8 @@ def _graph(model, example_inputs):
     try:
         with torch.no_grad(): return torch.export.export(model, inputs)
     except Exception as error:
-        raise ValueError(f"model: torch.export cannot trace {type(model).__name__} on the example_inputs: {str(error).strip()}") from error
+        raise ValueError(f"model: torch.export cannot trace {type(model).__name__} on the example_inputs: "
+                         f"{str(error).strip()}") from error
 
 # %% ../nbs/10_permutation.ipynb #walk
 def _walk(program, atoms):
@@ -333,7 +340,8 @@ def _group_names(atoms, used):
     names = {}
     for tensor, axes in used.items():
         for i, layout in reversed(list(enumerate(axes))):
-            for atom in (a for part in atoms.resolve(layout) for a in part if a not in atoms.pins and a not in names):
+            for atom in (a for part in atoms.resolve(layout) for a in part
+                         if a not in atoms.pins and a not in names):
                 name = tensor.rpartition(".")[0] or tensor
                 names[atom] = name if name not in names.values() else f"{tensor}[{i}]"
     return names
@@ -358,7 +366,8 @@ def _reasons(atoms, used):
     reasons = {}
     for tensor, axes in used.items():
         for i, layout in enumerate(axes):
-            why = {atoms.pins[a] for part in atoms.resolve(layout) for a in part if a in atoms.pins} - {"positions in a kernel", "positions in an image"}
+            why = ({atoms.pins[a] for part in atoms.resolve(layout) for a in part if a in atoms.pins}
+                   - {"positions in a kernel", "positions in an image"})
             if why: reasons[f"{tensor}[{i}]"] = "; ".join(sorted(why))
     return reasons
 
@@ -374,7 +383,8 @@ def _aliases(model):
 def _spec_from(atoms, used, model):
     "The specification that the atoms amount to."
     names, buffers = _group_names(atoms, used), {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    axes = {tensor: tuple(_describe(atoms, names, layout) for layout in layouts) for tensor, layouts in used.items()}
+    axes = {tensor: tuple(_describe(atoms, names, layout) for layout in layouts)
+            for tensor, layouts in used.items()}
     axes |= {name: axes[source] for name, source in _aliases(model).items() if source in axes}
     axes = {tensor: description for tensor, description in axes.items() if any(description)}
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -387,7 +397,8 @@ def _randomised(model, generator):
     model = copy.deepcopy(model).double().eval()
     for tensor in [*model.parameters(), *model.buffers()]:
         if not tensor.is_floating_point(): continue
-        if tensor.ndim > 1: values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5
+        if tensor.ndim > 1:
+            values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5
         else: values = 0.5 + torch.rand(tensor.shape, generator=generator)
         tensor.data.copy_(values)
     return model
@@ -428,7 +439,8 @@ def check_spec(model: nn.Module,
     "The change of the outputs under each group; `ValueError`, naming the groups, where one breaks the function."
     changes = _output_changes(model, spec, example_inputs, generator or stream(0, "proof"))
     wrong = {group: change for group, change in changes.items() if not change <= tolerance}
-    if wrong: raise ValueError("spec: outputs change under " + ", ".join(f"{g!r} (by {c:.1e})" for g, c in wrong.items()))
+    if wrong:
+        raise ValueError("spec: outputs change under " + ", ".join(f"{g!r} (by {c:.1e})" for g, c in wrong.items()))
     return changes
 
 # %% ../nbs/10_permutation.ipynb #without-groups
@@ -455,6 +467,8 @@ def infer_spec(model: nn.Module,
     spec = _spec_from(atoms, _walk(_graph(model, example_inputs), atoms), model)
     changes = _output_changes(model, spec, example_inputs, stream(0, "proof"))
     together = changes.pop("all groups")
-    failed = {group: f"permuting it changed the outputs by {change:.1e}" for group, change in changes.items() if not change <= 1e-9}
-    if not failed and not together <= 1e-9: failed = dict.fromkeys(spec.groups, "groups that change the outputs when permuted together")
+    failed = {group: f"permuting it changed the outputs by {change:.1e}"
+              for group, change in changes.items() if not change <= 1e-9}
+    if not failed and not together <= 1e-9:
+        failed = dict.fromkeys(spec.groups, "groups that change the outputs when permuted together")
     return without_groups(spec, failed) if failed else spec

@@ -25,7 +25,8 @@ KINDS = {  # label, colour, line, marker
 @contextmanager
 def look():
     "Seaborn's paper style at fixed sizes; ids in an SVG file from a fixed salt."
-    settings = {"svg.hashsalt": "starlight", "svg.fonttype": "path", "figure.dpi": 100, "savefig.dpi": 150, "legend.frameon": False, "axes.titlesize": "medium"}
+    settings = {"svg.hashsalt": "starlight", "svg.fonttype": "path", "figure.dpi": 100, "savefig.dpi": 150,
+                "legend.frameon": False, "axes.titlesize": "medium"}
     with sns.axes_style("ticks"), sns.plotting_context("paper"), plt.rc_context(settings): yield
 
 # %% ../nbs/30_plots.ipynb #finish
@@ -33,7 +34,8 @@ def _finish(figure, axes):
     "Legend below the panels, no frame, no second showing."
     sns.despine(figure)
     figure.tight_layout()
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=len(KINDS))
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0),
+                  ncol=len(KINDS))
     plt.close(figure)
 
 # %% ../nbs/30_plots.ipynb #save-figure
@@ -85,7 +87,8 @@ def plot_source_count(frame: pd.DataFrame,  # tidy rows with metric loss_barrier
             _band(axis, summarise(part[part.pair == "regular-regular"], ["pair"]))
             for kind in ("star-heldout", "star-source"):
                 stars = part[part.pair == kind]
-                _curve(axis, kind, sorted(stars.n_source.unique()), summarise(stars.sort_values("n_source", kind="stable"), ["n_source"]))
+                _curve(axis, kind, sorted(stars.n_source.unique()),
+                       summarise(stars.sort_values("n_source", kind="stable"), ["n_source"]))
                 _each_star(axis, kind, stars)
             _count_axis(axis, part, setting)
         axes[0][0].set_ylabel(f"loss barrier, {split} (nats)")
@@ -97,7 +100,8 @@ def _path_panel(axis, rows, metric):
     "Mean curves of all kinds of pairs with their intervals."
     for kind in KINDS:
         part = rows[(rows.pair == kind) & (rows.metric == metric)]
-        if len(part): _curve(axis, kind, sorted(part.t.unique()), summarise(part.sort_values("t", kind="stable"), ["t"]))
+        if len(part):
+            _curve(axis, kind, sorted(part.t.unique()), summarise(part.sort_values("t", kind="stable"), ["t"]))
 
 def plot_paths(frame: pd.DataFrame,  # tidy rows with metric loss or accuracy and t
                split: str = "train",
@@ -106,7 +110,8 @@ def plot_paths(frame: pd.DataFrame,  # tidy rows with metric loss or accuracy an
     rows = frame[(frame.split == split) & frame.t.notna()]
     settings = list(rows.setting.unique())
     with look():
-        figure, axes = plt.subplots(2, len(settings), figsize=(3.3 * len(settings), 4.2), sharex=True, squeeze=False)
+        figure, axes = plt.subplots(2, len(settings), figsize=(3.3 * len(settings), 4.2),
+                                    sharex=True, squeeze=False)
         for column, setting in enumerate(settings):
             for axis, metric in zip(axes[:, column], ("loss", "accuracy")):
                 _path_panel(axis, rows[rows.setting == setting], metric)

@@ -8,7 +8,8 @@ import argparse, html, json, os, shutil, sys, tempfile, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 from . import __version__
-from .base import choose, experiment_names, experiments_folder, profile_names, report_folder, store_folder, worker_count, write_whole
+from .base import (choose, experiment_names, experiments_folder, profile_names, report_folder,
+                               store_folder, worker_count, write_whole)
 
 # %% auto #0
 __all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch', 'tidy',
@@ -18,7 +19,8 @@ __all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'full_names', 'notebook_pa
 def full_names(starts: list[str]) -> list[str]:
     "The experiments that these beginnings of names stand for, each once."
     found = {start: [name for name in experiment_names() if name.startswith(start)] for start in starts}
-    return list(dict.fromkeys(found[start][0] if len(found[start]) == 1 else choose("only", start, experiment_names()) for start in starts))
+    return list(dict.fromkeys(found[start][0] if len(found[start]) == 1
+                              else choose("only", start, experiment_names()) for start in starts))
 
 # %% ../nbs/32_reproduce.ipynb #notebook-parameters
 def notebook_parameters(experiment: str) -> dict[str, str]:
@@ -42,7 +44,8 @@ def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict
 
 # %% ../nbs/32_reproduce.ipynb #check-profile
 def _check_profile(profile, only, parameters):
-    "Read the profile and resolve every chosen experiment once, as its notebook will: the profile, and each experiment's own parameters."
+    """Read the profile and resolve every chosen experiment once, as its notebook will:
+    the profile, and each experiment's own parameters."""
     from starlight_nb.study import Experiment, load_profile
     content = load_profile(profile)
     for name in content.experiments: choose(f"profile {content.name}, experiments", name, experiment_names())
@@ -55,6 +58,13 @@ def _check_profile(profile, only, parameters):
 # %% ../nbs/32_reproduce.ipynb #clock
 def _clock(seconds): return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
+def _say(text, file=None):
+    "Print a line without getting into the way of a bar."
+    from tqdm import tqdm
+    tqdm.write(text, file=file or sys.stdout)
+    (file or sys.stdout).flush()
+
+# %% ../nbs/32_reproduce.ipynb #watch
 class Watch:
     "Tells how far a run is, from a thread of its own."
     def __init__(self, expected: dict[str, float], file: Path, quiet_seconds: float = 15):
@@ -89,8 +99,10 @@ def _bars(watch):
     "Two bars on a terminal, until the watch ends."
     from tqdm import tqdm
     total = sum(watch.expected.values())
-    whole = tqdm(total=total, position=1, bar_format="{desc:<40}{percentage:3.0f}%|{bar}| {elapsed} elapsed{postfix}")
-    inner = tqdm(total=1, position=0, bar_format="{desc:<40}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]")
+    whole = tqdm(total=total, position=1,
+                 bar_format="{desc:<40}{percentage:3.0f}%|{bar}| {elapsed} elapsed{postfix}")
+    inner = tqdm(total=1, position=0,
+                 bar_format="{desc:<40}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]")
     label = None
     while not watch.ended.wait(0.5):
         if watch.current is None: continue
@@ -110,7 +122,8 @@ def _lines(watch):
     while not watch.ended.wait(watch.every):
         if watch.current is None: continue
         done, of, label = watch.stage()
-        print(f"  {watch.current}: {label} {done}/{of} · {_clock(time.time() - watch.start)} elapsed, about {_clock(watch.remaining())} left", flush=True)
+        _say(f"  {watch.current}: {label} {done}/{of} · {_clock(time.time() - watch.start)} elapsed, "
+             f"about {_clock(watch.remaining())} left")
 
 # %% ../nbs/32_reproduce.ipynb #tidy
 def tidy(notebook: dict) -> dict:
@@ -123,7 +136,8 @@ def tidy(notebook: dict) -> dict:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
             for output in cell["outputs"]: output.get("metadata", {}).clear()
     parameters = notebook["metadata"].get("papermill", {}).get("parameters", {})
-    notebook["metadata"] = {"kernelspec": notebook["metadata"]["kernelspec"], "language_info": {"name": "python"}, "papermill": {"parameters": parameters}}
+    notebook["metadata"] = {"kernelspec": notebook["metadata"]["kernelspec"], "language_info": {"name": "python"},
+                            "papermill": {"parameters": parameters}}
     return notebook
 
 # %% ../nbs/32_reproduce.ipynb #notebookfailed
@@ -137,7 +151,8 @@ def _run_notebook(experiment, parameters, out, staging):
     executed = staging / "notebooks" / f"{experiment}.ipynb"
     executed.parent.mkdir(parents=True)
     try:
-        papermill.execute_notebook(str(experiments_folder() / executed.name), str(executed), parameters, kernel_name="python3", progress_bar=False)
+        papermill.execute_notebook(str(experiments_folder() / executed.name), str(executed), parameters,
+                                   kernel_name="python3", progress_bar=False)
     except Exception as error:
         failed = out / "failed" / executed.name
         if executed.exists(): write_whole(failed, executed.read_bytes())
@@ -150,7 +165,8 @@ def _run_notebook(experiment, parameters, out, staging):
 def _failure(experiment, error, notebook):
     "One readable message for whatever papermill raised."
     where = f"cell {error.cell_index}" if hasattr(error, "cell_index") else "the kernel"
-    what = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else f"{type(error).__name__}: {str(error).strip()[:500]}"
+    what = (f"{error.ename}: {error.evalue}" if hasattr(error, "ename")
+            else f"{type(error).__name__}: {str(error).strip()[:500]}")
     return f"{experiment} failed in {where}: {what}\n  executed notebook: {notebook}"
 
 def _move_files(staging, out):
@@ -162,7 +178,8 @@ def _move_files(staging, out):
     shutil.rmtree(staging)
 
 # %% ../nbs/32_reproduce.ipynb #versions
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "seaborn", "papermill", "ipykernel")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "seaborn",
+            "papermill", "ipykernel")
 
 def versions() -> dict[str, str | None]:
     "The installed versions of what results depend on; None where a package is missing."
@@ -170,12 +187,15 @@ def versions() -> dict[str, str | None]:
     def version(name):
         try: return metadata.version(name)
         except metadata.PackageNotFoundError: return None
-    return {"python": sys.version.split()[0], "starlight_nb": __version__} | {name: version(name) for name in PACKAGES}
+    return ({"python": sys.version.split()[0], "starlight_nb": __version__}
+            | {name: version(name) for name in PACKAGES})
 
 def _commit():
     "The checkout's commit, with `+changes` where files differ from it; None outside of one."
     import subprocess
-    def git(*words): return subprocess.run(["git", "-C", str(experiments_folder()), *words], capture_output=True, text=True, check=True).stdout.strip()
+    def git(*words):
+        return subprocess.run(["git", "-C", str(experiments_folder()), *words],
+                              capture_output=True, text=True, check=True).stdout.strip()
     try: return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "..") else "")
     except (OSError, subprocess.CalledProcessError): return None
 
@@ -186,9 +206,11 @@ def _save_evidence(out, profile, times, entries_before):
     path = out / "evidence.json"
     try: walls = json.loads(path.read_text())["wall_seconds"]
     except (OSError, ValueError, KeyError): walls = {}
-    walls |= {name: dict(seconds=round(seconds, 1), entries_before=entries_before[name]) for name, seconds in times.items()}
-    evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(), versions=versions(),
-                    device="cpu", machine=f"{platform.system()} {platform.machine()}", cores=os.cpu_count(), workers=worker_count(), wall_seconds=walls)
+    walls |= {name: dict(seconds=round(seconds, 1), entries_before=entries_before[name])
+              for name, seconds in times.items()}
+    evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(),
+                    versions=versions(), device="cpu", machine=f"{platform.system()} {platform.machine()}",
+                    cores=os.cpu_count(), workers=worker_count(), wall_seconds=walls)
     write_whole(path, json.dumps(evidence, indent=1) + "\n")
 
 # %% ../nbs/32_reproduce.ipynb #entries
@@ -202,7 +224,9 @@ def _title(experiment):
     cells = json.loads((experiments_folder() / f"{experiment}.ipynb").read_text())["cells"]
     return "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
 
-def _links(name): return {"executed notebook": f"notebooks/{name}.ipynb", "data": f"data/{name}.csv", "seeds and settings": f"data/{name}.json"}
+def _links(name):
+    return {"executed notebook": f"notebooks/{name}.ipynb", "data": f"data/{name}.csv",
+            "seeds and settings": f"data/{name}.json"}
 
 # %% ../nbs/32_reproduce.ipynb #gallery-markdown
 def _gallery_markdown(out, title):
@@ -210,34 +234,43 @@ def _gallery_markdown(out, title):
     lines = [f"# {title}", "", "Made by `starlight reproduce`. How and when: [evidence.json](evidence.json).", ""]
     for heading, entry in _entries(out):
         lines += [f"## {heading}", "", entry["finding"], ""]
-        for figure in entry["figures"]: lines += [f"![{figure['caption']}]({figure['file']})", "", f"*{figure['caption']}*", ""]
+        for figure in entry["figures"]:
+            lines += [f"![{figure['caption']}]({figure['file']})", "", f"*{figure['caption']}*", ""]
         for table in entry["tables"]: lines += [(out / table).read_text()]
         lines += [" · ".join(f"[{text}]({path})" for text, path in _links(entry["experiment"]).items()), ""]
     return "\n".join(lines)
 
 # %% ../nbs/32_reproduce.ipynb #gallery-html
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-img { max-width: 100% } figure { margin: 1.5rem 0 } figcaption { color: #555; font-size: .9rem } .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85rem } th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }"""
+STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222 }
+img { max-width: 100% } figure { margin: 1.5rem 0 } figcaption { color: #555; font-size: .9rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }"""
 
 def _gallery_html(out, title):
     "The gallery as a page that needs nothing but the report's own files."
-    body = [f"<h1>{html.escape(title)}</h1>", "<p>Made by <code>starlight reproduce</code>. How and when: <a href='evidence.json'>evidence.json</a>.</p>"]
+    body = [f"<h1>{html.escape(title)}</h1>", "<p>Made by <code>starlight reproduce</code>. "
+            "How and when: <a href='evidence.json'>evidence.json</a>.</p>"]
     for heading, entry in _entries(out):
         body += [f"<h2>{html.escape(heading)}</h2>", f"<p>{html.escape(entry['finding'])}</p>"]
         body += [_figure_html(**figure) for figure in entry["figures"]]
         body += [_table_html(out / table) for table in entry["tables"]]
-        body.append("<p>" + " · ".join(f"<a href='{path}'>{text}</a>" for text, path in _links(entry["experiment"]).items()) + "</p>")
-    return f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title><style>{STYLE}</style><body>" + "\n".join(body) + "</body></html>\n"
+        body.append("<p>" + " · ".join(f"<a href='{path}'>{text}</a>"
+                                       for text, path in _links(entry["experiment"]).items()) + "</p>")
+    return (f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
+            f"<style>{STYLE}</style><body>" + "\n".join(body) + "</body></html>\n")
 
 # %% ../nbs/32_reproduce.ipynb #figure-html
 def _figure_html(file, caption):
     vector, caption = file.removesuffix("png") + "svg", html.escape(caption)
-    return f"<figure><a href='{vector}'><img src='{file}' alt='{caption}'></a><figcaption>{caption}</figcaption></figure>"
+    return (f"<figure><a href='{vector}'><img src='{file}' alt='{caption}'></a>"
+            f"<figcaption>{caption}</figcaption></figure>")
 
 def _table_html(path):
     import pandas as pd
-    return "<div class='scroll'>" + pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False).to_html(index=False, border=0) + "</div>"
+    return ("<div class='scroll'>"
+            + pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False).to_html(index=False, border=0)
+            + "</div>")
 
 def write_gallery(out: Path, title: str):
     "Write `README.md` and `index.html` from the files of a report."
@@ -257,14 +290,15 @@ def _environment(**values):
             else: os.environ[key] = value
 
 # %% ../nbs/32_reproduce.ipynb #reproduce
-def reproduce(profile: str = "digits",          # a profile's name, or the path of a TOML file
-              only: list[str] | None = None,    # experiments, or how their names begin; None runs all that the profile has
-              parameters: dict | None = None,   # values that take the place of the profile's
-              out=None, store=None, data=None,  # folders of the report, the trained models, the data sets
-              jobs: int | None = None,          # worker processes; None is one a core
-              force: bool = False,              # train and measure again what the store has
-              keep_going: bool = False,         # run the other notebooks when one fails
-             ) -> Path:
+def reproduce(
+    profile: str = "digits",          # a profile's name, or the path of a TOML file
+    only: list[str] | None = None,    # experiments, or how their names begin; None runs all that the profile has
+    parameters: dict | None = None,   # values that take the place of the profile's
+    out=None, store=None, data=None,  # folders of the report, the trained models, the data sets
+    jobs: int | None = None,          # worker processes; None is one a core
+    force: bool = False,              # train and measure again what the store has
+    keep_going: bool = False,         # run the other notebooks when one fails
+) -> Path:
     """Run experiment notebooks under a profile and write their report; returns its folder.
 
     Raises `ValueError` for bad input before anything runs, and `NotebookFailed` when a notebook fails."""
@@ -274,9 +308,12 @@ def reproduce(profile: str = "digits",          # a profile's name, or the path 
     data = str(Path(data).resolve()) if data else os.environ.get("STARLIGHT_DATA", "")
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     with _only_run(out, store) as staging, _environment(
-            STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data, STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
-            STARLIGHT_PROGRESS=str(staging) + ".progress", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"):
-        _run_all(content, {name: {"profile": profile} | given for name, given in chosen.items()}, out, staging, store, keep_going)
+            STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data,
+            STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
+            STARLIGHT_PROGRESS=str(staging) + ".progress",
+            OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"):
+        _run_all(content, {name: {"profile": profile} | given for name, given in chosen.items()},
+                 out, staging, store, keep_going)
     return out
 
 # %% ../nbs/32_reproduce.ipynb #only-run
@@ -299,19 +336,21 @@ def _only_run(out, store):
 def _run_all(content, parameters, out, staging, store, keep_going):
     "Run the notebooks one after another; the gallery shows those that have ended well."
     times, before, failures = {}, {}, []
-    with Watch({name: 60 * content.minutes.get(name, 1.0) for name in parameters}, Path(f"{staging}.progress")) as watch:
+    with Watch({name: 60 * content.minutes.get(name, 1.0) for name in parameters},
+               Path(f"{staging}.progress")) as watch:
         for number, (name, given) in enumerate(parameters.items(), 1):
-            print(f"[{number}/{len(parameters)}] {name}", flush=True)
+            _say(f"[{number}/{len(parameters)}] {name}")
             before[name], began = len(list(store.glob("*/*.safetensors"))), time.time()
             watch.begin(name)
             try: _run_notebook(name, given, out, staging)
             except NotebookFailed as error:
                 failures.append(str(error))
-                if keep_going: print(error, file=sys.stderr, flush=True)
+                if keep_going: _say(str(error), sys.stderr)
                 else: break
             else: times[name] = time.time() - began
             watch.end()
-            print(f"[{number}/{len(parameters)}] {name}: {'failed' if name not in times else 'done'} after {_clock(time.time() - began)}", flush=True)
+            _say(f"[{number}/{len(parameters)}] {name}: {'failed' if name not in times else 'done'} "
+                 f"after {_clock(time.time() - began)}")
     if times:
         write_gallery(out, content.title)
         _save_evidence(out, content.name, times, before)
@@ -335,7 +374,8 @@ def _check_kernel():
 def _check_writable(folder):
     "None where the folder, or the nearest one above it that exists, can be written to."
     there = next(p for p in (folder, *folder.parents) if p.exists())
-    return None if there.is_dir() and os.access(there, os.W_OK) else f"{there} is not a folder that can be written to"
+    return (None if there.is_dir() and os.access(there, os.W_OK)
+            else f"{there} is not a folder that can be written to")
 
 def _check_data():
     root = os.environ.get("STARLIGHT_DATA")
@@ -349,7 +389,9 @@ def doctor() -> dict[str, str | None]:
         "Python 3.11 or newer": None if sys.version_info >= (3, 11) else f"this is {sys.version.split()[0]}",
         "packages": f"missing: {', '.join(missing)}; pip install starlight_nb" if missing else None,
         "torch imports": _check_import("torch"),
-        "torchvision imports": _check_import("torchvision") and f"{_check_import('torchvision')}; install a matched pair: pip install --force-reinstall torch torchvision",
+        "torchvision imports": _check_import("torchvision") and (
+            f"{_check_import('torchvision')}; install a matched pair: "
+            "pip install --force-reinstall torch torchvision"),
         "kernel python3": _check_kernel(),
         "report folder": _check_writable(report_folder("digits").absolute()),
         "store folder": _check_writable(store_folder().absolute()),
@@ -365,7 +407,8 @@ def _parameter(text):
     except json.JSONDecodeError: return name, value
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="starlight", description="Star domains of neural network solutions: the paper's experiments, end to end.")
+    parser = argparse.ArgumentParser(prog="starlight", description="Star domains of neural network solutions: "
+                                     "the paper's experiments, end to end.")
     parser.add_argument("--version", action="version", version=f"starlight_nb {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("reproduce", help="run the experiment notebooks and write their report")
@@ -377,8 +420,10 @@ def _parser():
 # %% ../nbs/32_reproduce.ipynb #reproduce-profile-dict-default
 REPRODUCE = [
     (["--profile"], dict(default="digits", help="a profile's name, or the path of a TOML file (default: digits)")),
-    (["--only"], dict(metavar="NAMES", type=lambda text: text.split(","), help="experiments, separated by commas; the start of a name is enough")),
-    (["-p", "--parameter"], dict(dest="parameters", metavar="NAME=VALUE", type=_parameter, action="append", default=[], help="a value in place of the profile's; repeatable")),
+    (["--only"], dict(metavar="NAMES", type=lambda text: text.split(","),
+                      help="experiments, separated by commas; the start of a name is enough")),
+    (["-p", "--parameter"], dict(dest="parameters", metavar="NAME=VALUE", type=_parameter, action="append",
+                                 default=[], help="a value in place of the profile's; repeatable")),
     (["--out"], dict(metavar="DIR", help="the report's folder (default: reports/PROFILE)")),
     (["--store"], dict(metavar="DIR", help="the folder of trained models (default: .starlight/store)")),
     (["--data"], dict(metavar="DIR", help="the folder of data sets that need files (default: STARLIGHT_DATA)")),
@@ -391,10 +436,12 @@ REPRODUCE = [
 def _list():
     "Print experiments and profiles with their expected minutes, from text files alone."
     import tomllib
-    profiles = {name: tomllib.loads((experiments_folder() / "profiles" / f"{name}.toml").read_text()) for name in profile_names()}
+    profiles = {name: tomllib.loads((experiments_folder() / "profiles" / f"{name}.toml").read_text())
+                for name in profile_names()}
     print("experiments, with the minutes that a profile expects on two cores from an empty store")
     for name in experiment_names():
-        minutes = ", ".join(f"{p} {content['minutes'][name]:g}" for p, content in profiles.items() if name in content.get("minutes", {}))
+        minutes = ", ".join(f"{p} {content['minutes'][name]:g}" for p, content in profiles.items()
+                            if name in content.get("minutes", {}))
         print(f"  {name:<20} {_title(name):<50} {minutes}")
     print("profiles")
     for name, content in profiles.items(): print(f"  {name:<20} {content.get('title', name)}")
@@ -403,7 +450,8 @@ def _list():
 def _doctor():
     "Print what the doctor finds; 1 if anything is wrong."
     found = doctor()
-    for name, problem in found.items(): print(f"{'ok  ' if problem is None else 'WRONG'} {name}{': ' + problem if problem else ''}")
+    for name, problem in found.items():
+        print(f"{'ok  ' if problem is None else 'WRONG'} {name}{': ' + problem if problem else ''}")
     return int(any(found.values()))
 
 def _reproduce(arguments):
@@ -420,6 +468,9 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.command == "list": return _list() or 0
     if parsed.command == "doctor": return _doctor()
     try: return _reproduce(parsed) or 0
-    except (ValueError, NotebookFailed) as error:
+    except (ValueError, OSError, NotebookFailed) as error:
         print(f"starlight: {error}", file=sys.stderr)
         return 1 if isinstance(error, NotebookFailed) else 2
+    except KeyboardInterrupt:
+        print("starlight: stopped; the same command goes on from here", file=sys.stderr)
+        return 130

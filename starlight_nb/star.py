@@ -29,7 +29,8 @@ T_SAMPLINGS = {
 def t_sampler(t_sampling: str | float):
     "A function `generator -> t` for a name in `T_SAMPLINGS` or a constant from 0 to 1."
     if isinstance(t_sampling, str): return T_SAMPLINGS[choose("t_sampling", t_sampling, T_SAMPLINGS)]
-    if not 0 <= t_sampling <= 1: raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
+    if not 0 <= t_sampling <= 1:
+        raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
     return lambda generator: float(t_sampling)
 
 # %% ../nbs/13_star.ipynb #sources
@@ -80,7 +81,8 @@ def train_star(model: nn.Module,                       # the star's initialisati
               ) -> StarResult:
     """Starlight (Algorithm 1): minimise the expected loss on the segments to the matched sources.
 
-    Raises `ValueError` where there is no source or one does not fit the model, `FloatingPointError` on divergence."""
+    Raises `ValueError` where there is no source or one does not fit the model,
+    `FloatingPointError` on divergence."""
     if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
     if rematch_every < 0: raise ValueError(f"rematch_every: a number of epochs, or 0 for once, not {rematch_every}")
     spec = spec or infer_spec(model, data.train.x[:2])

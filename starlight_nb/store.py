@@ -20,7 +20,8 @@ def config_key(config: dict) -> str:
     "The name under which `config` (plain JSON-like data) is stored: a hash of all of it."
     try: text = json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"config: only plain data can be hashed (dict, list, str, int, float, bool, None): {error}") from None
+        raise ValueError("config: only plain data can be hashed (dict, list, str, int, float, bool, None): "
+                         f"{error}") from None
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 # %% ../nbs/03_store.ipynb #state-digest
@@ -65,7 +66,8 @@ def _get(path, since):
     try: return _read(path)
     except (SafetensorError, ValueError) as error:
         os.replace(path, path.with_suffix(".damaged"))
-        warnings.warn(f"store: {path.name} is damaged ({error}); set aside as {path.stem}.damaged, to be made again")
+        warnings.warn(f"store: {path.name} is damaged ({error}); "
+                      f"set aside as {path.stem}.damaged, to be made again")
         return None
 
 # %% ../nbs/03_store.ipynb #read

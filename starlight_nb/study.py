@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from .base import choose, experiments_folder, profile_names, report_folder, store_folder, worker_count, write_whole
+from .base import (choose, experiments_folder, profile_names, report_folder, store_folder, worker_count,
+                               write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import load
 from .matching import match_weights
@@ -44,16 +45,18 @@ class Setting:
 def _setting(name, table):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"
-    for key in table: choose(where, key, {"label", "dataset", "architecture", "model", "recipe", "star", "sources", "heldouts"})
+    for key in table:
+        choose(where, key, {"label", "dataset", "architecture", "model", "recipe", "star", "sources", "heldouts"})
     for key in ("dataset", "architecture", "recipe", "sources", "heldouts"):
         if key not in table: raise ValueError(f"{where}: the key {key!r} is missing")
     for key in ("sources", "heldouts"):
-        if not isinstance(table[key], int) or table[key] < 1: raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
+        if not isinstance(table[key], int) or table[key] < 1:
+            raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
     choose(f"{where}.architecture", table["architecture"], ARCHITECTURES)
     recipe = recipe_from(table["recipe"])
     star = recipe_from({**dataclasses.asdict(recipe), **table.get("star", {})})
-    return Setting(name, table.get("label", name), table["dataset"], table["architecture"], table.get("model", {}), recipe, star,
-                   table["sources"], table["heldouts"])
+    return Setting(name, table.get("label", name), table["dataset"], table["architecture"], table.get("model", {}),
+                   recipe, star, table["sources"], table["heldouts"])
 
 # %% ../nbs/22_study.ipynb #profile
 @dataclass(frozen=True)
@@ -69,14 +72,17 @@ class Profile:
 def load_profile(profile: str) -> Profile:
     "Read and check a profile, by its name or by the path of a TOML file."
     path = Path(profile)
-    if path.suffix != ".toml": path = experiments_folder() / "profiles" / f"{choose('profile', profile, profile_names())}.toml"
+    if path.suffix != ".toml":
+        path = experiments_folder() / "profiles" / f"{choose('profile', profile, profile_names())}.toml"
     elif not path.exists(): raise ValueError(f"profile: there is no file {profile}")
     try: content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error: raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
     for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes"})
     settings = {name: _setting(name, table) for name, table in content.get("settings", {}).items()}
     if not settings: raise ValueError(f"profile {path.stem}: at least one table [settings.NAME] is needed")
-    return Profile(path.stem, content.get("title", path.stem), settings, content.get("experiments", {}), content.get("minutes", {}))
+    return Profile(path.stem, content.get("title", path.stem), settings,
+                   content.get("experiments", {}), content.get("minutes", {}))
 
 # %% ../nbs/22_study.ipynb #member
 SEEDS = {"source": 0, "heldout": 100_000, "star": 200_000}  # where each role's seeds begin
@@ -101,24 +107,29 @@ def _data(name): return load(name, os.environ.get("STARLIGHT_DATA"))
 
 def regular_member(setting: Setting, role: str, number: int) -> Member:
     "The regular solution number `number`, counted from 0, among the sources or the held-outs."
-    return Member(f"{role}-{number}", dict(kind="regular", seed=SEEDS[role] + number, **_base(setting, setting.recipe)))
+    return Member(f"{role}-{number}",
+                  dict(kind="regular", seed=SEEDS[role] + number, **_base(setting, setting.recipe)))
 
 # %% ../nbs/22_study.ipynb #star-member
 def star_member(setting: Setting, n_source: int, seed: int, **options) -> Member:
     "The star of the first `n_source` sources with this seed; `options` go to `train_star`."
     if not 1 <= n_source <= setting.sources:
-        raise ValueError(f"source_counts: a star of {n_source} sources is asked for, setting {setting.name!r} has {setting.sources}")
+        raise ValueError(f"source_counts: a star of {n_source} sources is asked for, "
+                         f"setting {setting.name!r} has {setting.sources}")
     sources = tuple(regular_member(setting, "source", n) for n in range(n_source))
-    config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources], options=options, **_base(setting, setting.star_recipe))
+    config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources], options=options,
+                  **_base(setting, setting.star_recipe))
     return Member(f"star-n{n_source}-s{seed}", config, sources)
 
 # %% ../nbs/22_study.ipynb #model
-def _model(setting): return partial(build, setting.architecture, num_classes=_data(setting.dataset).num_classes, **setting.model)
+def _model(setting):
+    return partial(build, setting.architecture, num_classes=_data(setting.dataset).num_classes, **setting.model)
 
 def _train_regular(setting, store, member):
     "The state of a regular solution."
     def make():
-        model, data, seed = initialise(_model(setting), member.config["seed"]), _data(setting.dataset), member.config["seed"]
+        model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
+                             member.config["seed"])
         return refresh_batchnorm(model, train(model, data, setting.recipe, seed), data)
     return store.get_or_train(member.config, make)
 
@@ -127,9 +138,12 @@ def _train_star(setting, store, member):
     "A star's state, permutations and objective, as one flat dict of tensors."
     def make():
         sources = [_train_regular(setting, store, source) for source in member.sources]
-        model, data, seed = initialise(_model(setting), member.config["seed"]), _data(setting.dataset), member.config["seed"]
-        star = train_star(model, sources, data, setting.star_recipe, spec=_spec(setting), seed=seed, **member.config["options"])
-        permutations = {f"permutation/{n}/{g}": order for n, p in enumerate(star.permutations) for g, order in p.items()}
+        model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
+                             member.config["seed"])
+        star = train_star(model, sources, data, setting.star_recipe, spec=_spec(setting), seed=seed,
+                          **member.config["options"])
+        permutations = {f"permutation/{n}/{g}": order
+                        for n, p in enumerate(star.permutations) for g, order in p.items()}
         return {f"state/{k}": v for k, v in star.state.items()} | permutations | {"loss": torch.tensor(star.loss)}
     return store.get_or_train(member.config, make)
 
@@ -147,7 +161,8 @@ def _below(prefix, tensors):
 
 def _state(setting, store, member):
     "A member's state, whatever its kind."
-    return _below("state/", _train_star(setting, store, member)) if member.sources else _train_regular(setting, store, member)
+    return (_below("state/", _train_star(setting, store, member)) if member.sources
+            else _train_regular(setting, store, member))
 
 # %% ../nbs/22_study.ipynb #pair
 @dataclass(frozen=True)
@@ -166,8 +181,10 @@ def _match(setting, store, pair, state_a, state_b):
     spec, (order, _, seed) = _spec(setting), pair.matching.partition("-")
     if order == "none": return spec.identity()
     init = None
-    if pair.b in pair.a.sources: init = _below(f"permutation/{pair.a.sources.index(pair.b)}/", _train_star(setting, store, pair.a))
-    return match_weights(spec, state_a, state_b, init=init, order=choose("matching", order, ("forward", "random")), seed=int(seed or 0)).permutation
+    if pair.b in pair.a.sources:
+        init = _below(f"permutation/{pair.a.sources.index(pair.b)}/", _train_star(setting, store, pair.a))
+    return match_weights(spec, state_a, state_b, init=init, order=choose("matching", order, ("forward", "random")),
+                         seed=int(seed or 0)).permutation
 
 # %% ../nbs/22_study.ipynb #measure
 def _measure(setting, store, pair, points):
@@ -178,18 +195,21 @@ def _measure(setting, store, pair, points):
         state_a, state_b = _state(setting, store, pair.a), _state(setting, store, pair.b)
         moved = permute(_spec(setting), _match(setting, store, pair, state_a, state_b), state_b)
         curve = path_losses(model, state_a, moved, data, points)
-        values = {f"{metric}/{split}": v for metric in ("loss", "accuracy") for split, v in getattr(curve, metric).items()}
+        values = {f"{metric}/{split}": v
+                  for metric in ("loss", "accuracy") for split, v in getattr(curve, metric).items()}
         return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in (values | {"ts": curve.ts}).items()}
     saved = {name: tensor.numpy() for name, tensor in store.get_or_train(config, make).items()}
     return PathCurve(saved["ts"], _below("loss/", saved), _below("accuracy/", saved))
 
 # %% ../nbs/22_study.ipynb #rows
-COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair", "model_a", "model_b", "split", "metric", "t", "value"]
+COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair", "model_a", "model_b",
+           "split", "metric", "t", "value"]
 
 def _rows(setting, pair, curve):
     "The tidy rows of one path: its values, and its barriers."
-    about = dict(setting=setting.label, architecture=setting.architecture, dataset=setting.dataset, n_source=pair.n_source,
-                 star_seed=pair.star_seed, pair=pair.kind, model_a=pair.a.name, model_b=pair.b.name, matching=pair.matching)
+    about = dict(setting=setting.label, architecture=setting.architecture, dataset=setting.dataset,
+                 n_source=pair.n_source, star_seed=pair.star_seed, pair=pair.kind,
+                 model_a=pair.a.name, model_b=pair.b.name, matching=pair.matching)
     barriers = [dict(split=split, metric=name, value=barrier(curve, split)) for split in curve.loss
                 for name, barrier in (("loss_barrier", loss_barrier), ("accuracy_barrier", accuracy_barrier))]
     return [about | row for row in curve.to_frame().to_dict("records") + barriers]
@@ -199,7 +219,8 @@ def single_models(frame: pd.DataFrame) -> pd.DataFrame:
     "Loss and accuracy of each model by itself, read off the ends of the paths; `pair` is `single`."
     ends = []
     for t, column in ((0.0, "model_a"), (1.0, "model_b")):
-        end = frame[frame.t == t].assign(model_a=lambda f: f[column], model_b=None, pair="single", matching=None, t=None)
+        end = frame[frame.t == t].assign(model_a=lambda f: f[column], model_b=None, pair="single",
+                                         matching=None, t=None)
         star = end.model_a.str.startswith("star")
         ends.append(end.assign(n_source=end.n_source.where(star), star_seed=end.star_seed.where(star)))
     return pd.concat(ends).drop_duplicates(["setting", "model_a", "split", "metric"], ignore_index=True)
@@ -212,7 +233,8 @@ class Study:
     def members(self, role: str, count: int) -> list[Member]:
         "The first `count` sources or held-outs, trained."
         have = getattr(self.setting, f"{choose('role', role, ('source', 'heldout'))}s")
-        if count > have: raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have}")
+        if count > have:
+            raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have}")
         members = [regular_member(self.setting, role, n) for n in range(count)]
         self._run(_train_regular, members, f"{self.setting.label}: {role}s")
         return members
@@ -220,15 +242,18 @@ class Study:
         "`(n_source, seed, star)` for `seeds` stars of each number of sources, trained."
         stars = [(n, seed, star_member(self.setting, n, seed, **options)) for n in counts for seed in range(seeds)]
         self.members("source", max(counts))
-        self._run(_train_star, [star for *_, star in sorted(stars, key=lambda s: -s[0])], f"{self.setting.label}: stars")
+        self._run(_train_star, [star for *_, star in sorted(stars, key=lambda s: -s[0])],
+                  f"{self.setting.label}: stars")
         return stars
     def _run(self, function, members, label):
         missing = [m for m in members if m.config not in self.store]
         spread(function, [(self.setting, self.store, m) for m in missing], self.jobs, label)
     def paths(self, pairs: list[Pair]) -> pd.DataFrame:
         "Measure pairs: tidy rows of loss and accuracy along each path, and of its barriers."
-        curves = spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs], self.jobs, f"{self.setting.label}: paths")
-        return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)], columns=[*COLUMNS, "matching"])
+        curves = spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs],
+                        self.jobs, f"{self.setting.label}: paths")
+        return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)],
+                            columns=[*COLUMNS, "matching"])
 
 # %% ../nbs/22_study.ipynb #regular-pairs
 def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair]:
@@ -238,7 +263,8 @@ def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair
 def star_pairs(stars: list[tuple[int, int, Member]], heldouts: list[Member], sources: int) -> list[Pair]:
     "From each star to all the held-outs, and to its first `sources` sources."
     to_heldouts = [Pair("star-heldout", star, b, "forward", n, seed) for n, seed, star in stars for b in heldouts]
-    to_sources = [Pair("star-source", star, b, "forward", n, seed) for n, seed, star in stars for b in star.sources[:sources]]
+    to_sources = [Pair("star-source", star, b, "forward", n, seed)
+                  for n, seed, star in stars for b in star.sources[:sources]]
     return to_heldouts + to_sources
 
 # %% ../nbs/22_study.ipynb #model-draws
@@ -267,32 +293,40 @@ def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and val
     means = _resampled_means(_model_draws(frame, resamples, seed), frame)
     return tuple(np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2]))
 
-def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, resamples: int = 2000,
+                    level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     "Interval for the ratio of two means; models that occur in both are resampled together."
     draws = _model_draws(pd.concat([above, below]), resamples, seed)
-    with np.errstate(invalid="ignore", divide="ignore"): ratios = _resampled_means(draws, above) / _resampled_means(draws, below)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = _resampled_means(draws, above) / _resampled_means(draws, below)
     return tuple(np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2]))
 
 # %% ../nbs/22_study.ipynb #summarise
 def summarise(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    "For each group of rows: number, mean and standard deviation over pairs, and the interval over models (low, high)."
+    """For each group of rows: number, mean and standard deviation over pairs,
+    and the interval over models (low, high)."""
     rows = []
     for key, part in frame.groupby(by, dropna=False, sort=False):
         low, high = bootstrap_mean(part)
-        rows.append(dict(zip(by, key), n=len(part), mean=part.value.mean(), sd=part.value.std(), low=low, high=high))
+        rows.append(dict(zip(by, key), n=len(part), mean=part.value.mean(), sd=part.value.std(),
+                         low=low, high=high))
     return pd.DataFrame(rows)
 
 # %% ../nbs/22_study.ipynb #cell-2
 def _cell(part):
     "Mean ± standard deviation [interval] of one cell's values; the value itself where there is one."
     row = summarise(part, ["setting"]).iloc[0]
-    return f"{row['mean']:.3f} ± {row.sd:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1 else f"{row['mean']:.3f}"
+    return (f"{row['mean']:.3f} ± {row.sd:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1
+            else f"{row['mean']:.3f}")
 
 def barrier_ratios(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
-    "The star-heldout barrier as a part of the regular-regular one, with its interval over models, for each setting."
+    """The star-heldout barrier as a part of the regular-regular one, with its interval over models,
+    for each setting."""
     rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & (frame.matching == "forward")]
-    pairs = {setting: (part[part.pair == "star-heldout"], part[part.pair == "regular-regular"]) for setting, part in rows.groupby("setting", sort=False)}
-    return pd.DataFrame([dict(zip(("low", "high"), bootstrap_ratio(star, regular)), setting=setting, ratio=star.value.mean() / regular.value.mean())
+    pairs = {setting: (part[part.pair == "star-heldout"], part[part.pair == "regular-regular"])
+             for setting, part in rows.groupby("setting", sort=False)}
+    return pd.DataFrame([dict(zip(("low", "high"), bootstrap_ratio(star, regular)), setting=setting,
+                              ratio=star.value.mean() / regular.value.mean())
                          for setting, (star, regular) in pairs.items()]).set_index("setting")
 
 # %% ../nbs/22_study.ipynb #barrier-table
@@ -305,16 +339,21 @@ def barrier_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
                "regular-regular, unmatched": barrier & (frame.matching == "none")}
     columns |= {kind: forward & (frame.pair == kind) for kind in ("regular-regular", "star-heldout", "star-source")}
     settings = frame.setting.unique()
-    return pd.DataFrame([{"setting": s} | {name: _cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()}
-                         | {"star-heldout / regular-regular": "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**ratios.loc[s])} for s in settings])
+    return pd.DataFrame([{"setting": s}
+                         | {name: _cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()}
+                         | {"star-heldout / regular-regular":
+                            "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**ratios.loc[s])}
+                         for s in settings])
 
 # %% ../nbs/22_study.ipynb #order-spread
 def order_spread(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     "How far matching orders, and how far pairs, spread the regular-regular barrier of each setting."
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & (frame.pair == "regular-regular") & (frame.matching != "none")]
+    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split)
+                 & (frame.pair == "regular-regular") & (frame.matching != "none")]
     pairs = rows.groupby(["setting", "model_a", "model_b"], sort=False).value.agg(["mean", "std", "count"])
     settings = pairs.groupby("setting", sort=False)
-    return pd.DataFrame({"orders": settings["count"].max(), "sd over orders": settings["std"].mean(), "sd over pairs": settings["mean"].std()}).reset_index()
+    return pd.DataFrame({"orders": settings["count"].max(), "sd over orders": settings["std"].mean(),
+                         "sd over pairs": settings["mean"].std()}).reset_index()
 
 # %% ../nbs/22_study.ipynb #experiment
 class Experiment:
@@ -325,10 +364,12 @@ class Experiment:
         for key in given: choose(f"profile {self.profile.name}, experiments.{name}", key, overrides)
         self.parameters = {key: given.get(key) if value is None else value for key, value in overrides.items()}
         for key, value in self.parameters.items():
-            if value is None: raise ValueError(f"{key}: neither the notebook nor profile {self.profile.name!r} says what it is")
+            if value is None:
+                raise ValueError(f"{key}: neither the notebook nor profile {self.profile.name!r} says what it is")
         for key, value in self.parameters.items(): _check_parameter(key, value)
         self.out = report_folder(self.profile.name)
-        self.summary = dict(experiment=name, profile=self.profile.name, parameters=self.parameters, figures=[], tables=[], finding="")
+        self.summary = dict(experiment=name, profile=self.profile.name, parameters=self.parameters,
+                            figures=[], tables=[], finding="")
     def __getattr__(self, key):
         if key in self.__dict__.get("parameters", {}): return self.parameters[key]
         raise AttributeError(f"{type(self).__name__} has no attribute or parameter {key!r}")
@@ -349,7 +390,8 @@ def _check_parameter(key, value):
 def _studies(experiment):
     "A study for each setting that the experiment names, with as many solutions as it asks for."
     store = Store(store_folder(), float(os.environ.get("STARLIGHT_SINCE") or 0))
-    settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)] for name in experiment.settings]
+    settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)]
+                for name in experiment.settings]
     for setting in settings: _check_counts(experiment, setting)
     return [Study(setting, store, worker_count(), experiment.points) for setting in settings]
 
@@ -359,15 +401,18 @@ def _check_counts(experiment, setting):
         role = {"source_counts": "sources", "sources": "sources", "heldouts": "heldouts"}.get(key)
         wanted = max(value) if isinstance(value, list) else value
         if role and wanted > getattr(setting, role):
-            raise ValueError(f"{key}: {wanted} are asked for, setting {setting.name!r} of profile {experiment.profile.name!r} has {getattr(setting, role)} {role}")
+            raise ValueError(f"{key}: {wanted} are asked for, setting {setting.name!r} of profile "
+                             f"{experiment.profile.name!r} has {getattr(setting, role)} {role}")
 
 # %% ../nbs/22_study.ipynb #parameter-table
 def _parameter_table(experiment):
     "The resolved parameters, and what the settings train."
     rows = [f"| `{key}` | {value} |" for key, value in experiment.parameters.items()]
-    settings = [f"- **{s.label}**: {s.architecture} {s.model} on {s.dataset}, {s.sources} sources and {s.heldouts} held-out solutions of "
-                f"{s.recipe.epochs} epochs, stars of {s.star_recipe.epochs}" for s in (study.setting for study in experiment.studies)]
-    return "\n".join([f"**{experiment.name}**, profile `{experiment.profile.name}`", "", "| parameter | value |", "| --- | --- |", *rows, "", *settings])
+    settings = [f"- **{s.label}**: {s.architecture} {s.model} on {s.dataset}, {s.sources} sources and "
+                f"{s.heldouts} held-out solutions of {s.recipe.epochs} epochs, stars of {s.star_recipe.epochs}"
+                for s in (study.setting for study in experiment.studies)]
+    return "\n".join([f"**{experiment.name}**, profile `{experiment.profile.name}`", "",
+                      "| parameter | value |", "| --- | --- |", *rows, "", *settings])
 
 # %% ../nbs/22_study.ipynb #save-data
 def save_data(experiment: Experiment,

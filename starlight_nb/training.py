@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
-import copy, dataclasses, math, os, threading, time
+import copy, dataclasses, math, os, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -46,14 +46,17 @@ AUGMENTATIONS = ("none", "crop", "flip", "crop+flip")
 def _check(recipe):
     for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("augmentation", AUGMENTATIONS)):
         choose(f"recipe.{name}", getattr(recipe, name), known)
-    for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 0), ("weight_decay", 0), ("warmup_epochs", 0), ("crop_padding", 0)):
+    for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 0), ("weight_decay", 0),
+                      ("warmup_epochs", 0), ("crop_padding", 0)):
         value = getattr(recipe, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
             raise ValueError(f"recipe.{name}: a number of at least {low} is needed, not {value!r}")
     for name in ("epochs", "batch_size", "crop_padding"):
-        if getattr(recipe, name) != int(getattr(recipe, name)): raise ValueError(f"recipe.{name}: a whole number is needed, not {getattr(recipe, name)!r}")
+        if getattr(recipe, name) != int(getattr(recipe, name)):
+            raise ValueError(f"recipe.{name}: a whole number is needed, not {getattr(recipe, name)!r}")
     for name in ("momentum", "label_smoothing"):
-        if not 0 <= getattr(recipe, name) < 1: raise ValueError(f"recipe.{name}: a number from 0 up to 1 is needed, not {getattr(recipe, name)!r}")
+        if not 0 <= getattr(recipe, name) < 1:
+            raise ValueError(f"recipe.{name}: a number from 0 up to 1 is needed, not {getattr(recipe, name)!r}")
 
 # %% ../nbs/02_training.ipynb #recipe-from
 def recipe_from(settings: dict) -> Recipe:
@@ -69,14 +72,16 @@ def _cosine(start, end, part): return end + (start - end) * (1 + math.cos(math.p
 def _one_cycle(step, total):
     "From 1/25 up to 1 in the first three tenths of the steps, then down to almost nothing."
     peak, last = max(0.3 * total - 1, 1), max(total - 1, 2)
-    return _cosine(1 / 25, 1, step / peak) if step < peak else _cosine(1, 1 / 250_000, (step - peak) / (last - peak))
+    return (_cosine(1 / 25, 1, step / peak) if step < peak
+            else _cosine(1, 1 / 250_000, (step - peak) / (last - peak)))
 
 # %% ../nbs/02_training.ipynb #learning-rate
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     "The learning rate of batch number `step`, counted from 0."
     epoch, total = step // steps_per_epoch, recipe.epochs * steps_per_epoch
     if recipe.schedule == "cosine": factor = _cosine(1, 0, epoch / recipe.epochs)
-    elif recipe.schedule == "step": factor = recipe.gamma ** sum(epoch >= m * recipe.epochs for m in recipe.milestones)
+    elif recipe.schedule == "step":
+        factor = recipe.gamma ** sum(epoch >= m * recipe.epochs for m in recipe.milestones)
     elif recipe.schedule == "one-cycle": factor = _one_cycle(step, total)
     else: factor = 1.0
     warmup = recipe.warmup_epochs * steps_per_epoch
@@ -95,7 +100,9 @@ def _crop(x, padding, generator):
 def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
     "The batch of images `x` (n, c, h, w), each example moved and mirrored as the recipe says."
     if recipe.augmentation == "none": return x
-    if x.ndim != 4: raise ValueError(f"recipe.augmentation: {recipe.augmentation!r} needs images (n, c, h, w), not a batch of shape {tuple(x.shape)}")
+    if x.ndim != 4:
+        raise ValueError(f"recipe.augmentation: {recipe.augmentation!r} needs images (n, c, h, w), "
+                         f"not a batch of shape {tuple(x.shape)}")
     if "flip" in recipe.augmentation:
         mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
@@ -123,7 +130,8 @@ def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
 # %% ../nbs/02_training.ipynb #optimizer
 def _optimizer(recipe, theta):
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD([theta], recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.momentum > 0)
+        return torch.optim.SGD([theta], recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
+                               nesterov=recipe.momentum > 0)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind([theta], recipe.lr, weight_decay=recipe.weight_decay)
 
@@ -220,8 +228,9 @@ def progress(items, label: str, total: int):
     "Yield `items`, telling how many of `total` are done."
     file = os.environ.get("STARLIGHT_PROGRESS")
     if not file:
-        from tqdm.auto import tqdm
-        yield from tqdm(items, desc=label, total=total, leave=False, disable=None)
+        from tqdm import tqdm
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        yield from tqdm(items, desc=label, total=total, leave=False, disable=not watched)
         return
     _write_progress(file, 0, total, label)
     for done, item in enumerate(items, 1):
@@ -242,7 +251,8 @@ def spread(function,      # called as `function(*arguments)`; importable, so tha
     from joblib import Parallel, delayed
     tasks = list(tasks)
     workers = max(1, min(jobs, len(tasks)))
-    results = Parallel(n_jobs=workers, return_as="generator")(delayed(_run_job)(function, task, os.getpid()) for task in tasks)
+    results = Parallel(n_jobs=workers, return_as="generator")(
+        delayed(_run_job)(function, task, os.getpid()) for task in tasks)
     return list(progress(results, label, len(tasks)))
 
 # %% ../nbs/02_training.ipynb #train-seed
