@@ -6,13 +6,14 @@
 from __future__ import annotations
 import copy, json
 from dataclasses import dataclass, field
+from functools import partial, reduce
 import torch
 from torch import nn
 from .models import stream
 
 # %% auto #0
-__all__ = ['RULES', 'axis_index', 'PermutationSpec', 'check_state', 'check_permutation', 'permute', 'compose', 'invert', 'Atoms',
-           'join', 'Axes', 'rule', 'check_spec', 'without_groups', 'infer_spec']
+__all__ = ['RULES', 'ELEMENTWISE', 'axis_index', 'PermutationSpec', 'check_state', 'check_permutation', 'permute', 'compose',
+           'invert', 'Atoms', 'join', 'Axes', 'rule', 'check_spec', 'without_groups', 'infer_spec']
 
 # %% ../nbs/10_permutation.ipynb #axis-index
 def axis_index(axis: tuple, permutation: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -175,16 +176,20 @@ def rule(*names: str):
         return function
     return register
 
-# %% ../nbs/10_permutation.ipynb #pointwise
-@rule("relu", "gelu", "silu", "sigmoid", "tanh", "leaky_relu", "elu", "hardtanh", "hardswish", "relu6", "softplus",
-      "neg", "abs", "exp", "sqrt", "rsqrt", "pow", "dropout", "feature_dropout", "clone", "contiguous", "to",
-      "_to_copy", "detach", "alias", "clamp")
-def _pointwise(atoms, node, x, *rest): return x
+# %% ../nbs/10_permutation.ipynb #elementwise
+ELEMENTWISE = """
+    relu relu6 leaky_relu elu celu selu gelu silu mish softplus sigmoid hardsigmoid logsigmoid tanh hardtanh hardswish
+    add sub rsub mul div pow maximum minimum where masked_fill lerp addcmul clamp clamp_min clamp_max
+    neg abs sign square sqrt rsqrt reciprocal exp expm1 log log1p sin cos erf
+    gt ge lt le eq ne logical_and logical_or logical_not
+    dropout feature_dropout alpha_dropout clone contiguous to _to_copy detach alias zeros_like ones_like""".split()
 
-@rule("add", "sub", "mul", "div", "maximum", "minimum")
-def _together(atoms, node, x, y, *rest):
-    if not isinstance(y, Axes): return x
-    if not isinstance(x, Axes): return y
+@rule(*ELEMENTWISE)
+def _elementwise(atoms, node, *arguments):
+    return reduce(partial(_meet, atoms, node), (a for a in arguments if isinstance(a, Axes)))
+
+def _meet(atoms, node, x, y):
+    "The axes of two broadcast tensors; axes that meet are joined."
     long, short = (x, y) if len(x) >= len(y) else (y, x)
     result = Axes(long)
     for i, layout in enumerate(short, len(long) - len(short)):
@@ -326,10 +331,10 @@ def _apply(atoms, node, values):
     return _fresh_result(atoms, node.meta.get("val"), why)
 
 def _positional(node):
-    "A node's arguments in the order of its schema, so that rules need not know keywords."
-    names = [a.name for a in node.target._schema.arguments] if hasattr(node.target, "_schema") else []
-    later = [node.kwargs[name] for name in names[len(node.args):] if name in node.kwargs]
-    return [*node.args, *later]
+    "A node's arguments in the order of its schema, with defaults where a later one is given by name."
+    names = {a.name: a.default_value for a in getattr(getattr(node.target, "_schema", None), "arguments", ())}
+    last = max((i + 1 for i, name in enumerate(names) if name in node.kwargs), default=0)
+    return [*node.args, *(node.kwargs.get(name, names[name]) for name in list(names)[len(node.args):last])]
 
 @rule("<built-in function getitem>")
 def _item(atoms, node, values, index): return values[index]

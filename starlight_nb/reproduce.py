@@ -438,7 +438,7 @@ def _list():
     import tomllib
     profiles = {name: tomllib.loads((experiments_folder() / "profiles" / f"{name}.toml").read_text())
                 for name in profile_names()}
-    print("experiments, with the minutes that a profile expects on two cores from an empty store")
+    print("experiments, with the minutes that each profile expects (two cores, from an empty store, in this order)")
     for name in experiment_names():
         minutes = ", ".join(f"{p} {content['minutes'][name]:g}" for p, content in profiles.items()
                             if name in content.get("minutes", {}))

@@ -97,6 +97,22 @@ def test_two_branches_that_are_added_share_a_group():
     assert list(infer_spec(Branches(), torch.randn(2, 4)).groups.values()) == [6]
 
 
+def test_everything_that_meets_elementwise_shares_a_group():
+    class Gates(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 6) for _ in range(5))
+            self.scale, self.top = nn.Parameter(torch.ones(6)), nn.Linear(6, 2)
+
+        def forward(self, x):
+            a, b, c, d, e = (layer(x) for layer in self.layers)
+            gated = torch.where(a > b, torch.sigmoid(c) * d.abs().clamp(min=0.1, max=2), nn.functional.gelu(e, approximate="tanh"))
+            return self.top(torch.sub(gated, self.scale, alpha=2).mean(dim=-1, keepdim=True) + gated)
+
+    spec = infer_spec(Gates(), torch.randn(3, 4))
+    assert list(spec.groups.values()) == [6] and spec.axes["scale"] and all(spec.axes[f"layers.{i}.weight"] for i in range(5))
+
+
 def test_a_shared_layer_keeps_what_both_uses_need():
     class Twice(nn.Module):
         def __init__(self):
