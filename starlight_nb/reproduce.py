@@ -191,12 +191,13 @@ def versions() -> dict[str, str | None]:
             | {name: version(name) for name in PACKAGES})
 
 def _commit():
-    "The checkout's commit, with `+changes` where files differ from it; None outside of one."
+    "The checkout's commit, with `+changes` where the code differs from it; None for an installed package."
     import subprocess
+    root = experiments_folder().parents[1]
     def git(*words):
-        return subprocess.run(["git", "-C", str(experiments_folder()), *words],
-                              capture_output=True, text=True, check=True).stdout.strip()
-    try: return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "..") else "")
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+    if not (root / "settings.ini").exists(): return None
+    try: return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "nbs", "starlight_nb") else "")
     except (OSError, subprocess.CalledProcessError): return None
 
 # %% ../nbs/32_reproduce.ipynb #save-evidence
