@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest tests --ignore tests/test_hygiene.py --durations 8
 
 lab: $(VENV)/.installed-lab
-	@$(BIN)/jupyter lab --notebook-dir nbs
+	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(OPTIONS)
 
 bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m pytest tests/bench/bench_core.py --benchmark-columns min,median,rounds --benchmark-sort name
