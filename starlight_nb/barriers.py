@@ -55,7 +55,8 @@ def refresh_batchnorm(model: nn.Module,
         norm.momentum = None
         norm.train()
     with torch.no_grad():
-        for x, _ in batches(getattr(data, "train", data), batch_size): model(x)
+        for x, _ in batches(getattr(data, "train", data), batch_size):
+            if len(x) > 1: model(x)
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 # %% ../nbs/12_barriers.ipynb #evaluate

@@ -33,7 +33,7 @@ def batches(split: Split,
             size: int,                               # examples a batch
             generator: torch.Generator | None = None,  # shuffle with this; None keeps the order
            ):
-    "Yield `(x, y)` batches that together hold every example of `split` once."
+    "Yield `(x, y)` batches that hold every example once, but for a last shuffled batch of a single one."
     if size < 1: raise ValueError(f"size: a batch holds at least one example, not {size}")
     if generator is None:
         yield from zip(split.x.split(size), split.y.split(size))

@@ -11,8 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from .base import choose
 from .models import stream
-from .permutation import (PermutationSpec, check_permutation, check_state, compose, infer_spec, invert,
-                                      permute)
+from .permutation import PermutationSpec, check_permutation, check_state, infer_spec, permute
 
 # %% auto #0
 __all__ = ['METHODS', 'inner_product', 'Matching', 'match_weights', 'align']

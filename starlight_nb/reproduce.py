@@ -4,7 +4,7 @@
 
 # %% ../nbs/32_reproduce.ipynb #from-future-import-annotations
 from __future__ import annotations
-import argparse, html, json, os, shutil, sys, tempfile, threading, time
+import argparse, html, json, os, shutil, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 from . import __version__
@@ -195,7 +195,8 @@ def _commit():
     import subprocess
     root = experiments_folder().parents[1]
     def git(*words):
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     if not (root / "settings.ini").exists(): return None
     try: return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "nbs", "starlight_nb") else "")
     except (OSError, subprocess.CalledProcessError): return None
@@ -388,7 +389,7 @@ def doctor() -> dict[str, str | None]:
     missing = [name for name, version in versions().items() if version is None]
     return {
         "Python 3.11 or newer": None if sys.version_info >= (3, 11) else f"this is {sys.version.split()[0]}",
-        "packages": f"missing: {', '.join(missing)}; pip install starlight_nb" if missing else None,
+        "packages": f"missing: {', '.join(missing)}; reinstall starlight_nb" if missing else None,
         "torch imports": _check_import("torch"),
         "torchvision imports": _check_import("torchvision") and (
             f"{_check_import('torchvision')}; install a matched pair: "
@@ -464,7 +465,7 @@ def _reproduce(arguments):
 
 # %% ../nbs/32_reproduce.ipynb #main
 def main(arguments: list[str] | None = None) -> int:
-    "The `starlight` command; the exit status is 0 when all went well, 1 when a notebook failed, 2 for bad input."
+    "The `starlight` command; exit status 0: all went well, 1: a notebook failed or the doctor found something, 2: bad input, 130: stopped."
     parsed = _parser().parse_args(arguments)
     if parsed.command == "list": return _list() or 0
     if parsed.command == "doctor": return _doctor()

@@ -291,7 +291,7 @@ def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and val
                   ) -> tuple[float, float]:
     "Interval for the mean of `value` over pairs, by resampling models rather than pairs."
     means = _resampled_means(_model_draws(frame, resamples, seed), frame)
-    return tuple(np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2]))
+    return tuple(np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, resamples: int = 2000,
                     level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -299,7 +299,7 @@ def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, resamples: int = 2
     draws = _model_draws(pd.concat([above, below]), resamples, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = _resampled_means(draws, above) / _resampled_means(draws, below)
-    return tuple(np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2]))
+    return tuple(np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 # %% ../nbs/22_study.ipynb #summarise
 def summarise(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -408,7 +408,7 @@ def _check_counts(experiment, setting):
 def _parameter_table(experiment):
     "The resolved parameters, and what the settings train."
     rows = [f"| `{key}` | {value} |" for key, value in experiment.parameters.items()]
-    settings = [f"- **{s.label}**: {s.architecture} {s.model} on {s.dataset}, {s.sources} sources and "
+    settings = [f"- **{s.label}**: {s.architecture} {s.model} on {s.dataset}, up to {s.sources} sources and "
                 f"{s.heldouts} held-out solutions of {s.recipe.epochs} epochs, stars of {s.star_recipe.epochs}"
                 for s in (study.setting for study in experiment.studies)]
     return "\n".join([f"**{experiment.name}**, profile `{experiment.profile.name}`", "",

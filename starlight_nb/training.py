@@ -32,7 +32,7 @@ class Recipe:
     schedule: str = "cosine"        # constant, cosine, step, one-cycle
     milestones: tuple = (0.5, 0.75)  # step only: fractions of the epochs after which the rate falls
     gamma: float = 0.1              # step only: the factor by which it falls
-    warmup_epochs: float = 0        # linear from 0, before the schedule's own course
+    warmup_epochs: float = 0        # the rate is scaled up linearly over these, while the schedule runs
     augmentation: str = "none"      # none, crop, flip, crop+flip
     crop_padding: int = 4           # pixels
     label_smoothing: float = 0.0

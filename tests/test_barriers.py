@@ -10,7 +10,7 @@ from torch import nn
 
 from starlight_nb.barriers import PathCurve, accuracy_barrier, evaluate, interpolate, loss_barrier, path_losses, refresh_batchnorm
 from starlight_nb.models import build, initialise
-from starlight_nb.training import Recipe, state_of, train
+from starlight_nb.training import state_of, train
 
 
 def test_from_a_network_to_itself_there_is_no_barrier(digits, recipe, solutions, make_mlp):
