@@ -52,11 +52,14 @@ def refresh_batchnorm(model: nn.Module,
     model.load_state_dict(state)
     for norm in _norms(model):
         norm.reset_running_stats()
-        norm.momentum = None
         norm.train()
+    seen = 0
     with torch.no_grad():
         for x, _ in batches(getattr(data, "train", data), batch_size):
-            if len(x) > 1: model(x)
+            if len(x) == 1: continue  # one example has no variance
+            seen += len(x)
+            for norm in _norms(model): norm.momentum = len(x) / seen
+            model(x)
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 # %% ../nbs/12_barriers.ipynb #evaluate

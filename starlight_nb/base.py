@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_base.ipynb #from-future-import-annotations
 from __future__ import annotations
-import difflib, os
+import difflib, os, threading
 from pathlib import Path
 import starlight_nb
 
@@ -29,7 +29,7 @@ def write_whole(path: Path, contents: bytes | str):
     "Write a file so that it is there completely or not at all, even when the process is killed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     try:
         with open(new, "wb") as out:
             out.write(contents.encode() if isinstance(contents, str) else contents)
@@ -54,7 +54,9 @@ def store_folder() -> Path:
 
 def worker_count() -> int:
     "How many worker processes to use."
-    return int(os.environ.get("STARLIGHT_JOBS") or os.cpu_count() or 1)
+    wanted = os.environ.get("STARLIGHT_JOBS") or str(os.cpu_count() or 1)
+    if not wanted.isdigit() or wanted == "0": raise ValueError(f"STARLIGHT_JOBS: a whole number of at least 1 is needed, not {wanted!r}")
+    return int(wanted)
 
 # %% ../nbs/00_base.ipynb #experiments-folder
 def experiments_folder() -> Path:

@@ -40,7 +40,7 @@ def batches(split: Split,
         return
     order = torch.randperm(len(split), generator=generator).to(split.y.device)
     for rows in order.split(size):
-        if len(rows) > 1 or len(split) == 1: yield split.x[rows], split.y[rows]
+        if len(rows) > 1 or size == 1 or len(split) == 1: yield split.x[rows], split.y[rows]
 
 # %% ../nbs/00_data.ipynb #dataset
 @dataclass(frozen=True, eq=False)

@@ -178,7 +178,7 @@ def rule(*names: str):
 
 # %% ../nbs/10_permutation.ipynb #elementwise
 ELEMENTWISE = """
-    relu relu6 leaky_relu elu celu selu gelu silu mish softplus sigmoid hardsigmoid logsigmoid tanh hardtanh hardswish
+    relu relu6 leaky_relu elu celu selu gelu silu mish softplus sigmoid hardsigmoid log_sigmoid softshrink hardshrink threshold tanh hardtanh hardswish
     add sub rsub mul div pow maximum minimum where masked_fill lerp addcmul clamp clamp_min clamp_max
     neg abs sign square sqrt rsqrt reciprocal exp expm1 log log1p sin cos erf
     gt ge lt le eq ne logical_and logical_or logical_not
@@ -219,12 +219,16 @@ def _convolution(atoms, node, x, weight, bias=None, stride=1, padding=0, dilatio
 def _image(atoms, node, x, channels):
     "Axes of an image with these channels; the positions of `x` are pinned."
     for layout in x[2:]: atoms.pin(layout, "positions in an image")
-    shape = node.meta["val"].shape
+    result = node.meta["val"]
+    shape = (result[0] if isinstance(result, tuple) else result).shape
     return Axes([x[0], channels] + [atoms.new(size, "positions in an image") for size in shape[2:]])
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-      "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d")
-def _pooling(atoms, node, x, *rest): return _image(atoms, node, x, x[1])
+      "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+      "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def _pooling(atoms, node, x, *rest):
+    values = _image(atoms, node, x, x[1])
+    return (values, values) if isinstance(node.meta["val"], tuple) else values
 
 # %% ../nbs/10_permutation.ipynb #batch-norm
 @rule("batch_norm")
@@ -308,18 +312,19 @@ def _graph(model, example_inputs):
                          f"{str(error).strip()}") from error
 
 # %% ../nbs/10_permutation.ipynb #walk
-def _walk(program, atoms):
+def _walk(program, atoms, aliases):
     "Apply the rules along the graph; the axes of each parameter and buffer that it uses, in the order of use."
-    signature, values, used = program.graph_signature, {}, {}
+    signature, values, used, tensors = program.graph_signature, {}, {}, {}
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in program.graph.nodes:
         if node.op == "placeholder":
             why = None if node.name in names else "an axis of the input"
-            values[node] = Axes(atoms.new(size, why) for size in getattr(node.meta["val"], "shape", ()))
+            fresh, name = _fresh_result(atoms, node.meta["val"], why), names.get(node.name, node.name)
+            values[node] = tensors.setdefault(aliases.get(name, name), fresh)
         elif node.op == "output":
             for source in node.all_input_nodes: _pin_all(atoms, values[source], "reaches the output")
         else:
-            used |= {names[a.name]: values[a] for a in node.all_input_nodes if a.name in names}
+            used |= {aliases.get(names[a.name], names[a.name]): values[a] for a in node.all_input_nodes if a.name in names}
             values[node] = _apply(atoms, node, values)
     return used
 
@@ -331,7 +336,7 @@ def _pin_all(atoms, value, why):
         else: atoms.pin(item, why)
 
 def _fresh_result(atoms, value, why):
-    "Pinned axes for whatever an operation without a rule returns."
+    "Fresh axes, pinned where there is a reason, for a tensor or a tuple of them."
     if isinstance(value, (tuple, list)): return tuple(_fresh_result(atoms, item, why) for item in value)
     return Axes(atoms.new(size, why) for size in getattr(value, "shape", ()))
 
@@ -341,8 +346,11 @@ def _apply(atoms, node, values):
     operation = getattr(getattr(node.target, "_schema", None), "name", str(node.target)).split("::")[-1]
     arguments = [torch.fx.node.map_arg(a, values.get) for a in _positional(node)]
     found = RULES.get(operation) or RULES.get(operation.rstrip("_"))
-    if found: return found(atoms, node, *arguments)
     why = f"no rule for the operation {operation}"
+    if found:
+        try: return found(atoms, node, *arguments)
+        except (IndexError, TypeError, AttributeError, ValueError) as error:
+            why = f"the rule for {operation} does not cover this use of it ({error})"
     for source in node.all_input_nodes: _pin_all(atoms, values[source], why)
     return _fresh_result(atoms, node.meta.get("val"), why)
 
@@ -432,20 +440,30 @@ def _tensors(outputs):
     return [tensor for item in items for tensor in _tensors(item)]
 
 def _outputs(model, state, inputs):
-    with torch.no_grad(): outputs = torch.func.functional_call(model, state, inputs)
+    with torch.no_grad(): outputs = torch.func.functional_call(model, state, inputs, tie_weights=False)
     return torch.cat([tensor.double().flatten() for tensor in _tensors(outputs)])
+def _random_cycle(size, generator):
+    "A random permutation that leaves no unit in its place."
+    order = torch.randperm(size, generator=generator)
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+def _random_like(x, generator):
+    "Random numbers in double precision in place of a floating-point example; anything else as it is."
+    if not torch.is_tensor(x): return x
+    return torch.randn(x.shape, generator=generator, dtype=torch.double) if x.is_floating_point() else x.cpu()
 
 # %% ../nbs/10_permutation.ipynb #output-changes
 def _output_changes(model, spec, example_inputs, generator):
     "How far a random permutation of each group, and of all, moves the outputs, relative to their size."
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    inputs = tuple(x.cpu().double() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+    inputs = tuple(_random_like(x, generator) for x in inputs)
     model = _randomised(model, generator).cpu()
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    reference = _outputs(model, state, inputs)
+    try: reference = _outputs(model, state, inputs)
+    except RuntimeError as error: raise ValueError(f"model: it cannot be run in double precision for the proof: {error}") from error
+    if not 0 < reference.abs().max() < torch.inf: raise ValueError("example_inputs: the outputs are all 0, or not finite")
     def change(groups):
-        drawn = spec.random(generator)
-        moved = spec.identity() | {group: drawn[group] for group in groups}
+        moved = spec.identity() | {group: _random_cycle(spec.groups[group], generator) for group in groups}
         difference = _outputs(model, permute(spec, moved, state), inputs) - reference
         return float(difference.abs().max() / reference.abs().max())
     return {group: change([group]) for group in spec.groups} | {"all groups": change(list(spec.groups))}
@@ -485,7 +503,7 @@ def infer_spec(model: nn.Module,
 
     Raises `ValueError` where the model cannot be traced; what has to keep its order is listed in `.pinned`."""
     atoms = Atoms()
-    spec = _spec_from(atoms, _walk(_graph(model, example_inputs), atoms), model)
+    spec = _spec_from(atoms, _walk(_graph(model, example_inputs), atoms, _aliases(model)), model)
     changes = _output_changes(model, spec, example_inputs, stream(0, "proof"))
     together = changes.pop("all groups")
     failed = {group: f"permuting it changed the outputs by {change:.1e}"

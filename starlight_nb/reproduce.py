@@ -50,6 +50,8 @@ def _check_profile(profile, only, parameters):
     content = load_profile(profile)
     for name in content.experiments: choose(f"profile {content.name}, experiments", name, experiment_names())
     chosen = check_parameters(full_names(only) if only else sorted(content.experiments), parameters)
+    if not chosen: raise ValueError(f"profile {content.name}: it has no experiments")
+    for name in chosen: check_parameters([name], content.experiments.get(name, {}))
     for name, given in chosen.items():
         resolved = dict.fromkeys(notebook_parameters(name)) | given
         Experiment(name, profile, **{k: v for k, v in resolved.items() if k != "profile"}).studies
@@ -422,7 +424,7 @@ def _parser():
 # %% ../nbs/32_reproduce.ipynb #reproduce-profile-dict-default
 REPRODUCE = [
     (["--profile"], dict(default="digits", help="a profile's name, or the path of a TOML file (default: digits)")),
-    (["--only"], dict(metavar="NAMES", type=lambda text: text.split(","),
+    (["--only"], dict(metavar="NAMES", type=lambda text: [name.strip() for name in text.split(",")],
                       help="experiments, separated by commas; the start of a name is enough")),
     (["-p", "--parameter"], dict(dest="parameters", metavar="NAME=VALUE", type=_parameter, action="append",
                                  default=[], help="a value in place of the profile's; repeatable")),

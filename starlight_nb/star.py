@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from .barriers import refresh_batchnorm
 from .base import choose
-from .data import Dataset
+from .data import Dataset, check_dataset
 from .matching import match_weights
 from .models import stream
 from .permutation import PermutationSpec, check_state, infer_spec, permute
@@ -38,15 +38,17 @@ class Sources:
     "The sources' parameters as rows of one matrix, and the permutations that they are in."
     def __init__(self, model, states, spec):
         self.spec, self.names = spec, [name for name, _ in model.named_parameters()]
-        self.sizes = [p.numel() for p in model.parameters()]
+        self.sizes, first = [p.numel() for p in model.parameters()], {id(p): name for name, p in model.named_parameters()}
+        # tied weights are one parameter with several names in a state
+        self.first_names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
         self.states, device = states, next(model.parameters()).device
         self.permutations = [spec.identity() for _ in states]
         self.rows = torch.stack([self._row(state) for state in states]).to(device)
     def _row(self, state): return torch.cat([state[name].flatten() for name in self.names])
     def state(self, vector, like):
         "A whole state with the parameters in `vector`; everything else from `like`."
-        parts = zip(self.names, vector.split(self.sizes))
-        return like | {name: part.view(self.spec.shapes[name]) for name, part in parts}
+        values = dict(zip(self.names, vector.split(self.sizes)))
+        return like | {name: values[first].view(self.spec.shapes[name]) for name, first in self.first_names.items()}
     def rematch(self, theta, first: bool):
         "Match every source to `theta` again, from where it is now."
         for n, state in enumerate(self.states):
@@ -83,6 +85,8 @@ def train_star(model: nn.Module,                       # the star's initialisati
 
     Raises `ValueError` where there is no source or one does not fit the model,
     `FloatingPointError` on divergence."""
+    check_dataset(data)
+    sources = list(sources)
     if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
     if rematch_every < 0: raise ValueError(f"rematch_every: a number of epochs, or 0 for once, not {rematch_every}")
     spec = spec or infer_spec(model, data.train.x[:2])

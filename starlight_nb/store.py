@@ -45,7 +45,7 @@ class Store:
         key = config_key(config)
         return self.root / key[:2] / f"{key}.safetensors"
     def put(self, config: dict, state: dict[str, torch.Tensor]): _put(self.path(config), config, state)
-    def get(self, config: dict) -> dict[str, torch.Tensor] | None: return _get(self.path(config), self.since)
+    def get(self, config: dict) -> dict[str, torch.Tensor] | None: return _get(self.path(config), config, self.since)
     def __contains__(self, config: dict): return _fresh(self.path(config), self.since)
     def get_or_train(self, config: dict, make) -> dict[str, torch.Tensor]: return _get_or_train(self, config, make)
     def __repr__(self): return f"Store('{self.root}', {len(list(self.root.glob('*/*.safetensors')))} entries)"
@@ -61,9 +61,9 @@ def _fresh(path, since):
     try: return path.stat().st_mtime >= since
     except FileNotFoundError: return False
 
-def _get(path, since):
+def _get(path, config, since):
     if not _fresh(path, since): return None
-    try: return _read(path)
+    try: return _read(path, config)
     except (SafetensorError, ValueError) as error:
         os.replace(path, path.with_suffix(".damaged"))
         warnings.warn(f"store: {path.name} is damaged ({error}); "
@@ -71,12 +71,13 @@ def _get(path, since):
         return None
 
 # %% ../nbs/03_store.ipynb #read
-def _read(path):
+def _read(path, config):
     "The state in one file, or `ValueError` where the contents are not what was written."
     with safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {}).get("starlight", "{}"))
         state = {name: file.get_tensor(name) for name in about.get("order", [])}
     if about.get("digest") != state_digest(state): raise ValueError("its digest does not match its contents")
+    if config_key(about["config"]) != config_key(config): raise ValueError("it holds another configuration")
     return state
 
 # %% ../nbs/03_store.ipynb #get-or-train

@@ -14,7 +14,7 @@ import torch
 from .base import (choose, experiments_folder, profile_names, report_folder, store_folder, worker_count,
                                write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
-from .data import load
+from .data import LOADERS, load
 from .matching import match_weights
 from .models import ARCHITECTURES, build, initialise
 from .permutation import infer_spec, permute
@@ -45,16 +45,23 @@ class Setting:
 def _setting(name, table):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"
+    if not isinstance(table, dict): raise ValueError(f"{where}: a table is needed, not {table!r}")
     for key in table:
         choose(where, key, {"label", "dataset", "architecture", "model", "recipe", "star", "sources", "heldouts"})
     for key in ("dataset", "architecture", "recipe", "sources", "heldouts"):
         if key not in table: raise ValueError(f"{where}: the key {key!r} is missing")
     for key in ("sources", "heldouts"):
-        if not isinstance(table[key], int) or table[key] < 1:
+        if type(table[key]) is not int or table[key] < 1:
             raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
     choose(f"{where}.architecture", table["architecture"], ARCHITECTURES)
+    choose(f"{where}.dataset", table["dataset"], LOADERS)
+    for key in ("model", "star"):
+        if not isinstance(table.get(key, {}), dict):
+            raise ValueError(f"{where}.{key}: a table is needed, not {table[key]!r}")
+    try: build(table["architecture"], **table.get("model", {}))
+    except (TypeError, RuntimeError, ValueError) as error: raise ValueError(f"{where}.model: {error}") from None
     recipe = recipe_from(table["recipe"])
-    star = recipe_from({**dataclasses.asdict(recipe), **table.get("star", {})})
+    star = recipe.replace(**table.get("star", {}))
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], table.get("model", {}),
                    recipe, star, table["sources"], table["heldouts"])
 
@@ -79,10 +86,30 @@ def load_profile(profile: str) -> Profile:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
     for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes"})
+    for key in ("settings", "experiments", "minutes"):
+        if not isinstance(content.get(key, {}), dict): raise ValueError(f"profile {path.stem}, {key}: a table is needed")
     settings = {name: _setting(name, table) for name, table in content.get("settings", {}).items()}
     if not settings: raise ValueError(f"profile {path.stem}: at least one table [settings.NAME] is needed")
+    labels = [setting.label for setting in settings.values()]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"profile {path.stem}: two settings have the same label ({', '.join(labels)})")
+    _check_rest(path.stem, content)
     return Profile(path.stem, content.get("title", path.stem), settings,
                    content.get("experiments", {}), content.get("minutes", {}))
+
+# %% ../nbs/22_study.ipynb #check-rest
+def _check_rest(profile, content):
+    "Titles are text, experiments tables, and minutes numbers for experiments that the profile has."
+    experiments, minutes = content.get("experiments", {}), content.get("minutes", {})
+    if not isinstance(content.get("title", ""), str):
+        raise ValueError(f"profile {profile}, title: text is needed, not {content['title']!r}")
+    for key, table in experiments.items():
+        if not isinstance(table, dict):
+            raise ValueError(f"profile {profile}, experiments.{key}: a table is needed, not {table!r}")
+    for key, value in minutes.items():
+        choose(f"profile {profile}, minutes", key, experiments)
+        if type(value) not in (int, float) or not value > 0:
+            raise ValueError(f"profile {profile}, minutes.{key}: a number above 0 is needed, not {value!r}")
 
 # %% ../nbs/22_study.ipynb #member
 SEEDS = {"source": 0, "heldout": 100_000, "star": 200_000}  # where each role's seeds begin
@@ -380,12 +407,14 @@ class Experiment:
 
 # %% ../nbs/22_study.ipynb #check-parameter
 def _check_parameter(key, value):
-    "Counts are whole numbers from 1; lists are not empty."
-    values = value if isinstance(value, list) else [value]
+    "Counts are whole numbers from 1 (two held-outs make a pair, two points a path); lists have no value twice."
+    values, lowest = value if isinstance(value, list) else [value], 2 if key in ("heldouts", "points") else 1
     if not values: raise ValueError(f"{key}: at least one value is needed, not an empty list")
+    if len(set(map(str, values))) < len(values): raise ValueError(f"{key}: a value occurs twice in {value}")
     for item in values:
-        if isinstance(item, bool) or not isinstance(item, (int, str)) or (isinstance(item, int) and item < 1):
-            raise ValueError(f"{key}: {item!r} is neither a name nor a whole number of at least 1")
+        if key == "settings" and not isinstance(item, str): raise ValueError(f"{key}: {item!r} is not a name")
+        if key != "settings" and (type(item) is not int or item < lowest):
+            raise ValueError(f"{key}: a whole number of at least {lowest} is needed, not {item!r}")
 
 def _studies(experiment):
     "A study for each setting that the experiment names, with as many solutions as it asks for."

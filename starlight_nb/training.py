@@ -16,8 +16,8 @@ from .data import Dataset, batches, check_dataset
 from .models import initialise, stream, stream_seed
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'Recipe', 'recipe_from', 'learning_rate', 'augment', 'FlatModule',
-           'state_of', 'descend', 'train', 'single_thread', 'progress', 'spread', 'train_population']
+__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'BOUNDS', 'Recipe', 'recipe_from', 'learning_rate', 'augment',
+           'FlatModule', 'state_of', 'descend', 'train', 'single_thread', 'progress', 'spread', 'train_population']
 
 # %% ../nbs/02_training.ipynb #recipe
 @dataclass(frozen=True)
@@ -43,25 +43,31 @@ class Recipe:
 OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("constant", "cosine", "step", "one-cycle")
 AUGMENTATIONS = ("none", "crop", "flip", "crop+flip")
 
+BOUNDS = {  # kind, lowest value, and what it stays below
+    "epochs": (int, 0, math.inf), "batch_size": (int, 1, math.inf), "crop_padding": (int, 0, math.inf),
+    "lr": (float, 0, math.inf), "weight_decay": (float, 0, math.inf), "warmup_epochs": (float, 0, math.inf),
+    "gamma": (float, 0, math.inf), "momentum": (float, 0, 1), "label_smoothing": (float, 0, 1)}
+
 def _check(recipe):
     for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("augmentation", AUGMENTATIONS)):
         choose(f"recipe.{name}", getattr(recipe, name), known)
-    for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 0), ("weight_decay", 0),
-                      ("warmup_epochs", 0), ("crop_padding", 0)):
-        value = getattr(recipe, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
-            raise ValueError(f"recipe.{name}: a number of at least {low} is needed, not {value!r}")
-    for name in ("epochs", "batch_size", "crop_padding"):
-        if getattr(recipe, name) != int(getattr(recipe, name)):
-            raise ValueError(f"recipe.{name}: a whole number is needed, not {getattr(recipe, name)!r}")
-    for name in ("momentum", "label_smoothing"):
-        if not 0 <= getattr(recipe, name) < 1:
-            raise ValueError(f"recipe.{name}: a number from 0 up to 1 is needed, not {getattr(recipe, name)!r}")
+    for name, (kind, low, high) in BOUNDS.items(): _check_number(f"recipe.{name}", getattr(recipe, name), kind, low, high)
+    if not isinstance(recipe.milestones, tuple):
+        raise ValueError(f"recipe.milestones: a list of fractions is needed, not {recipe.milestones!r}")
+    for value in recipe.milestones: _check_number("recipe.milestones", value, float, 0, math.inf)
+
+def _check_number(name, value, kind, low, high):
+    "Raise `ValueError` unless `value` is a number of this kind with low <= value < high."
+    right = isinstance(value, (int, float)) if kind is float else isinstance(value, int)
+    if not right or isinstance(value, bool) or not low <= value < high:
+        below = "" if high == math.inf else f" and below {high}"
+        raise ValueError(f"{name}: a {'whole ' if kind is int else ''}number of at least {low}{below} is needed, not {value!r}")
 
 # %% ../nbs/02_training.ipynb #recipe-from
 def recipe_from(settings: dict) -> Recipe:
     "A `Recipe` from plain data; an unknown key raises `ValueError` with the nearest known one."
     known = {field.name for field in dataclasses.fields(Recipe)}
+    if not isinstance(settings, dict): raise ValueError(f"recipe: a table of settings is needed, not {settings!r}")
     for key in settings: choose("recipe", key, known)
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return Recipe(**settings)

@@ -113,6 +113,23 @@ def test_everything_that_meets_elementwise_shares_a_group():
     assert list(spec.groups.values()) == [6] and spec.axes["scale"] and all(spec.axes[f"layers.{i}.weight"] for i in range(5))
 
 
+def test_tied_weights_share_and_the_example_s_values_do_not_matter():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.a, self.b, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.last(self.b(self.a(self.first(x).relu()).relu()).relu())
+
+    spec = infer_spec(Tied(), torch.zeros(2, 4))
+    assert list(spec.groups.values()) == [6] and spec.axes["a.weight"] == spec.axes["b.weight"]
+    check_spec(Tied(), spec, torch.zeros(2, 4))
+    pooled = nn.Sequential(nn.Conv2d(1, 5, 3, bias=False), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(20, 3, bias=False))
+    assert list(infer_spec(pooled, torch.zeros(2, 1, 8, 8)).groups.values()) == [5]
+
+
 def test_a_shared_layer_keeps_what_both_uses_need():
     class Twice(nn.Module):
         def __init__(self):

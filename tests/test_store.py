@@ -43,7 +43,7 @@ def test_a_truncated_file_is_set_aside_and_made_again(store, keep):
 
 
 def test_no_turned_bit_ever_gives_other_numbers(store):
-    "A turned bit in the numbers or in what describes them is noticed; one in the configuration, kept for readers, does no harm."
+    "Wherever a bit is turned, the store notices or gives the right numbers."
     path, noticed = store.path(CONFIG), 0
     whole, positions = path.read_bytes(), range(0, path.stat().st_size, 53)
     for position in positions:
@@ -57,6 +57,14 @@ def test_no_turned_bit_ever_gives_other_numbers(store):
         else:
             assert state_digest(found) == state_digest(some_state())
     assert noticed > 0.7 * len(positions)
+
+
+def test_a_file_under_another_s_name_is_not_believed(store):
+    other = {"kind": "test", "seed": 2}
+    store.path(other).parent.mkdir(exist_ok=True)
+    store.path(other).write_bytes(store.path(CONFIG).read_bytes())
+    with pytest.warns(UserWarning, match="it holds another configuration"):
+        assert store.get(other) is None
 
 
 def test_a_failure_while_making_leaves_nothing(store):

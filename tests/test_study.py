@@ -66,6 +66,11 @@ def test_every_shipped_profile_is_valid_and_makes_every_experiment():
     ("sources = 3", "", "settings.small: the key 'sources' is missing"),
     ("sources = 3", "sources = 0", "settings.small.sources: at least 1 is needed, not 0"),
     ("lr = 0.05", "lr = -1", "recipe.lr: a number of at least 0"),
+    ('dataset = "digits"', 'dataset = "digitz"', "settings.small.dataset: 'digitz' is not known; did you mean 'digits'"),
+    ("width = 4", "widht = 4", "settings.small.model: .*did you mean 'width'"), ("width = 4", "width = -4", "settings.small.model: "),
+    ("model = { depth = 1, width = 4 }", "model = 3", "settings.small.model: a table is needed, not 3"),
+    ('title = "mine"', "title = 3", "title: text is needed, not 3"),
+    ('title = "mine"', "minutes = { fig3_path = 1 }", "minutes: 'fig3_path' is not known; did you mean 'fig3_paths'"),
     ("title =", "title", "profile: mine.toml is not valid TOML")])
 def test_a_wrong_profile_is_one_clear_error(profile, old, new, message):
     with pytest.raises(ValueError, match=message):
@@ -77,7 +82,9 @@ def test_a_wrong_profile_is_one_clear_error(profile, old, new, message):
     ("stars = 1", "", {}, "stars: neither the notebook nor profile 'mine' says what it is"),
     ("sources = 2\nstars", "sources = 9\nstars", {}, "sources: 9 are asked for, setting 'small' of profile 'mine' has 3 sources"),
     ("", "", {"sources": 4}, "sources: 4 are asked for"), ("", "", {"heldouts": 3}, "heldouts: 3 are asked for"),
-    ("", "", {"stars": 0}, "stars: 0 is neither a name nor a whole number of at least 1"), ("", "", {"stars": True}, "stars: True"),
+    ("", "", {"stars": 0}, "stars: a whole number of at least 1 is needed, not 0"), ("", "", {"stars": True}, "stars: a whole number of at least 1 is needed, not True"),
+    ("", "", {"heldouts": 1}, "heldouts: a whole number of at least 2"), ("", "", {"points": 1}, "points: a whole number of at least 2"),
+    ("", "", {"settings": ["small", "small"]}, "settings: a value occurs twice"), ("", "", {"settings": [3]}, "settings: 3 is not a name"),
     ("", "", {"settings": []}, "settings: at least one value"), ("", "", {"settings": ["smal"]}, "settings: 'smal' is not known; did you mean 'small'")])
 def test_wrong_parameters_are_one_clear_error(profile, old, new, overrides, message):
     with pytest.raises(ValueError, match=message):

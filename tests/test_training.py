@@ -63,6 +63,7 @@ def test_a_batch_of_one_is_left_out_only_when_shuffled():
     split = Split(torch.arange(9.)[:, None], torch.arange(9) % 2)
     assert sum(len(x) for x, _ in batches(split, 4)) == 9
     assert sum(len(x) for x, _ in batches(split, 4, torch.Generator())) == 8
+    assert sum(len(x) for x, _ in batches(split, 1, torch.Generator())) == 9
     assert [len(x) for x, _ in batches(Split(split.x[:1], split.y[:1]), 4, torch.Generator())] == [1]
 
 
@@ -75,8 +76,9 @@ def test_normalisation_trains_on_any_number_of_examples(digits):
 @pytest.mark.parametrize("settings, message", [
     (dict(lr=-0.1), "recipe.lr: a number of at least 0 is needed, not -0.1"),
     (dict(lr=float("nan")), "recipe.lr"), (dict(lr="fast"), "recipe.lr"),
-    (dict(epochs=1.5), "recipe.epochs: a whole number"), (dict(batch_size=0), "recipe.batch_size"),
-    (dict(momentum=1.0), "recipe.momentum"), (dict(optimizer="sdg"), "did you mean 'sgd'"),
+    (dict(epochs=1.5), "recipe.epochs: a whole number of at least 0 is needed, not 1.5"), (dict(batch_size=0), "recipe.batch_size"),
+    (dict(momentum=1.0), "recipe.momentum: a number of at least 0 and below 1"), (dict(momentum="0.9"), "recipe.momentum"),
+    (dict(milestones=0.5), "recipe.milestones"), (dict(gamma=float("nan")), "recipe.gamma"), (dict(epochs=6.0), "recipe.epochs"), (dict(optimizer="sdg"), "did you mean 'sgd'"),
     (dict(shedule="cosine"), "did you mean 'schedule'")])
 def test_bad_recipes_are_one_clear_error(settings, message):
     with pytest.raises(ValueError, match=message):
