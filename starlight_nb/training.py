@@ -118,6 +118,8 @@ def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torc
 class FlatModule:
     "A copy of `module` whose parameters are views of `vector`, and their gradients of `gradient`."
     def __init__(self, module: nn.Module):
+        frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+        if frozen: raise ValueError(f"model: {frozen[0]!r} is frozen (requires_grad is False); all parameters are trained here")
         self.module = copy.deepcopy(module)
         parameters = list(self.module.parameters())
         if len({(p.dtype, p.device) for p in parameters}) != 1:

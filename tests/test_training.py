@@ -54,6 +54,13 @@ def test_a_loss_that_is_not_finite_names_step_epoch_and_seed(small):
         train(model, broken, Recipe(epochs=1, batch_size=8), seed=5)
 
 
+def test_a_frozen_parameter_is_refused(small):
+    model = torch.nn.Linear(5, 3)
+    model.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="model: 'bias' is frozen"):
+        train(model, small, Recipe(epochs=1), 0)
+
+
 def test_no_epochs_change_nothing(small):
     model = torch.nn.Linear(5, 3)
     assert torch.equal(train(model, small, Recipe(epochs=0), 0)["weight"], model.weight)
