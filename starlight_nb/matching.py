@@ -6,12 +6,14 @@
 from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
+from itertools import product
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 from .base import choose
 from .models import stream
-from .permutation import PermutationSpec, check_permutation, check_state, infer_spec, permute
+from .permutation import PermutationSpec, check_permutation, check_state, infer_spec, permute, places
 
 # %% auto #0
 __all__ = ['METHODS', 'inner_product', 'Matching', 'match_weights', 'align']
@@ -19,73 +21,109 @@ __all__ = ['METHODS', 'inner_product', 'Matching', 'match_weights', 'align']
 # %% ../nbs/11_matching.ipynb #places
 def _places(spec):
     "For each group, where it acts; only parameters count, because running statistics are no weights."
-    places = {group: [] for group in spec.groups}
+    found = {group: [] for group in spec.groups}
     for tensor, axes in spec.axes.items():
         for number, axis in enumerate(axes):
             if tensor in spec.buffers or not axis: continue
-            offset = 0
-            for segment in axis:
-                sizes = [size for _, size in segment]
-                for k, (group, size) in enumerate(segment):
-                    outer, inner = torch.Size(sizes[:k]).numel(), torch.Size(sizes[k + 1:]).numel()
-                    if group: places[group].append((tensor, number, offset, outer, size, inner))
-                offset += torch.Size(sizes).numel()
-    return places
+            for group, where in places(axis).items(): found[group].append((tensor, number, where))
+    return found
+
+def _families(spec):
+    "For each group that is not nested in another, itself and all that are nested in it."
+    families = {}
+    for group in spec.groups:
+        root = group
+        while root in spec.blocks: root = spec.blocks[root]
+        families.setdefault(root, []).append(group)
+    return families
 
 # %% ../nbs/11_matching.ipynb #units
 def _units(tensor, place):
     "The tensor as a matrix (units of the group, everything else), at one place."
-    _, axis, offset, outer, size, inner = place
-    block = tensor.movedim(axis, 0)[offset:offset + outer * size * inner]
-    return block.reshape(outer, size, inner, -1).movedim(1, 0).reshape(size, -1)
+    _, axis, where = place
+    rows = tensor.movedim(axis, 0)
+    if where.numel() < len(rows) or where.shape[1] > 1 or not torch.equal(where[:, 0], torch.arange(len(rows))):
+        rows = rows[where.flatten().to(rows.device)]
+    return rows.reshape(len(where), -1)
 
 # %% ../nbs/11_matching.ipynb #similarity
-def _similarity(state_a, state_b, places):
-    "S[i, j]: the inner product of unit i of A with unit j of B over these places."
-    return sum(_units(state_a[place[0]], place) @ _units(state_b[place[0]], place).T for place in places)
+def _similarity(state_a, state_b, group_places):
+    "S[i, j]: the inner product of unit i of A with unit j of B over these places; 0 where there are none."
+    return sum(_units(state_a[place[0]], place) @ _units(state_b[place[0]], place).T for place in group_places)
 
-def _assign(similarity):
-    "The best assignment, and how much better it is than the present order."
-    values = similarity.cpu().numpy()
-    _, columns = linear_sum_assignment(values, maximize=True)
-    order = torch.from_numpy(columns)
-    return order, float(values[range(len(values)), columns].sum() - values.diagonal().sum())
+def _best(similarity):
+    "The best assignment and its value."
+    _, columns = linear_sum_assignment(similarity, maximize=True)
+    return columns, similarity[np.arange(len(columns)), columns].sum()
+
+# %% ../nbs/11_matching.ipynb #assign
+def _assign(spec, family, similarities):
+    "The best orders of a family's groups, and how much better they are than the present ones."
+    values = {group: torch.as_tensor(similarities[group]).cpu().numpy() + np.zeros((spec.groups[group],) * 2) for group in family}
+    before = sum(matrix.trace() for matrix in values.values())
+    orders, after = _inside(spec, family[0], values)
+    return {group: torch.from_numpy(order) for group, order in orders.items()}, float(after - before)
+
+def _inside(spec, group, values):
+    "Orders of `group` and of those nested in it, and their value."
+    total, found = values[group].copy(), {}
+    nested = {child: _below(spec, child, values) for child in values if spec.blocks.get(child) == group}
+    for i, j in product(range(len(total)), repeat=2) if nested else ():
+        for child, own in nested.items():
+            found[child, i, j], value = _inside(spec, child, {g: _tile(values[g], len(total), i, j) for g in own})
+            total[i, j] += value
+    order, value = _best(total)
+    orders = {group: order}
+    for child, own in nested.items():
+        for g in own:
+            inner = len(values[g]) // len(total)
+            orders[g] = np.concatenate([j * inner + found[child, i, j][g] for i, j in enumerate(order)])
+    return orders, value
+
+def _below(spec, group, known):
+    "The group and all that are nested in it, outermost first."
+    return [group, *(g for child in known if spec.blocks.get(child) == group for g in _below(spec, child, known))]
+
+def _tile(matrix, count, i, j):
+    "The part of a matrix that belongs to block i of A and block j of B, of `count` blocks each."
+    inner = len(matrix) // count
+    return matrix[i * inner:(i + 1) * inner, j * inner:(j + 1) * inner]
 
 # %% ../nbs/11_matching.ipynb #settled
 def _settled(spec, place, settled):
     "Are all other groups that act on this place's tensor already in order?"
-    others = {g for axis in spec.axes[place[0]] if axis for segment in axis for g, _ in segment if g}
-    return others <= settled
+    return {group for axis in spec.axes[place[0]] if axis for group in places(axis)} <= settled
 
-def _first_sweep(spec, places, state_a, state_b, permutation):
-    "Groups in forward order, each by the tensors whose other axes are settled."
+def _first_sweep(spec, where, state_a, state_b, permutation):
+    "Families in forward order, each by the tensors whose other axes are settled."
     settled = set()
-    for group in spec.groups:
-        settled.add(group)
-        known = [place for place in places[group] if _settled(spec, place, settled)]
-        if known:
-            _reorder(spec, places, group, _assign(_similarity(state_a, state_b, known))[0], state_b, permutation)
+    for family in _families(spec).values():
+        settled |= set(family)
+        known = {group: [place for place in where[group] if _settled(spec, place, settled)] for group in family}
+        if any(known.values()):
+            similarities = {group: _similarity(state_a, state_b, own) for group, own in known.items()}
+            _reorder(where, _assign(spec, family, similarities)[0], state_b, permutation)
 
 # %% ../nbs/11_matching.ipynb #reorder
-def _reorder(spec, places, group, order, state_b, permutation):
-    "Apply a new order of one group to the working copy of B, in place."
-    permutation[group] = permutation[group][order]
-    for tensor, axis, offset, outer, size, inner in places[group]:
-        index = torch.arange(state_b[tensor].shape[axis])
-        block = index[offset:offset + outer * size * inner].reshape(outer, size, inner)
-        index[offset:offset + outer * size * inner] = block[:, order].flatten()
-        state_b[tensor] = state_b[tensor].index_select(axis, index.to(state_b[tensor].device))
+def _reorder(where, orders, state_b, permutation):
+    "Apply new orders of a family's groups to the working copy of B, in place."
+    for group, order in orders.items():
+        permutation[group] = permutation[group][order]
+        for tensor, axis, units in where[group]:
+            index = torch.arange(state_b[tensor].shape[axis])
+            index[units] = index[units[order]]
+            state_b[tensor] = state_b[tensor].index_select(axis, index.to(state_b[tensor].device))
 
 # %% ../nbs/11_matching.ipynb #neighbours
-def _neighbours(spec, places):
-    "For each group, the groups that share a tensor with it, and so see it move."
-    acting = {group: {place[0] for place in places[group]} for group in spec.groups}
-    return {g: {h for h in spec.groups if acting[g] & acting[h]} for g in spec.groups}
+def _neighbours(families, where):
+    "For each family, those that share a tensor with it, and so see it move."
+    acting = {root: {place[0] for group in family for place in where[group]} for root, family in families.items()}
+    return {one: {other for other in families if acting[one] & acting[other]} for one in families}
 
-def _quadratic(places):
-    "Does the group act on one tensor along two axes?"
-    tensors = [place[0] for place in places]
-    return len(set(tensors)) < len(tensors)
+def _quadratic(family, where):
+    "Does the family act on one tensor along two axes, or by two of its groups?"
+    tensors = [(tensor, axis) for group in family for tensor, axis, _ in where[group]]
+    return len({tensor for tensor, _ in tensors}) < len(set(tensors))
 
 def inner_product(state_a, state_b, names) -> float:
     "The sum of products over the named tensors, in double precision."
@@ -93,19 +131,20 @@ def inner_product(state_a, state_b, names) -> float:
                for name in names)
 
 # %% ../nbs/11_matching.ipynb #improve
-def _improve(spec, places, group, state_a, state_b, permutation):
-    "Solve one group with all others held still; the gain in the inner product, 0 where it stays as it is."
-    order, gain = _assign(_similarity(state_a, state_b, places[group]))
-    before = dict(state_b), permutation[group]
-    touched = {place[0] for place in places[group]}
+def _improve(spec, where, family, state_a, state_b, permutation):
+    "Solve one family with all others held still; the gain in the inner product, 0 where it stays as it is."
+    orders, gain = _assign(spec, family, {group: _similarity(state_a, state_b, where[group]) for group in family})
+    before = dict(state_b), dict(permutation)
+    touched = {place[0] for group in family for place in where[group]}
     scale = sum(float(state_a[name].norm() * state_b[name].norm()) for name in touched)
     if gain <= 1e-12 * scale: return 0.0
-    _reorder(spec, places, group, order, state_b, permutation)
-    if _quadratic(places[group]):
+    _reorder(where, orders, state_b, permutation)
+    if _quadratic(family, where):
         gain = inner_product(state_a, state_b, touched) - inner_product(state_a, before[0], touched)
         if gain <= 1e-12 * scale:
             state_b.update(before[0])
-            permutation[group], gain = before[1], 0.0
+            permutation.update(before[1])
+            gain = 0.0
     return gain
 
 # %% ../nbs/11_matching.ipynb #matching
@@ -150,20 +189,20 @@ def match_weights(spec: PermutationSpec,
 
 # %% ../nbs/11_matching.ipynb #descend
 def _descend(spec, a, b, init, order, seed, max_sweeps):
-    "First sweep, then sweeps over the groups that have something new to look at."
-    places, permutation = _places(spec), dict(init or spec.identity())
-    neighbours, history, waiting = _neighbours(spec, places), [inner_product(a, b, a)], set(spec.groups)
+    "First sweep, then sweeps over the families that have something new to look at."
+    where, families, permutation = _places(spec), _families(spec), dict(init or spec.identity())
+    neighbours, history, waiting = _neighbours(families, where), [inner_product(a, b, a)], set(families)
     if init is None and order == "forward":
-        _first_sweep(spec, places, a, b, permutation)
+        _first_sweep(spec, where, a, b, permutation)
         history.append(inner_product(a, b, a))
     shuffle = stream(seed, "matching order")
     while waiting and len(history) <= max_sweeps:
-        sequence = list(spec.groups)
+        sequence = list(families)
         if order == "random": sequence = [sequence[i] for i in torch.randperm(len(sequence), generator=shuffle)]
-        for group in (g for g in sequence if g in waiting):
-            waiting.discard(group)
-            if _improve(spec, places, group, a, b, permutation):
-                waiting |= neighbours[group] - {group} | ({group} if _quadratic(places[group]) else set())
+        for root in (root for root in sequence if root in waiting):
+            waiting.discard(root)
+            if _improve(spec, where, families[root], a, b, permutation):
+                waiting |= neighbours[root] - {root} | ({root} if _quadratic(families[root], where) else set())
         history.append(inner_product(a, b, a))
     scale = (inner_product(a, a, a) * inner_product(b, b, b)) ** 0.5
     return Matching(permutation, history[-1], history[-1] / scale if scale else 0.0, len(history) - 1, history)

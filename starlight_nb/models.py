@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from .base import choose
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'mlp', 'BasicBlock', 'ResNet', 'build', 'stream_seed', 'stream', 'initialise']
+__all__ = ['VGG_LAYERS', 'ARCHITECTURES', 'ZOO', 'mlp', 'BasicBlock', 'ResNet', 'WideBlock', 'WideResNet', 'vgg', 'DenseLayer',
+           'densenet', 'TextBag', 'check_architecture', 'build', 'millions', 'stream_seed', 'stream', 'initialise']
 
 # %% ../nbs/01_models.ipynb #mlp
 def mlp(num_classes: int = 10,
@@ -56,19 +57,135 @@ class ResNet(nn.Module):
         self.blocks, self.classifier = nn.Sequential(*stages), nn.Linear(channels, num_classes)
     def forward(self, x): return self.classifier(self.blocks(self.stem(x)).mean((2, 3)))
 
-# %% ../nbs/01_models.ipynb #build
-ARCHITECTURES = {"mlp": mlp, "resnet": ResNet,
-                 "resnet18": partial(ResNet, width=64, blocks=(2, 2, 2, 2), channels_in=3)}
+# %% ../nbs/01_models.ipynb #wideblock
+class WideBlock(nn.Module):
+    "Two convolutions, each after its normalisation, and a shortcut."
+    def __init__(self, channels_in: int, channels: int, stride: int, dropout: float):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, channels, 3, 1, 1)
+        self.norm2, self.conv2 = nn.BatchNorm2d(channels), nn.Conv2d(channels, channels, 3, stride, 1)
+        self.dropout = nn.Dropout(dropout)
+        same = stride == 1 and channels_in == channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride)
+    def forward(self, x):
+        out = self.dropout(self.conv1(F.relu(self.norm1(x))))
+        return self.conv2(F.relu(self.norm2(out))) + self.shortcut(x)
 
-def build(name: str,              # a name in `ARCHITECTURES`
+class WideResNet(nn.Module):
+    "WRN-`depth`-`width` for images of any size from 4x4."
+    def __init__(self, num_classes: int = 10, depth: int = 22, width: int = 1, dropout: float = 0.0, channels_in: int = 3):
+        super().__init__()
+        if depth % 6 != 4 or depth < 10: raise ValueError(f"depth: 10, 16, 22, 28, ... layers (6 times blocks plus 4), not {depth}")
+        layers, channels = [nn.Conv2d(channels_in, 16, 3, 1, 1)], 16
+        for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
+            for block in range((depth - 4) // 6):
+                layers.append(WideBlock(channels, out, 2 if stage and not block else 1, dropout))
+                channels = out
+        self.blocks, self.norm = nn.Sequential(*layers), nn.BatchNorm2d(channels)
+        self.classifier = nn.Linear(channels, num_classes)
+    def forward(self, x): return self.classifier(F.relu(self.norm(self.blocks(x))).mean((2, 3)))
+
+# %% ../nbs/01_models.ipynb #vgg
+VGG_LAYERS = {
+    11: [1, "P", 2, "P", 4, 4, "P", 8, 8, "P", 8, 8, "P"],
+    19: [1, 1, "P", 2, 2, "P", 4, 4, 4, 4, "P", 8, 8, 8, 8, "P", 8, 8, 8, 8, "P"],
+}
+
+def vgg(num_classes: int = 10,
+        depth: int = 11,         # a key of `VGG_LAYERS`
+        width: int = 64,         # channels of the first convolution; the hidden layers have eight times as many
+        dropout: float = 0.5,
+        channels_in: int = 3,
+       ) -> nn.Module:
+    "A VGG without normalisation and with two hidden fully connected layers (Simonyan and Zisserman, 2015)."
+    layers, channels, hidden = [], channels_in, 8 * width
+    for layer in VGG_LAYERS[choose("depth", depth, VGG_LAYERS)]:
+        if layer == "P": layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        else:
+            layers += [nn.Conv2d(channels, layer * width, 3, 1, 1), nn.ReLU()]
+            channels = layer * width
+    head = [layer for _ in range(2) for layer in (nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU())]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head, nn.Linear(hidden, num_classes))
+
+# %% ../nbs/01_models.ipynb #denselayer
+class DenseLayer(nn.Module):
+    "Normalisation, 3x3 convolution, dropout; the result is put beside the input."
+    def __init__(self, channels_in: int, growth: int, dropout: float):
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, growth, 3, 1, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+    def forward(self, x): return torch.cat([x, self.dropout(self.conv(F.relu(self.norm(x))))], 1)
+
+def densenet(num_classes: int = 10,
+             depth: int = 40,        # layers: 4 more than a multiple of 3
+             growth: int = 12,       # channels that each layer adds
+             dropout: float = 0.2,
+             channels_in: int = 3,
+            ) -> nn.Module:
+    "A DenseNet of three stages without bottlenecks and compression (Huang et al., 2017)."
+    if depth % 3 != 1 or depth < 7: raise ValueError(f"depth: 7, 10, 13, ... layers (3 times layers a stage plus 4), not {depth}")
+    layers, channels = [nn.Conv2d(channels_in, 2 * growth, 3, 1, 1, bias=False)], 2 * growth
+    for stage in range(3):
+        if stage: layers += [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 1, bias=False), nn.Dropout(dropout),
+                             nn.AvgPool2d(2, ceil_mode=True)]
+        for _ in range((depth - 4) // 3):
+            layers.append(DenseLayer(channels, growth, dropout))
+            channels += growth
+    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(channels, num_classes))
+
+# %% ../nbs/01_models.ipynb #textbag
+class TextBag(nn.Module):
+    "Mean of word embeddings and a linear classifier, for rows of token numbers (n, length)."
+    def __init__(self, num_classes: int = 4, width: int = 64, vocabulary: int = 95_811):
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(vocabulary, width, mode="mean", padding_idx=0)
+        self.classifier = nn.Linear(width, num_classes)
+    def forward(self, tokens): return self.classifier(self.embedding(tokens))
+
+# %% ../nbs/01_models.ipynb #build
+ARCHITECTURES = {"mlp": mlp, "resnet": ResNet, "resnet18": partial(ResNet, width=64, blocks=(2, 2, 2, 2), channels_in=3),
+                 "wideresnet": WideResNet, "vgg11": vgg, "vgg19": partial(vgg, depth=19), "densenet40": densenet,
+                 "text_bag": TextBag}
+
+def check_architecture(name: str, argument: str = "architecture"):
+    "Raise `ValueError`, with the nearest known one, unless `name` can be built."
+    source, _, own = name.rpartition("torchvision.")
+    if source or name == own: choose(argument, name, ARCHITECTURES)
+    else:
+        import torchvision
+        choose(argument, own, torchvision.models.list_models(module=torchvision.models))
+
+def build(name: str,              # a name in `ARCHITECTURES`, or `torchvision.` and a name there
           num_classes: int = 10,
           **kwargs,               # the architecture's own arguments, such as `width`
          ) -> nn.Module:
     "Build a network by name; an unknown name or argument raises `ValueError` with the nearest known one."
-    make = ARCHITECTURES[choose("architecture", name, ARCHITECTURES)]
+    check_architecture(name)
+    if name not in ARCHITECTURES: return _from_torchvision(name, num_classes, kwargs)
+    make = ARCHITECTURES[name]
     accepted = set(inspect.signature(make).parameters) - {"num_classes"}
     for key in kwargs: choose(f"argument of architecture {name!r}", key, accepted)
     return make(num_classes=num_classes, **kwargs)
+
+def _from_torchvision(name, num_classes, kwargs):
+    "Untrained, with the arguments that torchvision's own function takes."
+    from torchvision.models import get_model
+    if name in ("torchvision.googlenet", "torchvision.inception_v3"): kwargs = {"init_weights": False} | kwargs
+    try: return get_model(name.removeprefix("torchvision."), weights=None, num_classes=num_classes, **kwargs)
+    except TypeError as error: raise ValueError(f"arguments of architecture {name!r}: {error}") from error
+
+# %% ../nbs/01_models.ipynb #millions
+ZOO = {"ResNet-18": ("resnet18", {}, 11.17), "VGG11": ("vgg11", {}, None), "VGG19": ("vgg19", {}, None),
+       "DenseNet-40-12": ("densenet40", {}, 1.06), "AG News bag": ("text_bag", {"num_classes": 4}, None),
+       "MNIST MLP": ("mlp", {"depth": 1, "width": 256, "input_shape": (1, 28, 28)}, None),
+       "ImageNet ResNet-18": ("torchvision.resnet18", {"num_classes": 1000}, None)} | {
+      f"WRN-{depth}-{width}": ("wideresnet", {"depth": depth, "width": width}, millions)
+      for depth, width, millions in ((22, 1, 0.27), (22, 2, 1.08), (22, 4, 4.30), (22, 8, 17.2), (28, 1, 0.37), (34, 1, 0.47), (40, 1, 0.57))}
+
+def millions(model: nn.Module) -> float:
+    "The number of parameters, in millions."
+    return sum(p.numel() for p in model.parameters()) / 1e6
 
 # %% ../nbs/01_models.ipynb #stream-seed
 def stream_seed(seed: int, purpose: str) -> int:

@@ -4,29 +4,44 @@
 
 # %% ../nbs/10_permutation.ipynb #from-future-import-annotations
 from __future__ import annotations
-import copy, json
+import copy, html, json, math, warnings
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import lru_cache, partial
+from itertools import groupby
+import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from .models import stream
+from .rules import RULES, Trace, rule, split_inputs
+from .units import cells, roles, settle
 
 # %% auto #0
-__all__ = ['RULES', 'ELEMENTWISE', 'axis_index', 'PermutationSpec', 'check_state', 'check_permutation', 'permute', 'compose',
-           'invert', 'Atoms', 'join', 'Axes', 'rule', 'check_spec', 'without_groups', 'infer_spec']
+__all__ = ['NATURAL', 'ALONE', 'MANY', 'places', 'axis_index', 'PermutationSpec', 'members', 'check_state', 'check_permutation',
+           'permute', 'compose', 'invert', 'check_spec', 'without_groups', 'infer_spec']
+
+# %% ../nbs/10_permutation.ipynb #places
+@lru_cache(maxsize=4096)
+def places(axis: tuple) -> dict[str, torch.Tensor]:
+    "For each group that acts on an axis, the positions (units, copies) of its units."
+    found, offset = {}, 0
+    for segment in axis:
+        counts = [factor[1] for factor in segment]
+        positions = offset + torch.arange(math.prod(counts)).reshape(counts)
+        for k, (group, size, *first) in enumerate(segment):
+            if group is None: continue
+            for unit, own in enumerate(positions.movedim(k, 0).reshape(size, -1), *first):
+                found.setdefault(group, {}).setdefault(unit, []).append(own)
+        offset += math.prod(counts)
+    return {group: torch.stack([torch.cat(units[unit]) for unit in sorted(units)]) for group, units in found.items()}
 
 # %% ../nbs/10_permutation.ipynb #axis-index
 def axis_index(axis: tuple, permutation: dict[str, torch.Tensor]) -> torch.Tensor:
     "The index (n,) by which `permutation` reorders an axis of n entries."
-    parts, offset = [], 0
-    for segment in axis:
-        index = torch.zeros(1, dtype=torch.long)
-        for group, size in segment:
-            order = torch.arange(size) if group is None else permutation[group].cpu()
-            index = (index[:, None] * size + order).flatten()
-        parts.append(index + offset)
-        offset += len(index)
-    return torch.cat(parts)
+    index = torch.arange(sum(math.prod(factor[1] for factor in segment) for segment in axis))
+    for group, where in places(axis).items(): index[where] = index[where[permutation[group].cpu()]]
+    return index
 
 # %% ../nbs/10_permutation.ipynb #permutationspec
 @dataclass(frozen=True)
@@ -37,45 +52,111 @@ class PermutationSpec:
     shapes: dict[str, tuple]             # for each tensor, its shape
     buffers: frozenset = frozenset()     # names in `axes` that are buffers: they move but are not matched
     pinned: dict[str, str] = field(default_factory=dict)  # what is kept in order, and why
+    blocks: dict[str, str] = field(default_factory=dict)  # for a nested group, the group whose units its blocks are
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
         return {name: torch.arange(size) for name, size in self.groups.items()}
     def random(self, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         "A permutation drawn uniformly from all that the spec allows."
-        return {name: torch.randperm(size, generator=generator) for name, size in self.groups.items()}
+        return _draw(self, lambda group, size: torch.randperm(size, generator=generator))
+    @property
+    def coverage(self) -> float:
+        "The share of the hidden axes of all parameters that is permutable, from 0 to 1."
+        return _coverage(self)
     def to_json(self) -> str: return json.dumps(_plain(self), indent=1)
     @staticmethod
     def from_json(text: str) -> PermutationSpec: return _from_plain(json.loads(text))
-    def _repr_markdown_(self): return _spec_table(self)
+    def _repr_markdown_(self): return _markdown(self)
+    def _repr_html_(self): return _html(self)
+
+# %% ../nbs/10_permutation.ipynb #draw
+def _draw(spec, order_of):
+    "A permutation made of `order_of(group, size)` for each group and, in a nested one, for each block."
+    drawn = {}
+    for group, size in spec.groups.items():
+        outer = drawn.get(spec.blocks.get(group), torch.zeros(1, dtype=torch.long))
+        inner = size // len(outer)
+        drawn[group] = torch.cat([block * inner + order_of(group, inner) for block in outer])
+    return drawn
+
+# %% ../nbs/10_permutation.ipynb #coverage
+NATURAL = {"an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant", "a constant that is not in the state",
+           "positions in an image", "positions in a kernel", "an axis of length one", "entries that are picked by an index",
+           "the order of a stack", "not used in evaluation mode"}
+
+def _coverage(spec):
+    "Mean over all hidden axes of the share of entries that some group moves."
+    shares = []
+    for tensor, shape in spec.shapes.items():
+        if tensor in spec.buffers or tensor in spec.pinned: continue
+        for i, (axis, size) in enumerate(zip(spec.axes.get(tensor, (None,) * len(shape)), shape)):
+            whole = set(spec.pinned.get(f"{tensor}[{i}]", "an axis of the input").split("; ")) <= NATURAL
+            moved = len(torch.cat([w.flatten() for w in places(axis).values()]).unique()) if axis else 0
+            if axis or not whole: shares.append(1.0 if whole else moved / size)
+    return sum(shares) / len(shares) if shares else 0.0
 
 # %% ../nbs/10_permutation.ipynb #plain
 def _plain(spec):
-    return dict(groups=spec.groups, axes=spec.axes, shapes=spec.shapes,
+    return dict(groups=spec.groups, blocks=spec.blocks, axes=spec.axes, shapes=spec.shapes,
                 buffers=sorted(spec.buffers), pinned=spec.pinned)
 
 def _tuples(nested): return tuple(map(_tuples, nested)) if isinstance(nested, list) else nested
 
 def _from_plain(data):
-    missing = {"groups", "axes", "shapes"} - set(data)
+    needed = {"groups", "axes", "shapes"}
+    missing = needed - set(data if isinstance(data, dict) else ())
     if missing: raise ValueError(f"text: not a permutation spec, without {', '.join(sorted(missing))}")
+    if not all(isinstance(data[key], dict) for key in needed): raise ValueError("text: groups, axes and shapes are objects with names")
     axes, shapes = ({name: _tuples(value) for name, value in data[key].items()} for key in ("axes", "shapes"))
-    return PermutationSpec(data["groups"], axes, shapes, frozenset(data.get("buffers", ())), data.get("pinned", {}))
+    spec = PermutationSpec(data["groups"], axes, shapes, frozenset(data.get("buffers", ())), data.get("pinned", {}), data.get("blocks", {}))
+    for name, description in axes.items():
+        for i, axis in enumerate(description):
+            if axis: _check_axis(spec, name, i, axis)
+    return spec
+
+def _check_axis(spec, name, i, axis):
+    "An edited spec is checked for groups that are not there and for lengths that do not add up."
+    where = f"text: axes[{name!r}][{i}]"
+    if name not in spec.shapes: raise ValueError(f"{where}: shapes has no tensor {name!r}")
+    length = sum(math.prod(factor[1] for factor in segment) for segment in axis)
+    if length != spec.shapes[name][i]: raise ValueError(f"{where}: describes {length} entries, the axis has {spec.shapes[name][i]}")
+    for group, units in places(axis).items():
+        if spec.groups.get(group) != len(units): raise ValueError(f"{where}: {len(units)} units of {group!r}, of which groups has {spec.groups.get(group, 'none')}")
 
 # %% ../nbs/10_permutation.ipynb #members
-def _members(spec, group):
-    "The axes that `group` acts on, as `tensor[axis]`."
-    return [f"{name}[{i}]" for name, axes in spec.axes.items() for i, axis in enumerate(axes)
-            if axis and any(group == g for segment in axis for g, _ in segment)]
+def members(spec: PermutationSpec) -> dict[str, list[str]]:
+    "For each group the axes that it acts on, as `tensor[axis]`."
+    found = {group: [] for group in spec.groups}
+    for name, axes in spec.axes.items():
+        for i, axis in enumerate(axes):
+            for group in places(axis) if axis else (): found[group].append(f"{name}[{i}]")
+    return found
 
-def _spec_table(spec):
-    rows = [f"| `{g}` | {size} | {', '.join(f'`{m}`' for m in _members(spec, g))} |"
-            for g, size in spec.groups.items()]
+def _rows(spec):
+    "Group, units and axes of every group; then the headline."
+    size = lambda g: f"{spec.groups[spec.blocks[g]]} x {spec.groups[g] // spec.groups[spec.blocks[g]]}" if g in spec.blocks else str(spec.groups[g])
+    head = f"{len(spec.groups)} groups; {100 * spec.coverage:.1f} % of the hidden axes are permutable"
+    return head, [(group, size(group), axes) for group, axes in members(spec).items()]
+
+def _markdown(spec):
+    head, rows = _rows(spec)
+    lines = [f"| `{g}` | {size} | {', '.join(f'`{m}`' for m in axes)} |" for g, size, axes in rows]
     kept = [f"- `{name}` keeps its order: {why}" for name, why in spec.pinned.items()]
-    return "\n".join(["| group | units | axes |", "| --- | --- | --- |", *rows, "", *kept])
+    return "\n".join([head, "", "| group | units | axes |", "| --- | --- | --- |", *lines, "", *kept])
+
+def _html(spec):
+    head, rows = _rows(spec)
+    code = lambda text: f"<code>{html.escape(text)}</code>"
+    lines = [f"<tr><td>{code(g)}</td><td>{size}</td><td>{', '.join(map(code, axes))}</td></tr>" for g, size, axes in rows]
+    kept = [f"<li>{code(name)} keeps its order: {html.escape(why)}</li>" for name, why in spec.pinned.items()]
+    return (f"<p>{head}</p><div style='max-height: 30em; overflow: auto'><table><tr><th>group</th><th>units</th><th>axes</th></tr>"
+            f"{''.join(lines)}</table><ul>{''.join(kept)}</ul></div>")
 
 # %% ../nbs/10_permutation.ipynb #check-state
 def check_state(spec: PermutationSpec, state: dict[str, torch.Tensor], argument: str = "state"):
     "Raise `ValueError`, naming the tensor, unless `state` has the tensors and shapes of `spec`."
+    if not hasattr(state, "keys"):
+        raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, not {type(state).__name__}")
     for name in spec.shapes.keys() ^ state.keys():
         raise ValueError(f"{argument}: the tensor {name!r} is only in the "
                          f"{'spec' if name in spec.shapes else 'state'}; both must come from the same architecture")
@@ -87,10 +168,16 @@ def check_state(spec: PermutationSpec, state: dict[str, torch.Tensor], argument:
 # %% ../nbs/10_permutation.ipynb #check-permutation
 def check_permutation(spec: PermutationSpec, permutation: dict, argument: str = "permutation"):
     "Raise `ValueError`, naming the group, unless `permutation` has one permutation a group of `spec`."
+    for group in permutation.keys() - spec.groups.keys(): raise ValueError(f"{argument}: the spec has no group {group!r}")
     for group, size in spec.groups.items():
         order = permutation.get(group)
-        if order is None or sorted(order.tolist()) != list(range(size)):
-            raise ValueError(f"{argument}[{group!r}]: the numbers 0 to {size - 1} in some order are needed")
+        if not torch.is_tensor(order) or sorted(order.tolist()) != list(range(size)):
+            raise ValueError(f"{argument}[{group!r}]: a tensor of the numbers 0 to {size - 1} in some order is needed")
+        if group in spec.blocks:
+            outer = permutation[spec.blocks[group]]
+            inner = size // len(outer)
+            if not torch.equal(order // inner, outer.repeat_interleave(inner)):
+                raise ValueError(f"{argument}[{group!r}]: its blocks of {inner} must move as {spec.blocks[group]!r} does")
 
 # %% ../nbs/10_permutation.ipynb #permute
 def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor],
@@ -98,332 +185,129 @@ def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor],
     "A new state with every axis reordered; the network's outputs stay what they were."
     check_state(spec, state)
     check_permutation(spec, permutation)
-    result = {}
-    for name, tensor in state.items():
-        for i, axis in enumerate(spec.axes.get(name, ())):
-            if axis: tensor = tensor.index_select(i, axis_index(axis, permutation).to(tensor.device))
-        result[name] = tensor.clone() if tensor is state[name] else tensor
+    moved = _moved(spec, permutation, state)
+    return {name: tensor.clone() if moved[name] is tensor else moved[name] for name, tensor in state.items()}
+
+def _moved(spec, permutation, state):
+    "The same without checks and without copies of what does not move."
+    result, moving = dict(state), {g for g, order in permutation.items() if not torch.equal(order.cpu(), torch.arange(len(order)))}
+    for name, axes in spec.axes.items():
+        for i, axis in enumerate(axes):
+            if axis and places(axis).keys() & moving:
+                result[name] = result[name].index_select(i, axis_index(axis, permutation).to(result[name].device))
     return result
 
 # %% ../nbs/10_permutation.ipynb #compose
 def compose(p: dict[str, torch.Tensor], q: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "The permutation with `permute(spec, compose(p, q), s)` equal to `permute(spec, p, permute(spec, q, s))`."
+    for group in p.keys() ^ q.keys(): raise ValueError(f"{'q' if group in p else 'p'}: a permutation of {group!r} is missing")
     return {group: q[group][p[group]] for group in q}
 
 def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "The permutation that undoes `p`."
     return {group: torch.argsort(order) for group, order in p.items()}
 
-# %% ../nbs/10_permutation.ipynb #atoms
-class Atoms:
-    "The unknown axes of a network, and what is known of them."
-    def __init__(self): self.size, self.bound, self.pins = [], {}, {}
-    def new(self, size: int, why: str | None = None) -> tuple:
-        "The layout of a fresh axis, pinned where `why` gives a reason."
-        if size == 1: return ((),)
-        self.size.append(size)
-        if why: self.pins[len(self.size) - 1] = why
-        return ((len(self.size) - 1,),)
-    def resolve(self, layout: tuple) -> tuple:
-        "The same layout in terms of atoms that are not bound."
-        return tuple(segment for part in layout for segment in self._segments(part))
-    def _segments(self, part):
-        result = [()]
-        for atom in part:
-            inner = self.resolve(self.bound[atom]) if atom in self.bound else ((atom,),)
-            if len(inner) > 1 and result != [()]: inner = self._opaque(atom, inner)
-            result = [a + b for a in result for b in inner]
-        return result
-    def _opaque(self, atom, inner):
-        self.pin(inner, "a concatenation inside a merged axis")
-        self.bound[atom] = self.new(self.size[atom], "a concatenation inside a merged axis")
-        return self.bound[atom]
-    def length(self, layout) -> int: return sum(self._product(part) for part in layout)
-    def _product(self, part): return torch.Size([self.size[atom] for atom in part]).numel()
-    def pin(self, layout, why: str):
-        "Fix the order of everything in `layout`."
-        for part in self.resolve(layout):
-            for atom in part: self.pins.setdefault(atom, why)
+# %% ../nbs/10_permutation.ipynb #state-axes
+def _state_axes(found):
+    "The units of each axis of each tensor that the graph uses, all conclusions drawn."
+    axes = {name: [cells(found.units, blocks, [i]) for i in range(len(blocks.sizes))] for name, blocks in found.axes.items()}
+    ids = settle(found.units)
+    made = [axis for name, own in axes.items() for i, axis in enumerate(own)
+            if name in found.parameters and (name, i) not in found.read]
+    for name, own in axes.items():
+        for axis in own if name not in found.parameters else ():
+            constant = ~np.isin(ids[axis], ids[np.concatenate([[0], *made])])
+            found.units.pin(axis[constant], "an axis of a constant")
+    ids = settle(found.units)
+    return ids, {name: [ids[axis] for axis in own] for name, own in axes.items()}
 
-# %% ../nbs/10_permutation.ipynb #join
-def join(atoms: Atoms, a: tuple, b: tuple, why: str):
-    "Record that two axes are the same; `why` is the reason given where that fixes their order."
-    a, b = atoms.resolve(a), atoms.resolve(b)
-    if a == b: return
-    for one, other in ((a, b), (b, a)):
-        if len(one) == 1 and len(one[0]) == 1: return _bind(atoms, one[0][0], other)
-    same = [[atoms.size[x] for x in part] for part in a] == [[atoms.size[x] for x in part] for part in b]
-    if same:
-        for x, y in ((x, y) for p, q in zip(a, b) for x, y in zip(p, q)): join(atoms, ((x,),), ((y,),), why)
-    else:
-        for layout in (a, b): atoms.pin(layout, f"axes of different structure meet in {why}")
+# %% ../nbs/10_permutation.ipynb #groups
+class _Groups:
+    "The groups among the units of a state: for each unit the group's name and its number in it."
+    def __init__(self, units, ids, axes):
+        self.units, self.ids, self.known, self.place, self.sizes, self.blocks = units, ids, {}, {}, {}, {}
+        role, seen, members = roles(units, ids), {}, {}
+        for tensor, own in axes.items():
+            for axis in reversed(own):
+                for unit in self._met(axis): seen.setdefault(unit, tensor)
+        for unit in seen: members.setdefault(role[unit], []).append(unit)
+        for alike in members.values():
+            if len(alike) > 1: self._add(alike, seen[alike[0]].rpartition(".")[0] or seen[alike[0]])
+    def leaves(self, unit):
+        "The free units that a unit moves with."
+        if unit not in self.known:
+            parts = self.units.first[unit], self.units.second[unit]
+            own = (unit,) if self.units.fixed[unit] < 0 else ()
+            self.known[unit] = own if parts[0] < 0 else tuple(leaf for part in parts for leaf in self.leaves(self.ids[part]))
+        return self.known[unit]
+    def _met(self, axis):
+        "The free units of an axis, each after the block that it lies in."
+        for unit in dict.fromkeys(axis.tolist()):
+            for leaf in self.leaves(unit):
+                if self.units.block[leaf] >= 0: yield from self._met(self.ids[self.units.block[[leaf]]])
+                yield leaf
+    def _add(self, alike, name):
+        "Number the units of one role."
+        blocks = {unit: self.place.get(self.ids[self.units.block[unit]], (None, 0)) for unit in alike if self.units.block[unit] >= 0}
+        parent = blocks[alike[0]][0] if blocks else None
+        if parent: alike = sorted(alike, key=lambda unit: blocks[unit][1])
+        group = next(n for i in range(1, len(self.sizes) + 2) if (n := name if i == 1 else f"{name}/{i}") not in self.sizes)
+        self.sizes[group] = len(alike)
+        if parent: self.blocks[group] = parent
+        self.place |= {unit: (group, i) for i, unit in enumerate(alike)}
 
-def _bind(atoms, atom, layout):
-    "`atom` is `layout` from now on; a pinned atom pins what it is bound to."
-    if any(atom in part for part in layout): return atoms.pin(layout, "an axis that is a part of itself")
-    if atom in atoms.pins: atoms.pin(layout, atoms.pins[atom])
-    atoms.bound[atom] = layout
-
-# %% ../nbs/10_permutation.ipynb #axes
-class Axes(list): "The layouts of a tensor's axes."
-
-RULES = {}
-
-def rule(*names: str):
-    "Register the decorated function as the rule for these ATen operations."
-    def register(function):
-        for name in names: RULES[name] = function
-        return function
-    return register
-
-# %% ../nbs/10_permutation.ipynb #elementwise
-ELEMENTWISE = """
-    relu relu6 leaky_relu elu celu selu gelu silu mish softplus sigmoid hardsigmoid log_sigmoid softshrink hardshrink threshold tanh hardtanh hardswish
-    add sub rsub mul div pow maximum minimum where masked_fill lerp addcmul clamp clamp_min clamp_max
-    neg abs sign square sqrt rsqrt reciprocal exp expm1 log log1p sin cos erf
-    gt ge lt le eq ne logical_and logical_or logical_not
-    dropout feature_dropout alpha_dropout clone contiguous to _to_copy detach alias zeros_like ones_like""".split()
-
-@rule(*ELEMENTWISE)
-def _elementwise(atoms, node, *arguments):
-    return reduce(partial(_meet, atoms, node), (a for a in arguments if isinstance(a, Axes)))
-
-def _meet(atoms, node, x, y):
-    "The axes of two broadcast tensors; axes that meet are joined."
-    long, short = (x, y) if len(x) >= len(y) else (y, x)
-    result = Axes(long)
-    for i, layout in enumerate(short, len(long) - len(short)):
-        if atoms.length(result[i]) == 1: result[i] = layout
-        elif atoms.length(layout) > 1: join(atoms, result[i], layout, str(node.target))
-    return result
-
-# %% ../nbs/10_permutation.ipynb #linear
-@rule("linear")
-def _linear(atoms, node, x, weight, bias=None):
-    join(atoms, x[-1], weight[1], "linear")
-    if bias is not None: join(atoms, weight[0], bias[0], "linear")
-    return Axes(x[:-1] + weight[:1])
-
-@rule("conv1d", "conv2d", "conv3d")
-def _convolution(atoms, node, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    channels, out = atoms.length(x[1]), atoms.length(weight[0])
-    if groups == 1: join(atoms, x[1], weight[1], "convolution")
-    elif groups == channels == out: join(atoms, x[1], weight[0], "depthwise convolution")
-    else:
-        for layout in (x[1], weight[0]): atoms.pin(layout, "channels of a grouped convolution")
-    if bias is not None: join(atoms, weight[0], bias[0], "convolution")
-    for layout in weight[2:]: atoms.pin(layout, "positions in a kernel")
-    return _image(atoms, node, x, weight[0])
-
-# %% ../nbs/10_permutation.ipynb #image
-def _image(atoms, node, x, channels):
-    "Axes of an image with these channels; the positions of `x` are pinned."
-    for layout in x[2:]: atoms.pin(layout, "positions in an image")
-    result = node.meta["val"]
-    shape = (result[0] if isinstance(result, tuple) else result).shape
-    return Axes([x[0], channels] + [atoms.new(size, "positions in an image") for size in shape[2:]])
-
-@rule("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-      "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-      "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-def _pooling(atoms, node, x, *rest):
-    values = _image(atoms, node, x, x[1])
-    return (values, values) if isinstance(node.meta["val"], tuple) else values
-
-# %% ../nbs/10_permutation.ipynb #batch-norm
-@rule("batch_norm")
-def _batch_norm(atoms, node, x, *rest):
-    for vector in (a for a in rest[:4] if isinstance(a, Axes)): join(atoms, x[1], vector[0], "batch normalisation")
-    return x
-
-# %% ../nbs/10_permutation.ipynb #layer-norm
-@rule("layer_norm")
-def _layer_norm(atoms, node, x, shape, *rest):
-    for tensor in (a for a in rest[:2] if isinstance(a, Axes)):
-        for layout, own in zip(x[-len(shape):], tensor): join(atoms, layout, own, "layer normalisation")
-    return x
-
-@rule("cat")
-def _concatenation(atoms, node, parts, dim=0):
-    result, dim = Axes(parts[0]), dim % len(parts[0])
-    for part in parts[1:]:
-        for i, (layout, other) in enumerate(zip(result, part)):
-            if i != dim: join(atoms, layout, other, "concatenation")
-    result[dim] = tuple(segment for part in parts for segment in atoms.resolve(part[dim]))
-    return result
-
-# %% ../nbs/10_permutation.ipynb #reduce
-@rule("mean", "sum", "amax", "amin")
-def _reduce(atoms, node, x, dims=None, keepdim=False, *rest):
-    dims = (range(len(x)) if dims is None or dims == []
-            else [d % len(x) for d in ([dims] if isinstance(dims, int) else dims)])
-    return Axes(((),) if i in dims else layout for i, layout in enumerate(x) if keepdim or i not in dims)
-
-@rule("permute")
-def _permute_axes(atoms, node, x, dims): return Axes(x[d] for d in dims)
-
-@rule("transpose")
-def _transpose(atoms, node, x, first, second):
-    result = Axes(x)
-    result[first], result[second] = x[second], x[first]
-    return result
-
-# %% ../nbs/10_permutation.ipynb #reshape
-@rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze")
-def _reshape(atoms, node, x, *rest):
-    queue, result = [layout for layout in x if atoms.length(layout) > 1], Axes()
-    for size in node.meta["val"].shape:
-        taken = ((),)
-        while atoms.length(taken) < size: taken = _times(atoms, taken, queue.pop(0))
-        if atoms.length(taken) > size: taken = _divide(atoms, taken, size, queue)
-        result.append(taken)
-    return result
-
-# %% ../nbs/10_permutation.ipynb #times
-def _times(atoms, outer, inner):
-    "The layout of two neighbouring axes merged into one."
-    outer, inner = atoms.resolve(outer), atoms.resolve(inner)
-    if len(inner) > 1 and atoms.length(outer) > 1:
-        atoms.pin(inner, "a concatenation inside a merged axis")
-        inner = atoms.new(atoms.length(inner), "a concatenation inside a merged axis")
-    return tuple(a + b for a in outer for b in inner)
-
-# %% ../nbs/10_permutation.ipynb #divide
-def _divide(atoms, layout, size, queue):
-    "Split a merged axis: the part of `size` entries, with the rest put back into `queue`."
-    layout = atoms.resolve(layout)
-    for i in range(len(layout[0]) if len(layout) == 1 else 0):
-        if atoms.length((layout[0][:i],)) == size:
-            queue.insert(0, (layout[0][i:],))
-            return (layout[0][:i],)
-    atoms.pin(layout, "an axis that is taken apart across its structure")
-    queue.insert(0, atoms.new(atoms.length(layout) // size, "a part of an axis that was taken apart"))
-    return atoms.new(size, "a part of an axis that was taken apart")
-
-# %% ../nbs/10_permutation.ipynb #graph
-def _graph(model, example_inputs):
-    "The exported program of `model` in evaluation mode."
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    model = copy.deepcopy(model).eval()
-    try:
-        with torch.no_grad(): return torch.export.export(model, inputs)
-    except Exception as error:
-        raise ValueError(f"model: torch.export cannot trace {type(model).__name__} on the example_inputs: "
-                         f"{str(error).strip()}") from error
-
-# %% ../nbs/10_permutation.ipynb #walk
-def _walk(program, atoms, aliases):
-    "Apply the rules along the graph; the axes of each parameter and buffer that it uses, in the order of use."
-    signature, values, used, tensors = program.graph_signature, {}, {}, {}
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    for node in program.graph.nodes:
-        if node.op == "placeholder":
-            why = None if node.name in names else "an axis of the input"
-            fresh, name = _fresh_result(atoms, node.meta["val"], why), names.get(node.name, node.name)
-            values[node] = tensors.setdefault(aliases.get(name, name), fresh)
-        elif node.op == "output":
-            for source in node.all_input_nodes: _pin_all(atoms, values[source], "reaches the output")
-        else:
-            used |= {aliases.get(names[a.name], names[a.name]): values[a] for a in node.all_input_nodes if a.name in names}
-            values[node] = _apply(atoms, node, values)
-    return used
-
-# %% ../nbs/10_permutation.ipynb #pin-all
-def _pin_all(atoms, value, why):
-    "Pin all axes of one tensor, or of several in a tuple."
-    for item in value if isinstance(value, (Axes, tuple, list)) else ():
-        if isinstance(item, Axes): _pin_all(atoms, item, why)
-        else: atoms.pin(item, why)
-
-def _fresh_result(atoms, value, why):
-    "Fresh axes, pinned where there is a reason, for a tensor or a tuple of them."
-    if isinstance(value, (tuple, list)): return tuple(_fresh_result(atoms, item, why) for item in value)
-    return Axes(atoms.new(size, why) for size in getattr(value, "shape", ()))
-
-# %% ../nbs/10_permutation.ipynb #apply
-def _apply(atoms, node, values):
-    "The axes of one operation's result; in-place forms follow the rule of their plain form."
-    operation = getattr(getattr(node.target, "_schema", None), "name", str(node.target)).split("::")[-1]
-    arguments = [torch.fx.node.map_arg(a, values.get) for a in _positional(node)]
-    found = RULES.get(operation) or RULES.get(operation.rstrip("_"))
-    why = f"no rule for the operation {operation}"
-    if found:
-        try: return found(atoms, node, *arguments)
-        except (IndexError, TypeError, AttributeError, ValueError) as error:
-            why = f"the rule for {operation} does not cover this use of it ({error})"
-    for source in node.all_input_nodes: _pin_all(atoms, values[source], why)
-    return _fresh_result(atoms, node.meta.get("val"), why)
-
-def _positional(node):
-    "A node's arguments in the order of its schema, with defaults where a later one is given by name."
-    names = {a.name: a.default_value for a in getattr(getattr(node.target, "_schema", None), "arguments", ())}
-    last = max((i + 1 for i, name in enumerate(names) if name in node.kwargs), default=0)
-    return [*node.args, *(node.kwargs.get(name, names[name]) for name in list(names)[len(node.args):last])]
-
-@rule("<built-in function getitem>")
-def _item(atoms, node, values, index): return values[index]
-
-# %% ../nbs/10_permutation.ipynb #group-names
-def _group_names(atoms, used):
-    "A name for each free atom, in the order of the forward pass."
-    names = {}
-    for tensor, axes in used.items():
-        for i, layout in reversed(list(enumerate(axes))):
-            for atom in (a for part in atoms.resolve(layout) for a in part
-                         if a not in atoms.pins and a not in names):
-                name = tensor.rpartition(".")[0] or tensor
-                names[atom] = name if name not in names.values() else f"{tensor}[{i}]"
-    return names
-
-def _describe(atoms, names, layout):
+# %% ../nbs/10_permutation.ipynb #describe
+def _describe(groups, axis):
     "The description of one axis, or None where nothing moves."
-    layout = atoms.resolve(layout)
-    if not any(atom in names for part in layout for atom in part): return None
-    return tuple(_merge_fixed([(names.get(atom), atoms.size[atom]) for atom in part]) for part in layout)
+    keys = [tuple(groups.place[leaf] for leaf in groups.leaves(unit) if leaf in groups.place) for unit in axis.tolist()]
+    segments, at = [], 0
+    while at < len(keys) and any(keys):
+        segments.append(_segment(keys, at, groups.sizes))
+        at += math.prod(factor[1] for factor in segments[-1])
+    runs = ((segment, len(list(equal))) for segment, equal in groupby(segments))
+    return tuple(segment if n == 1 else ((None, n), *segment) for segment, n in runs) or None
 
-# %% ../nbs/10_permutation.ipynb #merge-fixed
-def _merge_fixed(factors):
-    "Neighbouring factors of fixed order become one."
-    merged = []
-    for group, size in factors:
-        if merged and group is None is merged[-1][0]: merged[-1] = (None, merged[-1][1] * size)
-        else: merged.append((group, size))
-    return tuple(merged)
+def _segment(keys, at, sizes):
+    "The longest product of factors that starts here."
+    step = next((n for n, key in enumerate(keys[at:]) if key != keys[at]), len(keys) - at)
+    factors = [(None, step)] if step > 1 or not keys[at] else []
+    for k, (group, first) in reversed(list(enumerate(keys[at]))):
+        start, count = keys[at:at + step], 1
+        while keys[at + count * step:][:step] == [(*key[:k], (group, first + count), *key[k + 1:]) for key in start]: count += 1
+        factors.insert(0, (group, count) if count == sizes[group] else (group, count, first))
+        step *= count
+    return tuple(factors)
 
-def _reasons(atoms, used):
-    "Why axes keep their order, by `tensor[axis]`; that the positions of a kernel do goes without saying."
-    reasons = {}
-    for tensor, axes in used.items():
-        for i, layout in enumerate(axes):
-            why = ({atoms.pins[a] for part in atoms.resolve(layout) for a in part if a in atoms.pins}
-                   - {"positions in a kernel", "positions in an image"})
-            if why: reasons[f"{tensor}[{i}]"] = "; ".join(sorted(why))
-    return reasons
+# %% ../nbs/10_permutation.ipynb #reasons
+ALONE = "no other unit has the same role"
 
-# %% ../nbs/10_permutation.ipynb #aliases
-def _aliases(model):
-    "Names in the state that share one tensor with an earlier name (tied weights)."
-    first, aliases = {}, {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in first: aliases[name] = first[id(tensor)]
-        else: first[id(tensor)] = name
-    return aliases
+def _reasons(groups, axis):
+    "Why entries of an axis keep their order."
+    units, why = groups.units, set()
+    for unit in set(axis.tolist()):
+        if units.first[unit] >= 0: why |= _reasons(groups, groups.ids[[units.first[unit], units.second[unit]]])
+        elif units.fixed[unit] >= 0: why.add(units.reasons[units.fixed[unit]])
+        elif unit not in groups.place: why.add(ALONE)
+    return why - {"positions in a kernel", "positions in an image", "an axis of length one"}
 
-def _spec_from(atoms, used, model):
-    "The specification that the atoms amount to."
-    names, buffers = _group_names(atoms, used), {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    axes = {tensor: tuple(_describe(atoms, names, layout) for layout in layouts)
-            for tensor, layouts in used.items()}
-    axes |= {name: axes[source] for name, source in _aliases(model).items() if source in axes}
-    axes = {tensor: description for tensor, description in axes.items() if any(description)}
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    groups = {name: atoms.size[atom] for atom, name in names.items()}
-    return PermutationSpec(groups, axes, shapes, frozenset(buffers & set(axes)), _reasons(atoms, used))
+def _spec_from(found):
+    "The specification that a trace of the graph amounts to."
+    ids, units_of = _state_axes(found)
+    groups, known = _Groups(found.units, ids, units_of), {}
+    for axis in (axis for own in units_of.values() for axis in own):
+        if axis.tobytes() not in known: known[axis.tobytes()] = _describe(groups, axis), "; ".join(sorted(_reasons(groups, axis)))
+    known_of = {name: [known[axis.tobytes()] for axis in own] for name, own in units_of.items()}
+    axes = {name: tuple(axis for axis, _ in own) for name, own in known_of.items() if any(axis for axis, _ in own)}
+    pinned = {f"{name}[{i}]": why for name, own in known_of.items() for i, (_, why) in enumerate(own) if why}
+    unused = found.parameters - units_of.keys() - found.aliases.keys()
+    axes |= {name: axes[source] for name, source in found.aliases.items() if source in axes}
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.state.items()}
+    return PermutationSpec(groups.sizes, axes, shapes, frozenset(axes.keys() - found.parameters),
+                           pinned | {name: "not used in evaluation mode" for name in shapes if name in unused}, groups.blocks)
 
 # %% ../nbs/10_permutation.ipynb #randomised
-def _randomised(model, generator):
-    "A double-precision copy with nothing special in it: no zeros, no ones, no two equal units."
-    model = copy.deepcopy(model).double().eval()
+def _randomise(model, generator):
+    "Overwrite parameters and buffers: no zeros, no ones, no two equal units."
     for tensor in [*model.parameters(), *model.buffers()]:
         if not tensor.is_floating_point(): continue
         if tensor.ndim > 1:
@@ -431,6 +315,17 @@ def _randomised(model, generator):
         else: values = 0.5 + torch.rand(tensor.shape, generator=generator)
         tensor.data.copy_(values)
     return model
+
+def _proof_input(generator, double, random, x):
+    "An example's input for the proof: random numbers where it is floating-point and they will do."
+    if not torch.is_tensor(x) or not x.is_floating_point(): return x.cpu() if torch.is_tensor(x) else x
+    x = torch.randn(x.shape, generator=generator, dtype=torch.double).to(x.dtype) if random else x.cpu()
+    return x.double() if double else x
+
+def _cycle(size, generator):
+    "A random permutation that leaves no unit in its place."
+    order = torch.randperm(size, generator=generator)
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 # %% ../nbs/10_permutation.ipynb #tensors
 def _tensors(outputs):
@@ -440,74 +335,111 @@ def _tensors(outputs):
     return [tensor for item in items for tensor in _tensors(item)]
 
 def _outputs(model, state, inputs):
-    with torch.no_grad(): outputs = torch.func.functional_call(model, state, inputs, tie_weights=False)
+    "All numbers that the model returns, in double precision."
+    positional, named = inputs
+    with torch.no_grad(): outputs = torch.func.functional_call(model, state, positional, named, tie_weights=False)
     return torch.cat([tensor.double().flatten() for tensor in _tensors(outputs)])
-def _random_cycle(size, generator):
-    "A random permutation that leaves no unit in its place."
-    order = torch.randperm(size, generator=generator)
-    return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
-def _random_like(x, generator):
-    "Random numbers in double precision in place of a floating-point example; anything else as it is."
-    if not torch.is_tensor(x): return x
-    return torch.randn(x.shape, generator=generator, dtype=torch.double) if x.is_floating_point() else x.cpu()
+# %% ../nbs/10_permutation.ipynb #precision
+class _Precision(TorchDispatchMode):
+    "Notes whether anything is computed in less than double precision."
+    low = False
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.low |= any(t.is_floating_point() and t.dtype != torch.double for t in _tensors(result))
+        return result
 
-# %% ../nbs/10_permutation.ipynb #output-changes
-def _output_changes(model, spec, example_inputs, generator):
-    "How far a random permutation of each group, and of all, moves the outputs, relative to their size."
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    inputs = tuple(_random_like(x, generator) for x in inputs)
-    model = _randomised(model, generator).cpu()
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    try: reference = _outputs(model, state, inputs)
-    except RuntimeError as error: raise ValueError(f"model: it cannot be run in double precision for the proof: {error}") from error
-    if not 0 < reference.abs().max() < torch.inf: raise ValueError("example_inputs: the outputs are all 0, or not finite")
-    def change(groups):
-        moved = spec.identity() | {group: _random_cycle(spec.groups[group], generator) for group in groups}
-        difference = _outputs(model, permute(spec, moved, state), inputs) - reference
-        return float(difference.abs().max() / reference.abs().max())
-    return {group: change([group]) for group in spec.groups} | {"all groups": change(list(spec.groups))}
+class _Proof:
+    "A network with random weights, and what permutations do to its outputs."
+    def __init__(self, model, example_inputs, generator):
+        self.generator, problem = generator, None
+        for double, random in ((True, True), (True, False), (False, False)):
+            self.model = copy.deepcopy(model).cpu().eval()
+            if double: self.model.double()
+            inputs = tree_map(partial(_proof_input, generator, double, random), split_inputs(example_inputs))
+            self.state = {name: tensor.detach() for name, tensor in _randomise(self.model, generator).state_dict().items()}
+            try:
+                with _Precision() as precision: self.reference = _outputs(self.model, self.state, inputs)
+            except RuntimeError as error: problem = error
+            else:
+                self.inputs, self.tolerance = inputs, 1e-4 if precision.low else 1e-9
+                if 0 < self.reference.abs().max() < torch.inf: return
+        raise ValueError("model: for the proof it was run with random weights, and its outputs were "
+                         + (f"not to be had: {problem}" if problem else "all 0, or not finite"))
+    def change(self, spec, groups):
+        "How far a permutation of these groups moves the outputs, relative to their size."
+        order_of = lambda group, size: _cycle(size, self.generator) if group in groups else torch.arange(size)
+        moved = _outputs(self.model, _moved(spec, _draw(spec, order_of), self.state), self.inputs)
+        return float((moved - self.reference).abs().max() / self.reference.abs().max())
 
 # %% ../nbs/10_permutation.ipynb #check-spec
 def check_spec(model: nn.Module,
                spec: PermutationSpec,
-               example_inputs,                # a tensor, or a tuple of the model's positional inputs
-               tolerance: float = 1e-9,       # largest change of the outputs, relative to the largest output
+               example_inputs,                # a tensor, a tuple of positional inputs, or a dict of named ones
+               tolerance: float | None = None,  # largest change of the outputs, relative to the largest output;
+                                                # None: 1e-9, or 1e-4 where the model computes in single precision
                generator: torch.Generator | None = None,
               ) -> dict[str, float]:
     "The change of the outputs under each group; `ValueError`, naming the groups, where one breaks the function."
-    changes = _output_changes(model, spec, example_inputs, generator or stream(0, "proof"))
-    wrong = {group: change for group, change in changes.items() if not change <= tolerance}
+    check_state(spec, model.state_dict(), "model")
+    proof = _Proof(model, example_inputs, generator or stream(0, "proof"))
+    changes = {group: proof.change(spec, {group}) for group in spec.groups}
+    changes["all groups"] = proof.change(spec, set(spec.groups))
+    wrong = {g: c for g, c in changes.items() if not c <= (proof.tolerance if tolerance is None else tolerance)}
     if wrong:
-        raise ValueError("spec: outputs change under " + ", ".join(f"{g!r} (by {c:.1e})" for g, c in wrong.items()))
+        first = members(spec)
+        raise ValueError("spec: outputs change under " + ", ".join(
+            f"{g!r} (by {c:.1e}" + (f", first seen in {first[g][0]}" if first.get(g) else "") + ")" for g, c in wrong.items()))
     return changes
 
 # %% ../nbs/10_permutation.ipynb #without-groups
 def without_groups(spec: PermutationSpec, reasons: dict[str, str]) -> PermutationSpec:
-    "A spec in which the groups named in `reasons` keep their order."
+    "A spec in which the groups named in `reasons`, and those nested with them, keep their order."
+    root = lambda group: root(spec.blocks[group]) if group in spec.blocks else group
+    roots = {root(group): why for group, why in reasons.items()}
+    reasons = {group: reasons.get(group, roots[root(group)]) for group in spec.groups if root(group) in roots}
     axes = {tensor: tuple(_fixed(axis, reasons) for axis in axes) for tensor, axes in spec.axes.items()}
     axes = {tensor: axes for tensor, axes in axes.items() if any(axes)}
-    groups = {group: size for group, size in spec.groups.items() if group not in reasons}
-    return PermutationSpec(groups, axes, spec.shapes, spec.buffers & set(axes), spec.pinned | reasons)
+    left = {group: size for group, size in spec.groups.items() if group not in reasons}
+    blocks = {group: outer for group, outer in spec.blocks.items() if group in left}
+    return PermutationSpec(left, axes, spec.shapes, spec.buffers & set(axes), spec.pinned | reasons, blocks)
 
 def _fixed(axis, groups):
     "The description of one axis with these groups fixed."
-    if axis is None or all(g is None or g in groups for segment in axis for g, _ in segment): return None
-    return tuple(_merge_fixed([(None if g in groups else g, size) for g, size in segment]) for segment in axis)
+    if axis is None or all(g is None or g in groups for segment in axis for g, *_ in segment): return None
+    return tuple(tuple((None, f[1]) if f[0] in groups else f for f in segment) for segment in axis)
+
+# %% ../nbs/10_permutation.ipynb #trials
+MANY = 64  # groups; more are not tried one by one
+
+def _trials(groups):
+    "Sets of groups to permute together."
+    groups = list(groups)
+    if len(groups) <= MANY: alone = [{group} for group in groups]
+    else:
+        bits = range((len(groups) - 1).bit_length())
+        alone = [{g for i, g in enumerate(groups) if (i >> bit & 1) == side} for bit in bits for side in (0, 1)]
+    return [set(groups)] * 3 + alone
+
+def _proven(spec, proof):
+    "The spec without the groups that break the network."
+    while spec.groups and any(not proof.change(spec, groups) <= proof.tolerance for groups in _trials(spec.groups)):
+        changes, first = {group: proof.change(spec, {group}) for group in spec.groups}, members(spec)
+        failed = {group: f"permuting it changed the outputs by {change:.1e}; it is first seen in {first[group][0] if first[group] else 'its blocks'}"
+                  for group, change in changes.items() if not change <= proof.tolerance}
+        spec = without_groups(spec, failed or dict.fromkeys(spec.groups, "groups that change the outputs when permuted together"))
+    return spec
 
 # %% ../nbs/10_permutation.ipynb #infer-spec
 def infer_spec(model: nn.Module,
-               example_inputs,  # a tensor such as a batch of two examples, or a tuple of the positional inputs
+               example_inputs,  # a tensor such as a batch of two examples, a tuple of inputs, or a dict of named ones
               ) -> PermutationSpec:
     """Find the permutation symmetries of `model` from its graph, and prove them on it.
 
-    Raises `ValueError` where the model cannot be traced; what has to keep its order is listed in `.pinned`."""
-    atoms = Atoms()
-    spec = _spec_from(atoms, _walk(_graph(model, example_inputs), atoms, _aliases(model)), model)
-    changes = _output_changes(model, spec, example_inputs, stream(0, "proof"))
-    together = changes.pop("all groups")
-    failed = {group: f"permuting it changed the outputs by {change:.1e}"
-              for group, change in changes.items() if not change <= 1e-9}
-    if not failed and not together <= 1e-9:
-        failed = dict.fromkeys(spec.groups, "groups that change the outputs when permuted together")
-    return without_groups(spec, failed) if failed else spec
+    What has to keep its order is listed in `.pinned`; a warning says when nothing can be permuted.
+    Raises `ValueError` where the model cannot be traced or does not take the inputs, `TypeError` where it is no module."""
+    if not isinstance(model, nn.Module): raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
+    spec = _spec_from(Trace(model, example_inputs))
+    if spec.groups: spec = _proven(spec, _Proof(model, example_inputs, stream(0, "proof")))
+    if not spec.groups: warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why", stacklevel=2)
+    return spec
