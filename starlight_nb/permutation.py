@@ -232,7 +232,7 @@ class _Groups:
                 for unit in self._met(axis): seen.setdefault(unit, tensor)
         for unit in seen: members.setdefault(role[unit], []).append(unit)
         for alike in members.values():
-            if len(alike) > 1: self._add(alike, seen[alike[0]].rpartition(".")[0] or seen[alike[0]])
+            if len(alike) > 1: _number(self, alike, seen[alike[0]].rpartition(".")[0] or seen[alike[0]])
     def leaves(self, unit):
         "The free units that a unit moves with."
         if unit not in self.known:
@@ -246,15 +246,18 @@ class _Groups:
             for leaf in self.leaves(unit):
                 if self.units.block[leaf] >= 0: yield from self._met(self.ids[self.units.block[[leaf]]])
                 yield leaf
-    def _add(self, alike, name):
-        "Number the units of one role."
-        blocks = {unit: self.place.get(self.ids[self.units.block[unit]], (None, 0)) for unit in alike if self.units.block[unit] >= 0}
-        parent = blocks[alike[0]][0] if blocks else None
-        if parent: alike = sorted(alike, key=lambda unit: blocks[unit][1])
-        group = next(n for i in range(1, len(self.sizes) + 2) if (n := name if i == 1 else f"{name}/{i}") not in self.sizes)
-        self.sizes[group] = len(alike)
-        if parent: self.blocks[group] = parent
-        self.place |= {unit: (group, i) for i, unit in enumerate(alike)}
+
+# %% ../nbs/10_permutation.ipynb #number
+def _number(groups, alike, name):
+    "Number the units of one role, block by block where they lie in blocks."
+    block = groups.units.block
+    blocks = {unit: groups.place.get(groups.ids[block[unit]], (None, 0)) for unit in alike if block[unit] >= 0}
+    parent = blocks[alike[0]][0] if blocks else None
+    if parent: alike = sorted(alike, key=lambda unit: blocks[unit][1])
+    group = next(n for i in range(1, len(groups.sizes) + 2) if (n := name if i == 1 else f"{name}/{i}") not in groups.sizes)
+    groups.sizes[group] = len(alike)
+    if parent: groups.blocks[group] = parent
+    groups.place |= {unit: (group, i) for i, unit in enumerate(alike)}
 
 # %% ../nbs/10_permutation.ipynb #describe
 def _describe(groups, axis):

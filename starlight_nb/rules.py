@@ -476,31 +476,10 @@ class Trace:
         self.aliases, self.state = aliases(model), model.state_dict()
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         program = export_graph(model, example_inputs)
-        signature = program.graph_signature
-        self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self.constants = signature.inputs_to_lifted_tensor_constants
-        self.placed = {}  # units of every tensor of the state; `axes` has those that an operation uses
+        self.names, self.placed = _names(program.graph_signature, self.aliases), {}
         for node in program.graph.nodes:
-            self.values[node] = getattr(self, f"_{node.op}", self._call)(node)
+            self.values[node] = _VISIT.get(node.op, _call)(self, node)
             self.units.seen += [table.ravel() for table in _tables(self.values[node])]
-    def _placeholder(self, node):
-        name = self.names.get(node.name, self.constants.get(node.name))
-        name = self.aliases.get(name, name)
-        if name in self.placed: return self.placed[name]
-        why = None if name in self.state else "a constant that is not in the state" if name else "an axis of the input"
-        fresh = _fresh(self.units, node.meta.get("val"), why)
-        if name in self.state: self.placed[name] = fresh
-        return fresh
-    def _get_attr(self, node): return None
-    def _output(self, node):
-        for source in node.all_input_nodes: _pin_all(self.units, self.values[source], "reaches the output")
-    def _call(self, node):
-        name_of = lambda source: self.aliases.get(self.names[source.name], self.names[source.name])
-        used = [name_of(source) for source in node.all_input_nodes if source.name in self.names]
-        self.axes |= {name: self.placed[name] for name in used if name in self.placed and name not in self.axes}
-        if operation(node) in READ_AXIS and node.args[1].name in self.names:
-            self.read.add((name_of(node.args[1]), READ_AXIS[operation(node)]))
-        return _apply(self.units, node, self.values)
 
 def aliases(model: torch.nn.Module) -> dict[str, str]:
     "For each name in the state that shares its tensor with an earlier one (tied weights), the earlier name."
@@ -509,6 +488,32 @@ def aliases(model: torch.nn.Module) -> dict[str, str]:
         if id(tensor) in first: others[name] = first[id(tensor)]
         else: first[id(tensor)] = name
     return others
+
+def _names(signature, aliases):
+    "The name of the tensor that stands behind each placeholder of the graph."
+    names = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+    return {node: aliases.get(name, name) for node, name in names.items()}
+
+# %% ../nbs/09_rules.ipynb #placeholder
+def _placeholder(trace, node):
+    name = trace.names.get(node.name)
+    if name in trace.placed: return trace.placed[name]
+    why = None if name in trace.state else "a constant that is not in the state" if name else "an axis of the input"
+    fresh = _fresh(trace.units, node.meta.get("val"), why)
+    if name in trace.state: trace.placed[name] = fresh
+    return fresh
+
+def _output(trace, node):
+    for source in node.all_input_nodes: _pin_all(trace.units, trace.values[source], "reaches the output")
+
+def _call(trace, node):
+    used = [trace.names[source.name] for source in node.all_input_nodes if source.name in trace.names]
+    trace.axes |= {name: trace.placed[name] for name in used if name in trace.placed and name not in trace.axes}
+    if operation(node) in READ_AXIS and node.args[1].name in trace.names:
+        trace.read.add((trace.names[node.args[1].name], READ_AXIS[operation(node)]))
+    return _apply(trace.units, node, trace.values)
+
+_VISIT = {"placeholder": _placeholder, "output": _output, "get_attr": lambda trace, node: None}
 
 # %% ../nbs/09_rules.ipynb #tables
 def _tables(value):

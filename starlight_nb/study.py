@@ -16,7 +16,7 @@ from .base import (choose, experiments_folder, profile_names, report_folder, sto
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import LOADERS, load
 from .matching import match_weights
-from .models import ARCHITECTURES, build, initialise
+from .models import build, check_architecture, initialise
 from .permutation import infer_spec, permute
 from .star import train_star
 from .store import Store, config_key
@@ -53,7 +53,7 @@ def _setting(name, table):
     for key in ("sources", "heldouts"):
         if type(table[key]) is not int or table[key] < 1:
             raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
-    choose(f"{where}.architecture", table["architecture"], ARCHITECTURES)
+    check_architecture(table["architecture"], f"{where}.architecture")
     choose(f"{where}.dataset", table["dataset"], LOADERS)
     for key in ("model", "star"):
         if not isinstance(table.get(key, {}), dict):

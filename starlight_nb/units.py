@@ -8,8 +8,8 @@ from functools import partial, reduce
 import numpy as np
 
 # %% auto #0
-__all__ = ['TORN', 'Units', 'join', 'pair', 'product', 'rows', 'Blocks', 'Axes', 'cells', 'split', 'meet', 'restrict', 'contract',
-           'separate', 'reshape', 'settle', 'roles']
+__all__ = ['COLUMNS', 'TORN', 'Units', 'join', 'pair', 'product', 'rows', 'Blocks', 'Axes', 'cells', 'split', 'meet', 'restrict',
+           'contract', 'separate', 'reshape', 'settle', 'roles']
 
 # %% ../nbs/08_units.ipynb #units
 class Units:
@@ -18,22 +18,11 @@ class Units:
         self.count, self.reasons, self.seen = 0, [], []
         # for each unit: what it is the same as, the two that it pairs, its block, the size of it as a block, why it is fixed
         self.same, self.first, self.second, self.block, self.size, self.fixed = np.full((6, 4096), -1)
-        self._fresh(1)
-        self.pin(np.zeros(1, int), "an axis of length one")
-    def _fresh(self, size):
-        ids, self.count = np.arange(self.count, self.count + size), self.count + size
-        if self.count > len(self.same): self._grow()
-        self.same[ids] = ids
-        return ids
-    def _grow(self):
-        extra = np.full((6, self.count), -1)
-        columns = self.same, self.first, self.second, self.block, self.size, self.fixed
-        (self.same, self.first, self.second,
-         self.block, self.size, self.fixed) = (np.concatenate([a, b]) for a, b in zip(columns, extra))
+        self.pin(_fresh(self, 1), "an axis of length one")
     def new(self, size: int, why: str | None = None) -> np.ndarray:
         "The units of a fresh axis, fixed where `why` gives a reason."
         if size == 1: return np.zeros(1, int)
-        ids = self._fresh(size)
+        ids = _fresh(self, size)
         if why: self.pin(ids, why)
         return ids
     def pin(self, units, why: str):
@@ -48,6 +37,17 @@ class Units:
         while (self.same[found] != found).any(): found = self.same[found]
         self.same[units] = found
         return found
+
+# %% ../nbs/08_units.ipynb #fresh
+COLUMNS = "same", "first", "second", "block", "size", "fixed"
+
+def _fresh(units, size):
+    "New units of which nothing is known; the columns grow where they are too short."
+    ids, units.count = np.arange(units.count, units.count + size), units.count + size
+    if units.count > len(units.same):
+        for name in COLUMNS: setattr(units, name, np.concatenate([getattr(units, name), np.full(units.count, -1)]))
+    units.same[ids] = ids
+    return ids
 
 # %% ../nbs/08_units.ipynb #join
 def join(units: Units, a: np.ndarray, b: np.ndarray):
@@ -64,6 +64,7 @@ def join(units: Units, a: np.ndarray, b: np.ndarray):
         units.same[high] = low
         _inherit(units, low, high)
 
+# %% ../nbs/08_units.ipynb #inherit
 TORN = "an axis that is taken apart in two ways"
 
 def _inherit(units, low, high):
@@ -91,7 +92,7 @@ def pair(units: Units, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     "A unit for each two that stand at the same place of `a` and `b`: it goes where both of them go."
     if units.is_fixed(a) and units.is_fixed(b): return units.new(a.size, _reason(units, a)).reshape(a.shape)
     if units.is_fixed(a): a, b = b, a
-    ids = units._fresh(a.size).reshape(a.shape)
+    ids = _fresh(units, a.size).reshape(a.shape)
     units.first[ids], units.second[ids] = a, b
     return ids
 

@@ -73,3 +73,11 @@ def smoke_report(tmp_path_factory):
     status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=folder))
     assert status == 0, out + error
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    "Slow tests run when they are asked for."
+    if not os.environ.get("STARLIGHT_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; STARLIGHT_SLOW=1 runs it"))

@@ -127,7 +127,7 @@ def test_bad_input_is_named(make_mlp):
         match_weights(spec, state, build("mlp", depth=2, width=9).state_dict())
     with pytest.raises(ValueError, match="state_b: '3.bias' has values that are not finite"):
         match_weights(spec, state, state | {"3.bias": torch.full((8,), torch.nan)})
-    with pytest.raises(ValueError, match=r"init\['1'\]: the numbers 0 to 7"):
+    with pytest.raises(ValueError, match=r"init\['1'\]: a tensor of the numbers 0 to 7"):
         match_weights(spec, state, state, init=spec.identity() | {"1": torch.zeros(8, dtype=torch.long)})
     with pytest.raises(ValueError, match="order: 'backward' is not known"):
         match_weights(spec, state, state, order="backward")
