@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from .models import stream
-from .rules import RULES, Trace, rule, split_inputs
+from .rules import RULES, Trace, rule, split_inputs  # rules are registered from here too
 from .units import cells, roles, settle
 
 # %% auto #0
