@@ -136,12 +136,12 @@ def densenet(num_classes: int = 10,
 
 # %% ../nbs/01_models.ipynb #textbag
 class TextBag(nn.Module):
-    "Mean of word embeddings and a linear classifier, for rows of token numbers (n, length)."
+    "Mean of word embeddings and a linear classifier, for rows of token numbers (n, length), or for all in one row with `offsets`."
     def __init__(self, num_classes: int = 4, width: int = 64, vocabulary: int = 95_811):
         super().__init__()
         self.embedding = nn.EmbeddingBag(vocabulary, width, mode="mean", padding_idx=0)
         self.classifier = nn.Linear(width, num_classes)
-    def forward(self, tokens): return self.classifier(self.embedding(tokens))
+    def forward(self, tokens, offsets=None): return self.classifier(self.embedding(tokens, offsets))
 
 # %% ../nbs/01_models.ipynb #build
 ARCHITECTURES = {"mlp": mlp, "resnet": ResNet, "resnet18": partial(ResNet, width=64, blocks=(2, 2, 2, 2), channels_in=3),
@@ -150,13 +150,13 @@ ARCHITECTURES = {"mlp": mlp, "resnet": ResNet, "resnet18": partial(ResNet, width
 
 def check_architecture(name: str, argument: str = "architecture"):
     "Raise `ValueError`, with the nearest known one, unless `name` can be built."
-    source, _, own = name.rpartition("torchvision.")
-    if source or name == own: choose(argument, name, ARCHITECTURES)
-    else:
-        import torchvision
-        choose(argument, own, torchvision.models.list_models(module=torchvision.models))
+    if name in ARCHITECTURES: return
+    import torchvision
+    known = torchvision.models.list_models(module=torchvision.models)
+    if str(name).startswith("torchvision."): choose(argument, name.removeprefix("torchvision."), known)
+    elif name not in known: choose(argument, name, ARCHITECTURES)
 
-def build(name: str,              # a name in `ARCHITECTURES`, or `torchvision.` and a name there
+def build(name: str,              # a name in `ARCHITECTURES` or in torchvision; `torchvision.resnet18` is torchvision's
           num_classes: int = 10,
           **kwargs,               # the architecture's own arguments, such as `width`
          ) -> nn.Module:
@@ -171,8 +171,9 @@ def build(name: str,              # a name in `ARCHITECTURES`, or `torchvision.`
 def _from_torchvision(name, num_classes, kwargs):
     "Untrained, with the arguments that torchvision's own function takes."
     from torchvision.models import get_model
-    if name in ("torchvision.googlenet", "torchvision.inception_v3"): kwargs = {"init_weights": False} | kwargs
-    try: return get_model(name.removeprefix("torchvision."), weights=None, num_classes=num_classes, **kwargs)
+    name = name.removeprefix("torchvision.")
+    if name in ("googlenet", "inception_v3"): kwargs = {"init_weights": False} | kwargs
+    try: return get_model(name, weights=None, num_classes=num_classes, **kwargs)
     except TypeError as error: raise ValueError(f"arguments of architecture {name!r}: {error}") from error
 
 # %% ../nbs/01_models.ipynb #millions
