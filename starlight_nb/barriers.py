@@ -4,76 +4,17 @@
 
 # %% ../nbs/12_barriers.ipynb #from-future-import-annotations
 from __future__ import annotations
-import copy
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import nn
 from .base import choose
-from .data import Dataset, Split, batches, check_dataset
+from .data import Dataset, check_dataset
+from .evaluation import check_same, evaluate, interpolate, midpoint_loss, refresh_batchnorm  # found here too
 
 # %% auto #0
-__all__ = ['interpolate', 'refresh_batchnorm', 'evaluate', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
-
-# %% ../nbs/12_barriers.ipynb #same-tensors
-def _same_tensors(state_a, state_b):
-    "Raise `ValueError`, naming the tensor, unless the two states have the same tensors in the same shapes."
-    for name in state_a.keys() ^ state_b.keys():
-        raise ValueError(f"state_b: the tensor {name!r} is in only one of the two states")
-    for name, tensor in state_a.items():
-        if tensor.shape != state_b[name].shape:
-            raise ValueError(f"state_b: {name!r} has the shape {tuple(state_b[name].shape)}, "
-                             f"in state_a {tuple(tensor.shape)}")
-
-# %% ../nbs/12_barriers.ipynb #interpolate
-def interpolate(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
-                t: float) -> dict[str, torch.Tensor]:
-    "The state (1-t) A + t B; at t = 0 and 1 exactly A and B."
-    _same_tensors(state_a, state_b)
-    if t in (0, 1): return {name: tensor.clone() for name, tensor in (state_b if t else state_a).items()}
-    return {name: torch.lerp(a, state_b[name], t) if a.is_floating_point() else a.clone()
-            for name, a in state_a.items()}
-
-# %% ../nbs/12_barriers.ipynb #norms
-def _norms(model):
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-
-def refresh_batchnorm(model: nn.Module,
-                      state: dict[str, torch.Tensor],
-                      data: Dataset | Split,         # the training split is used
-                      batch_size: int = 500,
-                     ) -> dict[str, torch.Tensor]:
-    """The state with running statistics measured on the training data;
-    the same state where there is nothing to measure."""
-    if not _norms(model): return state
-    model = copy.deepcopy(model).eval()
-    model.load_state_dict(state)
-    for norm in _norms(model):
-        norm.reset_running_stats()
-        norm.train()
-    seen = 0
-    with torch.no_grad():
-        for x, _ in batches(getattr(data, "train", data), batch_size):
-            if len(x) == 1: continue  # one example has no variance
-            seen += len(x)
-            for norm in _norms(model): norm.momentum = len(x) / seen
-            model(x)
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-# %% ../nbs/12_barriers.ipynb #evaluate
-def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Split,
-             batch_size: int = 2000) -> tuple[float, float]:
-    "Mean cross-entropy in nats, and accuracy from 0 to 1, in evaluation mode."
-    model, loss, right = copy.deepcopy(model).eval(), 0.0, 0.0
-    model.load_state_dict(state)
-    with torch.no_grad():
-        for x, y in batches(split, batch_size):
-            logits = model(x)
-            loss += F.cross_entropy(logits, y, reduction="sum").double()
-            right += (logits.argmax(1) == y).sum()
-    return float(loss) / len(split), float(right) / len(split)
+__all__ = ['PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
 
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
@@ -112,7 +53,7 @@ def path_losses(model: nn.Module,
     The states are taken as they are: align them first. Raises `ValueError` where their shapes differ."""
     check_dataset(data)
     points, values = _grid(ts), []
-    _same_tensors(state_a, state_b)
+    check_same(state_a, state_b)
     moves = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
     for t in points.tolist():
         state = interpolate(state_a, state_b, t)
