@@ -4,17 +4,86 @@
 
 # %% ../nbs/12_barriers.ipynb #from-future-import-annotations
 from __future__ import annotations
+import copy
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from .base import choose
-from .data import Dataset, check_dataset
-from .evaluation import check_same, evaluate, interpolate, midpoint_loss, refresh_batchnorm  # found here too
+from .data import Dataset, batches, check_dataset
+from .evaluation import batch_norms, check_same, evaluate, interpolate, midpoint_loss, refresh_batchnorm  # found here too
 
 # %% auto #0
-__all__ = ['PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
+__all__ = ['unit_statistics', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
+
+# %% ../nbs/12_barriers.ipynb #unit-statistics
+def _hooked(model, state, hook, names=None):
+    "A copy of `model` in evaluation mode, with `hook(name, output)` on its linear and convolutional layers."
+    model = copy.deepcopy(model).eval()
+    model.load_state_dict(state)
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and (names is None or name in names):
+            module.register_forward_hook(lambda module, inputs, output, name=name: hook(name, output))
+    return model
+
+def _moments(module, output):
+    "Mean and variance (2, units) of a layer's output, in double precision: a sum of squares would lose small variances."
+    variance, mean = torch.var_mean(output.movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1), dim=1, correction=0)
+    return torch.stack([mean, variance]).double()
+
+def unit_statistics(model: nn.Module, state: dict[str, torch.Tensor], data: Dataset) -> dict[str, torch.Tensor]:
+    "For each layer that can be rescaled the mean and standard deviation (2, units) of its units on the training data."
+    called, layers, total = [], dict(model.named_modules()), {}
+    def hook(name, output):
+        called.append(name)
+        mean, variance = _moments(layers[name], output)
+        total[name] = total.get(name, 0) + len(x) / len(data.train) * torch.stack([mean, variance + mean**2])
+    network = _hooked(model, state, hook)
+    with torch.no_grad():
+        for x, _ in batches(data.train, 500):
+            called.clear()
+            network(x)
+    kept = [name for name in called[:-1] if called.count(name) == 1 and layers[name].bias is not None]
+    return {name: torch.stack([total[name][0], (total[name][1] - total[name][0]**2).clamp_min(0).sqrt()]) for name in kept}
+
+# %% ../nbs/12_barriers.ipynb #repaired
+def _between(ends_a, ends_b, t): return {name: torch.lerp(own, ends_b[name], t) for name, own in ends_a.items()}
+
+def _rescaled(model, state, wanted, data):
+    "The state with units that have the wanted statistics, and refreshed normalisations."
+    layers, found = dict(model.named_modules()), {name: 0 for name in wanted}
+    def hook(name, output):
+        mean, variance = _moments(layers[name], output)
+        found[name] = found[name] + len(x) / len(data.train) * torch.stack([mean, variance])
+        scale, shift = (own.to(output) for own in _correction(wanted[name], mean, variance))
+        shape = (-1,) if isinstance(layers[name], nn.Linear) else (-1,) + (1,) * (output.ndim - 2)
+        return output * scale.view(shape) + shift.view(shape)
+    network, state = _hooked(model, state, hook, wanted), dict(state)
+    for norm in batch_norms(network): norm.train()  # its own statistics mean nothing here
+    with torch.no_grad():
+        for x, _ in batches(data.train, 500): network(x)
+    for name, (mean, variance) in found.items():
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        scale, shift = (own.to(state[weight]) for own in _correction(wanted[name], mean, variance))
+        state[weight] = state[weight] * scale.view(-1, *[1] * (state[weight].ndim - 1))
+        state[bias] = state[bias] * scale + shift
+    return refresh_batchnorm(model, state, data)
+
+def _correction(wanted, mean, variance):
+    "Factor and summand that give a unit the wanted mean and deviation; a unit that never changes is only shifted."
+    deviation = variance.sqrt()
+    scale = torch.where(deviation > 1e-6 * mean.abs(), wanted[1] / deviation, 1.0)
+    return scale, wanted[0] - scale * mean
+
+def repaired(model: nn.Module,
+             state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],  # aligned
+             t: float,       # from 0, which is A, to 1, which is B
+             data: Dataset,  # the training split is used
+            ) -> dict[str, torch.Tensor]:
+    "The point at `t` between A and B, its hidden units rescaled (REPAIR; Jordan et al., 2023)."
+    ends = [unit_statistics(model, state, data) for state in (state_a, state_b)]
+    return _rescaled(model, interpolate(state_a, state_b, t), _between(*ends, t), data)
 
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
@@ -47,6 +116,7 @@ def path_losses(model: nn.Module,
                 data: Dataset,
                 ts=11,                      # number of points, or the points themselves
                 refresh: bool = True,       # measure the normalisations' statistics at interior points
+                repair: bool = False,       # rescale hidden units at interior points (`repaired`), which includes the above
                ) -> PathCurve:
     """Loss and accuracy on the straight line from A (t = 0) to B (t = 1), on every split of `data`.
 
@@ -55,9 +125,11 @@ def path_losses(model: nn.Module,
     points, values = _grid(ts), []
     check_same(state_a, state_b)
     moves = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
+    ends = [unit_statistics(model, state, data) for state in (state_a, state_b)] if repair else None
     for t in points.tolist():
         state = interpolate(state_a, state_b, t)
-        if refresh and moves and 0 < t < 1: state = refresh_batchnorm(model, state, data)
+        if repair and moves and 0 < t < 1: state = _rescaled(model, state, _between(*ends, t), data)
+        elif refresh and moves and 0 < t < 1: state = refresh_batchnorm(model, state, data)
         values.append([evaluate(model, state, part) for part in data.splits.values()])
     values = np.array(values)
     loss, accuracy = ({split: values[:, i, k] for i, split in enumerate(data.splits)} for k in (0, 1))

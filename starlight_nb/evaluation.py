@@ -11,7 +11,7 @@ from torch import nn
 from .data import Dataset, Split, batches, check_dataset
 
 # %% auto #0
-__all__ = ['check_same', 'interpolate', 'refresh_batchnorm', 'evaluate', 'midpoint_loss']
+__all__ = ['check_same', 'interpolate', 'batch_norms', 'refresh_batchnorm', 'evaluate', 'midpoint_loss']
 
 # %% ../nbs/04_evaluation.ipynb #check-same
 def check_same(state_a, state_b):
@@ -33,7 +33,8 @@ def interpolate(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tenso
             for name, a in state_a.items()}
 
 # %% ../nbs/04_evaluation.ipynb #norms
-def _norms(model):
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    "The layers of a network that keep running statistics."
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
 
 def refresh_batchnorm(model: nn.Module,
@@ -43,10 +44,10 @@ def refresh_batchnorm(model: nn.Module,
                      ) -> dict[str, torch.Tensor]:
     """The state with running statistics measured on the training data;
     the same state where there is nothing to measure."""
-    if not _norms(model): return state
+    if not batch_norms(model): return state
     model = copy.deepcopy(model).eval()
     model.load_state_dict(state)
-    for norm in _norms(model):
+    for norm in batch_norms(model):
         norm.reset_running_stats()
         norm.train()
     seen = 0
@@ -54,7 +55,7 @@ def refresh_batchnorm(model: nn.Module,
         for x, _ in batches(getattr(data, "train", data), batch_size):
             if len(x) == 1: continue  # one example has no variance
             seen += len(x)
-            for norm in _norms(model): norm.momentum = len(x) / seen
+            for norm in batch_norms(model): norm.momentum = len(x) / seen
             model(x)
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 

@@ -5,215 +5,79 @@
 # %% ../nbs/11_matching.ipynb #from-future-import-annotations
 from __future__ import annotations
 import copy
-from dataclasses import dataclass, field
-from itertools import product
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import nn
+from .activations import match_activations
 from .base import choose
-from .models import stream
-from .permutation import PermutationSpec, check_permutation, check_state, infer_spec, permute, places
+from .descent import inner_product  # found here too, as the other names of matching are
+from .permutation import PermutationSpec, infer_spec, permute, places, without_groups
+from .rules import ELEMENTWISE, Trace, operation
+from .weights import Matcher, Matching, MultiMatching, match_many, match_together, match_weights, matching_of
 
 # %% auto #0
-__all__ = ['METHODS', 'inner_product', 'Matching', 'match_weights', 'align']
+__all__ = ['METHODS', 'WITH_DATA', 'POOLS', 'match', 'partial_spec', 'align']
 
-# %% ../nbs/11_matching.ipynb #places
-def _places(spec):
-    "For each group, where it acts; only parameters count, because running statistics are no weights."
-    found = {group: [] for group in spec.groups}
-    for tensor, axes in spec.axes.items():
-        for number, axis in enumerate(axes):
-            if tensor in spec.buffers or not axis: continue
-            for group, where in places(axis).items(): found[group].append((tensor, number, where))
-    return found
+# %% ../nbs/11_matching.ipynb #methods
+METHODS = {
+    "none": lambda spec, state_a, state_b, **options: matching_of(spec, state_a, state_b, spec.identity()),
+    "weights": match_weights,
+    "activations": match_activations,
+}
+WITH_DATA = {"activations", "straight-through"}  # methods that look at data
 
-def _families(spec):
-    "For each group that is not nested in another, itself and all that are nested in it."
-    families = {}
-    for group in spec.groups:
-        root = group
-        while root in spec.blocks: root = spec.blocks[root]
-        families.setdefault(root, []).append(group)
-    return families
+def match(method: str,                       # a name in `METHODS`
+          spec: PermutationSpec,
+          state_a: dict[str, torch.Tensor],  # the network whose order is kept
+          state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
+          **options,                         # of the method; `model` and `data` where it looks at data
+         ) -> Matching:
+    "Match B to A by any method; `ValueError` where the method needs data and has none."
+    function = METHODS[choose("method", method, METHODS)]
+    for name in ("model", "data") if method in WITH_DATA else ():
+        if options.get(name) is None: raise ValueError(f"{name}: the method {method!r} needs it")
+    return function(spec, state_a, state_b, **options)
 
-# %% ../nbs/11_matching.ipynb #units
-def _units(tensor, place):
-    "The tensor as a matrix (units of the group, everything else), at one place."
-    _, axis, where = place
-    rows = tensor.movedim(axis, 0)
-    if where.numel() < len(rows) or where.shape[1] > 1 or not torch.equal(where[:, 0], torch.arange(len(rows))):
-        rows = rows[where.flatten().to(rows.device)]
-    return rows.reshape(len(where), -1)
+# %% ../nbs/11_matching.ipynb #left-out
+POOLS = ("mean", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 
-# %% ../nbs/11_matching.ipynb #similarity
-def _similarity(state_a, state_b, group_places):
-    "S[i, j]: the inner product of unit i of A with unit j of B over these places; 0 where there are none."
-    return sum(_units(state_a[place[0]], place) @ _units(state_b[place[0]], place).T for place in group_places)
+def _reaches(node, step):
+    "Does a pooling follow (step `users`) or precede (step `all_input_nodes`) with only elementwise operations between?"
+    return any(operation(other) in POOLS or operation(other).rstrip("_") in ELEMENTWISE and other.all_input_nodes[1:] == []
+               and _reaches(other, step) for other in getattr(node, step))
 
-def _best(similarity):
-    "The best assignment and its value."
-    _, columns = linear_sum_assignment(similarity, maximize=True)
-    return columns, similarity[np.arange(len(columns)), columns].sum()
+def _left_out(node):
+    "Is this a concatenation, or a sum next to a pooling?"
+    if operation(node) in ("cat", "concat"): return True
+    return operation(node) in ("add", "add_") and len(node.all_input_nodes) == 2 and any(_reaches(node, s) for s in ("users", "all_input_nodes"))
 
-# %% ../nbs/11_matching.ipynb #assign
-def _assign(spec, family, similarities):
-    "The best orders of a family's groups, and how much better they are than the present ones."
-    values = {group: torch.as_tensor(similarities[group]).cpu().numpy() + np.zeros((spec.groups[group],) * 2) for group in family}
-    before = sum(matrix.trace() for matrix in values.values())
-    orders, after = _inside(spec, family[0], values)
-    return {group: torch.from_numpy(order) for group, order in orders.items()}, float(after - before)
+def _writers(node):
+    "The weights of the layers that write what `node` holds."
+    if operation(node) == "linear" or operation(node).startswith("conv"): return [node.args[1].name]
+    return [name for source in node.all_input_nodes for name in _writers(source)]
 
-def _inside(spec, group, values):
-    "Orders of `group` and of those nested in it, and their value."
-    total, found = values[group].copy(), {}
-    nested = {child: _below(spec, child, values) for child in values if spec.blocks.get(child) == group}
-    for i, j in product(range(len(total)), repeat=2) if nested else ():
-        for child, own in nested.items():
-            found[child, i, j], value = _inside(spec, child, {g: _tile(values[g], len(total), i, j) for g in own})
-            total[i, j] += value
-    order, value = _best(total)
-    orders = {group: order}
-    for child, own in nested.items():
-        for g in own:
-            inner = len(values[g]) // len(total)
-            orders[g] = np.concatenate([j * inner + found[child, i, j][g] for i, j in enumerate(order)])
-    return orders, value
-
-def _below(spec, group, known):
-    "The group and all that are nested in it, outermost first."
-    return [group, *(g for child in known if spec.blocks.get(child) == group for g in _below(spec, child, known))]
-
-def _tile(matrix, count, i, j):
-    "The part of a matrix that belongs to block i of A and block j of B, of `count` blocks each."
-    inner = len(matrix) // count
-    return matrix[i * inner:(i + 1) * inner, j * inner:(j + 1) * inner]
-
-# %% ../nbs/11_matching.ipynb #settled
-def _settled(spec, place, settled):
-    "Are all other groups that act on this place's tensor already in order?"
-    return {group for axis in spec.axes[place[0]] if axis for group in places(axis)} <= settled
-
-def _first_sweep(spec, where, state_a, state_b, permutation):
-    "Families in forward order, each by the tensors whose other axes are settled."
-    settled = set()
-    for family in _families(spec).values():
-        settled |= set(family)
-        known = {group: [place for place in where[group] if _settled(spec, place, settled)] for group in family}
-        if any(known.values()):
-            similarities = {group: _similarity(state_a, state_b, own) for group, own in known.items()}
-            _reorder(where, _assign(spec, family, similarities)[0], state_b, permutation)
-
-# %% ../nbs/11_matching.ipynb #reorder
-def _reorder(where, orders, state_b, permutation):
-    "Apply new orders of a family's groups to the working copy of B, in place."
-    for group, order in orders.items():
-        permutation[group] = permutation[group][order]
-        for tensor, axis, units in where[group]:
-            index = torch.arange(state_b[tensor].shape[axis])
-            index[units] = index[units[order]]
-            state_b[tensor] = state_b[tensor].index_select(axis, index.to(state_b[tensor].device))
-
-# %% ../nbs/11_matching.ipynb #neighbours
-def _neighbours(families, where):
-    "For each family, those that share a tensor with it, and so see it move."
-    acting = {root: {place[0] for group in family for place in where[group]} for root, family in families.items()}
-    return {one: {other for other in families if acting[one] & acting[other]} for one in families}
-
-def _quadratic(family, where):
-    "Does the family act on one tensor along two axes, or by two of its groups?"
-    tensors = [(tensor, axis) for group in family for tensor, axis, _ in where[group]]
-    return len({tensor for tensor, _ in tensors}) < len(set(tensors))
-
-def inner_product(state_a, state_b, names) -> float:
-    "The sum of products over the named tensors, in double precision."
-    return sum(float(torch.dot(state_a[name].flatten().double(), state_b[name].flatten().double()))
-               for name in names)
-
-# %% ../nbs/11_matching.ipynb #improve
-def _improve(spec, where, family, state_a, state_b, permutation):
-    "Solve one family with all others held still; the gain in the inner product, 0 where it stays as it is."
-    orders, gain = _assign(spec, family, {group: _similarity(state_a, state_b, where[group]) for group in family})
-    before = dict(state_b), dict(permutation)
-    touched = {place[0] for group in family for place in where[group]}
-    scale = sum(float(state_a[name].norm() * state_b[name].norm()) for name in touched)
-    if gain <= 1e-12 * scale: return 0.0
-    _reorder(where, orders, state_b, permutation)
-    if _quadratic(family, where):
-        gain = inner_product(state_a, state_b, touched) - inner_product(state_a, before[0], touched)
-        if gain <= 1e-12 * scale:
-            state_b.update(before[0])
-            permutation.update(before[1])
-            gain = 0.0
-    return gain
-
-# %% ../nbs/11_matching.ipynb #matching
-@dataclass(frozen=True)
-class Matching:
-    "What `match_weights` found."
-    permutation: dict[str, torch.Tensor]  # brings B's units into A's order
-    objective: float                      # the inner product of A's parameters with the permuted B's
-    cosine: float                         # the same, divided by both norms
-    sweeps: int                           # until nothing moved any more
-    history: list[float] = field(default_factory=list)  # the inner product at the start and after each sweep
-
-# %% ../nbs/11_matching.ipynb #finite
-def _finite(state, names, argument):
-    "Double-precision copies of the parameters to match; `ValueError` names a tensor that is not finite."
-    for name in names:
-        if not torch.isfinite(state[name]).all():
-            raise ValueError(f"{argument}: {name!r} has values that are not finite")
-    return {name: state[name].detach().double() for name in names}
-
-# %% ../nbs/11_matching.ipynb #match-weights
-def match_weights(spec: PermutationSpec,
-                  state_a: dict[str, torch.Tensor],  # the network whose order is kept
-                  state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-                  *,
-                  init: dict[str, torch.Tensor] | None = None,  # start from this permutation of B
-                  order: str = "forward",            # forward, random: how a start from nothing goes about it
-                  seed: int = 0,                     # of the random order
-                  max_sweeps: int = 100,
-                 ) -> Matching:
-    """Maximise <A, permutation(B)> by coordinate descent, each step an exact linear assignment
-    (Ainsworth et al., 2022).
-
-    Raises `ValueError` where a state does not fit the spec, holds values that are not finite,
-    or `init` is no permutation."""
-    choose("order", order, ("forward", "random"))
-    for state, argument in ((state_a, "state_a"), (state_b, "state_b")): check_state(spec, state, argument)
-    if init is not None: check_permutation(spec, init, "init")
-    names = [name for name in spec.shapes if state_a[name].is_floating_point() and name not in spec.buffers]
-    a, start = _finite(state_a, names, "state_a"), permute(spec, init, state_b) if init else state_b
-    return _descend(spec, a, _finite(start, names, "state_b"), init, order, seed, max_sweeps)
-
-# %% ../nbs/11_matching.ipynb #descend
-def _descend(spec, a, b, init, order, seed, max_sweeps):
-    "First sweep, then sweeps over the families that have something new to look at."
-    where, families, permutation = _places(spec), _families(spec), dict(init or spec.identity())
-    neighbours, history, waiting = _neighbours(families, where), [inner_product(a, b, a)], set(families)
-    if init is None and order == "forward":
-        _first_sweep(spec, where, a, b, permutation)
-        history.append(inner_product(a, b, a))
-    shuffle = stream(seed, "matching order")
-    while waiting and len(history) <= max_sweeps:
-        sequence = list(families)
-        if order == "random": sequence = [sequence[i] for i in torch.randperm(len(sequence), generator=shuffle)]
-        for root in (root for root in sequence if root in waiting):
-            waiting.discard(root)
-            if _improve(spec, where, families[root], a, b, permutation):
-                waiting |= neighbours[root] - {root} | ({root} if _quadratic(families[root], where) else set())
-        history.append(inner_product(a, b, a))
-    scale = (inner_product(a, a, a) * inner_product(b, b, b)) ** 0.5
-    return Matching(permutation, history[-1], history[-1] / scale if scale else 0.0, len(history) - 1, history)
+# %% ../nbs/11_matching.ipynb #partial-spec
+def partial_spec(spec: PermutationSpec, model: nn.Module, example_inputs) -> PermutationSpec:
+    "The spec with the groups held still that the paper's released code did not match."
+    trace, left_out = Trace(model, example_inputs), set()
+    for name in {name for node in trace.values if _left_out(node) for name in _writers(node)}:
+        axes = spec.axes.get(trace.names[name], (None,))
+        left_out |= set(places(axes[0]) if axes[0] else ())
+    return without_groups(spec, dict.fromkeys(left_out, "not matched by the paper's released code"))
 
 # %% ../nbs/11_matching.ipynb #align
-def align(model_a: nn.Module, model_b: nn.Module, example_inputs, method: str = "weights") -> nn.Module:
+def align(model_a: nn.Module,
+          model_b: nn.Module,  # the same architecture
+          example_inputs,      # as for `infer_spec`
+          method: str = "weights",
+          *,
+          partial: bool = False,  # leave out the groups that the paper's released code left out
+          **options,           # of the method, such as `data`
+         ) -> nn.Module:
     "A copy of `model_b` whose units are in the order of `model_a`; neither argument is changed."
-    match = METHODS[choose("method", method, METHODS)]
+    choose("method", method, METHODS)
     spec, result = infer_spec(model_a, example_inputs), copy.deepcopy(model_b)
-    matching = match(spec, model_a.state_dict(), model_b.state_dict())
+    if partial: spec = partial_spec(spec, model_a, example_inputs)
+    if "data" in options: options = {"model": model_a} | options
+    matching = match(method, spec, model_a.state_dict(), model_b.state_dict(), **options)
     result.load_state_dict(permute(spec, matching.permutation, model_b.state_dict()))
     return result
-
-METHODS = {"weights": match_weights}

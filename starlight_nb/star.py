@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from torch import nn
-from .barriers import refresh_batchnorm
 from .base import choose
 from .data import Dataset, check_dataset
-from .matching import match_weights
+from .evaluation import refresh_batchnorm
 from .models import stream
-from .permutation import PermutationSpec, check_state, infer_spec, permute
+from .permutation import PermutationSpec, infer_spec, permute
 from .training import Recipe, descend
+from .weights import Matcher, check_states
 
 # %% auto #0
 __all__ = ['T_SAMPLINGS', 't_sampler', 'Sources', 'StarResult', 'train_star']
@@ -42,20 +42,19 @@ class Sources:
         # tied weights are one parameter with several names in a state
         self.first_names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
         self.states, device = states, next(model.parameters()).device
-        self.permutations = [spec.identity() for _ in states]
+        self.permutations, self.matcher = [spec.identity() for _ in states], Matcher(spec, states)
         self.rows = torch.stack([self._row(state) for state in states]).to(device)
     def _row(self, state): return torch.cat([state[name].flatten() for name in self.names])
     def state(self, vector, like):
         "A whole state with the parameters in `vector`; everything else from `like`."
         values = dict(zip(self.names, vector.split(self.sizes)))
         return like | {name: values[first].view(self.spec.shapes[name]) for name, first in self.first_names.items()}
-    def rematch(self, theta, first: bool):
+    def rematch(self, theta):
         "Match every source to `theta` again, from where it is now."
-        for n, state in enumerate(self.states):
-            star = self.state(theta, like=state)
-            init = None if first else self.permutations[n]
-            self.permutations[n] = match_weights(self.spec, star, state, init=init).permutation
-            self.rows[n] = self._row(permute(self.spec, self.permutations[n], state))
+        for n, matching in enumerate(self.matcher.match(self.state(theta, like=self.states[0]))):
+            if all(torch.equal(order, self.permutations[n][group]) for group, order in matching.permutation.items()): continue
+            self.permutations[n] = matching.permutation
+            self.rows[n] = self._row(permute(self.spec, matching.permutation, self.states[n]))
 
 # %% ../nbs/13_star.ipynb #starresult
 @dataclass(frozen=True)
@@ -90,10 +89,10 @@ def train_star(model: nn.Module,                       # the star's initialisati
     if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
     if rematch_every < 0: raise ValueError(f"rematch_every: a number of epochs, or 0 for once, not {rematch_every}")
     spec = spec or infer_spec(model, data.train.x[:2])
-    for n, state in enumerate(sources): check_state(spec, state, f"sources[{n}]")
+    check_states(spec, {f"sources[{n}]": state for n, state in enumerate(sources)})
     table, draw_t, draws = Sources(model, sources, spec), t_sampler(t_sampling), stream(seed, "star draws")
     def each_epoch(epoch, theta):
-        if epoch == 0 or (rematch_every and epoch % rematch_every == 0): table.rematch(theta, first=epoch == 0)
+        if epoch == 0 or (rematch_every and epoch % rematch_every == 0): table.rematch(theta)
     def at(theta, point):
         n = torch.randint(len(sources), (), generator=draws).item()
         t = draw_t(draws)

@@ -16,8 +16,8 @@ from .evaluation import midpoint_loss
 from .permutation import PermutationSpec, check_permutation, check_state, compose, invert, permute, without_groups
 
 # %% auto #0
-__all__ = ['SMALL', 'TOGETHER', 'Matching', 'matched_names', 'match_weights', 'match_many', 'Matcher', 'matching_of',
-           'match_rest', 'MultiMatching', 'match_together']
+__all__ = ['SMALL', 'TOGETHER', 'Matching', 'matched_names', 'check_states', 'match_weights', 'match_many', 'Matcher',
+           'matching_of', 'match_rest', 'MultiMatching', 'match_together']
 
 # %% ../nbs/10b_weights.ipynb #matching
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _working_type(spec, state):
     small = sum(math.prod(spec.shapes[name]) for name in names) <= SMALL
     return torch.double if small or any(state[name].dtype == torch.double for name in names) else torch.float
 
-def _check_states(spec, states):
+def check_states(spec, states):
     "Raise `ValueError`, naming argument and tensor, where a state does not fit or has values that are not finite."
     for argument, state in states.items():
         check_state(spec, state, argument)
@@ -107,7 +107,7 @@ def match_weights(spec: PermutationSpec,
     Raises `ValueError` where a state does not fit the spec, holds values that are not finite,
     or `init` is no permutation."""
     _check_options(order, max_sweeps=max_sweeps, restarts=restarts)
-    _check_states(spec, {"state_a": state_a, "state_b": state_b})
+    check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
     if (model is None) != (data is None): raise ValueError("model, data: the midpoint's loss needs both")
     layout, starts = Layout(spec), [(init, order, seed)] + [(None, "random", seed + 1 + i) for i in range(restarts)]
@@ -137,7 +137,7 @@ def match_many(spec: PermutationSpec,
     "Match every network of `states_b` to `state_a`, as `match_weights` does; the same errors."
     states_b, layout = list(states_b), Layout(spec)
     _check_options(order, max_sweeps=max_sweeps)
-    _check_states(spec, {"state_a": state_a} | {f"states_b[{n}]": state for n, state in enumerate(states_b)})
+    check_states(spec, {"state_a": state_a} | {f"states_b[{n}]": state for n, state in enumerate(states_b)})
     if init is not None:
         if len(init) != len(states_b): raise ValueError(f"init: {len(states_b)} permutations are needed, not {len(init)}")
         for n, permutation in enumerate(init): check_permutation(spec, permutation, f"init[{n}]")
@@ -153,11 +153,11 @@ class Matcher:
                  order: str = "forward", seed: int = 0, max_sweeps: int = 100):
         self.spec, self.states, self.layout, self.descents = spec, list(states_b), Layout(spec), []
         _check_options(order, max_sweeps=max_sweeps)
-        _check_states(spec, {f"states_b[{n}]": state for n, state in enumerate(self.states)})
+        check_states(spec, {f"states_b[{n}]": state for n, state in enumerate(self.states)})
         self.options = dict(order=order, seed=seed, max_sweeps=max_sweeps)
     def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
         "A matching of each network to `state_a`."
-        _check_states(self.spec, {"state_a": state_a})
+        check_states(self.spec, {"state_a": state_a})
         kind, first = _working_type(self.spec, state_a), not self.descents
         a = {name: state_a[name].detach().to(kind, copy=True).contiguous() for name in matched_names(self.spec, state_a)}
         if first: self.descents = [_descent(self.layout, a, self.states[part], None) for part in _parts(self.spec, self.states)]

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from starlight_nb.barriers import PathCurve, accuracy_barrier, evaluate, interpolate, loss_barrier, path_losses, refresh_batchnorm
+from starlight_nb.barriers import (PathCurve, accuracy_barrier, evaluate, interpolate, loss_barrier, path_losses, refresh_batchnorm, repaired,
+                                   unit_statistics)
+from starlight_nb.data import Dataset, Split
 from starlight_nb.models import build, initialise
 from starlight_nb.training import state_of, train
 
@@ -103,3 +105,40 @@ def test_bad_input_is_named(digits, solutions, make_mlp):
         loss_barrier(path_losses(make_mlp(), solutions[1], broken, digits))
     with pytest.raises(ValueError, match="split: 'vaL' is not known|split: 'val' is not known"):
         loss_barrier(path_losses(make_mlp(), *solutions[:2], digits), "val")
+
+
+REPAIRABLE = {"chain": partial(build, "mlp", depth=4), "convolutions": partial(build, "vgg11", width=4, channels_in=1, dropout=0.5),
+              "biases and norms": partial(build, "wideresnet", depth=10, channels_in=1)}
+
+
+@pytest.mark.parametrize("kind", REPAIRABLE)
+def test_repaired_units_have_the_statistics_between_the_two_networks(digits, kind):
+    small = Dataset("part", Split(digits.train.x[:400], digits.train.y[:400]), Split(digits.test.x[:50], digits.test.y[:50]))
+    model = REPAIRABLE[kind]()
+    a, b = (refresh_batchnorm(model, state_of(initialise(REPAIRABLE[kind], seed)), small) for seed in (0, 1))
+    copies = [{k: v.clone() for k, v in s.items()} for s in (a, b)]
+    ends, middle = [unit_statistics(model, state, small) for state in (a, b)], unit_statistics(model, repaired(model, a, b, 0.25, small), small)
+    hidden = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][:-1]
+    assert list(middle) == hidden or set(middle) == set(hidden), "all but the last layer"
+    for name, (mean, deviation) in middle.items():
+        wanted = torch.lerp(ends[0][name], ends[1][name], 0.25)
+        alive = wanted[1] > 1e-4 * wanted[0].abs()
+        assert torch.allclose(deviation[alive], wanted[1][alive], rtol=0.05), name
+        assert torch.allclose(mean, wanted[0], atol=float(0.05 * wanted[1].max() + 1e-6)), name
+    assert all(torch.equal(s[k], c[k]) for s, c in zip((a, b), copies) for k in s)
+
+
+def test_repair_leaves_ends_and_networks_without_biases_alone(digits, recipe):
+    norm = initialise(partial(build, "resnet", width=4), 0)
+    a, b = (train(norm, digits, recipe, seed) for seed in (0, 1))
+    assert unit_statistics(norm, a, digits) == {}
+    plain, rescaled = (path_losses(norm, a, b, digits, ts=3, repair=repair) for repair in (False, True))
+    assert all((plain.loss[split] == rescaled.loss[split]).all() for split in plain.loss)
+
+
+def test_a_unit_that_never_changes_is_only_shifted(small):
+    make = lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    a, b = ({k: v.clone() for k, v in initialise(make, seed).state_dict().items()} for seed in (0, 1))
+    for state, bias in ((a, 1.0), (b, 3.0)): state["0.weight"][2], state["0.bias"][2] = 0, bias
+    middle = repaired(make(), a, b, 0.5, small)
+    assert middle["0.weight"][2].abs().max() == 0 and middle["0.bias"][2] == pytest.approx(2.0)

@@ -97,7 +97,7 @@ def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
         train_star(start, [], digits, recipe)
     with pytest.raises(ValueError, match=r"sources\[1\]: '1.weight' has the shape"):
         train_star(start, [solutions[0], solutions[0] | {"1.weight": torch.zeros(3, 64)}], digits, recipe)
-    with pytest.raises(ValueError, match="state_b: '1.bias' has values that are not finite"):
+    with pytest.raises(ValueError, match=r"sources\[0\]: '1.bias' has values that are not finite"):
         train_star(start, [solutions[0] | {"1.bias": torch.full((8,), torch.inf)}], digits, recipe)
     with pytest.raises(ValueError, match="t_sampling: 'betta' is not known; did you mean 'beta'"):
         train_star(start, solutions, digits, recipe, t_sampling="betta")

@@ -1,0 +1,260 @@
+"""`make bench`: matching by weights beside the PyPI package `rebasin`, on one thread. Compare within one run only.
+
+    python tests/bench/matching.py [--quick] [--only SECTION ...] [--mnist ROOT] [--out FOLDER]
+
+The whole run writes reports/bench/; a quick one, or one of some sections, only prints, unless `--out` says where to write.
+Seconds are the process's own, so that others on the machine count less.
+"""
+import argparse
+import copy
+import io
+import math
+import statistics
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from time import process_time
+
+import pandas as pd
+import torch
+from matching_report import report
+from rebasin import PermutationCoordinateDescent
+from torch import nn
+from torchvision.datasets import MNIST
+from torchvision.models import VisionTransformer
+
+from starlight_nb.barriers import loss_barrier, path_losses
+from starlight_nb.base import write_whole
+from starlight_nb.data import Dataset, Split, load
+from starlight_nb.descent import inner_product
+from starlight_nb.evaluation import refresh_batchnorm
+from starlight_nb.models import build
+from starlight_nb.permutation import infer_spec, permute
+from starlight_nb.study import load_profile
+from starlight_nb.training import Recipe, state_of, train_population
+from starlight_nb.weights import Matcher, match_many, match_weights, matched_names
+
+torch.set_num_threads(1)
+RUNS, SLOW = 3, 5.0  # medians of so many runs; one run where it takes so many seconds or more
+COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "model_a", "model_b", "note"]
+
+
+def vgg():
+    "VGG11 with its convolutions drawn as the original code does."
+    model = build("vgg11")
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d): nn.init.normal_(layer.weight, std=math.sqrt(2 / (9 * layer.out_channels)))
+    return model
+
+
+def vit():
+    "A small vision transformer; torchvision's own head starts from 0."
+    model = VisionTransformer(image_size=32, patch_size=8, num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=256, num_classes=10)
+    for layer in (model.conv_proj, model.heads.head): nn.init.normal_(layer.weight, std=0.05)
+    return model
+
+
+MLP = partial(build, "mlp", input_shape=(1, 28, 28))
+NETWORKS = {"MLP 3x512": (partial(MLP, width=512), (1, 28, 28)), "ViT 4x128": (vit, (3, 32, 32)),
+            "ResNet-18": (partial(build, "resnet18"), (3, 32, 32)), "DenseNet-40-12": (partial(build, "densenet40"), (3, 32, 32)),
+            "VGG11": (vgg, (3, 32, 32))}
+PEERS = {"MLP 3x512": 0.10871, "VGG11": 0.05133, "ResNet-18": 0.06714}  # cos_w of four other implementations
+
+
+def rows(section, network, method, values, **columns):
+    "One tidy row a metric."
+    return [dict(section=section, network=network, method=method, metric=metric, value=value, **columns)
+            for metric, value in values.items()]
+
+
+def timed(function):
+    "Seconds, and the result."
+    start = process_time()
+    result = function()
+    return process_time() - start, result
+
+
+def repeated(run):
+    "What the last run found, with the medians of the times, and the number of runs."
+    found = [run()]
+    if found[0]["seconds"] < SLOW: found += [run() for _ in range(RUNS - 1)]
+    times = {key: statistics.median(one[key] for one in found) for key in ("seconds", "tracing") if key in found[0]}
+    return found[-1] | times, len(found)
+
+
+def random_pair(make, shape):
+    "Two networks at random, and an input."
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(make().eval())
+    return *models, torch.randn(2, *shape)
+
+
+def ours(spec, b, match):
+    "The permuted state, and what it took."
+    seconds, matching = timed(match)
+    return permute(spec, matching.permutation, b), dict(seconds=seconds, groups=len(matching.permutation), sweeps=matching.sweeps)
+
+
+def rebasin(model_a, model_b, x, seed=0):
+    "The permuted state, and what it took; `RuntimeError` where nothing is found to permute."
+    torch.manual_seed(seed)
+    permuted = copy.deepcopy(model_b)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        tracing, search = timed(lambda: PermutationCoordinateDescent(model_a, permuted, x))
+        seconds, _ = timed(search.rebasin)
+    groups = len(search.pinit.model_graph.permutation_to_info)
+    if not groups: raise RuntimeError("finds nothing to permute")
+    return state_of(permuted), dict(seconds=seconds, tracing=tracing, groups=groups)
+
+
+def scored(spec, a, found):
+    "What it took, and the cosines: over permuted tensors of two dimensions or more, and over all parameters."
+    (b, values), names = found, matched_names(spec, a)
+    weights = [name for name in names if name in spec.axes and a[name].ndim > 1]
+    cosine = lambda names: inner_product(a, b, names) / math.sqrt(inner_product(a, a, names) * inner_product(b, b, names))
+    return values | dict(cos_w=cosine(weights), cos=cosine(names))
+
+
+def moved(spec, a, seed):
+    "The state with each tensor moved by 1 % of its norm, anywhere."
+    torch.manual_seed(seed)
+    steps = {name: torch.randn_like(a[name]) for name in matched_names(spec, a)}
+    return a | {name: a[name] + 0.01 * a[name].norm() * step / step.norm() for name, step in steps.items()}
+
+
+def contenders(spec, model_a, model_b, x):
+    "One run of each method, which returns its measurements."
+    a, b = state_of(model_a), state_of(model_b)
+    matcher, targets = Matcher(spec, [b]), iter([moved(spec, a, seed) for seed in range(RUNS)])
+    found = matcher.match(a)[0].permutation
+    run = lambda match, target=a: scored(spec, target, ours(spec, b, lambda: match(target)))
+    return {"forward": lambda: run(lambda a: match_weights(spec, a, b)),
+            "random order": lambda: run(lambda a: match_weights(spec, a, b, order="random")),
+            "from what was found": lambda: run(lambda a: match_weights(spec, a, b, init=found)),
+            "Matcher, nothing changed": lambda: run(lambda a: matcher.match(a)[0]),
+            "Matcher, A moved by 1 %": lambda: run(lambda a: matcher.match(a)[0], next(targets)),
+            "rebasin": lambda: scored(spec, a, rebasin(model_a, model_b, x))}
+
+
+def speed(options):
+    "Seconds and objective of each method on pairs at random."
+    found = []
+    for network in ("MLP 3x512", "ViT 4x128") if options.quick else NETWORKS:
+        model_a, model_b, x = random_pair(*NETWORKS[network])
+        values, runs = repeated(lambda: dict(seconds=timed(lambda: infer_spec(model_a, x))[0]))
+        found += rows("speed", network, "infer_spec", values, runs=runs)
+        for method, run in contenders(infer_spec(model_a, x), model_a, model_b, x).items():
+            note = ""
+            try: values, runs = repeated(run)
+            except RuntimeError as error: values, runs, note = dict(seconds=math.nan), 1, str(error)
+            found += rows("speed", network, method, values, runs=runs, note=note)
+    return found
+
+
+def agreement(options):
+    "The same order as other implementations of the same descent: the same objective, to five digits."
+    found = []
+    for network, value in PEERS.items():
+        model_a, model_b, x = random_pair(*NETWORKS[network])
+        values = contenders(infer_spec(model_a, x), model_a, model_b, x)["random order"]()
+        assert round(values["cos_w"], 5) == value, f"{network}: {values['cos_w']:.5f}, not {value}"
+        found += rows("agreement", network, "random order", dict(cos_w=values["cos_w"]), runs=1)
+        found += rows("agreement", network, "peers", dict(cos_w=value), note="rounded to five digits")
+    return found
+
+
+def mnist(root):
+    "10,000 images for training, 2,000 for the test."
+    def split(train, size):
+        part = MNIST(root, train=train, download=False)
+        return Split((part.data[:size, None].float() / 255 - 0.1307) / 0.3081, part.targets[:size])
+    return Dataset("mnist", train=split(True, 10_000), test=split(False, 2_000))
+
+
+def settings(options):
+    "Label, network, data and recipe: the digits profile's, and MLPs on MNIST where it is given."
+    found, known = [], load_profile("digits").settings
+    for one in [known[name] for name in ("mlp3", "resnet8", "resnet16")]:
+        found.append((f"{one.label}, digits", partial(build, one.architecture, **one.model), load(one.dataset), one.recipe))
+    recipe, data = Recipe(epochs=20, batch_size=128, lr=0.05, schedule="one-cycle"), options.mnist and mnist(options.mnist)
+    for depth, width in [(1, 32), (1, 64), (2, 32), (2, 64)] if data else []:
+        found.append((f"MLP {depth}x{width}, MNIST", partial(MLP, depth=depth, width=width), data, recipe))
+    return found
+
+
+def aligned(spec, make, data, a, b, seed):
+    "For each method the permuted state, and what it took."
+    model_a, model_b = make().eval(), make().eval()
+    model_a.load_state_dict(a)
+    model_b.load_state_dict(b)
+    return {"unmatched": (b, {}), "forward": ours(spec, b, lambda: match_weights(spec, a, b)),
+            "random order": ours(spec, b, lambda: match_weights(spec, a, b, order="random", seed=seed)),
+            "rebasin": rebasin(model_a, model_b, data.train.x[:2], seed)}
+
+
+def barriers(options):
+    "Training-loss barriers between trained networks; statistics are measured afresh, since rebasin does not move them."
+    found = []
+    for network, make, data, recipe in settings(options):
+        model, states = make(), train_population(make, data, recipe, range(3 if options.quick else 6))
+        spec, states = infer_spec(model, data.train.x[:2]), [refresh_batchnorm(model, state, data) for state in states]
+        for seed, (i, j) in enumerate(combinations(range(len(states)), 2)):
+            for method, (state, values) in aligned(spec, make, data, states[i], states[j], seed).items():
+                curve = path_losses(model, states[i], refresh_batchnorm(model, state, data), data)
+                loss, values = curve.loss["train"], scored(spec, states[i], (state, values))
+                values |= dict(barrier=loss_barrier(curve), midpoint=loss[5] - (loss[0] + loss[-1]) / 2)
+                found += rows("barriers", network, method, values, runs=1, model_a=f"model-{i}", model_b=f"model-{j}")
+    return found
+
+
+def width(options):
+    "How seconds grow with the width of an MLP of three hidden layers."
+    found = []
+    for size in (64, 128) if options.quick else (64, 128, 256, 512, 1024):
+        model_a, model_b, x = random_pair(partial(MLP, width=size), (1, 28, 28))
+        runs_of = contenders(infer_spec(model_a, x), model_a, model_b, x)
+        for method in ("forward", "random order", "rebasin"):
+            values, runs = repeated(runs_of[method])
+            found += rows("width", "MLP of 3 layers", method, values, runs=runs, size=size)
+    return found
+
+
+def networks(options):
+    "Seconds for many small networks at once, and one after another."
+    found, data, counts = [], load("digits"), (1, 2, 5) if options.quick else (1, 2, 5, 10, 20, 50)
+    for network, name in (("MLP 3x32, digits", "mlp"), ("ResNet 8, digits", "resnet")):
+        make = partial(build, name)
+        a, *others = train_population(make, data, Recipe(epochs=3, batch_size=100, lr=0.03), range(1 + counts[-1]))
+        spec = infer_spec(make(), data.train.x[:2])
+        for count in counts:
+            matchers = {"match_many": lambda: match_many(spec, a, others[:count]),
+                        "match_weights": lambda: [match_weights(spec, a, b) for b in others[:count]]}
+            for method, match in matchers.items():
+                values, runs = repeated(lambda: dict(seconds=timed(match)[0]))
+                found += rows("networks", network, method, values, runs=runs, size=count)
+    return found
+
+
+SECTIONS = {section.__name__: section for section in (speed, agreement, barriers, width, networks)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller networks")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="only these sections")
+    parser.add_argument("--mnist", metavar="ROOT", help="torchvision's folder of MNIST: barriers there too")
+    parser.add_argument("--out", type=Path, help="where matching.csv and matching.md go")
+    options = parser.parse_args()
+    found = [row for name, section in SECTIONS.items() if name in (options.only or SECTIONS) for row in section(options)]
+    frame, out = pd.DataFrame(found, columns=COLUMNS), options.out
+    if not (out or options.quick or options.only): out = Path("reports/bench")
+    print(text := report(frame))
+    if out:
+        write_whole(out / "matching.csv", frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+        write_whole(out / "matching.md", text)
+
+
+if __name__ == "__main__": main()
