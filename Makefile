@@ -1,7 +1,7 @@
 # make reproduce [PROFILE=digits]   run every experiment notebook and write reports/PROFILE/
 # make test                         check notebooks against the package, run their tests and pytest
 # make lab                          open JupyterLab on the notebooks
-# make bench                        time matching, training and path evaluation
+# make bench                        time matching (beside rebasin), training and path evaluation; writes reports/bench/
 # make export                       after editing a notebook: write starlight_nb/ and README.md
 # make outputs                      run the library's notebooks and keep what they show
 PYTHON ?= python3
@@ -30,6 +30,7 @@ lab: $(VENV)/.installed-lab
 
 bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m pytest tests/bench/bench_core.py --benchmark-columns min,median,rounds --benchmark-sort name
+	@$(BIN)/python tests/bench/matching.py $(OPTIONS)
 
 export: $(VENV)/.installed-dev
 	@find starlight_nb -name '*.py' ! -name '__init__.py' -delete

@@ -291,6 +291,7 @@ def _solve(state, root, which):
     kept = gains > _least(state, root, which)
     if not kept.all(): _move(state, which[~kept], {g: torch.argsort(order[~kept]) for g, order in orders.items()})
     which, orders = which[kept], {g: order[kept] for g, order in orders.items()}
+    if not len(which): return which
     for change in changes: _follow(state, which, change._replace(rise=change.rise[kept]), orders)
     _note(state, root, which, orders, gains[kept])
     return which

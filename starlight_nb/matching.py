@@ -11,6 +11,7 @@ from .activations import match_activations
 from .base import choose
 from .descent import inner_product  # found here too, as the other names of matching are
 from .permutation import PermutationSpec, infer_spec, permute, places, without_groups
+from .relaxations import match_sinkhorn, match_straight_through
 from .rules import ELEMENTWISE, Trace, operation
 from .weights import Matcher, Matching, MultiMatching, match_many, match_together, match_weights, matching_of
 
@@ -22,6 +23,8 @@ METHODS = {
     "none": lambda spec, state_a, state_b, **options: matching_of(spec, state_a, state_b, spec.identity()),
     "weights": match_weights,
     "activations": match_activations,
+    "sinkhorn": match_sinkhorn,
+    "straight-through": match_straight_through,
 }
 WITH_DATA = {"activations", "straight-through"}  # methods that look at data
 

@@ -16,8 +16,9 @@ from .data import Dataset, batches, check_dataset
 from .models import initialise, stream, stream_seed
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'BOUNDS', 'Recipe', 'recipe_from', 'learning_rate', 'augment',
-           'FlatModule', 'state_of', 'descend', 'train', 'single_thread', 'progress', 'spread', 'train_population']
+__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'BOUNDS', 'Recipe', 'check_number', 'recipe_from', 'learning_rate',
+           'augment', 'FlatModule', 'state_of', 'descend', 'train', 'single_thread', 'progress', 'spread',
+           'train_population']
 
 # %% ../nbs/02_training.ipynb #recipe
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ BOUNDS = {  # kind, lowest value, and what it stays below
 def _check(recipe):
     for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("augmentation", AUGMENTATIONS)):
         choose(f"recipe.{name}", getattr(recipe, name), known)
-    for name, (kind, low, high) in BOUNDS.items(): _check_number(f"recipe.{name}", getattr(recipe, name), kind, low, high)
+    for name, (kind, low, high) in BOUNDS.items(): check_number(f"recipe.{name}", getattr(recipe, name), kind, low, high)
     if not isinstance(recipe.milestones, tuple):
         raise ValueError(f"recipe.milestones: a list of fractions is needed, not {recipe.milestones!r}")
-    for value in recipe.milestones: _check_number("recipe.milestones", value, float, 0, math.inf)
+    for value in recipe.milestones: check_number("recipe.milestones", value, float, 0, math.inf)
 
-def _check_number(name, value, kind, low, high):
+def check_number(name, value, kind, low, high):
     "Raise `ValueError` unless `value` is a number of this kind with low <= value < high."
     right = isinstance(value, (int, float)) if kind is float else isinstance(value, int)
     if not right or isinstance(value, bool) or not low <= value < high:

@@ -16,8 +16,8 @@ from .evaluation import midpoint_loss
 from .permutation import PermutationSpec, check_permutation, check_state, compose, invert, permute, without_groups
 
 # %% auto #0
-__all__ = ['SMALL', 'TOGETHER', 'Matching', 'matched_names', 'check_states', 'match_weights', 'match_many', 'Matcher',
-           'matching_of', 'match_rest', 'MultiMatching', 'match_together']
+__all__ = ['SMALL', 'TOGETHER', 'Matching', 'matched_names', 'working_type', 'check_states', 'match_weights', 'match_many',
+           'Matcher', 'matching_of', 'match_rest', 'MultiMatching', 'match_together']
 
 # %% ../nbs/10b_weights.ipynb #matching
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list
     "The names of the tensors that are matched: floating-point, and no buffers of the spec."
     return [name for name in spec.shapes if state[name].is_floating_point() and name not in spec.buffers]
 
-def _working_type(spec, state):
+def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
+    "The precision in which similarities are computed."
     names = matched_names(spec, state)
     small = sum(math.prod(spec.shapes[name]) for name in names) <= SMALL
     return torch.double if small or any(state[name].dtype == torch.double for name in names) else torch.float
@@ -66,7 +67,7 @@ def _check_options(order, **counts):
 # %% ../nbs/10b_weights.ipynb #descent
 def _descent(layout, state_a, states_b, starts):
     "A descent of these networks, from these orders where there are any."
-    names, kind = matched_names(layout.spec, states_b[0]), _working_type(layout.spec, states_b[0])
+    names, kind = matched_names(layout.spec, states_b[0]), working_type(layout.spec, states_b[0])
     a = {name: state_a[name].detach().to(kind).contiguous() for name in names}
     b = {name: torch.stack([state[name].detach().to(a[name]) for state in states_b]) for name in names}
     descent = Descent(layout, a, b, len(states_b))
@@ -158,7 +159,7 @@ class Matcher:
     def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
         "A matching of each network to `state_a`."
         check_states(self.spec, {"state_a": state_a})
-        kind, first = _working_type(self.spec, state_a), not self.descents
+        kind, first = working_type(self.spec, state_a), not self.descents
         a = {name: state_a[name].detach().to(kind, copy=True).contiguous() for name in matched_names(self.spec, state_a)}
         if first: self.descents = [_descent(self.layout, a, self.states[part], None) for part in _parts(self.spec, self.states)]
         def again(descent):
@@ -214,19 +215,23 @@ def match_together(spec: PermutationSpec,
     "Bring several networks into one order, consistent around every cycle (as MergeMany of Ainsworth et al., 2022, does)."
     states = list(states)
     if len(states) < 2: raise ValueError(f"states: at least two networks are needed, not {len(states)}")
+    check_states(spec, {f"states[{n}]": state for n, state in enumerate(states)})
     names = matched_names(spec, states[0])
-    found = [spec.identity()] + [matching.permutation for matching in match_many(spec, states[0], states[1:])]
-    moved = [permute(spec, permutation, state) for permutation, state in zip(found, states)]
-    norms = [inner_product(state, state, names) ** 0.5 for state in states]
+    norms = [inner_product(state, state, names) ** 0.5 or 1.0 for state in states]
+    found, moved = [spec.identity()], [states[0]]
+    for state in states[1:]: _place(spec, _total(names, norms, moved), state, None, found, moved, len(found))
     history = [_mean_cosine(names, norms, moved)]
     while len(history) <= max_rounds and (len(history) < 2 or history[-1] - history[-2] >= tolerance):
-        for n, state in enumerate(states): found[n], moved[n] = _to_the_others(spec, names, norms, state, found[n], moved, n)
+        for n, state in enumerate(states): _place(spec, _total(names, norms, moved, n), state, found[n], found, moved, n)
         history.append(_mean_cosine(names, norms, moved))
     return MultiMatching([compose(invert(found[0]), permutation) for permutation in found], history[-1], len(history) - 1, history)
 
-def _to_the_others(spec, names, norms, state, permutation, moved, n):
-    "Match network n to the sum of the others, each of norm one, from where it is."
-    total = dict(state)
-    for name in names: total[name] = sum(other[name] / norms[i] for i, other in enumerate(moved) if i != n)
-    better = match_weights(spec, total, state, init=permutation).permutation
-    return better, permute(spec, better, state)
+def _total(names, norms, moved, without=None):
+    "The sum of the networks, each of norm one, `without` one of them."
+    others = [(state, norm) for n, (state, norm) in enumerate(zip(moved, norms)) if n != without]
+    return moved[0] | {name: sum(state[name] / norm for state, norm in others) for name in names}
+
+def _place(spec, total, state, init, found, moved, n):
+    "Match network n to the total, and put it and its permutation into their places."
+    permutation = match_weights(spec, total, state, init=init).permutation
+    found[n:n + 1], moved[n:n + 1] = [permutation], [permute(spec, permutation, state)]

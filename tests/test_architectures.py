@@ -7,9 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from starlight_nb.descent import inner_product
 from starlight_nb.matching import match_weights
 from starlight_nb.models import ZOO, build
 from starlight_nb.permutation import PermutationSpec, check_permutation, check_spec, compose, infer_spec, invert, permute
+from starlight_nb.weights import matched_names
 
 IMAGE = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224}
 SMALLER = {"vit_h_14": {"image_size": 28}, "vit_b_16": {"image_size": 32}, "vit_l_16": {"image_size": 32}, "vit_b_32": {"image_size": 64}, "vit_l_32": {"image_size": 64}}
@@ -184,6 +186,22 @@ def test_random_graphs(steps):
     assert not any("changed the outputs" in why for why in spec.pinned.values()), "the rules alone are right, before the proof"
     assert spec.groups, "the classifier's hidden layer is always a group"
     check_spec(model, spec, x, generator=torch.Generator().manual_seed(1))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(STEPS, st.sampled_from(["forward", "backward", "random"]))
+def test_matching_on_random_graphs(steps, order):
+    model = Graph(steps)
+    spec = infer_spec(model, torch.randn(2, 3, 5, 5))
+    a, b = (randomised(Graph(steps), seed) for seed in (0, 1))
+    found = match_weights(spec, a, b, order=order)
+    check_permutation(spec, found.permutation)
+    assert all(x <= y + 1e-12 for x, y in zip(found.history, found.history[1:]))
+    names = matched_names(spec, a)
+    assert inner_product(a, permute(spec, found.permutation, b), names) == pytest.approx(found.objective, rel=1e-9)
+    assert match_weights(spec, a, b, init=found.permutation).objective == pytest.approx(found.objective, rel=1e-12)
+    itself = match_weights(spec, a, a, order=order)
+    assert not itself.steps and itself.cosine == pytest.approx(1)
 
 
 def test_a_model_in_which_nothing_can_be_permuted():

@@ -66,22 +66,24 @@ def test_the_objective_never_falls_and_is_what_it_says(order):
     assert inner_product(a, permute(spec, found.permutation, b), names) == pytest.approx(found.objective, rel=1e-12)
 
 
-def test_one_tensor_with_one_group_on_both_axes():
+@pytest.mark.parametrize("layers_before", [0, 2])
+def test_one_tensor_with_one_group_on_both_axes(layers_before):
     "A residual layer x + Wx makes the objective quadratic in one permutation; it must still never fall."
     class Stream(nn.Module):
         def __init__(self):
             super().__init__()
+            self.before = nn.Sequential(*[nn.Sequential(nn.Linear(5, 5), nn.ReLU()) for _ in range(layers_before)])
             self.first, self.inner, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
 
         def forward(self, x):
-            x = self.first(x)
+            x = self.first(self.before(x)).relu()
             return self.last(x + self.inner(x))
 
     spec = infer_spec(Stream(), torch.randn(2, 5))
-    assert list(spec.groups.values()) == [8]
-    for seed in range(10):
+    assert list(spec.groups.values()) == [5] * layers_before + [8]
+    for seed in range(20):
         a, b = random_state(Stream, seed), random_state(Stream, seed + 100)
-        for order in ("forward", "random"):
+        for order in ("forward", "backward", "random"):
             found = match_weights(spec, a, b, order=order)
             assert all(x <= y + 1e-12 for x, y in zip(found.history, found.history[1:]))
         moved = permute(spec, spec.random(torch.Generator().manual_seed(seed)), a)

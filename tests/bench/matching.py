@@ -18,48 +18,23 @@ from time import process_time
 
 import pandas as pd
 import torch
+from matching_networks import MLP, NETWORKS, PEERS, random_pair, trained_networks
 from matching_report import report
 from rebasin import PermutationCoordinateDescent
-from torch import nn
-from torchvision.datasets import MNIST
-from torchvision.models import VisionTransformer
 
 from starlight_nb.barriers import loss_barrier, path_losses
 from starlight_nb.base import write_whole
-from starlight_nb.data import Dataset, Split, load
+from starlight_nb.data import load
 from starlight_nb.descent import inner_product
 from starlight_nb.evaluation import refresh_batchnorm
 from starlight_nb.models import build
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.study import load_profile
 from starlight_nb.training import Recipe, state_of, train_population
 from starlight_nb.weights import Matcher, match_many, match_weights, matched_names
 
 torch.set_num_threads(1)
 RUNS, SLOW = 3, 5.0  # medians of so many runs; one run where it takes so many seconds or more
 COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "model_a", "model_b", "note"]
-
-
-def vgg():
-    "VGG11 with its convolutions drawn as the original code does."
-    model = build("vgg11")
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d): nn.init.normal_(layer.weight, std=math.sqrt(2 / (9 * layer.out_channels)))
-    return model
-
-
-def vit():
-    "A small vision transformer; torchvision's own head starts from 0."
-    model = VisionTransformer(image_size=32, patch_size=8, num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=256, num_classes=10)
-    for layer in (model.conv_proj, model.heads.head): nn.init.normal_(layer.weight, std=0.05)
-    return model
-
-
-MLP = partial(build, "mlp", input_shape=(1, 28, 28))
-NETWORKS = {"MLP 3x512": (partial(MLP, width=512), (1, 28, 28)), "ViT 4x128": (vit, (3, 32, 32)),
-            "ResNet-18": (partial(build, "resnet18"), (3, 32, 32)), "DenseNet-40-12": (partial(build, "densenet40"), (3, 32, 32)),
-            "VGG11": (vgg, (3, 32, 32))}
-PEERS = {"MLP 3x512": 0.10871, "VGG11": 0.05133, "ResNet-18": 0.06714}  # cos_w of four other implementations
 
 
 def rows(section, network, method, values, **columns):
@@ -81,15 +56,6 @@ def repeated(run):
     if found[0]["seconds"] < SLOW: found += [run() for _ in range(RUNS - 1)]
     times = {key: statistics.median(one[key] for one in found) for key in ("seconds", "tracing") if key in found[0]}
     return found[-1] | times, len(found)
-
-
-def random_pair(make, shape):
-    "Two networks at random, and an input."
-    models = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        models.append(make().eval())
-    return *models, torch.randn(2, *shape)
 
 
 def ours(spec, b, match):
@@ -144,9 +110,10 @@ def speed(options):
     found = []
     for network in ("MLP 3x512", "ViT 4x128") if options.quick else NETWORKS:
         model_a, model_b, x = random_pair(*NETWORKS[network])
-        values, runs = repeated(lambda: dict(seconds=timed(lambda: infer_spec(model_a, x))[0]))
+        values, runs = repeated(lambda: dict(zip(("seconds", "spec"), timed(lambda: infer_spec(model_a, x)))))
+        spec = values.pop("spec")
         found += rows("speed", network, "infer_spec", values, runs=runs)
-        for method, run in contenders(infer_spec(model_a, x), model_a, model_b, x).items():
+        for method, run in contenders(spec, model_a, model_b, x).items():
             note = ""
             try: values, runs = repeated(run)
             except RuntimeError as error: values, runs, note = dict(seconds=math.nan), 1, str(error)
@@ -159,29 +126,11 @@ def agreement(options):
     found = []
     for network, value in PEERS.items():
         model_a, model_b, x = random_pair(*NETWORKS[network])
-        values = contenders(infer_spec(model_a, x), model_a, model_b, x)["random order"]()
-        assert round(values["cos_w"], 5) == value, f"{network}: {values['cos_w']:.5f}, not {value}"
-        found += rows("agreement", network, "random order", dict(cos_w=values["cos_w"]), runs=1)
-        found += rows("agreement", network, "peers", dict(cos_w=value), note="rounded to five digits")
-    return found
-
-
-def mnist(root):
-    "10,000 images for training, 2,000 for the test."
-    def split(train, size):
-        part = MNIST(root, train=train, download=False)
-        return Split((part.data[:size, None].float() / 255 - 0.1307) / 0.3081, part.targets[:size])
-    return Dataset("mnist", train=split(True, 10_000), test=split(False, 2_000))
-
-
-def settings(options):
-    "Label, network, data and recipe: the digits profile's, and MLPs on MNIST where it is given."
-    found, known = [], load_profile("digits").settings
-    for one in [known[name] for name in ("mlp3", "resnet8", "resnet16")]:
-        found.append((f"{one.label}, digits", partial(build, one.architecture, **one.model), load(one.dataset), one.recipe))
-    recipe, data = Recipe(epochs=20, batch_size=128, lr=0.05, schedule="one-cycle"), options.mnist and mnist(options.mnist)
-    for depth, width in [(1, 32), (1, 64), (2, 32), (2, 64)] if data else []:
-        found.append((f"MLP {depth}x{width}, MNIST", partial(MLP, depth=depth, width=width), data, recipe))
+        spec, a, b = infer_spec(model_a, x), state_of(model_a), state_of(model_b)
+        cos_w = scored(spec, a, ours(spec, b, lambda: match_weights(spec, a, b, order="random")))["cos_w"]
+        assert round(cos_w, 5) == value, f"{network}: {cos_w:.5f}, not {value}"
+        found += rows("agreement", network, "random order", dict(cos_w=cos_w), runs=1)
+        found += rows("agreement", network, "peers", dict(cos_w=value), note="to five digits")
     return found
 
 
@@ -196,14 +145,15 @@ def aligned(spec, make, data, a, b, seed):
 
 
 def barriers(options):
-    "Training-loss barriers between trained networks; statistics are measured afresh, since rebasin does not move them."
+    "Training-loss barriers between trained networks, and what the matching took."
     found = []
-    for network, make, data, recipe in settings(options):
+    for network, make, data, recipe in trained_networks(options.mnist):
         model, states = make(), train_population(make, data, recipe, range(3 if options.quick else 6))
         spec, states = infer_spec(model, data.train.x[:2]), [refresh_batchnorm(model, state, data) for state in states]
         for seed, (i, j) in enumerate(combinations(range(len(states)), 2)):
             for method, (state, values) in aligned(spec, make, data, states[i], states[j], seed).items():
-                curve = path_losses(model, states[i], refresh_batchnorm(model, state, data), data)
+                state = refresh_batchnorm(model, state, data)  # rebasin leaves the statistics in their old order
+                curve = path_losses(model, states[i], state, data)
                 loss, values = curve.loss["train"], scored(spec, states[i], (state, values))
                 values |= dict(barrier=loss_barrier(curve), midpoint=loss[5] - (loss[0] + loss[-1]) / 2)
                 found += rows("barriers", network, method, values, runs=1, model_a=f"model-{i}", model_b=f"model-{j}")
@@ -229,11 +179,11 @@ def networks(options):
         make = partial(build, name)
         a, *others = train_population(make, data, Recipe(epochs=3, batch_size=100, lr=0.03), range(1 + counts[-1]))
         spec = infer_spec(make(), data.train.x[:2])
+        methods = {"match_many": lambda count: match_many(spec, a, others[:count]),
+                   "match_weights": lambda count: [match_weights(spec, a, b) for b in others[:count]]}
         for count in counts:
-            matchers = {"match_many": lambda: match_many(spec, a, others[:count]),
-                        "match_weights": lambda: [match_weights(spec, a, b) for b in others[:count]]}
-            for method, match in matchers.items():
-                values, runs = repeated(lambda: dict(seconds=timed(match)[0]))
+            for method, match in methods.items():
+                values, runs = repeated(lambda: dict(seconds=timed(lambda: match(count))[0]))
                 found += rows("networks", network, method, values, runs=runs, size=count)
     return found
 
@@ -249,7 +199,7 @@ def main():
     parser.add_argument("--out", type=Path, help="where matching.csv and matching.md go")
     options = parser.parse_args()
     found = [row for name, section in SECTIONS.items() if name in (options.only or SECTIONS) for row in section(options)]
-    frame, out = pd.DataFrame(found, columns=COLUMNS), options.out
+    frame, out = pd.DataFrame(found, columns=COLUMNS).astype({"size": "Int64", "runs": "Int64"}), options.out
     if not (out or options.quick or options.only): out = Path("reports/bench")
     print(text := report(frame))
     if out:
