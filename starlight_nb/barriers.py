@@ -47,8 +47,14 @@ def unit_statistics(model: nn.Module, state: dict[str, torch.Tensor], data: Data
     kept = [name for name in called[:-1] if called.count(name) == 1 and layers[name].bias is not None]
     return {name: torch.stack([total[name][0], (total[name][1] - total[name][0]**2).clamp_min(0).sqrt()]) for name in kept}
 
-# %% ../nbs/12_barriers.ipynb #repaired
+# %% ../nbs/12_barriers.ipynb #correction
 def _between(ends_a, ends_b, t): return {name: torch.lerp(own, ends_b[name], t) for name, own in ends_a.items()}
+
+def _correction(wanted, mean, variance):
+    "Factor and summand that give a unit the wanted mean and deviation; a unit that never changes is only shifted."
+    deviation = variance.sqrt()
+    scale = torch.where(deviation > 1e-6 * mean.abs(), wanted[1] / deviation, 1.0)
+    return scale, wanted[0] - scale * mean
 
 def _rescaled(model, state, wanted, data):
     "The state with units that have the wanted statistics, and refreshed normalisations."
@@ -70,12 +76,7 @@ def _rescaled(model, state, wanted, data):
         state[bias] = state[bias] * scale + shift
     return refresh_batchnorm(model, state, data)
 
-def _correction(wanted, mean, variance):
-    "Factor and summand that give a unit the wanted mean and deviation; a unit that never changes is only shifted."
-    deviation = variance.sqrt()
-    scale = torch.where(deviation > 1e-6 * mean.abs(), wanted[1] / deviation, 1.0)
-    return scale, wanted[0] - scale * mean
-
+# %% ../nbs/12_barriers.ipynb #repaired
 def repaired(model: nn.Module,
              state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],  # aligned
              t: float,       # from 0, which is A, to 1, which is B

@@ -33,7 +33,7 @@ from starlight_nb.training import Recipe, state_of, train_population
 from starlight_nb.weights import Matcher, match_many, match_weights, matched_names
 
 torch.set_num_threads(1)
-RUNS, SLOW = 3, 5.0  # medians of so many runs; one run where it takes so many seconds or more
+RUNS, SLOW = 3, 15.0  # medians of so many runs; one run where it takes so many seconds or more
 COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "model_a", "model_b", "note"]
 
 
@@ -51,10 +51,10 @@ def timed(function):
 
 
 def repeated(run):
-    "What the last run found, with the medians of the times, and the number of runs."
+    "What the last run found, with the medians of times and cosines, and the number of runs."
     found = [run()]
     if found[0]["seconds"] < SLOW: found += [run() for _ in range(RUNS - 1)]
-    times = {key: statistics.median(one[key] for one in found) for key in ("seconds", "tracing") if key in found[0]}
+    times = {key: statistics.median(one[key] for one in found) for key in ("seconds", "tracing", "cos_w", "cos") if key in found[0]}
     return found[-1] | times, len(found)
 
 
@@ -94,7 +94,7 @@ def moved(spec, a, seed):
 def contenders(spec, model_a, model_b, x):
     "One run of each method, which returns its measurements."
     a, b = state_of(model_a), state_of(model_b)
-    matcher, targets = Matcher(spec, [b]), iter([moved(spec, a, seed) for seed in range(RUNS)])
+    matcher, targets, seeds = Matcher(spec, [b]), iter([moved(spec, a, seed) for seed in range(RUNS)]), iter(range(RUNS))
     found = matcher.match(a)[0].permutation
     run = lambda match, target=a: scored(spec, target, ours(spec, b, lambda: match(target)))
     return {"forward": lambda: run(lambda a: match_weights(spec, a, b)),
@@ -102,7 +102,7 @@ def contenders(spec, model_a, model_b, x):
             "from what was found": lambda: run(lambda a: match_weights(spec, a, b, init=found)),
             "Matcher, nothing changed": lambda: run(lambda a: matcher.match(a)[0]),
             "Matcher, A moved by 1 %": lambda: run(lambda a: matcher.match(a)[0], next(targets)),
-            "rebasin": lambda: scored(spec, a, rebasin(model_a, model_b, x))}
+            "rebasin": lambda: scored(spec, a, rebasin(model_a, model_b, x, next(seeds)))}
 
 
 def speed(options):

@@ -94,7 +94,7 @@ def evidence():
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy", "rebasin"))
     return (f"Python {platform.python_version()}, {versions}; {platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), "
             f"{torch.get_num_threads()} thread. Seconds are processor time, medians over `runs`. Pairs at random have the seeds 0 and 1, "
-            "random orders the seed 0, or the number of the pair of trained networks.")
+            "random orders the seed 0 (rebasin's: 0, 1, 2), or the number of the pair of trained networks.")
 
 
 def report(frame):
