@@ -81,6 +81,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'starlight_nb.descent._is_below': ('descent.html#_is_below', 'starlight_nb/descent.py'),
                                       'starlight_nb.descent._least': ('descent.html#_least', 'starlight_nb/descent.py'),
                                       'starlight_nb.descent._move': ('descent.html#_move', 'starlight_nb/descent.py'),
+                                      'starlight_nb.descent._near': ('descent.html#_near', 'starlight_nb/descent.py'),
                                       'starlight_nb.descent._norms': ('descent.html#_norms', 'starlight_nb/descent.py'),
                                       'starlight_nb.descent._note': ('descent.html#_note', 'starlight_nb/descent.py'),
                                       'starlight_nb.descent._places': ('descent.html#_places', 'starlight_nb/descent.py'),

@@ -144,6 +144,7 @@ class Descent:
                  count: int,                  # of networks
                 ):
         self.layout, self.a, self.b, self.count = layout, a, b, count
+        self.taken = dict(a)  # A as it was when its similarities were computed
         groups, like = layout.spec.groups, next(iter(a.values()), torch.empty(0))
         self.orders = {g: torch.arange(size).repeat(count, 1) for g, size in groups.items()}
         self.known = {g: like.new_zeros(count, size, size) for g, size in groups.items()}
@@ -365,11 +366,15 @@ def start_from(state: Descent, permutations: list[dict[str, torch.Tensor]]):
     state.begin()
 
 # %% ../nbs/10a_descent.ipynb #renew
-def renew(state: Descent, a: dict[str, torch.Tensor]):
+def _near(new, old, tolerance):
+    if not tolerance: return torch.equal(new, old)
+    return bool(torch.linalg.vector_norm(new - old) <= tolerance * torch.linalg.vector_norm(old))
+
+def renew(state: Descent, a: dict[str, torch.Tensor], tolerance: float = 0.0):
     "Put another network in the place of A; the networks B stay in their orders."
-    changed = {tensor for tensor, new in a.items() if not torch.equal(new, state.a[tensor])}
-    state.a |= {tensor: a[tensor] for tensor in changed}
-    state.norms_a |= {tensor: _norms(a[tensor][None]) for tensor in changed}
+    changed = {tensor for tensor, new in a.items() if not _near(new, state.taken[tensor], tolerance)}
+    state.a, state.norms_a = dict(a), {tensor: _norms(new) for tensor, new in as_one(a).items()}
+    state.taken |= {tensor: a[tensor] for tensor in changed}
     for root, tensors in state.layout.tensors.items():
         if changed.isdisjoint(tensors): continue
         state.waiting[root][:] = True

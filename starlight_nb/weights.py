@@ -151,11 +151,13 @@ class Matcher:
     def __init__(self, spec: PermutationSpec,
                  states_b: list[dict[str, torch.Tensor]],  # the networks to be permuted; not changed
                  *,
+                 tolerance: float = 0.0,  # how far a tensor of A may move, relative to its norm, before it is looked at again
                  order: str = "forward", seed: int = 0, max_sweeps: int = 100):
         self.spec, self.states, self.layout, self.descents = spec, list(states_b), Layout(spec), []
         _check_options(order, max_sweeps=max_sweeps)
+        if not 0 <= tolerance < 1: raise ValueError(f"tolerance: a number from 0 to below 1 is needed, not {tolerance!r}")
         check_states(spec, {f"states_b[{n}]": state for n, state in enumerate(self.states)})
-        self.options = dict(order=order, seed=seed, max_sweeps=max_sweeps)
+        self.options, self.tolerance = dict(order=order, seed=seed, max_sweeps=max_sweeps), tolerance
     def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
         "A matching of each network to `state_a`."
         check_states(self.spec, {"state_a": state_a})
@@ -163,7 +165,7 @@ class Matcher:
         a = {name: state_a[name].detach().to(kind, copy=True).contiguous() for name in matched_names(self.spec, state_a)}
         if first: self.descents = [_descent(self.layout, a, self.states[part], None) for part in _parts(self.spec, self.states)]
         def again(descent):
-            if not first: renew(descent, a)
+            if not first: renew(descent, a, self.tolerance)
             descend(descent, first_sweep=first and self.options["order"] == "forward", **self.options)
             return _matchings(descent)
         return [matching for found in spread_threads(again, self.descents) for matching in found]
