@@ -9,15 +9,17 @@ import pandas as pd
 import torch
 from torch import nn
 from .base import choose
+from .checkpoints import Checkpoint
 from .data import Dataset, check_dataset
 from .evaluation import refresh_batchnorm
+from .files import below, config_key, state_digest
 from .models import stream
 from .permutation import PermutationSpec, infer_spec, permute
 from .training import Recipe, descend
 from .weights import Matcher, check_states
 
 # %% auto #0
-__all__ = ['T_SAMPLINGS', 't_sampler', 'Sources', 'StarResult', 'train_star']
+__all__ = ['T_SAMPLINGS', 't_sampler', 'Sources', 'named_permutations', 'StarResult', 'train_star']
 
 # %% ../nbs/13_star.ipynb #t-sampler
 T_SAMPLINGS = {
@@ -53,8 +55,35 @@ class Sources:
         "Match every source to `theta` again, from where it is now."
         for n, matching in enumerate(self.matcher.match(self.state(theta, like=self.states[0]))):
             if all(torch.equal(order, self.permutations[n][group]) for group, order in matching.permutation.items()): continue
-            self.permutations[n] = matching.permutation
-            self.rows[n] = self._row(permute(self.spec, matching.permutation, self.states[n]))
+            self._put(n, matching.permutation)
+    def _put(self, n, permutation):
+        self.permutations[n] = permutation
+        self.rows[n] = self._row(permute(self.spec, permutation, self.states[n]))
+    def resume(self, permutations):
+        "Go on from these permutations, as if the last re-match had found them."
+        for n, permutation in enumerate(permutations): self._put(n, permutation)
+        self.matcher.resume(permutations)
+
+# %% ../nbs/13_star.ipynb #segments
+class _Segments:
+    "Random points on the segments to the sources; what `descend` wants to know of a star."
+    def __init__(self, table, draw_t, draws, rematch_every):
+        self.table, self.draw_t, self.draws, self.rematch_every = table, draw_t, draws, rematch_every
+    def each_epoch(self, epoch, theta):
+        if epoch == 0 or (self.rematch_every and epoch % self.rematch_every == 0): self.table.rematch(theta)
+    def at(self, theta, point):
+        n = torch.randint(len(self.table.rows), (), generator=self.draws).item()
+        t = self.draw_t(self.draws)
+        torch.lerp(theta, self.table.rows[n], t, out=point)
+        return 1 - t
+    def tensors(self): return {"draws": self.draws.get_state()} | named_permutations(self.table.permutations)
+    def restore(self, saved):
+        self.draws.set_state(saved["draws"])
+        self.table.resume([below(f"permutation/{n}/", saved) for n in range(len(self.table.states))])
+
+def named_permutations(permutations: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    "The sources' permutations as one flat dict, each below `permutation/NUMBER/`."
+    return {f"permutation/{n}/{group}": order for n, p in enumerate(permutations) for group, order in p.items()}
 
 # %% ../nbs/13_star.ipynb #starresult
 @dataclass(frozen=True)
@@ -79,6 +108,7 @@ def train_star(model: nn.Module,                       # the star's initialisati
                t_sampling: str | float = "uniform",     # uniform, beta, or a constant
                rematch_every: int = 1,                  # epochs; 0 matches once, before the first
                seed: int = 0,                           # of batches and draws
+               checkpoint: Checkpoint | None = None,    # where a training that was killed goes on
               ) -> StarResult:
     """Starlight (Algorithm 1): minimise the expected loss on the segments to the matched sources.
 
@@ -88,15 +118,10 @@ def train_star(model: nn.Module,                       # the star's initialisati
     sources = list(sources)
     if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
     if rematch_every < 0: raise ValueError(f"rematch_every: a number of epochs, or 0 for once, not {rematch_every}")
-    spec = spec or infer_spec(model, data.train.x[:2])
+    spec, draw_t = spec or infer_spec(model, data.train.x[:2]), t_sampler(t_sampling)
     check_states(spec, {f"sources[{n}]": state for n, state in enumerate(sources)})
-    table, draw_t, draws = Sources(model, sources, spec), t_sampler(t_sampling), stream(seed, "star draws")
-    def each_epoch(epoch, theta):
-        if epoch == 0 or (rematch_every and epoch % rematch_every == 0): table.rematch(theta)
-    def at(theta, point):
-        n = torch.randint(len(sources), (), generator=draws).item()
-        t = draw_t(draws)
-        torch.lerp(theta, table.rows[n], t, out=point)
-        return 1 - t
-    state, loss = descend(model, data, recipe, seed, at, each_epoch)
-    return StarResult(refresh_batchnorm(model, state, data), table.permutations, loss, seed)
+    segments = _Segments(Sources(model, sources, spec), draw_t, stream(seed, "star draws"), rematch_every)
+    checkpoint = checkpoint and checkpoint.of(sources=[state_digest(state) for state in sources], t_sampling=t_sampling,
+                                              rematch_every=rematch_every, spec=config_key({"spec": spec.to_json()}))
+    state, loss = descend(model, data, recipe, seed, segments.at, segments.each_epoch, checkpoint, segments)
+    return StarResult(refresh_batchnorm(model, state, data), segments.table.permutations, loss, seed)
