@@ -66,6 +66,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'starlight_nb.checkpoints.Checkpoint.save': ( 'checkpoints.html#checkpoint.save',
                                                                                         'starlight_nb/checkpoints.py'),
                                           'starlight_nb.checkpoints._load': ('checkpoints.html#_load', 'starlight_nb/checkpoints.py'),
+                                          'starlight_nb.checkpoints._remove': ('checkpoints.html#_remove', 'starlight_nb/checkpoints.py'),
                                           'starlight_nb.checkpoints._save': ('checkpoints.html#_save', 'starlight_nb/checkpoints.py')},
             'starlight_nb.data': { 'starlight_nb.data.Dataset': ('data.html#dataset', 'starlight_nb/data.py'),
                                    'starlight_nb.data.Dataset.__post_init__': ('data.html#dataset.__post_init__', 'starlight_nb/data.py'),

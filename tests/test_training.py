@@ -224,6 +224,14 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(small, tm
     assert not os.listdir(tmp_path)
 
 
+def test_a_checkpoint_where_no_folder_can_be_is_a_warning(small, tmp_path):
+    model, recipe = torch.nn.Linear(5, 3), Recipe(epochs=1, batch_size=8)
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="a file is where a folder should be") as said:
+        assert equal(train(model, small, recipe, 0, Checkpoint(tmp_path / "file" / "training", every=0)), train(model, small, recipe, 0))
+    assert "is left behind (Not a directory)" in str(said[-1].message)
+
+
 def test_a_short_training_writes_nothing(small, tmp_path, monkeypatch):
     monkeypatch.setattr("starlight_nb.checkpoints.write_tensors", None)
     train(torch.nn.Linear(5, 3), small, Recipe(epochs=3, batch_size=8), 0, Checkpoint(tmp_path / "deep" / "training"))
