@@ -31,7 +31,7 @@ class Checkpoint:
     def save(self, tensors: dict[str, torch.Tensor]): _save(self, tensors)
     @property
     def due(self) -> bool: return time.monotonic() - self.written >= self.every
-    def remove(self): self.path.unlink(missing_ok=True)
+    def remove(self): _remove(self)
     def done(self):
         "The training has ended."
         if not self.keep: self.remove()
@@ -51,3 +51,7 @@ def _save(checkpoint, tensors):
     try: write_tensors(checkpoint.path, tensors, checkpoint.config)
     except OSError as error: warnings.warn(f"checkpoint: not written, the training goes on without ({error})", stacklevel=3)
     checkpoint.written = time.monotonic()
+
+def _remove(checkpoint):
+    try: checkpoint.path.unlink(missing_ok=True)
+    except OSError as error: warnings.warn(f"checkpoint: {checkpoint.path} is left behind ({error.strerror})", stacklevel=3)

@@ -92,6 +92,39 @@ def test_matching_once_or_never_again(digits, recipe, solutions, make_mlp):
     assert not torch.equal(once.state["1.weight"], always.state["1.weight"])
 
 
+@pytest.mark.parametrize("rematch_every", [0, 1, 2])
+@pytest.mark.parametrize("make", ["mlp", "resnet"])
+def test_a_killed_star_ends_with_the_same_bits(digits, solutions, make_mlp, tmp_path, rematch_every, make):
+    "Weights, losses, permutations and draws, wherever it was killed."
+    from functools import partial
+
+    from starlight_nb.models import build
+    make = make_mlp if make == "mlp" else partial(build, "resnet", width=4)
+    start, part = initialise(make, 9), Dataset("part", Split(digits.train.x[:300], digits.train.y[:300]), digits.test)
+    sources = solutions if make is make_mlp else [state_of(initialise(make, seed)) for seed in range(3)]
+    recipe = Recipe(epochs=5, batch_size=100, lr=0.05, augmentation="crop+flip", crop_padding=1)
+    spec = infer_spec(start, digits.train.x[:2])
+    options, checkpoint = dict(spec=spec, rematch_every=rematch_every, seed=2), Checkpoint(tmp_path / "star", every=0)
+    whole = train_star(start, sources, part, recipe, **options)
+    for batches in (4, 4, 5):  # of three an epoch; the second and third go on from what is there
+        dying, left = initialise(make, 9), iter([None] * batches)
+        dying.register_forward_pre_hook(lambda *_: next(left))
+        with pytest.raises(StopIteration):
+            train_star(dying, sources, part, recipe, checkpoint=checkpoint, **options)
+        assert checkpoint.path.exists()
+    again = train_star(start, sources, part, recipe, checkpoint=checkpoint, **options)
+    assert whole.loss == again.loss and all(torch.equal(whole.state[k], again.state[k]) for k in whole.state)
+    assert all(torch.equal(one[g], other[g]) for one, other in zip(whole.permutations, again.permutations) for g in spec.groups)
+    assert not checkpoint.path.exists()
+    for change in ({"t_sampling": "beta"}, {"rematch_every": 3}):
+        dying, left = initialise(make, 9), iter([None] * 4)
+        dying.register_forward_pre_hook(lambda *_: next(left))
+        with pytest.raises(StopIteration):
+            train_star(dying, sources, part, recipe, checkpoint=checkpoint, **options)
+        with pytest.warns(UserWarning, match=f"it holds another configuration: {list(change)[0]} differs"):
+            train_star(start, sources, part, recipe.replace(), checkpoint=checkpoint, **options | change)
+
+
 def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
     start = initialise(make_mlp, 0)
     with pytest.raises(ValueError, match="sources: at least one trained state"):
