@@ -4,13 +4,14 @@
 
 # %% ../nbs/00_base.ipynb #from-future-import-annotations
 from __future__ import annotations
-import difflib, os, threading
+import difflib, errno, os, threading
+from contextlib import contextmanager
 from pathlib import Path
 import starlight_nb
 
 # %% auto #0
-__all__ = ['choose', 'write_whole', 'project_root', 'report_folder', 'store_folder', 'worker_count', 'experiments_folder',
-           'experiment_names', 'profile_names']
+__all__ = ['REFUSALS', 'choose', 'writing', 'write_whole', 'project_root', 'report_folder', 'store_folder', 'worker_count',
+           'checkpoint_seconds', 'experiments_folder', 'experiment_names', 'profile_names']
 
 # %% ../nbs/00_base.ipynb #choose
 def choose(argument: str,  # the argument's name, for the message
@@ -24,19 +25,37 @@ def choose(argument: str,  # the argument's name, for the message
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}: {value!r} is not known{hint} (accepted: {', '.join(known)})")
 
+# %% ../nbs/00_base.ipynb #writing
+REFUSALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+            errno.EROFS: "the disk can only be read", errno.EIO: "the disk fails",
+            errno.EACCES: "permission is denied", errno.EPERM: "permission is denied",
+            errno.ENOTDIR: "a file is where a folder should be", errno.EEXIST: "a file is where a folder should be"}
+
+@contextmanager
+def writing(folder: Path):
+    "Where the disk refuses what is done here, raise one `OSError` that names `folder` and what failed."
+    try: yield
+    except OSError as error:
+        if error.errno not in REFUSALS: raise
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        raise OSError(f"the folder {folder} cannot be written to: {REFUSALS[error.errno]} ({what})") from error
+
 # %% ../nbs/00_base.ipynb #write-whole
 def write_whole(path: Path, contents: bytes | str):
-    "Write a file so that it is there completely or not at all, even when the process is killed."
+    """Write a file so that it is there completely or not at all, even when the process is killed.
+
+    Raises `OSError`, naming the folder, where the disk refuses."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
-    try:
-        with open(new, "wb") as out:
-            out.write(contents.encode() if isinstance(contents, str) else contents)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(new, path)
-    finally: new.unlink(missing_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(new, "wb") as out:
+                out.write(contents.encode() if isinstance(contents, str) else contents)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(new, path)
+        finally: new.unlink(missing_ok=True)
 
 # %% ../nbs/00_base.ipynb #project-root
 def project_root() -> Path:
@@ -57,6 +76,14 @@ def worker_count() -> int:
     wanted = os.environ.get("STARLIGHT_JOBS") or str(os.cpu_count() or 1)
     if not wanted.isdigit() or wanted == "0": raise ValueError(f"STARLIGHT_JOBS: a whole number of at least 1 is needed, not {wanted!r}")
     return int(wanted)
+
+def checkpoint_seconds() -> float:
+    "How many seconds pass at least between two checkpoints of a training."
+    wanted = os.environ.get("STARLIGHT_CHECKPOINT") or "60"
+    try: seconds = float(wanted)
+    except ValueError: seconds = -1.0
+    if not seconds >= 0: raise ValueError(f"STARLIGHT_CHECKPOINT: a number of seconds from 0 up is needed, not {wanted!r}")
+    return seconds
 
 # %% ../nbs/00_base.ipynb #experiments-folder
 def experiments_folder() -> Path:

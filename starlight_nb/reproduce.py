@@ -5,15 +5,15 @@
 # %% ../nbs/32_reproduce.ipynb #from-future-import-annotations
 from __future__ import annotations
 import argparse, html, json, os, shutil, sys, threading, time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from . import __version__
 from .base import (choose, experiment_names, experiments_folder, profile_names, report_folder,
                                store_folder, worker_count, write_whole)
 
 # %% auto #0
-__all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch', 'tidy',
-           'NotebookFailed', 'versions', 'write_gallery', 'reproduce', 'doctor', 'main']
+__all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'STORE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch',
+           'tidy', 'NotebookFailed', 'versions', 'write_gallery', 'reproduce', 'doctor', 'main']
 
 # %% ../nbs/32_reproduce.ipynb #full-names
 def full_names(starts: list[str]) -> list[str]:
@@ -324,17 +324,15 @@ def reproduce(
 @contextmanager
 def _only_run(out, store):
     "A staging folder next to the report's files, while no other run is writing to the same report."
-    from filelock import FileLock, Timeout
-    from starlight_nb.store import config_key
-    (store / "locks").mkdir(parents=True, exist_ok=True)
-    lock, staging = FileLock(store / "locks" / f"report-{config_key({'out': str(out)})}"), out / ".staging"
-    try: lock.acquire(timeout=0)
-    except Timeout: raise ValueError(f"out: another run is writing to {out}") from None
-    try: yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        Path(f"{staging}.progress").unlink(missing_ok=True)
-        lock.release()
+    from filelock import Timeout
+    from starlight_nb.files import config_key, lock
+    held, staging = lock(store / "locks" / f"report-{config_key({'out': str(out)})}", timeout=0), out / ".staging"
+    with ExitStack() as stack:
+        try: stack.enter_context(held)
+        except Timeout: raise ValueError(f"out: another run is writing to {out}") from None
+        stack.callback(lambda: Path(f"{staging}.progress").unlink(missing_ok=True))
+        stack.callback(shutil.rmtree, staging, ignore_errors=True)
+        yield staging
 
 # %% ../nbs/32_reproduce.ipynb #run-all
 def _run_all(content, parameters, out, staging, store, keep_going):
@@ -419,6 +417,10 @@ def _parser():
     for names, options in REPRODUCE: run.add_argument(*names, **options)
     commands.add_parser("list", help="the experiments and the profiles that there are")
     commands.add_parser("doctor", help="what is missing or mismatched on this machine")
+    keeping = commands.add_parser("store", help="list, verify or prune the trained models").add_subparsers(dest="action", required=True)
+    for action, (about, rows) in STORE.items():
+        command = keeping.add_parser(action, help=about)
+        for names, options in rows: command.add_argument(*names, **options)
     return parser
 
 # %% ../nbs/32_reproduce.ipynb #reproduce-profile-dict-default
@@ -435,6 +437,17 @@ REPRODUCE = [
     (["--force"], dict(action="store_true", help="train and measure again what the store has")),
     (["--keep-going"], dict(action="store_true", help="run the other notebooks when one fails")),
 ]
+
+# %% ../nbs/32_reproduce.ipynb #store-options
+_FOLDER = (["--store"], dict(metavar="DIR", help="the folder of trained models (default: .starlight/store)"))
+STORE = {
+    "ls": ("what is there", [_FOLDER]),
+    "verify": ("read everything and check it; exit status 1 where something is damaged", [_FOLDER]),
+    "prune": ("remove damaged files, leftovers of killed runs, and entries that are asked for", [
+        _FOLDER,
+        (["--older-than"], dict(type=float, metavar="DAYS", help="entries, and trainings under way, that are older")),
+        (["--all-but"], dict(nargs="+", metavar="PROFILE", help="entries that belong to none of these profiles")),
+        (["--dry-run"], dict(action="store_true", help="only say what would be removed"))])}
 
 # %% ../nbs/32_reproduce.ipynb #list
 def _list():
@@ -465,13 +478,51 @@ def _reproduce(arguments):
     out = reproduce(**options | {"parameters": dict(options["parameters"])})
     print(f"report: {os.path.relpath(out / 'index.html')} ({_clock(time.time() - start)})")
 
+# %% ../nbs/32_reproduce.ipynb #store
+def _store(arguments):
+    "Run what `starlight store` is asked for; the exit status."
+    from starlight_nb.housekeeping import listing, prune, verify
+    root = Path(arguments.store or store_folder())
+    if arguments.action == "ls": return _print_listing(listing(root)) or 0
+    if arguments.action == "verify":
+        count, wrong = verify(root)
+        for path, why in wrong: print(f"damaged: {path.relative_to(root)} ({why})")
+        print(f"{count} files, {len(wrong)} damaged")
+        return int(bool(wrong))
+    removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run)
+    done = "would remove" if arguments.dry_run else "removed"
+    for path, why, size in removed: print(f"{done} {path.relative_to(root)} ({why}, {_size(size)})")
+    print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
+    return 0
+
+def _print_listing(rows):
+    "The listing as a table, with a total."
+    table = [(key, kind, setting, role, _size(size), _age(time.time() - written)) for key, kind, setting, role, size, written in rows]
+    widths = [max((len(row[column]) for row in table), default=0) for column in range(6)]
+    for row in table: print("  ".join(cell.rjust(w) if column > 3 else cell.ljust(w) for column, (cell, w) in enumerate(zip(row, widths))))
+    print(f"{len(rows)} entries, {_size(sum(row[4] for row in rows))}")
+
+# %% ../nbs/32_reproduce.ipynb #size
+def _size(count):
+    "Bytes, in the unit in which one reads them."
+    for unit in ("B", "kB", "MB"):
+        if count < 1000: return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+def _age(seconds):
+    "How long ago, in the unit in which one reads it."
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length: return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
 # %% ../nbs/32_reproduce.ipynb #main
 def main(arguments: list[str] | None = None) -> int:
-    "The `starlight` command; exit status 0: all went well, 1: a notebook failed or the doctor found something, 2: bad input, 130: stopped."
+    "The `starlight` command; exit status 0: all went well, 1: a notebook failed, or the doctor or `store verify` found something, 2: bad input, 130: stopped."
     parsed = _parser().parse_args(arguments)
     if parsed.command == "list": return _list() or 0
     if parsed.command == "doctor": return _doctor()
-    try: return _reproduce(parsed) or 0
+    try: return _store(parsed) if parsed.command == "store" else _reproduce(parsed) or 0
     except (ValueError, OSError, NotebookFailed) as error:
         print(f"starlight: {error}", file=sys.stderr)
         return 1 if isinstance(error, NotebookFailed) else 2

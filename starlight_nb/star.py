@@ -4,39 +4,67 @@
 
 # %% ../nbs/13_star.ipynb #from-future-import-annotations
 from __future__ import annotations
+import math
 from dataclasses import dataclass
 import pandas as pd
 import torch
+from scipy.special import betaincinv
 from torch import nn
 from .base import choose
+from .checkpoints import Checkpoint
 from .data import Dataset, check_dataset
 from .evaluation import refresh_batchnorm
+from .files import below, config_key, state_digest
+from .matching import METHODS, WITH_DATA, match
 from .models import stream
 from .permutation import PermutationSpec, infer_spec, permute
-from .training import Recipe, descend
+from .training import Course, Recipe, check_number, descend
 from .weights import Matcher, check_states
 
 # %% auto #0
-__all__ = ['T_SAMPLINGS', 't_sampler', 'Sources', 'StarResult', 'train_star']
+__all__ = ['T_SAMPLINGS', 'TSampling', 't_sampler', 'AdaptiveSampling', 'Sources', 'Segments', 'named_permutations', 'StarResult',
+           'train_star']
 
 # %% ../nbs/13_star.ipynb #t-sampler
-T_SAMPLINGS = {
-    "uniform": lambda generator: torch.rand((), generator=generator).item(),
-    # the median of three uniform draws has the Beta(2, 2) distribution
-    "beta": lambda generator: torch.rand(3, generator=generator).median().item(),
-}
+T_SAMPLINGS = ("uniform", "beta", "adaptive")
 
-def t_sampler(t_sampling: str | float):
-    "A function `generator -> t` for a name in `T_SAMPLINGS` or a constant from 0 to 1."
-    if isinstance(t_sampling, str): return T_SAMPLINGS[choose("t_sampling", t_sampling, T_SAMPLINGS)]
-    if not 0 <= t_sampling <= 1:
-        raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
-    return lambda generator: float(t_sampling)
+class TSampling:
+    "Turns uniform numbers into points on a segment."
+    def __init__(self, quantile): self.quantile = quantile
+    def __call__(self, u: float) -> float: return self.quantile(u)
+    def see(self, loss: torch.Tensor): "The loss at the point that was drawn last."
+    def learn(self): "Called after each epoch."
+
+def t_sampler(t_sampling: str | float) -> TSampling:
+    "The sampling of this name, or of a constant from 0 to 1."
+    if not isinstance(t_sampling, str):
+        if not 0 <= t_sampling <= 1: raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
+        return TSampling(lambda u: float(t_sampling))
+    if choose("t_sampling", t_sampling, T_SAMPLINGS) == "adaptive": return AdaptiveSampling()
+    return TSampling({"uniform": float, "beta": lambda u: float(betaincinv(2, 2, u))}[t_sampling])
+
+# %% ../nbs/13_star.ipynb #adaptive-sampling
+class AdaptiveSampling(TSampling):
+    "Half uniform; the other half on each tenth of the segment in proportion to its mean loss in the last epoch."
+    def __init__(self, parts: int = 10): self.share, self.seen = torch.full((parts,), 1 / parts).double(), []
+    def __call__(self, u):
+        ends = self.share.cumsum(0)
+        self.part = min(int(torch.searchsorted(ends, u, right=True)), len(ends) - 1)
+        inside = (u - (ends[self.part] - self.share[self.part])) / self.share[self.part]
+        return min(max((self.part + float(inside)) / len(ends), 0.0), 1.0)
+    def see(self, loss): self.seen.append((self.part, loss))
+    def learn(self):
+        losses = torch.stack([loss for _, loss in self.seen]).double().cpu()
+        where = torch.tensor([part for part, _ in self.seen])
+        mean = torch.stack([losses[where == part].mean() if (where == part).any() else losses.mean() for part in range(len(self.share))])
+        if mean.sum() > 0: self.share = 0.5 / len(mean) + 0.5 * mean / mean.sum()
+        self.seen = []
 
 # %% ../nbs/13_star.ipynb #sources
 class Sources:
     "The sources' parameters as rows of one matrix, and the permutations that they are in."
-    def __init__(self, model, states, spec):
+    def __init__(self, model, states, spec, data=None, matching="weights"):
+        self.model, self.data, self.matching = model, data, choose("matching", matching, METHODS)
         self.spec, self.names = spec, [name for name, _ in model.named_parameters()]
         self.sizes, first = [p.numel() for p in model.parameters()], {id(p): name for name, p in model.named_parameters()}
         # tied weights are one parameter with several names in a state
@@ -50,11 +78,60 @@ class Sources:
         values = dict(zip(self.names, vector.split(self.sizes)))
         return like | {name: values[first].view(self.spec.shapes[name]) for name, first in self.first_names.items()}
     def rematch(self, theta):
-        "Match every source to `theta` again, from where it is now."
-        for n, matching in enumerate(self.matcher.match(self.state(theta, like=self.states[0]))):
+        "Match every source to `theta` again."
+        for n, matching in enumerate(self._matchings(self.state(theta, like=self.states[0]))):
             if all(torch.equal(order, self.permutations[n][group]) for group, order in matching.permutation.items()): continue
-            self.permutations[n] = matching.permutation
-            self.rows[n] = self._row(permute(self.spec, matching.permutation, self.states[n]))
+            self._put(n, matching.permutation)
+    def _matchings(self, star):
+        "By weights, from where the sources are; by another method, afresh, with the star's statistics measured."
+        if self.matching == "weights": return self.matcher.match(star)
+        star, looks = refresh_batchnorm(self.model, star, self.data), dict(model=self.model, data=self.data)
+        looks = looks if self.matching in WITH_DATA else {}
+        return [match(self.matching, self.spec, star, state, **looks) for state in self.states]
+    def _put(self, n, permutation):
+        self.permutations[n] = permutation
+        self.rows[n] = self._row(permute(self.spec, permutation, self.states[n]))
+    def resume(self, permutations):
+        "Go on from these permutations, as if the last re-match had found them."
+        for n, permutation in enumerate(permutations): self._put(n, permutation)
+        self.matcher.resume(permutations)
+
+# %% ../nbs/13_star.ipynb #segments
+class Segments(Course):
+    "Random points on the segments to the sources."
+    def __init__(self, table: Sources, sampling: TSampling, generator, rematch_every, draws, own_loss):
+        self.table, self.sampling, self.generator = table, sampling, generator
+        self.rematch_every, self.draws, self.own_loss = rematch_every, draws, own_loss
+    def begin_epoch(self, epoch, theta):
+        if self.rematch_every is None: return
+        if epoch == 0 or (self.rematch_every and epoch % self.rematch_every == 0): self.table.rematch(theta)
+    def end_epoch(self): self.sampling.learn()
+    def parts(self, theta, point, x, y, losses):
+        numbers = self._numbers(min(self.draws, max(1, len(x) // 2)))  # a normalisation needs two examples
+        for i, (n, own_x, own_y) in enumerate(zip(numbers, x.tensor_split(len(numbers)), y.tensor_split(len(numbers)))):
+            t = self.sampling((i + torch.rand((), generator=self.generator).item()) / len(numbers))
+            torch.lerp(theta, self.table.rows[n], t, out=point)
+            yield own_x, own_y, len(own_x) / len(x), 1 - t
+            self.sampling.see(losses[-1])
+        if self.own_loss:
+            point.copy_(theta)
+            yield x, y, self.own_loss, 1.0
+    def _numbers(self, count):
+        "So many sources, all different where there are enough."
+        have = len(self.table.rows)
+        if count == 1: return [torch.randint(have, (), generator=self.generator).item()]
+        return torch.randperm(have, generator=self.generator).repeat(-(-count // have))[:count].tolist()
+    def tensors(self):
+        share = {"share": self.sampling.share} if isinstance(self.sampling, AdaptiveSampling) else {}
+        return {"draws": self.generator.get_state()} | share | named_permutations(self.table.permutations)
+    def restore(self, saved):
+        self.generator.set_state(saved["draws"])
+        if "share" in saved: self.sampling.share = saved["share"]
+        self.table.resume([below(f"permutation/{n}/", saved) for n in range(len(self.table.states))])
+
+def named_permutations(permutations: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    "The sources' permutations as one flat dict, each below `permutation/NUMBER/`."
+    return {f"permutation/{n}/{group}": order for n, p in enumerate(permutations) for group, order in p.items()}
 
 # %% ../nbs/13_star.ipynb #starresult
 @dataclass(frozen=True)
@@ -76,9 +153,13 @@ def train_star(model: nn.Module,                       # the star's initialisati
                recipe: Recipe,
                *,
                spec: PermutationSpec | None = None,     # inferred from `model` where not given
-               t_sampling: str | float = "uniform",     # uniform, beta, or a constant
-               rematch_every: int = 1,                  # epochs; 0 matches once, before the first
+               t_sampling: str | float = "uniform",     # uniform, beta, adaptive, or a constant
+               rematch_every: int | None = 1,           # epochs; 0 matches once, before the first; None never
+               matching: str = "weights",               # the method, a name in `matching.METHODS`
+               draws: int = 1,                          # parts of a batch, each with a source and a t of its own
+               own_loss: float = 0.0,                   # weight of the star's own loss; 1 is the fusion objective
                seed: int = 0,                           # of batches and draws
+               checkpoint: Checkpoint | None = None,    # where a training that was killed goes on
               ) -> StarResult:
     """Starlight (Algorithm 1): minimise the expected loss on the segments to the matched sources.
 
@@ -87,16 +168,15 @@ def train_star(model: nn.Module,                       # the star's initialisati
     check_dataset(data)
     sources = list(sources)
     if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
-    if rematch_every < 0: raise ValueError(f"rematch_every: a number of epochs, or 0 for once, not {rematch_every}")
-    spec = spec or infer_spec(model, data.train.x[:2])
+    if rematch_every is not None: check_number("rematch_every", rematch_every, int, 0, math.inf)
+    check_number("draws", draws, int, 1, math.inf)
+    check_number("own_loss", own_loss, float, 0, math.inf)
+    spec, sampling = spec or infer_spec(model, data.train.x[:2]), t_sampler(t_sampling)
     check_states(spec, {f"sources[{n}]": state for n, state in enumerate(sources)})
-    table, draw_t, draws = Sources(model, sources, spec), t_sampler(t_sampling), stream(seed, "star draws")
-    def each_epoch(epoch, theta):
-        if epoch == 0 or (rematch_every and epoch % rematch_every == 0): table.rematch(theta)
-    def at(theta, point):
-        n = torch.randint(len(sources), (), generator=draws).item()
-        t = draw_t(draws)
-        torch.lerp(theta, table.rows[n], t, out=point)
-        return 1 - t
-    state, loss = descend(model, data, recipe, seed, at, each_epoch)
-    return StarResult(refresh_batchnorm(model, state, data), table.permutations, loss, seed)
+    table = Sources(model, sources, spec, data, matching)
+    segments = Segments(table, sampling, stream(seed, "star draws"), rematch_every, draws, own_loss)
+    checkpoint = checkpoint and checkpoint.of(sources=[state_digest(state) for state in sources], t_sampling=t_sampling,
+                                              rematch_every=rematch_every, spec=config_key({"spec": spec.to_json()}),
+                                              matching=matching, draws=draws, own_loss=own_loss)
+    state, loss = descend(model, data, recipe, seed, segments, checkpoint)
+    return StarResult(refresh_batchnorm(model, state, data), segments.table.permutations, loss, seed)

@@ -4,91 +4,59 @@
 
 # %% ../nbs/03_store.ipynb #from-future-import-annotations
 from __future__ import annotations
-import hashlib, json, os, warnings
 from pathlib import Path
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from .base import write_whole
+from .checkpoints import Checkpoint
+from .files import config_key, lock, read_tensors, set_aside, write_tensors
 
 # %% auto #0
-__all__ = ['config_key', 'state_digest', 'Store']
-
-# %% ../nbs/03_store.ipynb #config-key
-def config_key(config: dict) -> str:
-    "The name under which `config` (plain JSON-like data) is stored: a hash of all of it."
-    try: text = json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise ValueError("config: only plain data can be hashed (dict, list, str, int, float, bool, None): "
-                         f"{error}") from None
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-# %% ../nbs/03_store.ipynb #state-digest
-def state_digest(state: dict[str, torch.Tensor]) -> str:
-    "SHA-256 over everything in a state."
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+__all__ = ['Store']
 
 # %% ../nbs/03_store.ipynb #store
 class Store:
     "States on disk below the folder `root`, each under the hash of its whole configuration."
     def __init__(self, root,
-                 since: float = 0.0,  # entries older than this (seconds since 1970) count as missing
+                 since: float = 0.0,   # entries older than this (seconds since 1970) count as missing
+                 every: float = 60.0,  # seconds between the checkpoints of a training; see `Checkpoint`
                 ):
-        self.root, self.since = Path(root), since
+        self.root, self.since, self.every = Path(root), since, every
     def path(self, config: dict) -> Path:
         key = config_key(config)
         return self.root / key[:2] / f"{key}.safetensors"
-    def put(self, config: dict, state: dict[str, torch.Tensor]): _put(self.path(config), config, state)
+    def lock(self, config: dict): return lock(self.root / "locks" / config_key(config))
+    def checkpoint(self, config: dict) -> Checkpoint: return _checkpoint(self, config)
+    def put(self, config: dict, state: dict[str, torch.Tensor]): _put(self, config, state)
     def get(self, config: dict) -> dict[str, torch.Tensor] | None: return _get(self.path(config), config, self.since)
     def __contains__(self, config: dict): return _fresh(self.path(config), self.since)
     def get_or_train(self, config: dict, make) -> dict[str, torch.Tensor]: return _get_or_train(self, config, make)
     def __repr__(self): return f"Store('{self.root}', {len(list(self.root.glob('*/*.safetensors')))} entries)"
 
-# %% ../nbs/03_store.ipynb #put
-def _put(path, config, state):
-    about = dict(config=config, digest=state_digest(state), order=list(state))
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    write_whole(path, save(state, {"starlight": json.dumps(about, sort_keys=True)}))
-
 # %% ../nbs/03_store.ipynb #fresh
 def _fresh(path, since):
     try: return path.stat().st_mtime >= since
-    except FileNotFoundError: return False
+    except (FileNotFoundError, NotADirectoryError): return False
 
 def _get(path, config, since):
     if not _fresh(path, since): return None
-    try: return _read(path, config)
-    except (SafetensorError, ValueError) as error:
-        os.replace(path, path.with_suffix(".damaged"))
-        warnings.warn(f"store: {path.name} is damaged ({error}); "
-                      f"set aside as {path.stem}.damaged, to be made again")
-        return None
+    try: return read_tensors(path, config)
+    except ValueError as error: set_aside(path, "store", error)
 
-# %% ../nbs/03_store.ipynb #read
-def _read(path, config):
-    "The state in one file, or `ValueError` where the contents are not what was written."
-    with safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {}).get("starlight", "{}"))
-        state = {name: file.get_tensor(name) for name in about.get("order", [])}
-    if about.get("digest") != state_digest(state): raise ValueError("its digest does not match its contents")
-    if config_key(about["config"]) != config_key(config): raise ValueError("it holds another configuration")
-    return state
+def _put(store, config, state):
+    with store.lock(config): write_tensors(store.path(config), state, config)
+
+# %% ../nbs/03_store.ipynb #checkpoint
+def _checkpoint(store, config):
+    path = store.path(config).with_suffix(".checkpoint")
+    return Checkpoint(path, config, every=store.every, since=store.since, keep=True)
 
 # %% ../nbs/03_store.ipynb #get-or-train
 def _get_or_train(store, config, make):
     state = store.get(config)
     if state is not None: return state
-    locks = store.root / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / config_key(config)):
+    with store.lock(config):
         state = store.get(config)
         if state is None:
             state = make()
-            store.put(config, state)
+            write_tensors(store.path(config), state, config)
+            store.checkpoint(config).remove()
     return state

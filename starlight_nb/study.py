@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from .base import (choose, experiments_folder, profile_names, report_folder, store_folder, worker_count,
-                               write_whole)
+from .base import (checkpoint_seconds, choose, experiments_folder, profile_names, report_folder, store_folder,
+                               worker_count, write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import LOADERS, load
+from .files import below, config_key
 from .matching import match_weights
 from .models import build, check_architecture, initialise
 from .permutation import infer_spec, permute
-from .star import train_star
-from .store import Store, config_key
+from .star import named_permutations, train_star
+from .store import Store
 from .training import Recipe, recipe_from, spread, train
 
 # %% auto #0
@@ -157,7 +158,7 @@ def _train_regular(setting, store, member):
     def make():
         model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
                              member.config["seed"])
-        return refresh_batchnorm(model, train(model, data, setting.recipe, seed), data)
+        return refresh_batchnorm(model, train(model, data, setting.recipe, seed, store.checkpoint(member.config)), data)
     return store.get_or_train(member.config, make)
 
 # %% ../nbs/22_study.ipynb #train-star
@@ -168,10 +169,9 @@ def _train_star(setting, store, member):
         model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
                              member.config["seed"])
         star = train_star(model, sources, data, setting.star_recipe, spec=_spec(setting), seed=seed,
-                          **member.config["options"])
-        permutations = {f"permutation/{n}/{g}": order
-                        for n, p in enumerate(star.permutations) for g, order in p.items()}
-        return {f"state/{k}": v for k, v in star.state.items()} | permutations | {"loss": torch.tensor(star.loss)}
+                          checkpoint=store.checkpoint(member.config), **member.config["options"])
+        return ({f"state/{k}": v for k, v in star.state.items()} | named_permutations(star.permutations)
+                | {"loss": torch.tensor(star.loss)})
     return store.get_or_train(member.config, make)
 
 def _spec(setting): return _cached_spec(setting.dataset, setting.architecture, json.dumps(setting.model))
@@ -181,14 +181,10 @@ def _cached_spec(dataset, architecture, model):
     data = _data(dataset)
     return infer_spec(build(architecture, num_classes=data.num_classes, **json.loads(model)), data.train.x[:2])
 
-# %% ../nbs/22_study.ipynb #below
-def _below(prefix, tensors):
-    "The part of a flat dict below `prefix`."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
+# %% ../nbs/22_study.ipynb #state
 def _state(setting, store, member):
     "A member's state, whatever its kind."
-    return (_below("state/", _train_star(setting, store, member)) if member.sources
+    return (below("state/", _train_star(setting, store, member)) if member.sources
             else _train_regular(setting, store, member))
 
 # %% ../nbs/22_study.ipynb #pair
@@ -209,7 +205,7 @@ def _match(setting, store, pair, state_a, state_b):
     if order == "none": return spec.identity()
     init = None
     if pair.b in pair.a.sources:
-        init = _below(f"permutation/{pair.a.sources.index(pair.b)}/", _train_star(setting, store, pair.a))
+        init = below(f"permutation/{pair.a.sources.index(pair.b)}/", _train_star(setting, store, pair.a))
     return match_weights(spec, state_a, state_b, init=init, order=choose("matching", order, ("forward", "random")),
                          seed=int(seed or 0)).permutation
 
@@ -226,7 +222,7 @@ def _measure(setting, store, pair, points):
                   for metric in ("loss", "accuracy") for split, v in getattr(curve, metric).items()}
         return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in (values | {"ts": curve.ts}).items()}
     saved = {name: tensor.numpy() for name, tensor in store.get_or_train(config, make).items()}
-    return PathCurve(saved["ts"], _below("loss/", saved), _below("accuracy/", saved))
+    return PathCurve(saved["ts"], below("loss/", saved), below("accuracy/", saved))
 
 # %% ../nbs/22_study.ipynb #rows
 COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair", "model_a", "model_b",
@@ -418,7 +414,7 @@ def _check_parameter(key, value):
 
 def _studies(experiment):
     "A study for each setting that the experiment names, with as many solutions as it asks for."
-    store = Store(store_folder(), float(os.environ.get("STARLIGHT_SINCE") or 0))
+    store = Store(store_folder(), float(os.environ.get("STARLIGHT_SINCE") or 0), checkpoint_seconds())
     settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)]
                 for name in experiment.settings]
     for setting in settings: _check_counts(experiment, setting)

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from .base import choose
+from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
+from .files import below, state_digest
 from .models import initialise, stream, stream_seed
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'BOUNDS', 'Recipe', 'check_number', 'recipe_from', 'learning_rate',
-           'augment', 'FlatModule', 'state_of', 'descend', 'train', 'single_thread', 'progress', 'spread',
+           'augment', 'FlatModule', 'state_of', 'Course', 'descend', 'train', 'single_thread', 'progress', 'spread',
            'train_population']
 
 # %% ../nbs/02_training.ipynb #recipe
@@ -136,6 +138,21 @@ def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
     "The module's state as a plain dict of tensors of its own, no longer tied to the module."
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
+# %% ../nbs/02_training.ipynb #course
+class Course:
+    "Where a descent takes its gradients: here, at the weights themselves, on the whole batch."
+    def begin_epoch(self, epoch: int, theta: torch.Tensor): "Called before each epoch."
+    def end_epoch(self): "Called after each epoch, before a checkpoint is written."
+    def parts(self, theta, point, x, y,
+              losses: list):  # of the parts so far: it has grown when the next part is asked for
+        "Yield `(x, y, weight, factor)` for each part of a batch, with the weights to evaluate it at written into `point`."
+        if point is not theta: point.copy_(theta)
+        yield x, y, 1.0, 1.0
+    def tensors(self) -> dict[str, torch.Tensor]:
+        "What a checkpoint has to hold besides the descent itself."
+        return {}
+    def restore(self, saved: dict[str, torch.Tensor]): "Take up again what `tensors` gave."
+
 # %% ../nbs/02_training.ipynb #optimizer
 def _optimizer(recipe, theta):
     if recipe.optimizer == "sgd":
@@ -162,53 +179,90 @@ def _seeded(seed):
         torch.manual_seed(stream_seed(seed, "dropout"))
         yield
 
+# %% ../nbs/02_training.ipynb #position
+class _Position:
+    "Where a descent is, as tensors and back."
+    def __init__(self, flat, theta, optimizer, generators, course):
+        self.flat, self.theta, self.optimizer, self.course, self.history = flat, theta, optimizer, course, []
+        self.generators = generators | {"cpu": torch.default_generator}
+        if theta.is_cuda: self.generators |= {"cuda": torch.cuda.default_generators[theta.device.index]}
+    def tensors(self):
+        parts = {"buffer": dict(self.flat.module.named_buffers()), "course": self.course.tensors(),
+                 "optimizer": {n: v for n, v in self.optimizer.state[self.theta].items() if v is not None},
+                 "generator": {name: generator.get_state() for name, generator in self.generators.items()}}
+        named = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        return {"theta": self.theta, "history": torch.tensor(self.history, dtype=torch.double)} | named
+    def restore(self, saved):
+        self.theta.copy_(saved["theta"])
+        self.history += saved["history"].tolist()
+        for name, buffer in self.flat.module.named_buffers(): buffer.copy_(saved[f"buffer/{name}"])
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {0: below("optimizer/", saved)}})
+        for name, generator in self.generators.items(): generator.set_state(saved[f"generator/{name}"])
+        self.course.restore(below("course/", saved))
+
 # %% ../nbs/02_training.ipynb #descend
 def descend(model: nn.Module,      # where to start; not changed
             data: Dataset,
             recipe: Recipe,
             seed: int,             # of the batches' order, augmentation and dropout
-            at=None,               # `at(theta, point) -> factor`: take the gradient elsewhere than at `theta`
-            each_epoch=None,       # `each_epoch(epoch, theta)`, called before each epoch
+            course: Course | None = None,          # take the gradient elsewhere than at the weights themselves
+            checkpoint: Checkpoint | None = None,  # go on from here if there is something, and write to it now and then
            ) -> tuple[dict[str, torch.Tensor], list[float]]:
     "Minimise the training loss by stochastic gradient descent: the final state and the mean loss of each epoch."
     check_dataset(data)
-    flat, history = FlatModule(model), []
-    theta = flat.vector if at is None else flat.vector.clone()
+    flat, course = FlatModule(model), course or Course()
+    theta, flat.module = flat.vector if type(course) is Course else flat.vector.clone(), flat.module.train()
     optimizer, shuffle, moves = _optimizer(recipe, theta), stream(seed, "batches"), stream(seed, "augmentation")
-    steps, flat.module = _steps(data, recipe), flat.module.train()
+    position = _Position(flat, theta, optimizer, {"batches": shuffle, "augmentation": moves}, course)
+    checkpoint = checkpoint and _bound(checkpoint, model, data, recipe, seed)
     with _seeded(seed):
-        for epoch in range(recipe.epochs):
-            if each_epoch: each_epoch(epoch, theta)
-            losses = []
-            for step, (x, y) in enumerate(batches(data.train, recipe.batch_size, shuffle), epoch * steps):
-                factor = at(theta, flat.vector) if at else 1.0
-                losses.append(_backward(flat, augment(x, recipe, moves), y, recipe))
-                theta.grad = flat.gradient if factor == 1 else flat.gradient * factor
-                optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, steps)
-                optimizer.step()
-            history.append(_epoch_loss(losses, epoch, seed))
+        if checkpoint and (saved := checkpoint.load()): position.restore(saved)
+        for epoch in range(len(position.history), recipe.epochs):
+            course.begin_epoch(epoch, theta)
+            losses = [_step(position, augment(x, recipe, moves), y, rate, recipe) for x, y, rate in
+                      _epoch(data, recipe, shuffle, epoch)]
+            course.end_epoch()
+            position.history.append(_epoch_loss(losses, epoch, seed))
+            if checkpoint and checkpoint.due: checkpoint.save(position.tensors())
+    if checkpoint: checkpoint.done()
     flat.vector.copy_(theta)
-    return state_of(flat.module), history
+    return state_of(flat.module), position.history
 
-# %% ../nbs/02_training.ipynb #steps
-def _steps(data, recipe):
-    "Batches an epoch: a last batch of one example is left out."
+# %% ../nbs/02_training.ipynb #epoch
+def _epoch(data, recipe, shuffle, epoch):
+    "The batches of an epoch and their learning rates; a last batch of one example is left out."
     full, rest = divmod(len(data.train), recipe.batch_size)
-    return full + (rest > 1) or 1
+    steps = full + (rest > 1) or 1
+    for step, (x, y) in enumerate(batches(data.train, recipe.batch_size, shuffle), epoch * steps):
+        yield x, y, learning_rate(recipe, step, steps)
 
-def _backward(flat, x, y, recipe):
-    "The loss of one batch; its gradient is left in `flat.gradient`."
-    flat.gradient.zero_()
-    loss = F.cross_entropy(flat.module(x), y, label_smoothing=recipe.label_smoothing)
-    loss.backward()
-    return loss.detach()
+def _step(position, x, y, rate, recipe):
+    "One step of the optimiser; the loss of the batch before it."
+    flat, theta, optimizer, losses, total = position.flat, position.theta, position.optimizer, [], 0.0
+    for own_x, own_y, weight, factor in position.course.parts(theta, flat.vector, x, y, losses):
+        flat.gradient.zero_()
+        loss = F.cross_entropy(flat.module(own_x), own_y, label_smoothing=recipe.label_smoothing)
+        loss.backward()
+        theta.grad = flat.gradient * (weight * factor) if not losses else theta.grad.add_(flat.gradient, alpha=weight * factor)
+        losses.append(loss.detach())
+        total = total + weight * losses[-1]
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.step()
+    return total
+
+# %% ../nbs/02_training.ipynb #bound
+def _bound(checkpoint, model, data, recipe, seed):
+    "The checkpoint of this descent and of no other."
+    return checkpoint.of(recipe=dataclasses.asdict(recipe), seed=seed, data=data.digest, start=state_digest(state_of(model)))
 
 # %% ../nbs/02_training.ipynb #train
-def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int) -> dict[str, torch.Tensor]:
+def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
+          checkpoint: Checkpoint | None = None,  # where a training that was killed goes on
+         ) -> dict[str, torch.Tensor]:
     """Train from the model's present weights and return the trained state.
 
     Raises `FloatingPointError` with step, epoch and seed when the loss is no longer finite."""
-    return descend(model, data, recipe, seed)[0]
+    return descend(model, data, recipe, seed, checkpoint=checkpoint)[0]
 
 # %% ../nbs/02_training.ipynb #single-thread
 @contextmanager

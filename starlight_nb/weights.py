@@ -169,6 +169,11 @@ class Matcher:
             descend(descent, first_sweep=first and self.options["order"] == "forward", **self.options)
             return _matchings(descent)
         return [matching for found in spread_threads(again, self.descents) for matching in found]
+    def resume(self, permutations: list[dict[str, torch.Tensor]]):
+        "Go on from these permutations, one a network, as if the last match had found them."
+        for n, permutation in enumerate(permutations): check_permutation(self.spec, permutation, f"permutations[{n}]")
+        self.descents = [_descent(self.layout, self.states[0], self.states[part], permutations[part])
+                         for part in _parts(self.spec, self.states)]
 
 # %% ../nbs/10b_weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],

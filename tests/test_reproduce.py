@@ -41,7 +41,7 @@ def test_two_runs_from_empty_stores_are_the_same_bytes(smoke_report, tmp_path):
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(smoke_report, tmp_path):
     entries = lambda: len(list((tmp_path / "store").glob("*/*.safetensors")))
     for enough in (2, 7, 12):
-        process = starlight("reproduce", "--profile", "smoke", "--only", "fig1,fig3", folder=tmp_path)
+        process = starlight("reproduce", "--profile", "smoke", "--only", "fig1,fig3", folder=tmp_path, STARLIGHT_CHECKPOINT="0")
         while entries() < enough and process.poll() is None:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
@@ -135,8 +135,127 @@ def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):
     assert "out: another run is writing to" in capsys.readouterr().err
 
 
+@pytest.fixture
+def kept(tmp_path):
+    "A store with two solutions, their path, and what a killed run leaves."
+    from starlight_nb.store import Store
+    from starlight_nb.study import Study, load_profile, regular_pairs
+    store = Store(tmp_path / "store")
+    study = Study(load_profile("smoke").settings["mlp"], store)
+    study.paths(regular_pairs(study.members("heldout", 2)))
+    first = next(iter(study.members("heldout", 1)))
+    path = store.path(first.config)
+    path.with_name(f".{path.name}.1.2.new").write_bytes(b"half")
+    path.with_name(f"{path.name}.damaged").write_bytes(b"damaged")
+    store.checkpoint(first.config).save({})
+    store.checkpoint({"kind": "regular", "seed": 7, "dataset": "digits", "architecture": "mlp"}).save({})
+    return store
+
+
+def store_command(kept, *words):
+    return reproduce.main(["store", *words, "--store", str(kept.root)])
+
+
+def files(kept):
+    return {str(p.relative_to(kept.root)): p.read_bytes() for p in kept.root.rglob("*") if p.is_file()}
+
+
+def test_the_store_is_listed(kept, capsys):
+    assert store_command(kept, "ls") == 0
+    *rows, total = capsys.readouterr().out.splitlines()
+    assert len(rows) == 5 and total.startswith("5 entries, ")
+    assert [row.split()[0] for row in rows[:2]] == [kept.path(m.config).stem for m in held(kept)]
+    assert "heldout-0 to heldout-1" in rows[2] and "digits mlp" in rows[2] and "under way" in rows[3] + rows[4]
+    assert all("kB" in row or " B" in row for row in rows) and rows[0].rstrip().endswith(" s")
+
+
+def held(kept):
+    from starlight_nb.study import load_profile, regular_member
+    return [regular_member(load_profile("smoke").settings["mlp"], "heldout", n) for n in range(2)]
+
+
+def test_the_store_is_verified(kept, capsys):
+    assert store_command(kept, "verify") == 0 and "5 files, 0 damaged" in capsys.readouterr().out
+    one, other = (kept.path(m.config) for m in held(kept))
+    whole = one.read_bytes()
+    one.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    before = files(kept)
+    assert store_command(kept, "verify") == 1
+    assert f"damaged: {one.relative_to(kept.root)} (its digest does not match its contents)" in capsys.readouterr().out
+    assert files(kept) == before, "it only looks"
+    one.write_bytes(other.read_bytes())
+    assert store_command(kept, "verify") == 1 and "it lies under another entry's name" in capsys.readouterr().out
+    one.write_bytes(b"")
+    assert store_command(kept, "verify") == 1 and store_command(kept, "ls") == 0
+    assert " damaged " in capsys.readouterr().out.replace("1 damaged\n", "")
+
+
+def test_leftovers_are_pruned_and_nothing_else(kept, capsys):
+    before = files(kept)
+    assert store_command(kept, "prune", "--dry-run") == 0
+    would = capsys.readouterr().out
+    assert files(kept) == before
+    assert store_command(kept, "prune") == 0
+    said = capsys.readouterr().out
+    assert said == would.replace("would remove", "removed") and said.splitlines()[-1].startswith("removed 6 files, ")
+    assert len(said.splitlines()) == 7
+    gone = before.keys() - files(kept).keys()
+    assert {Path(name).suffix for name in gone} == {".new", ".damaged", ".checkpoint", ""} and len(gone) == 6
+    assert sum(name.endswith(".checkpoint") for name in files(kept)) == 1, "that of a training that was killed stays"
+    assert store_command(kept, "prune") == 0 and capsys.readouterr().out == "removed 0 files, 0 B\n"
+
+
+def test_what_is_in_use_is_not_pruned(kept):
+    first, _ = held(kept)
+    with kept.lock(first.config):
+        store_command(kept, "prune", "--older-than", "0")
+        left = files(kept)
+    assert sum(kept.path(first.config).stem in name for name in left) == 5, "entry, half, damaged, checkpoint, lock"
+    assert sum(name.endswith(".safetensors") for name in left) == 1
+
+
+def test_entries_are_pruned_by_age_and_profile(kept, capsys):
+    entries = lambda: sum(name.endswith(".safetensors") for name in files(kept))
+    store_command(kept, "prune", "--older-than", "1")
+    store_command(kept, "prune", "--all-but", "digits", "smoke")
+    assert entries() == 3
+    for path in kept.root.glob("*/*.safetensors"):
+        os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    store_command(kept, "prune", "--older-than", "1", "--all-but", "smoke")
+    assert entries() == 3
+    os.utime(kept.path(held(kept)[0].config))
+    store_command(kept, "prune", "--older-than", "1", "--all-but", "digits")
+    assert entries() == 1 and "older than 1 days and not of digits" in capsys.readouterr().out
+    store_command(kept, "prune", "--all-but", "digits")
+    assert entries() == 0
+
+
+@pytest.mark.parametrize("words, message", [
+    (["ls", "--store", "nowhere"], "store: there is no folder nowhere"), (["verify", "--store", "nowhere"], "store: there is no folder nowhere"),
+    (["prune", "--store", "nowhere"], "store: there is no folder nowhere"), (["prune", "--older-than", "-1"], "older-than: a number of days from 0 up is needed, not -1"),
+    (["prune", "--older-than", "nan"], "older-than: a number of days"), (["prune", "--all-but", "smok"], "profile: 'smok' is not known; did you mean 'smoke'")])
+def test_wrong_words_for_the_store_are_one_clear_error(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").mkdir()
+    assert reproduce.main(["store", *words, *([] if "--store" in words else ["--store", "store"])]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_to_is_told(tmp_path, capsys):
+    (tmp_path / "store").write_text("")
+    assert reproduce.main([*FIG3, "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
+    assert f"the folder {tmp_path}/store/locks cannot be written to: a file is where a folder should be" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+
+
+def test_seconds_between_checkpoints_are_checked(monkeypatch, capsys):
+    monkeypatch.setenv("STARLIGHT_CHECKPOINT", "often")
+    assert reproduce.main(FIG3) == 2
+    assert "STARLIGHT_CHECKPOINT: a number of seconds from 0 up is needed, not 'often'" in capsys.readouterr().err
+
+
 def test_help_and_list_answer_without_torch():
-    for words in (["--help"], ["list"], ["reproduce", "--help"]):
+    for words in (["--help"], ["list"], ["reproduce", "--help"], ["store", "prune", "--help"]):
         code = f"import sys; sys.argv = ['starlight', *{words!r}]\nfrom starlight_nb.reproduce import main\ntry: main()\nexcept SystemExit: pass\nassert not {{'torch', 'papermill', 'pandas'}} & set(sys.modules)"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from starlight_nb.checkpoints import Checkpoint
 from starlight_nb.data import Dataset, Split
 from starlight_nb.models import initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.star import train_star
+from starlight_nb.star import Segments, Sources, t_sampler, train_star
 from starlight_nb.training import Recipe, state_of, train
 
 
@@ -91,6 +92,39 @@ def test_matching_once_or_never_again(digits, recipe, solutions, make_mlp):
     assert not torch.equal(once.state["1.weight"], always.state["1.weight"])
 
 
+@pytest.mark.parametrize("rematch_every", [0, 1, 2])
+@pytest.mark.parametrize("make", ["mlp", "resnet"])
+def test_a_killed_star_ends_with_the_same_bits(digits, solutions, make_mlp, tmp_path, rematch_every, make):
+    "Weights, losses, permutations and draws, wherever it was killed."
+    from functools import partial
+
+    from starlight_nb.models import build
+    make = make_mlp if make == "mlp" else partial(build, "resnet", width=4)
+    start, part = initialise(make, 9), Dataset("part", Split(digits.train.x[:300], digits.train.y[:300]), digits.test)
+    sources = solutions if make is make_mlp else [state_of(initialise(make, seed)) for seed in range(3)]
+    recipe = Recipe(epochs=5, batch_size=100, lr=0.05, augmentation="crop+flip", crop_padding=1)
+    spec = infer_spec(start, digits.train.x[:2])
+    options, checkpoint = dict(spec=spec, rematch_every=rematch_every, seed=2), Checkpoint(tmp_path / "star", every=0)
+    whole = train_star(start, sources, part, recipe, **options)
+    for batches in (4, 4, 5):  # of three an epoch; the second and third go on from what is there
+        dying, left = initialise(make, 9), iter([None] * batches)
+        dying.register_forward_pre_hook(lambda *_: next(left))
+        with pytest.raises(StopIteration):
+            train_star(dying, sources, part, recipe, checkpoint=checkpoint, **options)
+        assert checkpoint.path.exists()
+    again = train_star(start, sources, part, recipe, checkpoint=checkpoint, **options)
+    assert whole.loss == again.loss and all(torch.equal(whole.state[k], again.state[k]) for k in whole.state)
+    assert all(torch.equal(one[g], other[g]) for one, other in zip(whole.permutations, again.permutations) for g in spec.groups)
+    assert not checkpoint.path.exists()
+    for change in ({"t_sampling": "beta"}, {"rematch_every": 3}):
+        dying, left = initialise(make, 9), iter([None] * 4)
+        dying.register_forward_pre_hook(lambda *_: next(left))
+        with pytest.raises(StopIteration):
+            train_star(dying, sources, part, recipe, checkpoint=checkpoint, **options)
+        with pytest.warns(UserWarning, match=f"it holds another configuration: {list(change)[0]} differs"):
+            train_star(start, sources, part, recipe.replace(), checkpoint=checkpoint, **options | change)
+
+
 def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
     start = initialise(make_mlp, 0)
     with pytest.raises(ValueError, match="sources: at least one trained state"):
@@ -105,3 +139,67 @@ def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
         train_star(start, solutions, digits, recipe, rematch_every=-1)
     with pytest.raises(FloatingPointError, match=r"epoch \d+, batch \d+, seed 6"):
         train_star(start, solutions, digits, recipe.replace(lr=1e9, schedule="constant"), seed=6)
+
+
+def test_parts_of_a_batch_make_up_the_gradient_of_the_whole(digits, recipe, solutions, make_mlp):
+    "With one source and one t, it does not matter in how many parts a batch is taken."
+    start, one = initialise(make_mlp, 9), recipe.replace(epochs=1)
+    whole, parts = (train_star(start, solutions[:1], digits, one, t_sampling=0.4, draws=draws) for draws in (1, 3))
+    for name in whole.state: torch.testing.assert_close(parts.state[name], whole.state[name], rtol=1e-3, atol=1e-5)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
+
+
+def test_each_part_has_another_source_and_a_t_from_another_part(digits, solutions, make_mlp):
+    model = initialise(make_mlp, 0)
+    table = Sources(model, solutions, infer_spec(model, digits.train.x[:2]))
+    theta = torch.zeros(table.rows.shape[1])
+    table.rows = torch.arange(1.0, 4.0)[:, None].expand(3, len(theta)).contiguous()
+    segments, seen = Segments(table, t_sampler("uniform"), torch.Generator().manual_seed(0), 1, 3, 0.0), []
+    for _ in range(200):
+        losses, point = [], torch.empty_like(theta)
+        for x, y, weight, factor in segments.parts(theta, point, digits.train.x[:90], digits.train.y[:90], losses):
+            seen.append((len(seen) % 3, round(point[0].item() / (1 - factor)), 1 - factor, weight))
+            losses.append(torch.tensor(0.0))
+    for i in range(0, len(seen), 3): assert {source for _, source, _, _ in seen[i:i + 3]} == {1, 2, 3}
+    for part, _, t, weight in seen: assert part / 3 <= t <= (part + 1) / 3 and weight == pytest.approx(1 / 3)
+
+
+def test_its_own_loss_alone_is_plain_training(digits, recipe, solutions, make_mlp):
+    "At t = 1 no gradient comes from the segment, so what is left is the star's own loss."
+    start = initialise(make_mlp, 9)
+    star = train_star(start, solutions[:1], digits, recipe, t_sampling=1.0, own_loss=1.0, seed=4).state
+    for name, tensor in train(start, digits, recipe, 4).items(): torch.testing.assert_close(star[name], tensor)
+
+
+def test_never_matched_and_matched_by_other_methods(digits, recipe, solutions, make_mlp):
+    start, short = initialise(make_mlp, 9), recipe.replace(epochs=1)
+    never, none = train_star(start, solutions, digits, short, rematch_every=None), train_star(start, solutions, digits, short, matching="none")
+    assert all(torch.equal(never.state[k], none.state[k]) for k in never.state)
+    assert all(torch.equal(order, torch.arange(len(order))) for p in never.permutations for order in p.values())
+    by_activations = train_star(start, solutions, digits, short, matching="activations")
+    assert not torch.equal(by_activations.state["1.weight"], never.state["1.weight"])
+
+
+def test_an_adaptive_star_goes_on_from_its_checkpoint(digits, recipe, solutions, make_mlp, tmp_path):
+    start, options = initialise(make_mlp, 9), dict(t_sampling="adaptive", draws=2, own_loss=0.3)
+    whole = train_star(start, solutions, digits, recipe, **options)
+
+    class Killed(Exception): pass
+
+    checkpoint, calls = Checkpoint(tmp_path / "star", every=0), iter(range(3 * 14 * 2))
+    stopping = initialise(make_mlp, 9)
+    def stop(*_):
+        if next(calls, None) is None: raise Killed
+    stopping.register_forward_pre_hook(stop)
+    with pytest.raises(Killed): train_star(stopping, solutions, digits, recipe, spec=infer_spec(start, digits.train.x[:2]), checkpoint=checkpoint, **options)
+    assert (tmp_path / "star").exists()
+    resumed = train_star(start, solutions, digits, recipe, checkpoint=Checkpoint(tmp_path / "star", every=0), **options)
+    assert all(torch.equal(whole.state[k], resumed.state[k]) for k in whole.state) and whole.loss == resumed.loss
+
+
+def test_bad_options_are_named(digits, recipe, solutions, make_mlp):
+    start = initialise(make_mlp, 0)
+    for option, value in (("draws", 0), ("own_loss", -1.0), ("rematch_every", 0.5)):
+        with pytest.raises(ValueError, match=f"{option}: a"): train_star(start, solutions, digits, recipe, **{option: value})
+    with pytest.raises(ValueError, match="matching: 'weight' is not known; did you mean 'weights'"):
+        train_star(start, solutions, digits, recipe, matching="weight")

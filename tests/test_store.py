@@ -1,4 +1,5 @@
 """The store: an entry is complete and right, or it is not there."""
+import errno
 import multiprocessing
 import os
 import time
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from starlight_nb.store import Store, config_key, state_digest
+from starlight_nb.base import write_whole
+from starlight_nb.files import config_key, state_digest
+from starlight_nb.store import Store
 
 CONFIG = {"kind": "test", "seed": 1}
 
@@ -39,7 +42,7 @@ def test_a_truncated_file_is_set_aside_and_made_again(store, keep):
     with pytest.warns(UserWarning, match="is damaged"):
         again = store.get_or_train(CONFIG, some_state)
     assert state_digest(again) == state_digest(some_state()) and path.read_bytes() == whole
-    assert path.with_suffix(".damaged").exists()
+    assert path.with_name(f"{path.name}.damaged").exists()
 
 
 def test_no_turned_bit_ever_gives_other_numbers(store):
@@ -90,26 +93,125 @@ def _make_slowly(root, calls):
     Store(root).get_or_train({"kind": "slow"}, make)
 
 
-def test_two_processes_make_an_entry_once(tmp_path):
+def _make_slowly_without_flock(root, calls):
+    "The same on a file system that has no flock."
+    _take_flock_away()
+    _make_slowly(root, calls)
+
+
+def _take_flock_away(put=setattr):
+    import fcntl
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    put(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("make", [_make_slowly, _make_slowly_without_flock])
+def test_two_processes_make_an_entry_once(tmp_path, make):
     context, calls = multiprocessing.get_context("spawn"), tmp_path / "calls"
-    workers = [context.Process(target=_make_slowly, args=(tmp_path / "store", calls)) for _ in range(3)]
+    workers = [context.Process(target=make, args=(tmp_path / "store", calls)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert calls.read_text() == "made\n"
+    assert calls.read_text() == "made\n" and not list(tmp_path.glob("store/locks/*.lease"))
 
 
-def test_a_dead_holder_of_a_lock_does_not_block(tmp_path):
+@pytest.mark.parametrize("make", [_make_slowly, _make_slowly_without_flock])
+def test_a_dead_holder_of_a_lock_does_not_block(tmp_path, make, monkeypatch):
     context = multiprocessing.get_context("spawn")
-    worker = context.Process(target=_make_slowly, args=(tmp_path / "store", tmp_path / "calls"))
+    worker = context.Process(target=make, args=(tmp_path / "store", tmp_path / "calls"))
     worker.start()
     while not (tmp_path / "calls").exists():
         time.sleep(0.05)
     worker.kill()
     worker.join()
+    if make is _make_slowly_without_flock:
+        assert list(tmp_path.glob("store/locks/*.lease"))
+        _take_flock_away(monkeypatch.setattr)
     assert Store(tmp_path / "store").get_or_train({"kind": "slow"}, some_state)
+
+
+def test_a_lease_of_another_machine_runs_out(tmp_path, monkeypatch):
+    "Its holder is not known to be dead, but does not refresh it."
+    monkeypatch.setattr("starlight_nb.files.LEASE", 0.6)
+    _take_flock_away(monkeypatch.setattr)
+    store = Store(tmp_path)
+    with store.lock(CONFIG):
+        lease = next(tmp_path.glob("locks/*.lease"))
+        record = lease.read_text()
+    lease.write_text(record.replace(os.uname().nodename, "another-machine"))
+    assert "another-machine" in lease.read_text()
+    began = time.monotonic()
+    assert store.get_or_train(CONFIG, some_state)
+    assert 0.5 < time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("code, words", [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the disk can only be read"),
+                                         (errno.EACCES, "permission is denied"), (errno.EDQUOT, "the disk quota is used up")])
+def test_a_disk_that_refuses_is_one_clear_error_and_leaves_nothing(store, monkeypatch, code, words):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(os, "fsync", refuse)
+    other = {"kind": "test", "seed": 2}
+    with pytest.raises(OSError, match=f"the folder {store.path(other).parent} cannot be written to: {words}"):
+        store.get_or_train(other, some_state)
+    monkeypatch.undo()
+    assert not list(store.root.rglob("*.new")) and other not in store and store.get(CONFIG) is not None
+    assert store.get_or_train(other, some_state)
+
+
+def test_a_disk_that_fills_up_keeps_what_was_there(store, monkeypatch):
+    "A full disk while a file is replaced leaves the old one."
+    before = store.path(CONFIG).read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError, match="the disk is full"):
+        store.put(CONFIG, some_state(1))
+    assert store.path(CONFIG).read_bytes() == before
+
+
+def test_a_store_that_can_only_be_read_is_read(store, monkeypatch):
+    "What is there comes back; what is not ends before its training; a damaged file stays where it is."
+    real = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if str(path).startswith(str(store.root)) and flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *rest, **options)
+    monkeypatch.setattr(os, "open", refuse)
+    assert store.get_or_train(CONFIG, None) is not None
+    with pytest.raises(OSError, match=f"the folder {store.root}/locks cannot be written to: the disk can only be read"):
+        store.get_or_train({"kind": "test", "seed": 2}, None)
+    store.path(CONFIG).write_bytes(b"short")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, os.strerror(errno.EROFS))))
+    with pytest.warns(UserWarning, match="is damaged .* left where it is"):
+        assert store.get(CONFIG) is None
+    assert store.path(CONFIG).exists()
+
+
+@pytest.mark.parametrize("at", ["store", "store/locks"])
+def test_a_file_where_the_store_s_folder_should_be(tmp_path, at):
+    write_whole(tmp_path / at, "a file")
+    with pytest.raises(OSError, match="store/locks cannot be written to: a file is where a folder should be"):
+        Store(tmp_path / "store").get_or_train(CONFIG, None)
+    assert (tmp_path / at).read_text() == "a file"
+
+
+def test_a_training_whose_result_could_not_be_written_is_not_lost(store, monkeypatch):
+    other, fsync = {"kind": "test", "seed": 2}, os.fsync
+
+    def make():
+        store.checkpoint(other).save(some_state())
+        monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        return some_state()
+    with pytest.raises(OSError, match="the disk is full"):
+        store.get_or_train(other, make)
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert state_digest(store.checkpoint(other).load()) == state_digest(some_state())
+    store.get_or_train(other, some_state)
+    assert not store.checkpoint(other).path.exists()
 
 
 def test_entries_from_before_a_moment_count_as_missing(store):

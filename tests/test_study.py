@@ -1,5 +1,8 @@
 """Profiles, members and measured pairs."""
 import json
+import multiprocessing
+import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -136,6 +139,34 @@ def test_a_second_study_trains_nothing(study, monkeypatch):
     monkeypatch.setattr("starlight_nb.study.train", None)
     monkeypatch.setattr("starlight_nb.study.path_losses", None)
     pd.testing.assert_frame_equal(first, study.paths(regular_pairs(study.members("heldout", 2))))
+
+
+def _train_in_study(profile, root):
+    study = Study(load_profile(profile).settings["small"], Store(root, every=0))
+    study.stars([2], 1)
+
+
+def test_a_killed_study_goes_on_and_ends_with_the_same_bits(profile, tmp_path):
+    "The star is killed in mid-training; its sources are there already, and its checkpoint is used and removed."
+    path = profile("epochs = 1,", "epochs = 150,")
+    process = multiprocessing.get_context("spawn").Process(target=_train_in_study, args=(path, tmp_path / "killed"))
+    process.start()
+    study = Study(load_profile(path).settings["small"], Store(tmp_path / "killed"))
+    star = star_member(study.setting, 2, 0)
+    checkpoint = study.store.checkpoint(star.config).path
+    while not checkpoint.exists():
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.kill()
+    process.join()
+    assert checkpoint.exists() and star.config not in study.store
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study.stars([2], 1)
+    assert not list(study.store.root.glob("*/*.checkpoint"))
+    whole = Study(study.setting, Store(tmp_path / "whole"))
+    whole.stars([2], 1)
+    assert study.store.path(star.config).read_bytes() == whole.store.path(star.config).read_bytes()
 
 
 def test_an_unknown_matching_is_refused(study):

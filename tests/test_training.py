@@ -1,9 +1,16 @@
-"""Training: the same seed is the same bits, whoever runs it, and a divergence says where."""
+"""Training: the same seed is the same bits, whoever runs it, killed or not, and a divergence says where."""
+import copy
+import errno
+import multiprocessing
+import os
+import time
+import warnings
 from functools import partial
 
 import pytest
 import torch
 
+from starlight_nb.checkpoints import Checkpoint
 from starlight_nb.data import Dataset, Split, batches, load
 from starlight_nb.models import build, initialise
 from starlight_nb.training import Recipe, learning_rate, recipe_from, single_thread, train, train_population
@@ -115,3 +122,117 @@ def test_single_thread_puts_the_setting_back():
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+def killed(model, data, recipe, seed, checkpoint, batches):
+    "Train until an interrupt in the middle of an epoch, after so many batches."
+    model, left = copy.deepcopy(model), iter(range(batches))
+
+    def count(*_):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+    model.register_forward_pre_hook(count)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, data, recipe, seed, checkpoint)
+
+
+def dropping():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("make, changes", [
+    (partial(build, "mlp"), {}), (partial(build, "mlp"), dict(momentum=0.0)), (partial(build, "mlp"), dict(schedule="step", warmup_epochs=2.5)),
+    (partial(build, "mlp"), dict(optimizer="adam", lr=1e-3)), (partial(build, "mlp"), dict(optimizer="adamw", lr=1e-3, schedule="one-cycle")),
+    (partial(build, "mlp"), dict(augmentation="crop+flip", crop_padding=1)), (dropping, {}), (dropping, dict(optimizer="adam", augmentation="flip")),
+    (partial(build, "resnet", width=2), dict(augmentation="crop"))])
+def test_a_killed_training_ends_with_the_same_bits(digits, tmp_path, make, changes):
+    recipe = Recipe(epochs=4, batch_size=200, lr=0.05).replace(**changes)
+    model, checkpoint = initialise(make, 0), Checkpoint(tmp_path / "training", every=0)
+    whole, steps = train(model, digits, recipe, 0), -(-len(digits.train) // recipe.batch_size)
+    for batches in (steps // 2, steps + 1, steps * 2 - 1):  # in the first epoch, then each time a little further
+        killed(model, digits, recipe, 0, checkpoint, batches)
+    assert checkpoint.path.exists()
+    torch.rand(3)
+    before = torch.random.get_rng_state()
+    assert equal(train(model, digits, recipe, 0, checkpoint), whole)
+    assert os.listdir(tmp_path) == [] and torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_checkpoint_at_the_very_end_is_enough(small, tmp_path):
+    recipe, checkpoint = Recipe(epochs=2, batch_size=8), Checkpoint(tmp_path / "training", every=0, keep=True)
+    model = torch.nn.Linear(5, 3)
+    whole = train(model, small, recipe, 0, checkpoint)
+    assert checkpoint.path.exists()
+    model.register_forward_pre_hook(lambda *_: 1 / 0)
+    assert equal(train(model, small, recipe, 0, checkpoint), whole)
+
+
+def _train_slowly(path, data):
+    model = initialise(partial(build, "mlp", width=8), 0)
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.002))
+    train(model, data, Recipe(epochs=300, batch_size=20), 0, Checkpoint(path, every=0))
+
+
+def test_a_process_that_was_killed_goes_on(digits, tmp_path):
+    path, part = tmp_path / "training", Dataset("part", Split(digits.train.x[:60], digits.train.y[:60]), digits.test)
+    process = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(path, part))
+    process.start()
+    while not path.exists():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.kill()  # SIGKILL
+    process.join()
+    assert path.exists()
+    model, recipe, seen = initialise(partial(build, "mlp", width=8), 0), Recipe(epochs=300, batch_size=20), []
+    whole = train(model, part, recipe, 0)
+    model.register_forward_pre_hook(lambda *_: seen.append(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert equal(train(model, part, recipe, 0, Checkpoint(path, every=60)), whole)
+    assert len(seen) < 300 * 3, "it went on, it did not begin again"
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-3], lambda b: b[:40], lambda b: b"no numbers" * 20,
+                                    lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]])
+def test_a_damaged_checkpoint_is_set_aside(small, tmp_path, damage):
+    model, recipe, checkpoint = torch.nn.Linear(5, 3), Recipe(epochs=3, batch_size=8), Checkpoint(tmp_path / "training", every=0)
+    killed(model, small, recipe, 0, checkpoint, 12)
+    checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
+    with pytest.warns(UserWarning, match="checkpoint: training is damaged .* set aside as training.damaged"):
+        assert equal(train(model, small, recipe, 0, checkpoint), train(model, small, recipe, 0))
+    assert os.listdir(tmp_path) == ["training.damaged"]
+
+
+def test_a_checkpoint_of_another_training_is_not_used(small, tmp_path):
+    model, recipe, config = torch.nn.Linear(5, 3), Recipe(epochs=3, batch_size=8), {"architecture": "linear"}
+    other_data = Dataset("other", Split(small.train.x + 1, small.train.y), small.test)
+    for other, name in (((model, small, recipe.replace(lr=0.2), 0, config), "recipe"), ((model, small, recipe, 1, config), "seed"),
+                        ((model, other_data, recipe, 0, config), "data"), ((torch.nn.Linear(5, 3), small, recipe, 0, config), "start"),
+                        ((model, small, recipe, 0, {"architecture": "line"}), "architecture")):
+        killed(model, small, recipe, 0, Checkpoint(tmp_path / "training", config, every=0), 12)
+        *training, own = other
+        with pytest.warns(UserWarning, match=f"it holds another configuration: {name} differs"):
+            assert equal(train(*training, Checkpoint(tmp_path / "training", own)), train(*training))
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(small, tmp_path, monkeypatch):
+    model, recipe = torch.nn.Linear(5, 3), Recipe(epochs=2, batch_size=8)
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.warns(UserWarning, match=f"checkpoint: not written, .*the folder {tmp_path} cannot be written to: the disk is full"):
+        assert equal(train(model, small, recipe, 0, Checkpoint(tmp_path / "training", every=0)), train(model, small, recipe, 0))
+    assert not os.listdir(tmp_path)
+
+
+def test_a_checkpoint_where_no_folder_can_be_is_a_warning(small, tmp_path):
+    model, recipe = torch.nn.Linear(5, 3), Recipe(epochs=1, batch_size=8)
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="a file is where a folder should be") as said:
+        assert equal(train(model, small, recipe, 0, Checkpoint(tmp_path / "file" / "training", every=0)), train(model, small, recipe, 0))
+    assert "is left behind (Not a directory)" in str(said[-1].message)
+
+
+def test_a_short_training_writes_nothing(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("starlight_nb.checkpoints.write_tensors", None)
+    train(torch.nn.Linear(5, 3), small, Recipe(epochs=3, batch_size=8), 0, Checkpoint(tmp_path / "deep" / "training"))
+    assert not os.listdir(tmp_path)
