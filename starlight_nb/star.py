@@ -79,15 +79,9 @@ class Sources:
         return like | {name: values[first].view(self.spec.shapes[name]) for name, first in self.first_names.items()}
     def rematch(self, theta):
         "Match every source to `theta` again."
-        for n, matching in enumerate(self._matchings(self.state(theta, like=self.states[0]))):
+        for n, matching in enumerate(_matchings(self, self.state(theta, like=self.states[0]))):
             if all(torch.equal(order, self.permutations[n][group]) for group, order in matching.permutation.items()): continue
             self._put(n, matching.permutation)
-    def _matchings(self, star):
-        "By weights, from where the sources are; by another method, afresh, with the star's statistics measured."
-        if self.matching == "weights": return self.matcher.match(star)
-        star, looks = refresh_batchnorm(self.model, star, self.data), dict(model=self.model, data=self.data)
-        looks = looks if self.matching in WITH_DATA else {}
-        return [match(self.matching, self.spec, star, state, **looks) for state in self.states]
     def _put(self, n, permutation):
         self.permutations[n] = permutation
         self.rows[n] = self._row(permute(self.spec, permutation, self.states[n]))
@@ -95,6 +89,20 @@ class Sources:
         "Go on from these permutations, as if the last re-match had found them."
         for n, permutation in enumerate(permutations): self._put(n, permutation)
         self.matcher.resume(permutations)
+
+# %% ../nbs/13_star.ipynb #matchings
+def _matchings(table, star):
+    "A matching of each source to the star."
+    if table.matching == "weights": return table.matcher.match(star)
+    star = refresh_batchnorm(table.model, star, table.data)
+    looks = dict(model=table.model, data=table.data) if table.matching in WITH_DATA else {}
+    return [match(table.matching, table.spec, star, state, **looks) for state in table.states]
+
+# %% ../nbs/13_star.ipynb #draw-sources
+def _draw(have, count, generator):
+    "So many sources out of `have`, all different where there are enough."
+    if count == 1: return [torch.randint(have, (), generator=generator).item()]
+    return torch.randperm(have, generator=generator).repeat(-(-count // have))[:count].tolist()
 
 # %% ../nbs/13_star.ipynb #segments
 class Segments(Course):
@@ -107,7 +115,7 @@ class Segments(Course):
         if epoch == 0 or (self.rematch_every and epoch % self.rematch_every == 0): self.table.rematch(theta)
     def end_epoch(self): self.sampling.learn()
     def parts(self, theta, point, x, y, losses):
-        numbers = self._numbers(min(self.draws, max(1, len(x) // 2)))  # a normalisation needs two examples
+        numbers = _draw(len(self.table.rows), min(self.draws, max(1, len(x) // 2)), self.generator)  # a normalisation needs two examples
         for i, (n, own_x, own_y) in enumerate(zip(numbers, x.tensor_split(len(numbers)), y.tensor_split(len(numbers)))):
             t = self.sampling((i + torch.rand((), generator=self.generator).item()) / len(numbers))
             torch.lerp(theta, self.table.rows[n], t, out=point)
@@ -116,11 +124,6 @@ class Segments(Course):
         if self.own_loss:
             point.copy_(theta)
             yield x, y, self.own_loss, 1.0
-    def _numbers(self, count):
-        "So many sources, all different where there are enough."
-        have = len(self.table.rows)
-        if count == 1: return [torch.randint(have, (), generator=self.generator).item()]
-        return torch.randperm(have, generator=self.generator).repeat(-(-count // have))[:count].tolist()
     def tensors(self):
         share = {"share": self.sampling.share} if isinstance(self.sampling, AdaptiveSampling) else {}
         return {"draws": self.generator.get_state()} | share | named_permutations(self.table.permutations)
@@ -129,6 +132,7 @@ class Segments(Course):
         if "share" in saved: self.sampling.share = saved["share"]
         self.table.resume([below(f"permutation/{n}/", saved) for n in range(len(self.table.states))])
 
+# %% ../nbs/13_star.ipynb #named-permutations
 def named_permutations(permutations: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     "The sources' permutations as one flat dict, each below `permutation/NUMBER/`."
     return {f"permutation/{n}/{group}": order for n, p in enumerate(permutations) for group, order in p.items()}
@@ -145,6 +149,14 @@ class StarResult:
     def _repr_markdown_(self):
         last = f", objective {self.loss[-1]:.4f} in the last epoch" if self.loss else ""
         return f"A star of {len(self.permutations)} sources after {len(self.loss)} epochs (seed {self.seed}){last}."
+
+# %% ../nbs/13_star.ipynb #check
+def _check(sources, data, rematch_every, draws, own_loss):
+    check_dataset(data)
+    if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
+    if rematch_every is not None: check_number("rematch_every", rematch_every, int, 0, math.inf)
+    check_number("draws", draws, int, 1, math.inf)
+    check_number("own_loss", own_loss, float, 0, math.inf)
 
 # %% ../nbs/13_star.ipynb #train-star
 def train_star(model: nn.Module,                       # the star's initialisation; not changed
@@ -165,12 +177,8 @@ def train_star(model: nn.Module,                       # the star's initialisati
 
     Raises `ValueError` where there is no source or one does not fit the model,
     `FloatingPointError` on divergence."""
-    check_dataset(data)
     sources = list(sources)
-    if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
-    if rematch_every is not None: check_number("rematch_every", rematch_every, int, 0, math.inf)
-    check_number("draws", draws, int, 1, math.inf)
-    check_number("own_loss", own_loss, float, 0, math.inf)
+    _check(sources, data, rematch_every, draws, own_loss)
     spec, sampling = spec or infer_spec(model, data.train.x[:2]), t_sampler(t_sampling)
     check_states(spec, {f"sources[{n}]": state for n, state in enumerate(sources)})
     table = Sources(model, sources, spec, data, matching)
