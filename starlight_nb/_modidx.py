@@ -457,6 +457,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'starlight_nb.rules._position': ('rules.html#_position', 'starlight_nb/rules.py'),
                                     'starlight_nb.rules._positional': ('rules.html#_positional', 'starlight_nb/rules.py'),
                                     'starlight_nb.rules._prelu': ('rules.html#_prelu', 'starlight_nb/rules.py'),
+                                    'starlight_nb.rules._quietly': ('rules.html#_quietly', 'starlight_nb/rules.py'),
                                     'starlight_nb.rules._recurrent': ('rules.html#_recurrent', 'starlight_nb/rules.py'),
                                     'starlight_nb.rules._reduce': ('rules.html#_reduce', 'starlight_nb/rules.py'),
                                     'starlight_nb.rules._repeat': ('rules.html#_repeat', 'starlight_nb/rules.py'),

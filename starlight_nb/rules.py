@@ -4,7 +4,8 @@
 
 # %% ../nbs/09_rules.ipynb #from-future-import-annotations
 from __future__ import annotations
-import copy, math, traceback
+import copy, io, logging, math, traceback
+from contextlib import contextmanager, redirect_stderr
 from functools import partial, reduce
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -435,6 +436,16 @@ def _index_select(units, node, x, dim, indices): return _index(units, node, x, [
 @rule("<built-in function getitem>", blocks=True)
 def _item(units, node, values, index): return values[index]
 
+# %% ../nbs/09_rules.ipynb #quietly
+@contextmanager
+def _quietly():
+    "Keep logs and what is printed to stderr to oneself."
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()): yield
+    finally: logging.disable(before)
+
 # %% ../nbs/09_rules.ipynb #split-inputs
 def split_inputs(example_inputs) -> tuple[tuple, dict]:
     "Positional and named inputs: of a tensor, a tuple of tensors, or a dict by name."
@@ -447,7 +458,7 @@ def export_graph(model, example_inputs):
     model, fast = copy.deepcopy(model).eval(), torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(): return torch.export.export(model, inputs, named)
+        with torch.no_grad(), _quietly(): return torch.export.export(model, inputs, named)
     except Exception as error:
         raise ValueError(_diagnosis(model, inputs, named, error)) from error
     finally: torch.backends.mha.set_fastpath_enabled(fast)
