@@ -5,7 +5,6 @@
 An estimator with the star's own loss makes two passes a step, and gets half of the epochs. Writes reports/bench/estimators.csv, .md and .png.
 """
 import argparse
-from functools import partial
 from pathlib import Path
 
 import matplotlib
