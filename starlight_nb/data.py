@@ -31,16 +31,17 @@ class Split:
 # %% ../nbs/00_data.ipynb #batches
 def batches(split: Split,
             size: int,                               # examples a batch
-            generator: torch.Generator | None = None,  # shuffle with this; None keeps the order
+            generator=None,                          # shuffle with this, or these; None keeps the order
            ):
-    "Yield `(x, y)` batches that hold every example once, but for a last shuffled batch of a single one."
+    "Yield `(x, y)` batches, stacked for several generators; every example once, but for a last shuffled batch of a single one."
     if size < 1: raise ValueError(f"size: a batch holds at least one example, not {size}")
     if generator is None:
         yield from zip(split.x.split(size), split.y.split(size))
         return
-    order = torch.randperm(len(split), generator=generator).to(split.y.device)
-    for rows in order.split(size):
-        if len(rows) > 1 or size == 1 or len(split) == 1: yield split.x[rows], split.y[rows]
+    shuffle = lambda generator: torch.randperm(len(split), generator=generator)
+    order = shuffle(generator) if isinstance(generator, torch.Generator) else torch.stack(list(map(shuffle, generator)))
+    for rows in order.to(split.y.device).split(size, dim=-1):
+        if rows.shape[-1] > 1 or size == 1 or len(split) == 1: yield split.x[rows], split.y[rows]
 
 # %% ../nbs/00_data.ipynb #dataset
 @dataclass(frozen=True, eq=False)

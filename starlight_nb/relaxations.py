@@ -14,7 +14,7 @@ from .descent import Layout, assign
 from .evaluation import batch_norms, midpoint_loss
 from .models import stream
 from .permutation import PermutationSpec, check_permutation, check_state, compose, permute
-from .training import check_number
+from .recipes import check_number
 from .weights import Matcher, Matching, working_type, check_states, match_rest, matched_names, matching_of
 
 # %% auto #0

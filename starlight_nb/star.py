@@ -18,7 +18,8 @@ from .files import below, config_key, state_digest
 from .matching import METHODS, WITH_DATA, match
 from .models import stream
 from .permutation import PermutationSpec, infer_spec, permute
-from .training import Course, Recipe, check_number, descend
+from .recipes import Recipe, check_number
+from .training import Course, descend
 from .weights import Matcher, check_states
 
 # %% auto #0

@@ -21,7 +21,8 @@ from .models import build, check_architecture, initialise
 from .permutation import infer_spec, permute
 from .star import named_permutations, train_star
 from .store import Store
-from .training import Recipe, recipe_from, spread, train
+from .recipes import Recipe, recipe_from
+from .training import spread, train
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',

@@ -13,7 +13,8 @@ import torch
 from starlight_nb.checkpoints import Checkpoint
 from starlight_nb.data import Dataset, Split, batches, load
 from starlight_nb.models import build, initialise
-from starlight_nb.training import Recipe, learning_rate, recipe_from, single_thread, train, train_population
+from starlight_nb.recipes import Recipe, learning_rate, recipe_from
+from starlight_nb.training import single_thread, train, train_population
 
 
 def equal(a, b):
