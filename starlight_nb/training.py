@@ -5,7 +5,7 @@
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
 import copy, dataclasses, math, os, sys, threading, time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 import torch
@@ -14,7 +14,7 @@ from .base import choose
 from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
 from .files import below, config_key, state_digest
-from .models import initialise, stream, stream_seed
+from .models import RANDOM, initialise, stream, stream_seed
 from .recipes import Recipe, augment, learning_rate
 from .vectors import FlatModule, StackedModules, draws_random_numbers, state_of, why_apart
 
@@ -105,10 +105,14 @@ def _epoch_loss(losses, epoch, seeds):
 # %% ../nbs/02_training.ipynb #seeded
 @contextmanager
 def _seeded(seed):
-    "Dropout draws from the global generator: lend it a seed, then put it back."
-    with torch.random.fork_rng():
-        torch.manual_seed(stream_seed(seed, "dropout"))
-        yield
+    "Seed the global generators, and put them back in the end."
+    with ExitStack() as lent:
+        with RANDOM:
+            lent.enter_context(torch.random.fork_rng())
+            torch.manual_seed(stream_seed(seed, "dropout"))
+        try: yield
+        finally:
+            with RANDOM: lent.close()
 
 # %% ../nbs/02_training.ipynb #position
 class _Position:
