@@ -187,16 +187,21 @@ def _assignments(spec, family, similarities):
     "For each network the best orders of the family's groups, {group: (networks, units)}, and gains (networks,)."
     values = {group: S.double().cpu().numpy() for group, S in similarities.items()}
     outer, count = values[family[0]], len(values[family[0]])
-    orders = {group: torch.arange(S.shape[1]).repeat(count, 1) for group, S in values.items()}
-    best = np.diagonal(outer, axis1=1, axis2=2) >= outer.max(2) if len(family) == 1 else np.zeros((count, 1), bool)
-    unsolved = np.flatnonzero(~best.all(1))
-    one = lambda n: assign(spec, family, {group: S[n] for group, S in values.items()})
-    gains = np.zeros(count)
     solve = spread_threads if outer.shape[1] >= 64 else map  # a thread costs more than a small assignment
-    for n, (found, gain) in zip(unsolved, solve(one, unsolved)):
-        gains[n] = gain
-        for group, order in found.items(): orders[group][n] = order
-    return orders, torch.from_numpy(gains)
+    if len(family) == 1:
+        order, gains = _assign_each(outer, solve)
+        return {family[0]: torch.from_numpy(order)}, torch.from_numpy(gains)
+    found = list(solve(lambda n: assign(spec, family, {group: S[n] for group, S in values.items()}), range(count)))
+    orders = {group: torch.stack([order[group] for order, _ in found]) for group in family}
+    return orders, torch.tensor([gain for _, gain in found], dtype=torch.double)
+
+def _assign_each(similarities, solve):
+    "As `_assignments`, for a family of one group."
+    order, present = np.arange(similarities.shape[1]) + np.zeros((len(similarities), 1), int), np.diagonal(similarities, axis1=1, axis2=2)
+    unsolved = np.flatnonzero((present < similarities.max(2)).any(1))
+    best = lambda n: linear_sum_assignment(similarities[n], maximize=True)[1]
+    for n, columns in zip(unsolved, solve(best, unsolved)): order[n] = columns
+    return order, np.take_along_axis(similarities, order[:, :, None], 2)[:, :, 0].sum(1) - present.sum(1)
 
 def spread_threads(function, items) -> list:
     "Like `map`, on as many threads as torch may use; products and assignments leave the interpreter free."

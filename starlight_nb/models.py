@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_models.ipynb #from-future-import-annotations
 from __future__ import annotations
-import hashlib, inspect
+import hashlib, inspect, threading
 from functools import partial
 import torch
 from torch import nn
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from .base import choose
 
 # %% auto #0
-__all__ = ['VGG_LAYERS', 'ARCHITECTURES', 'ZOO', 'mlp', 'BasicBlock', 'ResNet', 'WideBlock', 'WideResNet', 'vgg', 'DenseLayer',
-           'densenet', 'TextBag', 'check_architecture', 'build', 'millions', 'stream_seed', 'stream', 'initialise']
+__all__ = ['VGG_LAYERS', 'ARCHITECTURES', 'ZOO', 'RANDOM', 'mlp', 'BasicBlock', 'ResNet', 'WideBlock', 'WideResNet', 'vgg',
+           'DenseLayer', 'densenet', 'TextBag', 'check_architecture', 'build', 'millions', 'stream_seed', 'stream',
+           'initialise']
 
 # %% ../nbs/01_models.ipynb #mlp
 def mlp(num_classes: int = 10,
@@ -198,10 +199,12 @@ def stream(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(stream_seed(seed, purpose))
 
 # %% ../nbs/01_models.ipynb #initialise
+RANDOM = threading.RLock()  # whoever sets PyTorch's global generators holds it
+
 def initialise(make,       # function without arguments that builds a network
                seed: int,
               ) -> nn.Module:
     "The network that `make` builds when its initial weights are drawn with `seed`."
-    with torch.random.fork_rng():
+    with RANDOM, torch.random.fork_rng():
         torch.manual_seed(stream_seed(seed, "initialisation"))
         return make()

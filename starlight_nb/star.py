@@ -4,7 +4,7 @@
 
 # %% ../nbs/13_star.ipynb #from-future-import-annotations
 from __future__ import annotations
-import math
+import math, tempfile
 from dataclasses import dataclass
 import pandas as pd
 import torch
@@ -15,7 +15,7 @@ from .checkpoints import Checkpoint
 from .data import Dataset, check_dataset
 from .evaluation import refresh_batchnorm
 from .files import below, config_key, state_digest
-from .matching import METHODS, WITH_DATA, match
+from .matching import METHODS, WITH_DATA, match, match_weights
 from .models import stream
 from .permutation import PermutationSpec, infer_spec, permute
 from .recipes import Recipe, check_number
@@ -64,15 +64,18 @@ class AdaptiveSampling(TSampling):
 # %% ../nbs/13_star.ipynb #sources
 class Sources:
     "The sources' parameters as rows of one matrix, and the permutations that they are in."
-    def __init__(self, model, states, spec, data=None, matching="weights"):
+    def __init__(self, model, states, spec, data=None, matching="weights", in_memory=None):
         self.model, self.data, self.matching = model, data, choose("matching", matching, METHODS)
-        self.spec, self.names = spec, [name for name, _ in model.named_parameters()]
+        self.spec, self.names, self.states = spec, [name for name, _ in model.named_parameters()], states
         self.sizes, first = [p.numel() for p in model.parameters()], {id(p): name for name, p in model.named_parameters()}
         # tied weights are one parameter with several names in a state
         self.first_names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
-        self.states, device = states, next(model.parameters()).device
-        self.permutations, self.matcher = [spec.identity() for _ in states], Matcher(spec, states)
-        self.rows = torch.stack([self._row(state) for state in states]).to(device)
+        self.permutations, like = [spec.identity() for _ in states], next(model.parameters()).detach()
+        self.matched = False
+        if in_memory is None: in_memory = _fits(like, len(states) * sum(self.sizes))
+        self.matcher = Matcher(spec, states) if in_memory and matching == "weights" else None
+        self.rows = (torch.empty if in_memory else _mapped)(len(states), sum(self.sizes), dtype=like.dtype, device=like.device)
+        for n, state in enumerate(states): self.rows[n] = self._row(state)
     def _row(self, state): return torch.cat([state[name].flatten() for name in self.names])
     def state(self, vector, like):
         "A whole state with the parameters in `vector`; everything else from `like`."
@@ -80,24 +83,45 @@ class Sources:
         return like | {name: values[first].view(self.spec.shapes[name]) for name, first in self.first_names.items()}
     def rematch(self, theta):
         "Match every source to `theta` again."
-        for n, matching in enumerate(_matchings(self, self.state(theta, like=self.states[0]))):
-            if all(torch.equal(order, self.permutations[n][group]) for group, order in matching.permutation.items()): continue
-            self._put(n, matching.permutation)
-    def _put(self, n, permutation):
-        self.permutations[n] = permutation
-        self.rows[n] = self._row(permute(self.spec, permutation, self.states[n]))
+        same = lambda one, other: all(torch.equal(order, other[group]) for group, order in one.items())
+        found = enumerate(_permutations(self, self.state(theta, like=self.states[0])))
+        self._put({n: permutation for n, permutation in found if not same(permutation, self.permutations[n])})
+        self.matched = True
+    def _put(self, changed):
+        "Write the rows of these sources in these orders."
+        for n, permutation in changed.items():
+            self.permutations[n] = permutation
+            if not self.matcher: self.rows[n] = self._row(permute(self.spec, permutation, self.states[n]))
+        if self.matcher: self.matcher.write(self.rows, list(changed), self.names)
     def resume(self, permutations):
         "Go on from these permutations, as if the last re-match had found them."
-        for n, permutation in enumerate(permutations): self._put(n, permutation)
-        self.matcher.resume(permutations)
+        if self.matcher: self.matcher.resume(permutations)
+        self._put(dict(enumerate(permutations)))
+        self.matched = True
+
+# %% ../nbs/13_star.ipynb #mapped
+def _fits(like, count):
+    "Is there memory for so many numbers, in the rows and twice as wide in a matcher?"
+    import psutil
+    return 3 * count * like.element_size() <= psutil.virtual_memory().available / 2
+
+def _mapped(rows, columns, dtype, device):
+    "A matrix in a temporary file, which is gone when the matrix is."
+    with tempfile.NamedTemporaryFile() as file: return torch.from_file(file.name, True, rows * columns, dtype=dtype).view(rows, columns)
 
 # %% ../nbs/13_star.ipynb #matchings
-def _matchings(table, star):
-    "A matching of each source to the star."
-    if table.matching == "weights": return table.matcher.match(star)
+def _permutations(table, star):
+    "The permutation of each source that matches it to the star."
+    if table.matcher: return [matching.permutation for matching in table.matcher.match(star)]
+    if table.matching == "weights": return (_again(table, star, n) for n in range(len(table.states)))
     star = refresh_batchnorm(table.model, star, table.data)
     looks = dict(model=table.model, data=table.data) if table.matching in WITH_DATA else {}
-    return [match(table.matching, table.spec, star, state, **looks) for state in table.states]
+    return [match(table.matching, table.spec, star, state, **looks).permutation for state in table.states]
+
+def _again(table, star, n):
+    "As a matcher does, for one source: from where it is, and the first time from its own order."
+    init = table.permutations[n] if table.matched else None
+    return match_weights(table.spec, star, table.states[n], init=init).permutation
 
 # %% ../nbs/13_star.ipynb #draw-sources
 def _draw(have, count, generator):
@@ -119,7 +143,7 @@ class Segments(Course):
         numbers = _draw(len(self.table.rows), min(self.draws, max(1, len(x) // 2)), self.generator)  # a normalisation needs two examples
         for i, (n, own_x, own_y) in enumerate(zip(numbers, x.tensor_split(len(numbers)), y.tensor_split(len(numbers)))):
             t = self.sampling((i + torch.rand((), generator=self.generator).item()) / len(numbers))
-            torch.lerp(theta, self.table.rows[n], t, out=point)
+            torch.lerp(theta, self.table.rows[n].to(theta.device), t, out=point)
             yield own_x, own_y, len(own_x) / len(x), 1 - t
             self.sampling.see(losses[-1])
         if self.own_loss:
@@ -172,6 +196,7 @@ def train_star(model: nn.Module,                       # the star's initialisati
                draws: int = 1,                          # parts of a batch, each with a source and a t of its own
                own_loss: float = 0.0,                   # weight of the star's own loss; 1 is the fusion objective
                seed: int = 0,                           # of batches and draws
+               in_memory: bool | None = None,           # the sources' table; by default where there is room for it
                checkpoint: Checkpoint | None = None,    # where a training that was killed goes on
               ) -> StarResult:
     """Starlight (Algorithm 1): minimise the expected loss on the segments to the matched sources.
@@ -182,7 +207,7 @@ def train_star(model: nn.Module,                       # the star's initialisati
     _check(sources, data, rematch_every, draws, own_loss)
     spec, sampling = spec or infer_spec(model, data.train.x[:2]), t_sampler(t_sampling)
     check_states(spec, {f"sources[{n}]": state for n, state in enumerate(sources)})
-    table = Sources(model, sources, spec, data, matching)
+    table = Sources(model, sources, spec, data, matching, in_memory)
     segments = Segments(table, sampling, stream(seed, "star draws"), rematch_every, draws, own_loss)
     checkpoint = checkpoint and checkpoint.of(sources=[state_digest(state) for state in sources], t_sampling=t_sampling,
                                               rematch_every=rematch_every, spec=config_key({"spec": spec.to_json()}),

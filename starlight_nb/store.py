@@ -4,6 +4,7 @@
 
 # %% ../nbs/03_store.ipynb #from-future-import-annotations
 from __future__ import annotations
+from contextlib import ExitStack
 from pathlib import Path
 import torch
 from .checkpoints import Checkpoint
@@ -28,7 +29,10 @@ class Store:
     def put(self, config: dict, state: dict[str, torch.Tensor]): _put(self, config, state)
     def get(self, config: dict) -> dict[str, torch.Tensor] | None: return _get(self.path(config), config, self.since)
     def __contains__(self, config: dict): return _fresh(self.path(config), self.since)
-    def get_or_train(self, config: dict, make) -> dict[str, torch.Tensor]: return _get_or_train(self, config, make)
+    def get_or_train(self, config: dict, make) -> dict[str, torch.Tensor]:
+        return _get_or_train(self, [config], lambda *_: [make()])[0]
+    def get_or_train_together(self, configs: list[dict], make) -> list[dict[str, torch.Tensor]]:
+        return _get_or_train(self, configs, make)
     def __repr__(self): return f"Store('{self.root}', {len(list(self.root.glob('*/*.safetensors')))} entries)"
 
 # %% ../nbs/03_store.ipynb #fresh
@@ -50,13 +54,21 @@ def _checkpoint(store, config):
     return Checkpoint(path, config, every=store.every, since=store.since, keep=True)
 
 # %% ../nbs/03_store.ipynb #get-or-train
-def _get_or_train(store, config, make):
-    state = store.get(config)
-    if state is not None: return state
-    with store.lock(config):
-        state = store.get(config)
-        if state is None:
-            state = make()
-            write_tensors(store.path(config), state, config)
-            store.checkpoint(config).remove()
-    return state
+def _get_or_train(store, configs, make):
+    states = [store.get(config) for config in configs]
+    missing = [n for n, state in enumerate(states) if state is None]
+    with ExitStack() as locks:
+        for n in sorted(missing, key=lambda n: config_key(configs[n])): locks.enter_context(store.lock(configs[n]))
+        for n in missing: states[n] = store.get(configs[n])
+        missing = [n for n in missing if states[n] is None]
+        if missing: _make(store, configs, make, missing, states)
+    return states
+
+def _make(store, configs, make, missing, states):
+    "Make what is missing, and write it."
+    keys = [config_key(configs[n]) for n in missing]
+    checkpoint = store.checkpoint({"together": keys} if len(keys) > 1 else configs[missing[0]])
+    for n, state in zip(missing, make(missing, checkpoint)):
+        write_tensors(store.path(configs[n]), state, configs[n])
+        states[n] = state
+    checkpoint.remove()

@@ -22,7 +22,7 @@ from .permutation import infer_spec, permute
 from .star import named_permutations, train_star
 from .store import Store
 from .recipes import Recipe, recipe_from
-from .training import spread, train
+from .training import plan_population, spread, train_together
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
@@ -154,19 +154,20 @@ def star_member(setting: Setting, n_source: int, seed: int, **options) -> Member
 def _model(setting):
     return partial(build, setting.architecture, num_classes=_data(setting.dataset).num_classes, **setting.model)
 
-def _train_regular(setting, store, member):
-    "The state of a regular solution."
-    def make():
-        model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
-                             member.config["seed"])
-        return refresh_batchnorm(model, train(model, data, setting.recipe, seed, store.checkpoint(member.config)), data)
-    return store.get_or_train(member.config, make)
+def _train_regular(setting, store, *members):
+    "The states of regular solutions; those that are missing are trained together."
+    def make(missing, checkpoint):
+        seeds, data = [members[n].config["seed"] for n in missing], _data(setting.dataset)
+        models = [initialise(_model(setting), seed) for seed in seeds]
+        states = train_together(models, data, setting.recipe, seeds, checkpoint)
+        return [refresh_batchnorm(model, state, data) for model, state in zip(models, states)]
+    return store.get_or_train_together([member.config for member in members], make)
 
 # %% ../nbs/22_study.ipynb #train-star
 def _train_star(setting, store, member):
     "A star's state, permutations and objective, as one flat dict of tensors."
     def make():
-        sources = [_train_regular(setting, store, source) for source in member.sources]
+        sources = _train_regular(setting, store, *member.sources)
         model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
                              member.config["seed"])
         star = train_star(model, sources, data, setting.star_recipe, spec=_spec(setting), seed=seed,
@@ -186,7 +187,7 @@ def _cached_spec(dataset, architecture, model):
 def _state(setting, store, member):
     "A member's state, whatever its kind."
     return (below("state/", _train_star(setting, store, member)) if member.sources
-            else _train_regular(setting, store, member))
+            else _train_regular(setting, store, member)[0])
 
 # %% ../nbs/22_study.ipynb #pair
 @dataclass(frozen=True)
@@ -260,18 +261,24 @@ class Study:
         if count > have:
             raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have}")
         members = [regular_member(self.setting, role, n) for n in range(count)]
-        self._run(_train_regular, members, f"{self.setting.label}: {role}s")
+        self._train(members, f"{self.setting.label}: {role}s")
         return members
+    def _train(self, members, label):
+        "Train those that are missing, in the fastest way that there is for such networks."
+        missing = self._missing(members)
+        if not missing: return
+        model, data = _model(self.setting)(), _data(self.setting.dataset)
+        plan = plan_population(model, data, self.setting.recipe, len(missing), self.jobs)
+        tasks = [(self.setting, self.store, *(missing[n] for n in group)) for group in plan.groups]
+        spread(_train_regular, tasks, plan.jobs, label, plan.backend)
     def stars(self, counts: list[int], seeds: int, **options) -> list[tuple[int, int, Member]]:
         "`(n_source, seed, star)` for `seeds` stars of each number of sources, trained."
         stars = [(n, seed, star_member(self.setting, n, seed, **options)) for n in counts for seed in range(seeds)]
         self.members("source", max(counts))
-        self._run(_train_star, [star for *_, star in sorted(stars, key=lambda s: -s[0])],
-                  f"{self.setting.label}: stars")
+        longest_first = self._missing([star for *_, star in sorted(stars, key=lambda s: -s[0])])
+        spread(_train_star, [(self.setting, self.store, star) for star in longest_first], self.jobs, f"{self.setting.label}: stars")
         return stars
-    def _run(self, function, members, label):
-        missing = [m for m in members if m.config not in self.store]
-        spread(function, [(self.setting, self.store, m) for m in missing], self.jobs, label)
+    def _missing(self, members): return [member for member in members if member.config not in self.store]
     def paths(self, pairs: list[Pair]) -> pd.DataFrame:
         "Measure pairs: tidy rows of loss and accuracy along each path, and of its barriers."
         curves = spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs],

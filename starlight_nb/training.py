@@ -5,7 +5,7 @@
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
 import copy, dataclasses, math, os, sys, threading, time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 import torch
@@ -14,13 +14,13 @@ from .base import choose
 from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
 from .files import below, config_key, state_digest
-from .models import initialise, stream, stream_seed
+from .models import RANDOM, initialise, stream, stream_seed
 from .recipes import Recipe, augment, learning_rate
 from .vectors import FlatModule, StackedModules, draws_random_numbers, state_of, why_apart
 
 # %% auto #0
-__all__ = ['THREADS', 'Course', 'Courses', 'descend', 'descend_together', 'train', 'single_thread', 'progress', 'spread',
-           'PopulationPlan', 'plan_population', 'train_together', 'train_population', 'check_seeds']
+__all__ = ['THREADS', 'STACK', 'Course', 'descend', 'train', 'single_thread', 'progress', 'spread', 'train_together',
+           'PopulationPlan', 'plan_population', 'train_population', 'check_seeds']
 
 # %% ../nbs/02_training.ipynb #course
 class Course:
@@ -36,27 +36,6 @@ class Course:
         "What a checkpoint has to hold besides the descent itself."
         return {}
     def restore(self, saved: dict[str, torch.Tensor]): "Take up again what `tensors` gave."
-
-# %% ../nbs/02_training.ipynb #courses
-class Courses(Course):
-    "The courses of a stack of networks, one a row."
-    def __init__(self, courses: list[Course]): self.courses = courses
-    def begin_epoch(self, epoch, theta):
-        for course, row in zip(self.courses, theta): course.begin_epoch(epoch, row)
-    def end_epoch(self):
-        for course in self.courses: course.end_epoch()
-    def parts(self, theta, point, x, y, losses):
-        own = [[] for _ in self.courses]
-        each = [course.parts(*row) for course, *row in zip(self.courses, theta, point, x, y, own)]
-        # every generator is asked, also when the first one has ended: what follows its last part is to be run
-        while all(parts := [next(parts, ()) for parts in each]):
-            xs, ys, weights, factors = zip(*parts)
-            yield torch.stack(xs), torch.stack(ys), weights[0], theta.new_tensor(factors)[:, None]
-            for losses_of, loss in zip(own, losses[-1]): losses_of.append(loss)
-    def tensors(self):
-        return {f"{n}/{name}": tensor for n, course in enumerate(self.courses) for name, tensor in course.tensors().items()}
-    def restore(self, saved):
-        for n, course in enumerate(self.courses): course.restore(below(f"{n}/", saved))
 
 # %% ../nbs/02_training.ipynb #optimizer
 class _Sgd:
@@ -126,10 +105,14 @@ def _epoch_loss(losses, epoch, seeds):
 # %% ../nbs/02_training.ipynb #seeded
 @contextmanager
 def _seeded(seed):
-    "Dropout draws from the global generator: lend it a seed, then put it back."
-    with torch.random.fork_rng():
-        torch.manual_seed(stream_seed(seed, "dropout"))
-        yield
+    "Seed the global generators, and put them back in the end."
+    with ExitStack() as lent:
+        with RANDOM:
+            lent.enter_context(torch.random.fork_rng())
+            torch.manual_seed(stream_seed(seed, "dropout"))
+        try: yield
+        finally:
+            with RANDOM: lent.close()
 
 # %% ../nbs/02_training.ipynb #position
 class _Position:
@@ -186,21 +169,6 @@ def descend(model: nn.Module,      # where to start; not changed
     networks = FlatModule(model, recipe)
     history = _run(networks, data, recipe, [seed], course or Course(), checkpoint and _bound(checkpoint, [model], data, recipe, seed))
     return networks.states()[0], [loss.item() for loss in history]
-
-# %% ../nbs/02_training.ipynb #descend-together
-def descend_together(models: list[nn.Module],  # where to start, of one architecture; not changed
-                     data: Dataset, recipe: Recipe,
-                     seeds: list[int],         # one a model
-                     courses: list[Course] | None = None,   # one a model
-                     checkpoint: Checkpoint | None = None,  # of all together
-                    ) -> list[tuple[dict[str, torch.Tensor], list[float]]]:
-    "As `descend` for each model, all steps taken together as one stack (see `vectors.why_apart`); one pair a model."
-    if len(models) == 1: return [descend(models[0], data, recipe, seeds[0], courses and courses[0], checkpoint)]
-    check_dataset(data)
-    networks, course = StackedModules(models, recipe), Courses(courses) if courses else Course()
-    checkpoint = checkpoint and _bound(checkpoint, models, data, recipe, list(seeds))
-    history = _run(networks, data, recipe, seeds, course, checkpoint)
-    return list(zip(networks.states(), torch.stack(history).T.tolist() if history else [[]] * len(seeds)))
 
 # %% ../nbs/02_training.ipynb #bound
 def _bound(checkpoint, models, data, recipe, seed):
@@ -272,40 +240,53 @@ def spread(function,      # called as `function(*arguments)`; importable, so tha
         delayed(_run_job)(function, task, os.getpid()) for task in tasks)
     return list(progress(results, label, len(tasks)))
 
+# %% ../nbs/02_training.ipynb #train-together
+def train_together(models: list[nn.Module],  # where to start, of one architecture; not changed
+                   data: Dataset, recipe: Recipe,
+                   seeds: list[int],                      # one a model
+                   checkpoint: Checkpoint | None = None,  # of all together
+                  ) -> list[dict[str, torch.Tensor]]:
+    "As `train` for each model, all steps taken together as one stack; `vectors.why_apart` says for which models that is possible."
+    if len(models) == 1: return [train(models[0], data, recipe, seeds[0], checkpoint)]
+    check_dataset(data)
+    networks, seeds = StackedModules(models, recipe), list(seeds)
+    _run(networks, data, recipe, seeds, Course(), checkpoint and _bound(checkpoint, models, data, recipe, seeds))
+    return networks.states()
+
 # %% ../nbs/02_training.ipynb #plan
-THREADS = 4  # trainings in one process; more would wait for the interpreter
+THREADS, STACK = 4, 6  # trainings in one process, more would wait for the interpreter; networks from which a stack pays
 
 @dataclass(frozen=True)
 class PopulationPlan:
     "How the networks of a population are trained."
-    groups: list[list[int]]  # numbers of the networks that are trained together as a stack, one list a job
+    groups: list[list[int]]  # numbers of the networks that are trained together, one list a job
+    jobs: int                # at a time
     backend: str             # threads or processes
     why: str
     def __str__(self):
-        stacked = f"stacks of {', '.join(map(str, sorted(set(map(len, self.groups)))))}" if max(map(len, self.groups)) > 1 else "one by one"
-        return f"{stacked}, on {self.backend}: {self.why}"
+        sizes = sorted({len(group) for group in self.groups})
+        stacks = f"in stacks of {' and '.join(map(str, sizes))}" if max(sizes) > 1 else "one by one"
+        return f"{stacks}{f' on {self.jobs} {self.backend}' if self.jobs > 1 else ''}, for {self.why}"
 
+# %% ../nbs/02_training.ipynb #plan-population
 def plan_population(model: nn.Module,  # one of them
                     data: Dataset, recipe: Recipe,
                     count: int,        # how many there are
                     jobs: int = 1,     # at a time
                    ) -> PopulationPlan:
     "The fastest way to train so many networks like this one."
-    apart = "it is alone" if count < 2 else why_apart(model, data.train.x[:2], recipe)
-    if not apart:
-        size, more = divmod(count, min(jobs, count))
-        ends = [n * size + min(n, more) for n in range(min(jobs, count) + 1)]
-        return PopulationPlan([list(range(*ends)) for ends in zip(ends, ends[1:])], "threads", "a step is mostly overhead, which a stack has once")
-    groups = [[n] for n in range(count)]
-    if jobs > THREADS: return PopulationPlan(groups, "processes", f"{apart}, and more than {THREADS} threads would wait for one another")
-    if draws_random_numbers(model, data.train.x[:2]): return PopulationPlan(groups, "processes", f"{apart}, and threads would share random numbers")
-    return PopulationPlan(groups, "threads", f"{apart}, and its products leave the interpreter free")
+    x, alone = data.train.x[:2], [[n] for n in range(count)]
+    apart, jobs = why_apart(model, x, recipe), max(1, min(jobs, count))
+    if not apart and count >= STACK:
+        jobs = min(jobs, count // STACK)
+        stacks = [list(range(count))[n * count // jobs:(n + 1) * count // jobs] for n in range(jobs)]
+        return PopulationPlan(stacks, jobs, "threads", "a step is mostly overhead, which a stack has once")
+    if not apart: return PopulationPlan(alone, jobs, "processes", f"a stack pays from {STACK} networks")
+    if jobs > THREADS: return PopulationPlan(alone, jobs, "processes", f"{apart}, and more than {THREADS} threads wait for one another")
+    if draws_random_numbers(model, x): return PopulationPlan(alone, jobs, "processes", f"{apart}, and threads share random numbers")
+    return PopulationPlan(alone, jobs, "threads", f"{apart}, and its products leave the interpreter free")
 
 # %% ../nbs/02_training.ipynb #train-population
-def train_together(models, data, recipe, seeds, checkpoint=None):
-    "The trained states of a stack, or of one network; a job of a population."
-    return [state for state, _ in descend_together(models, data, recipe, seeds, checkpoint=checkpoint)]
-
 def train_population(build,           # function without arguments that builds a network
                      data: Dataset,
                      recipe: Recipe,
@@ -320,7 +301,7 @@ def train_population(build,           # function without arguments that builds a
     models = [initialise(build, seed) for seed in seeds]
     plan = plan_population(models[0], data, recipe, len(seeds), jobs)
     tasks = [([models[n] for n in group], data, recipe, [seeds[n] for n in group]) for group in plan.groups]
-    found = spread(train_together, tasks, jobs, f"models ({plan})", plan.backend)
+    found = spread(train_together, tasks, plan.jobs, f"models {plan}", plan.backend)
     return [state for states in found for state in states]
 
 # %% ../nbs/02_training.ipynb #check-seeds

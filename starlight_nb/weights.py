@@ -76,12 +76,12 @@ def _descent(layout, state_a, states_b, starts):
 
 def _matchings(descent):
     "The results of a descent, one a network."
-    norm_a, found = sum(norm**2 for norm in descent.norms_a.values()), []
-    for n, history in enumerate(descent.history):
-        scale = float(norm_a * sum(norm[n]**2 for norm in descent.norms_b.values())) ** 0.5
+    norms = [sum(norm**2 for norm in own.values()) for own in (descent.norms_a, descent.norms_b)]
+    scales, steps, found = (norms[0] * norms[1]).sqrt().tolist(), [[] for _ in descent.history], []
+    for number, *step in descent.steps: steps[number].append(tuple(step))
+    for n, (history, scale) in enumerate(zip(descent.history, scales)):
         permutation = {group: order[n].clone() for group, order in descent.orders.items()}
-        steps = [tuple(step) for number, *step in descent.steps if number == n]
-        found.append(Matching(permutation, history[-1], history[-1] / scale if scale else 0.0, len(history) - 1, history, steps))
+        found.append(Matching(permutation, history[-1], history[-1] / scale if scale else 0.0, len(history) - 1, history, steps[n]))
     return found
 
 def _match(layout, state_a, states_b, starts, order, seed, max_sweeps):
@@ -174,6 +174,11 @@ class Matcher:
         for n, permutation in enumerate(permutations): check_permutation(self.spec, permutation, f"permutations[{n}]")
         self.descents = [_descent(self.layout, self.states[0], self.states[part], permutations[part])
                          for part in _parts(self.spec, self.states)]
+    def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
+        "Write networks, as they are matched now, into their rows: the named tensors side by side."
+        for part, descent in zip(_parts(self.spec, self.states), self.descents):
+            own = torch.tensor([n for n in numbers if part.start <= n < part.stop], dtype=torch.long)
+            if len(own): rows[own] = torch.cat([descent.b[name][own - part.start].flatten(1) for name in names], 1).to(rows)
 
 # %% ../nbs/10b_weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
