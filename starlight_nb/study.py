@@ -25,9 +25,11 @@ from .recipes import Recipe, recipe_from
 from .training import plan_population, spread, train_together
 
 # %% auto #0
-__all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
-           'single_models', 'Study', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_ratio', 'summarise',
-           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'save_table', 'save_finding']
+__all__ = ['SEEDS', 'COLUMNS', 'AVERAGED', 'UNLIKE', 'SCORES', 'PAIRS', 'Setting', 'Profile', 'load_profile', 'Member',
+           'regular_member', 'star_member', 'Pair', 'single_models', 'Study', 'regular_pairs', 'star_pairs',
+           'bootstrap_mean', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread',
+           'Posterior', 'posteriors', 'measure_averages', 'average_table', 'average_differences', 'Experiment',
+           'save_data', 'save_table', 'save_finding']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -385,6 +387,194 @@ def order_spread(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     settings = pairs.groupby("setting", sort=False)
     return pd.DataFrame({"orders": settings["count"].max(), "sd over orders": settings["std"].mean(),
                          "sd over pairs": settings["mean"].std()}).reset_index()
+
+# %% ../nbs/22_study.ipynb #imports-of-averages
+from .bma import (Draws, auroc, cross_temperature, example_scores, interval, metrics_of, predictions, reliability,
+                              resample_weights, resampled_metrics, running_average, sample_gaussian, sample_star_domain)
+from .data import SHIFTS, Split, shifted
+from .models import stream
+from .star import StarResult
+
+# %% ../nbs/22_study.ipynb #posterior
+@dataclass(frozen=True)
+class Posterior:
+    "Networks whose predictions are averaged, in one run."
+    method: str                   # star domain, Gaussian, deep ensemble, star, single network
+    members: tuple[Member, ...]   # the star; an ensemble's networks in their order
+    counts: tuple[int, ...]       # after how many networks the average is measured
+    compared: int                 # the count of these at which methods are compared
+    run: int = 0                  # of draws, or of an order
+    n_source: int | None = None
+    star_seed: int | None = None
+    @property
+    def names(self) -> tuple[str, str]:
+        "What is resampled, as names of models: the star or the network, and the run."
+        if self.method == "deep ensemble": return f"ensemble-n{len(self.members)}", f"order-{self.run}"
+        return self.members[0].name, "" if self.method in ("star", "single network") else f"draws-{self.run}"
+
+# %% ../nbs/22_study.ipynb #posteriors
+def posteriors(sources: list[Member], stars: list[tuple[int, int, Member]], runs: int, counts: list[int]) -> list[Posterior]:
+    """Every posterior in every run: averages are measured after each of `counts` networks, in an ensemble as far as
+    there are sources, and for the Gaussian after the last of those counts alone."""
+    within = tuple(sorted(count for count in counts if count <= len(sources)))
+    if not within: raise ValueError(f"draws: none of {counts} is at most {len(sources)}, the number of sources in an ensemble")
+    last, found = within[-1], [Posterior("single network", (source,), (1,), 1) for source in sources]
+    for run in range(runs):
+        order = torch.randperm(len(sources), generator=stream(run, "ensemble order")).tolist()
+        found.append(Posterior("deep ensemble", tuple(sources[n] for n in order), within, last, run))
+    for n_source, seed, star in stars:
+        about = dict(n_source=n_source, star_seed=seed)
+        found.append(Posterior("star", (star,), (1,), 1, **about))
+        found += [Posterior("star domain", (star,), tuple(sorted(counts)), last, run, **about) for run in range(runs)]
+        found += [Posterior("Gaussian", (star,), (last,), last, run, **about) for run in range(runs)]
+    return found
+
+# %% ../nbs/22_study.ipynb #states-of
+def _states(setting, store, posterior):
+    "The states to average over, one at a time."
+    if posterior.method not in ("star domain", "Gaussian"): return (_state(setting, store, member) for member in posterior.members)
+    star, = posterior.members
+    saved, numbers = _train_star(setting, store, star), [(n,) for n in range(len(star.sources))]
+    result = StarResult(below("state/", saved), [below(f"permutation/{n}/", saved) for n, in numbers], [], star.config["seed"])
+    sources = Draws(lambda n: _state(setting, store, star.sources[n]), numbers)
+    sample = sample_star_domain if posterior.method == "star domain" else sample_gaussian
+    return sample(result, sources, max(posterior.counts), stream(posterior.run, f"{posterior.method} draws"),
+                  spec=_spec(setting), model=_model(setting)(), data=_data(setting.dataset))
+
+def _test_sets(dataset):
+    "The test data and, where they are images, all their shifts."
+    test, names = _data(dataset).test, SHIFTS if _data(dataset).test.x.ndim == 4 else ()
+    return {"test": test} | {f"test-{name}": shifted(test, name) for name in names}
+
+# %% ../nbs/22_study.ipynb #measured-average
+AVERAGED = ("accuracy", "nll", "brier", "ece", "auroc_maxprob", "auroc_entropy", "confidence")
+UNLIKE = ("auroc_ood_maxprob", "auroc_ood_entropy")
+SCORES = ("right", "confidence", "entropy", "log_loss", "brier")
+
+def _values(scores): return [(metrics_of(scores) | {"confidence": scores.confidence.mean()})[name] for name in AVERAGED]
+
+def _compared_values(probs, sets):
+    "What is measured where methods are compared: `shifted` (sets, metrics), `scores` and `tempered` (`SCORES`, n)."
+    (_, test), *others = zip(probs, sets)
+    own, tempered = example_scores(probs[0], test.y), example_scores(cross_temperature(probs[0], test.y), test.y)
+    scores = [example_scores(other, part.y) for other, part in others]
+    shifted = [[*_values(odd), auroc(own.confidence, odd.confidence), auroc(-own.entropy, -odd.entropy)] for odd in scores]
+    return {"shifted": torch.tensor(shifted, dtype=torch.double).view(len(others), len(AVERAGED + UNLIKE))} | {
+        name: torch.from_numpy(table[list(SCORES)].to_numpy(float).T.copy()) for name, table in (("scores", own), ("tempered", tempered))}
+
+# %% ../nbs/22_study.ipynb #average-job
+def _average(setting, store, posterior):
+    "The metrics (counts, `AVERAGED`) on the test data, and what is measured where methods are compared."
+    config = dict(kind="average", method=posterior.method, members=[member.key for member in posterior.members], run=posterior.run,
+                  counts=list(posterior.counts), compared=posterior.compared, shifts=list(SHIFTS))
+    def make():
+        sets = list(_test_sets(setting.dataset).values())
+        states, sizes, values, kept = _states(setting, store, posterior), [len(part) for part in sets], [], {}
+        inputs = torch.cat([part.x for part in sets])
+        for count, average in enumerate(running_average(predictions(_model(setting)(), states, inputs)), 1):
+            probs = average.split(sizes)
+            if count in posterior.counts: values.append(_values(example_scores(probs[0], sets[0].y)))
+            if count == posterior.compared: kept = _compared_values(probs, sets)
+        return {"values": torch.tensor(values, dtype=torch.double)} | kept
+    return store.get_or_train(config, make)
+
+# %% ../nbs/22_study.ipynb #average-rows
+PAIRS = {"star domain": "star-source", "star": "single", "single network": "single"}  # which pair a method's rows belong to
+
+def _average_rows(setting, posterior, saved):
+    "The tidy rows of one posterior."
+    about = dict(setting=setting.label, architecture=setting.architecture, dataset=setting.dataset, n_source=posterior.n_source,
+                 star_seed=posterior.star_seed, pair=PAIRS.get(posterior.method), method=posterior.method,
+                 **dict(zip(("model_a", "model_b"), posterior.names)))
+    rows = [("test", count, name, value) for count, values in zip(posterior.counts, saved["values"].tolist()) for name, value in zip(AVERAGED, values)]
+    last, tempered = posterior.compared, metrics_of(_scores(saved["tempered"]))
+    rows += [("test", last, f"{name}_tempered", tempered[name]) for name in ("nll", "ece")]
+    rows += [(split, last, name, value) for split, values in zip(list(_test_sets(setting.dataset))[1:], saved["shifted"].tolist())
+             for name, value in zip(AVERAGED + UNLIKE, values)]
+    bins = [about | dict(split="test", draws=last, bin=number, metric=f"bin_{name}", value=getattr(row, name))
+            for number, row in enumerate(reliability(_scores(saved["scores"])).itertuples(), 1) if row.count
+            for name in ("count", "confidence", "accuracy")]
+    return [about | dict(zip(("split", "draws", "metric", "value"), row)) for row in rows] + bins
+
+def _scores(saved):
+    "The stored scores of the test examples as a table."
+    return pd.DataFrame(dict(zip(SCORES, saved.numpy()))).astype({"right": bool})
+
+# %% ../nbs/22_study.ipynb #resampled-runs
+def _resampled_runs(runs, weights):
+    "For each metric, its mean over a method's runs (posterior, saved) in each resample; the first is the data as they are."
+    names = [posterior.names for posterior, _ in runs]
+    drawn = _model_draws(pd.DataFrame(names, columns=["model_a", "model_b"]), len(weights), seed=0)
+    often, values = np.stack([drawn[a] * drawn[b] for a, b in names]), []
+    often[:, 0] = 1
+    for _, saved in runs:
+        plain, tempered = (resampled_metrics(_scores(saved[kind]), weights) for kind in ("scores", "tempered"))
+        values.append(plain | {f"{metric}_tempered": tempered[metric] for metric in ("nll", "ece")})
+    means = {}
+    for metric in values[0]:
+        table = np.stack([own[metric] for own in values])
+        known = often * ~np.isnan(table)
+        with np.errstate(invalid="ignore"): means[metric] = (np.nan_to_num(table) * known).sum(0) / known.sum(0)
+    return means
+
+# %% ../nbs/22_study.ipynb #differences
+def _differences(setting, runs, resamples):
+    "Rows with each method's interval, and with its difference from the deep ensemble, by metric; `runs` are (posterior, saved)."
+    size = runs[0][1]["scores"].shape[1]
+    weights = np.vstack([np.ones(size), resample_weights(size, resamples)])
+    methods = {method: [run for run in runs if run[0].method == method] for method in dict.fromkeys(posterior.method for posterior, _ in runs)}
+    means = {method: _resampled_runs(own, weights) for method, own in methods.items()}
+    for method, own in means.items():
+        about = dict(setting=setting.label, architecture=setting.architecture, dataset=setting.dataset, split="test")
+        for metric, values in own.items():
+            for end, value in zip(("low", "high"), interval(values[0], values[1:])): yield about | dict(method=method, metric=f"{metric}_{end}", value=value)
+            if method == "deep ensemble": continue
+            apart = about | dict(method=f"{method} - deep ensemble")
+            gap = values - means["deep ensemble"][metric]
+            for end, value in zip(("", "_low", "_high"), (gap[0], *interval(gap[0], gap[1:]))): yield apart | dict(metric=f"{metric}{end}", value=value)
+
+# %% ../nbs/22_study.ipynb #measure-averages
+def measure_averages(study: Study, found: list[Posterior], resamples: int = 1000) -> pd.DataFrame:
+    "Measure posteriors: tidy rows with the columns `method`, `draws` and `bin` besides the usual ones."
+    saved = spread(_average, [(study.setting, study.store, posterior) for posterior in found], study.jobs, f"{study.setting.label}: averages")
+    runs = list(zip(found, saved))
+    rows = [row for posterior, values in runs for row in _average_rows(study.setting, posterior, values)]
+    return pd.DataFrame(rows + list(_differences(study.setting, runs, resamples)), columns=[*COLUMNS, "method", "draws", "bin"])
+
+# %% ../nbs/22_study.ipynb #average-table
+def _compared(frame):
+    "The rows in which methods are compared: at the largest count of an ensemble, or at a method's only one."
+    last = frame.setting.map(frame[frame.method == "deep ensemble"].groupby("setting").draws.max())
+    only = frame.method.isin(["star", "single network"])
+    return frame[frame.bin.isna() & ((frame.draws == last) | only | frame.draws.isna()) & frame.method.notna()]
+
+def average_table(frame: pd.DataFrame,
+                  metrics: dict[str, str],  # metrics, and what heads their columns
+                 ) -> pd.DataFrame:
+    "Each method's mean over runs, with its interval over examples, networks and runs, from tidy rows."
+    rows = _compared(frame)
+    means = rows.groupby(["setting", "method", "split", "metric"], sort=False).value.mean()
+    def cell(setting, method, metric):
+        value, low, high = (means.get((setting, method, "test", metric + end), np.nan) for end in ("", "_low", "_high"))
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    methods = [method for method in rows.method.unique() if " - " not in method]
+    return pd.DataFrame([{"setting": setting, "method": method, "networks": f"{draws:.0f}"} | {
+        name: cell(setting, method, metric) for metric, name in metrics.items()}
+        for (setting, method), draws in rows.groupby(["setting", "method"], sort=False).draws.max().items() if method in methods])
+
+# %% ../nbs/22_study.ipynb #average-differences
+def average_differences(frame: pd.DataFrame, method: str = "star domain") -> pd.DataFrame:
+    "Setting, metric, value, ensemble, difference, low, high and verdict (higher, lower, no difference shown) of one method."
+    rows = _compared(frame[frame.split == "test"])
+    gaps = rows[rows.method == f"{method} - deep ensemble"].set_index(["setting", "metric"]).value
+    means = rows[rows.model_a.notna()].groupby(["method", "setting", "metric"]).value.mean()
+    found = []
+    for (setting, metric), gap in gaps.items():
+        if metric.endswith(("_low", "_high")): continue
+        low, high = (gaps[setting, f"{metric}_{end}"] for end in ("low", "high"))
+        found.append(dict(setting=setting, metric=metric, value=means[method, setting, metric], ensemble=means["deep ensemble", setting, metric],
+                          difference=gap, low=low, high=high, verdict="higher" if low > 0 else "lower" if high < 0 else "no difference shown"))
+    return pd.DataFrame(found)
 
 # %% ../nbs/22_study.ipynb #experiment
 class Experiment:
