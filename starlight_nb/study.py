@@ -250,6 +250,14 @@ def single_models(frame: pd.DataFrame) -> pd.DataFrame:
         ends.append(end.assign(n_source=end.n_source.where(star), star_seed=end.star_seed.where(star)))
     return pd.concat(ends).drop_duplicates(["setting", "model_a", "split", "metric"], ignore_index=True)
 
+# %% ../nbs/22_study.ipynb #train-missing
+def _train_missing(study, missing, label):
+    if not missing: return
+    model, data = _model(study.setting)(), _data(study.setting.dataset)
+    plan = plan_population(model, data, study.setting.recipe, len(missing), study.jobs)
+    tasks = [(study.setting, study.store, *(missing[n] for n in group)) for group in plan.groups]
+    spread(_train_regular, tasks, plan.jobs, label, plan.backend)
+
 # %% ../nbs/22_study.ipynb #study
 class Study:
     "Trains the models of one setting and measures its pairs; everything goes through the store."
@@ -261,16 +269,8 @@ class Study:
         if count > have:
             raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have}")
         members = [regular_member(self.setting, role, n) for n in range(count)]
-        self._train(members, f"{self.setting.label}: {role}s")
+        _train_missing(self, self._missing(members), f"{self.setting.label}: {role}s")
         return members
-    def _train(self, members, label):
-        "Train those that are missing, in the fastest way that there is for such networks."
-        missing = self._missing(members)
-        if not missing: return
-        model, data = _model(self.setting)(), _data(self.setting.dataset)
-        plan = plan_population(model, data, self.setting.recipe, len(missing), self.jobs)
-        tasks = [(self.setting, self.store, *(missing[n] for n in group)) for group in plan.groups]
-        spread(_train_regular, tasks, plan.jobs, label, plan.backend)
     def stars(self, counts: list[int], seeds: int, **options) -> list[tuple[int, int, Member]]:
         "`(n_source, seed, star)` for `seeds` stars of each number of sources, trained."
         stars = [(n, seed, star_member(self.setting, n, seed, **options)) for n in counts for seed in range(seeds)]
