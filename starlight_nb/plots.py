@@ -13,7 +13,7 @@ from .base import write_whole
 from .study import Experiment, summarise
 
 # %% auto #0
-__all__ = ['KINDS', 'METHODS', 'AVERAGE_METRICS', 'PREDICTORS', 'look', 'save_figure', 'plot_source_count', 'plot_paths',
+__all__ = ['KINDS', 'AVERAGES', 'AVERAGE_METRICS', 'PREDICTORS', 'look', 'save_figure', 'plot_source_count', 'plot_paths',
            'plot_averages', 'plot_reliability', 'plot_fusion']
 
 # %% ../nbs/30_plots.ipynb #look
@@ -123,12 +123,12 @@ def plot_paths(frame: pd.DataFrame,  # tidy rows with metric loss or accuracy an
         _finish(figure, axes)
     return figure
 
-# %% ../nbs/30_plots.ipynb #methods
-METHODS = {  # label, colour, line, marker
+# %% ../nbs/30_plots.ipynb #averages
+AVERAGES = {  # label, colour, line, marker
     "star domain": ("star domain", sns.color_palette("colorblind")[2], "-", "^"),
-    "deep ensemble": ("deep ensemble", sns.color_palette("colorblind")[0], "--", "s"),
+    "deep ensemble": ("deep ensemble", "0.2", "--", "v"),
     "star": ("star alone", sns.color_palette("colorblind")[3], ":", ""),
-    "single network": ("single network", sns.color_palette("colorblind")[7], "-.", "o"),
+    "single network": ("single network", sns.color_palette("colorblind")[0], "-.", "s"),
 }
 AVERAGE_METRICS = {"auroc_maxprob": "AUROC\nmax-probability", "auroc_entropy": "AUROC\nentropy", "ece": "ECE", "nll": "NLL (nats)"}
 
@@ -136,11 +136,11 @@ AVERAGE_METRICS = {"auroc_maxprob": "AUROC\nmax-probability", "auroc_entropy": "
 def _average_panel(axis, rows):
     "Means over runs with their intervals for the star domain and the ensemble; the star alone across."
     for method in ("star domain", "deep ensemble"):
-        label, colour, line, marker = METHODS[method]
+        label, colour, line, marker = AVERAGES[method]
         summary = summarise(rows[rows.method == method].sort_values("draws", kind="stable"), ["draws"])
         axis.plot(summary.draws, summary["mean"], line, color=colour, marker=marker, markersize=4, label=label)
         axis.fill_between(summary.draws, summary.low, summary.high, color=colour, alpha=0.2, linewidth=0)
-    label, colour, line, _ = METHODS["star"]
+    label, colour, line, _ = AVERAGES["star"]
     axis.axhline(rows[rows.method == "star"].value.mean(), color=colour, linestyle=line, label=label)
 
 def plot_averages(frame: pd.DataFrame,  # tidy rows with method and draws
@@ -179,7 +179,7 @@ def plot_reliability(frame: pd.DataFrame,  # tidy rows with method and bin
             above.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
             for method in ("star domain", "deep ensemble", "single network"):
                 own = _pooled_bins(rows[(rows.setting == setting) & (rows.method == method)])
-                label, colour, line, marker = METHODS[method]
+                label, colour, line, marker = AVERAGES[method]
                 often, rare = own[own.share >= 0.01], own[own.share < 0.01]
                 above.plot(often.bin_confidence, often.bin_accuracy, line, color=colour, marker=marker, markersize=4, label=label)
                 above.plot(rare.bin_confidence, rare.bin_accuracy, linestyle="none", color=colour, marker=marker, markersize=4, markerfacecolor="none", clip_on=False)

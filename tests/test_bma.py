@@ -14,7 +14,8 @@ from netcal.metrics import ECE
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import nn
 
-from starlight_nb import study as study_module
+from starlight_nb import average_study, study as study_module
+from starlight_nb.average_study import average_differences, average_table, measure_averages, posteriors
 from starlight_nb.bma import (auroc, average_predictions, calibration_error, cross_temperature, dropout_predictions, example_scores, fit_temperature, interval,
                               matched_sources, metrics_of, predictions, reliability, resample_weights, resampled_metrics, running_average,
                               sample_gaussian, sample_star_domain, uncertainty_metrics, with_temperature)
@@ -25,7 +26,7 @@ from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.recipes import Recipe
 from starlight_nb.star import StarResult, train_star
 from starlight_nb.store import Store
-from starlight_nb.study import Study, average_differences, average_table, load_profile, measure_averages, posteriors
+from starlight_nb.study import Study, load_profile
 from starlight_nb.training import state_of, train_population
 
 RECIPE = Recipe(epochs=2, batch_size=100, lr=0.05, schedule="one-cycle")
@@ -364,7 +365,7 @@ def test_averages_of_a_study(study, monkeypatch):
     assert [p.counts for p in found if p.method == "deep ensemble"] == [(1, 2, 3)] * 2 and {p.compared for p in found} == {1, 3}
     frame = measure_averages(study, found, resamples=50)
     study.jobs = 2
-    monkeypatch.setattr(study_module, "predictions", None)
+    monkeypatch.setattr(average_study, "predictions", None)
     pd.testing.assert_frame_equal(frame, measure_averages(study, found, resamples=50))
     plain = frame[(frame.split == "test") & frame.bin.isna() & frame.model_a.notna()]
     assert set(plain[plain.method == "star domain"].draws) == {1, 2, 3, 5} and set(plain[plain.method == "Gaussian"].draws) == {3}
@@ -382,8 +383,7 @@ def test_an_average_in_a_study_is_the_librarys(study):
     sources, stars = study.members("source", 2), study.stars([2], 1)
     found = posteriors(sources, stars, 1, [1, 2])
     frame = measure_averages(study, found, resamples=10).set_index(["method", "draws", "metric", "split"]).value
-    data, model = study_module._data("digits"), study_module._model(study.setting)()
-    states = [study_module._state(study.setting, study.store, member) for member in sources]
+    data, model, states = study.data, study.model(), [study.state(member) for member in sources]
     wanted = uncertainty_metrics(average_predictions(model, states, data.test), data.test.y)
     for metric, value in wanted.items():
         assert frame["deep ensemble", 2, metric, "test"] == pytest.approx(value, abs=1e-9)
