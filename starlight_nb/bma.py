@@ -59,10 +59,13 @@ def _check_sources(star, sources):
     "Are there sources, as many as the star has permutations, of the star's shapes?"
     if not isinstance(star, (StarResult, dict)):
         raise ValueError(f"star: a StarResult or a state is needed, not {type(star).__name__}")
+    if isinstance(sources, dict) or not hasattr(sources, "__getitem__"):
+        raise ValueError(f"sources: a list of trained states is needed, not {type(sources).__name__}")
     if not len(sources): raise ValueError("sources: at least one trained state is needed, not an empty list")
     if isinstance(star, StarResult) and len(star.permutations) != len(sources):
         raise ValueError(f"sources: {len(sources)} are given, the star was trained with {len(star.permutations)}")
     for n, source in enumerate(sources):
+        if not isinstance(source, dict): raise ValueError(f"sources[{n}]: a state is needed, as state_dict() gives it, not {type(source).__name__}")
         try: check_same(getattr(star, "state", star), source)
         except ValueError as error: raise ValueError(f"sources[{n}]: it does not fit the star: {error}") from None
 
