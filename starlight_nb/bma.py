@@ -22,8 +22,8 @@ from .star import StarResult, t_sampler
 # %% auto #0
 __all__ = ['FLOOR', 'Draws', 'matched_sources', 'sample_star_domain', 'sample_gaussian', 'predictions', 'running_average',
            'average_predictions', 'dropout_predictions', 'example_scores', 'auroc', 'calibration_error', 'reliability',
-           'uncertainty_metrics', 'metrics_of', 'resampled_metrics', 'resample_weights', 'with_temperature',
-           'fit_temperature']
+           'uncertainty_metrics', 'metrics_of', 'resampled_metrics', 'resample_weights', 'interval', 'with_temperature',
+           'fit_temperature', 'cross_temperature']
 
 # %% ../nbs/20_bma.ipynb #draws
 class Draws(Sequence):
@@ -309,6 +309,14 @@ def resample_weights(n: int, resamples: int = 1000, seed: int = 0) -> np.ndarray
     "How often each of `n` examples is drawn in each resample, (resamples, n)."
     return np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples).astype(float)
 
+# %% ../nbs/20_bma.ipynb #interval
+def interval(value: float, resampled: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    "The interval of the resampled values, moved so that their median is `value`; nan where no value is known."
+    known = resampled[~np.isnan(resampled)]
+    if not len(known) or math.isnan(value): return math.nan, math.nan
+    low, median, high = np.quantile(known, [(1 - level) / 2, 0.5, (1 + level) / 2])
+    return float(low - median + value), float(high - median + value)
+
 # %% ../nbs/20_bma.ipynb #temperature
 def with_temperature(probs, temperature: float) -> torch.Tensor:
     "The probabilities (n, classes) to the power 1 / `temperature`, normalised."
@@ -320,3 +328,12 @@ def fit_temperature(probs, labels) -> float:
     logs, true = torch.as_tensor(probs).double().clamp_min(FLOOR).log(), torch.as_tensor(labels).long()
     loss = lambda log_t: nn.functional.cross_entropy(logs / math.exp(log_t), true).item()
     return math.exp(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x)
+
+# %% ../nbs/20_bma.ipynb #cross-temperature
+def cross_temperature(probs, labels) -> torch.Tensor:
+    "The probabilities, each half of the rows (every second one) at the temperature that fits the other half."
+    probs, labels = torch.as_tensor(probs).double(), torch.as_tensor(labels)
+    if len(probs) < 2: raise ValueError(f"probs: two halves are needed, and there is {len(probs)} row")
+    out = torch.empty_like(probs)
+    for here, there in ((0, 1), (1, 0)): out[here::2] = with_temperature(probs[here::2], fit_temperature(probs[there::2], labels[there::2]))
+    return out

@@ -13,7 +13,8 @@ from .base import write_whole
 from .study import Experiment, summarise
 
 # %% auto #0
-__all__ = ['KINDS', 'PREDICTORS', 'look', 'save_figure', 'plot_source_count', 'plot_paths', 'plot_fusion']
+__all__ = ['KINDS', 'AVERAGES', 'AVERAGE_METRICS', 'PREDICTORS', 'look', 'save_figure', 'plot_source_count', 'plot_paths',
+           'plot_averages', 'plot_reliability', 'plot_fusion']
 
 # %% ../nbs/30_plots.ipynb #look
 KINDS = {  # label, colour, line, marker
@@ -119,6 +120,75 @@ def plot_paths(frame: pd.DataFrame,  # tidy rows with metric loss or accuracy an
             axes[1][column].set(xlabel="$t$ (star, or first regular model, at 0)")
         axes[0][0].set_ylabel(f"loss, {split} (nats)")
         axes[1][0].set_ylabel(f"accuracy, {split}")
+        _finish(figure, axes)
+    return figure
+
+# %% ../nbs/30_plots.ipynb #averages
+AVERAGES = {  # label, colour, line, marker
+    "star domain": ("star domain", sns.color_palette("colorblind")[2], "-", "^"),
+    "deep ensemble": ("deep ensemble", "0.2", "--", "v"),
+    "star": ("star alone", sns.color_palette("colorblind")[3], ":", ""),
+    "single network": ("single network", sns.color_palette("colorblind")[0], "-.", "s"),
+}
+AVERAGE_METRICS = {"auroc_maxprob": "AUROC\nmax-probability", "auroc_entropy": "AUROC\nentropy", "ece": "ECE", "nll": "NLL (nats)"}
+
+# %% ../nbs/30_plots.ipynb #average-panel
+def _average_panel(axis, rows):
+    "Means over runs with their intervals for the star domain and the ensemble; the star alone across."
+    for method in ("star domain", "deep ensemble"):
+        label, colour, line, marker = AVERAGES[method]
+        summary = summarise(rows[rows.method == method].sort_values("draws", kind="stable"), ["draws"])
+        axis.plot(summary.draws, summary["mean"], line, color=colour, marker=marker, markersize=4, label=label)
+        axis.fill_between(summary.draws, summary.low, summary.high, color=colour, alpha=0.2, linewidth=0)
+    label, colour, line, _ = AVERAGES["star"]
+    axis.axhline(rows[rows.method == "star"].value.mean(), color=colour, linestyle=line, label=label)
+
+def plot_averages(frame: pd.DataFrame,  # tidy rows with method and draws
+                  split: str = "test") -> plt.Figure:
+    "AUROC, ECE and NLL against the number of networks averaged, a column for each setting (Fig. 4)."
+    rows = frame[(frame.split == split) & frame.bin.isna()]
+    settings, counts = list(rows.setting.unique()), [1, 2, 5, 10, 25, 50]
+    with look():
+        figure, axes = plt.subplots(len(AVERAGE_METRICS), len(settings), figsize=(3.3 * len(settings), 6.4), sharex=True, squeeze=False)
+        for (metric, label), row in zip(AVERAGE_METRICS.items(), axes):
+            for axis, setting in zip(row, settings): _average_panel(axis, rows[(rows.setting == setting) & (rows.metric == metric)])
+            row[0].set_ylabel(label)
+        for axis, setting in zip(axes[0], settings): axis.set_title(setting)
+        for axis in axes[-1]: axis.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="networks averaged $S$")
+        for axis in axes[-1]: axis.minorticks_off()
+        _finish(figure, axes)
+    return figure
+
+# %% ../nbs/30_plots.ipynb #pooled-bins
+def _pooled_bins(rows):
+    "Confidence, accuracy and share of each bin, all runs of a method together."
+    bins = rows.pivot_table(index=["model_a", "model_b", "bin"], columns="metric", values="value", dropna=False)
+    bins = bins.dropna(subset="bin_count").groupby("bin")[["bin_count", "bin_confidence", "bin_accuracy"]].apply(
+        lambda part: part[["bin_confidence", "bin_accuracy"]].mul(part.bin_count, axis=0).sum() / part.bin_count.sum()).join(
+        bins.bin_count.groupby("bin").sum())
+    return bins.assign(share=bins.bin_count / bins.bin_count.sum())
+
+def plot_reliability(frame: pd.DataFrame,  # tidy rows with method and bin
+                     bins: int = 15) -> plt.Figure:
+    "Accuracy against confidence in each bin, and the share of predictions in it, a column for each setting."
+    rows = frame[frame.bin.notna()].assign(model_b=lambda f: f.model_b.fillna(""))
+    settings = list(rows.setting.unique())
+    with look():
+        figure, axes = plt.subplots(2, len(settings), figsize=(3.3 * len(settings), 4.4), sharex=True, squeeze=False, height_ratios=[2, 1])
+        for (above, below), setting in zip(axes.T, settings):
+            above.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+            for method in ("star domain", "deep ensemble", "single network"):
+                own = _pooled_bins(rows[(rows.setting == setting) & (rows.method == method)])
+                label, colour, line, marker = AVERAGES[method]
+                often, rare = own[own.share >= 0.01], own[own.share < 0.01]
+                above.plot(often.bin_confidence, often.bin_accuracy, line, color=colour, marker=marker, markersize=4, label=label)
+                above.plot(rare.bin_confidence, rare.bin_accuracy, linestyle="none", color=colour, marker=marker, markersize=4, markerfacecolor="none", clip_on=False)
+                below.plot((own.index - 0.5) / bins, 100 * own.share, line, color=colour, marker=marker, markersize=4)
+            above.set(title=setting, ylim=(-0.03, 1.03), xlim=(0, 1.02))
+            below.set(yscale="log", xlabel="confidence", ylim=(None, 130), yticks=[0.1, 1, 10, 100], yticklabels=["0.1", "1", "10", "100"])
+            below.minorticks_off()
+        axes[0][0].set_ylabel("accuracy")
+        axes[1][0].set_ylabel("predictions (%)")
         _finish(figure, axes)
     return figure
 
