@@ -604,6 +604,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'starlight_nb.study._rows': ('study.html#_rows', 'starlight_nb/study.py'),
                                     'starlight_nb.study._setting': ('study.html#_setting', 'starlight_nb/study.py'),
                                     'starlight_nb.study._spec': ('study.html#_spec', 'starlight_nb/study.py'),
+                                    'starlight_nb.study._recipes': ('study.html#_recipes', 'starlight_nb/study.py'),
                                     'starlight_nb.study._state': ('study.html#_state', 'starlight_nb/study.py'),
                                     'starlight_nb.study._studies': ('study.html#_studies', 'starlight_nb/study.py'),
                                     'starlight_nb.study._train_regular': ('study.html#_train_regular', 'starlight_nb/study.py'),
