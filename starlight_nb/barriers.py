@@ -15,7 +15,7 @@ from .data import Dataset, batches, check_dataset
 from .evaluation import batch_norms, check_same, evaluate, interpolate, midpoint_loss, refresh_batchnorm  # found here too
 
 # %% auto #0
-__all__ = ['unit_statistics', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
+__all__ = ['unit_statistics', 'rescaled', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
 
 # %% ../nbs/12_barriers.ipynb #unit-statistics
 def _hooked(model, state, hook, names=None):
@@ -56,8 +56,11 @@ def _correction(wanted, mean, variance):
     scale = torch.where(deviation > 1e-6 * mean.abs(), wanted[1] / deviation, 1.0)
     return scale, wanted[0] - scale * mean
 
-def _rescaled(model, state, wanted, data):
-    "The state with units that have the wanted statistics, and refreshed normalisations."
+def rescaled(model: nn.Module, state: dict[str, torch.Tensor],
+             wanted: dict[str, torch.Tensor],  # as `unit_statistics` gives them
+             data: Dataset,                    # the training split is used
+            ) -> dict[str, torch.Tensor]:
+    "The state with units that have the wanted mean and deviation, and refreshed normalisations."
     layers, found = dict(model.named_modules()), {name: 0 for name in wanted}
     def hook(name, output):
         mean, variance = _moments(layers[name], output)
@@ -84,7 +87,7 @@ def repaired(model: nn.Module,
             ) -> dict[str, torch.Tensor]:
     "The point at `t` between A and B, its hidden units rescaled (REPAIR; Jordan et al., 2023)."
     ends = [unit_statistics(model, state, data) for state in (state_a, state_b)]
-    return _rescaled(model, interpolate(state_a, state_b, t), _between(*ends, t), data)
+    return rescaled(model, interpolate(state_a, state_b, t), _between(*ends, t), data)
 
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def path_losses(model: nn.Module,
     ends = [unit_statistics(model, state, data) for state in (state_a, state_b)] if repair else None
     for t in points.tolist():
         state = interpolate(state_a, state_b, t)
-        if repair and moves and 0 < t < 1: state = _rescaled(model, state, _between(*ends, t), data)
+        if repair and moves and 0 < t < 1: state = rescaled(model, state, _between(*ends, t), data)
         elif refresh and moves and 0 < t < 1: state = refresh_batchnorm(model, state, data)
         values.append([evaluate(model, state, part) for part in data.splits.values()])
     values = np.array(values)

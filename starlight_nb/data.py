@@ -8,10 +8,11 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 import torch
+import torch.nn.functional as F
 from .base import choose
 
 # %% auto #0
-__all__ = ['LOADERS', 'Split', 'batches', 'Dataset', 'check_dataset', 'load_digits', 'load']
+__all__ = ['LOADERS', 'SHIFTS', 'Split', 'batches', 'Dataset', 'check_dataset', 'gather', 'load_digits', 'load', 'shifted']
 
 # %% ../nbs/00_data.ipynb #split
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,15 @@ def check_dataset(data):
         raise ValueError(f"data: a Dataset of tensors is needed, not {type(data).__name__}; "
                          "Dataset(name, train=Split(x, y), test=Split(x, y)) makes one")
 
+# %% ../nbs/00_data.ipynb #gather
+def gather(loader) -> Split:
+    "All `(x, y)` batches of a loader, for instance of a `DataLoader`, as one `Split`."
+    parts = list(loader)
+    if not parts or not all(isinstance(part, (tuple, list)) and len(part) == 2 for part in parts):
+        raise ValueError("loader: pairs (x, y) of inputs and labels are needed, and at least one")
+    x, y = (torch.cat([torch.as_tensor(part[i]) for part in parts]) for i in range(2))
+    return Split(x, y.long() if not y.is_floating_point() else y)
+
 # %% ../nbs/00_data.ipynb #load-digits
 def load_digits(root=None) -> Dataset:
     "scikit-learn's 8x8 digits, (n, 1, 8, 8), 1,400 for training and 397 for the test."
@@ -102,3 +112,25 @@ def load(name: str,     # a name in `LOADERS`
         ) -> Dataset:
     "Load the data set `name`; an unknown name raises `ValueError` with the nearest known one."
     return LOADERS[choose("dataset", name, LOADERS)](root).to(device)
+
+# %% ../nbs/00_data.ipynb #shifts
+def _moved(x):
+    "A quarter of the size to the right and down."
+    down, right = x.shape[2] // 4, x.shape[3] // 4
+    out = torch.full_like(x, x.min())
+    out[:, :, down:, right:] = x[:, :, :x.shape[2] - down, :x.shape[3] - right]
+    return out
+
+def _noisy(x):
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    return x + noise.to(x.device) * x.std()
+
+SHIFTS = {"blurred": lambda x: F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False), "moved": _moved,
+          "inverted": lambda x: x.min() + x.max() - x, "noisy": _noisy, "rotated": lambda x: x.rot90(1, (2, 3))}
+
+def shifted(split: Split, name: str) -> Split:
+    "The split with its images changed in the way that is called `name` in `SHIFTS`; `ValueError` where they are no images."
+    change = SHIFTS[choose("shift", name, SHIFTS)]
+    if split.x.ndim != 4 or not split.x.is_floating_point():
+        raise ValueError(f"split: images (n, c, h, w) are needed, not {split.x.dtype} of shape {tuple(split.x.shape)}")
+    return Split(change(split.x), split.y)

@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from .permutation import PermutationSpec, places
 
 # %% auto #0
-__all__ = ['PIECE', 'SWEEPS', 'Place', 'families', 'Layout', 'assign', 'inner_product', 'Descent', 'as_one', 'spread_threads',
-           'Change', 'descend', 'start_from', 'renew']
+__all__ = ['PIECE', 'LIGHT', 'SWEEPS', 'Place', 'families', 'Layout', 'assign', 'inner_product', 'Descent', 'as_one',
+           'spread_threads', 'Change', 'descend', 'start_from', 'renew']
 
 # %% ../nbs/10a_descent.ipynb #place
 class Place(NamedTuple):
@@ -124,8 +124,8 @@ PIECE = 1 << 16  # numbers; a piece stays in the cache
 def _inner(a, b):
     "The inner products (networks,) of `a` with each of `b` (networks, ...), in double precision."
     a, b = a.reshape(-1), b.reshape(len(b), -1)
-    return sum((b[:, i:i + PIECE].double() @ a[i:i + PIECE].double() for i in range(0, len(a), PIECE)),
-               torch.zeros(len(b), dtype=torch.double, device=b.device)).cpu()
+    pieces = [b[:, i:i + PIECE].double() @ a[i:i + PIECE].double() for i in range(0, max(1, len(a)), PIECE)]
+    return (torch.stack(pieces).sum(0) if len(pieces) > 1 else pieces[0]).cpu()
 
 def inner_product(state_a, state_b, names) -> float:
     "The sum of products over the named tensors, in double precision."
@@ -136,6 +136,8 @@ def _norms(x):
     return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).double().cpu()
 
 # %% ../nbs/10a_descent.ipynb #descent
+LIGHT = 100_000  # parameters; below, a similarity is computed again sooner than brought up to date
+
 class Descent:
     "Networks B on their way into the order of A."
     def __init__(self, layout: Layout,
@@ -150,22 +152,25 @@ class Descent:
         self.known = {g: like.new_zeros(count, size, size) for g, size in groups.items()}
         self.included = {g: set() for g in groups}  # numbers of the steady places in `known`
         self.waiting = {root: np.ones(count, bool) for root in layout.families}  # those with something new to look at
+        self.light = sum(x.numel() for x in a.values()) <= LIGHT
         self.norms_a, self.norms_b = ({t: _norms(x) for t, x in xs.items()} for xs in (as_one(a), b))
         self.begin()
     def begin(self):
         "Take the networks as they are for the start."
         self.products = {t: _inner(x, self.b[t]) for t, x in self.a.items()}
+        self.least = {root: 1e-12 * sum(self.norms_a[t] * self.norms_b[t] for t in tensors)
+                      for root, tensors in self.layout.tensors.items()}  # gains below which orders are equally good
         self.steps, self.history = [], [[value] for value in self.value.tolist()]  # at the start and after each sweep
     @property
     def value(self) -> torch.Tensor:
         "The inner products (networks,) of A with each B."
-        return sum(self.products.values(), torch.zeros(self.count, dtype=torch.double))
+        return torch.stack([torch.zeros(self.count, dtype=torch.double), *self.products.values()]).sum(0)
 
+# %% ../nbs/10a_descent.ipynb #at
 def as_one(state):
     "A network as a stack of one."
     return {name: tensor[None] for name, tensor in state.items()}
 
-# %% ../nbs/10a_descent.ipynb #at
 def _at(state, which, group, place):
     "The similarities (networks in `which`, units, units) at one place."
     a, b = state.a[place.tensor][None], state.b[place.tensor]
@@ -220,9 +225,10 @@ def _reorder(state, which, orders):
     for group, order in orders.items():
         if torch.equal(order, torch.arange(order.shape[1]).expand_as(order)): continue
         for place in state.layout.places[group]:
-            shape, b = state.a[place.tensor].shape, state.b[place.tensor]
-            index = torch.arange(shape[place.axis]).repeat(len(which), 1)
-            index[:, place.where] = place.where[order]
+            shape, b, index = state.a[place.tensor].shape, state.b[place.tensor], order
+            if not place.whole:
+                index = torch.arange(shape[place.axis]).repeat(len(which), 1)
+                index[:, place.where] = place.where[order]
             rows = _slices(shape, place.axis, which, index).to(b.device)
             moved = b.view(-1, shape[place.axis + 1:].numel()).index_select(0, rows).view(len(which), *shape)
             if len(which) == state.count: state.b[place.tensor] = moved
@@ -276,16 +282,12 @@ def _note(state, root, which, orders, gains):
     state.steps += zip(which.tolist(), [root] * len(which), moved.tolist(), gains.tolist())
 
 # %% ../nbs/10a_descent.ipynb #solve
-def _least(state, root, which):
-    "The gains (networks,) below which a family's order is as good as another."
-    return 1e-12 * sum(state.norms_a[t] * state.norms_b[t][which] for t in state.layout.tensors[root])
-
 def _better(state, root, which, numbers):
     "The networks for which a family's places with these numbers ask for another order, and that order."
     family = state.layout.families[root]
     found = {group: _similarity(state, group, which, numbers[group]) for group in family}
     orders, gains = _assignments(state.layout.spec, family, found)
-    better = gains > _least(state, root, which)
+    better = gains > state.least[root][which]
     return which[better], {group: order[better] for group, order in orders.items()}
 
 def _solve(state, root, which):
@@ -293,8 +295,12 @@ def _solve(state, root, which):
     numbers = {group: range(len(state.layout.places[group])) for group in state.layout.families[root]}
     which, orders = _better(state, root, which, numbers)
     if not len(which): return which
+    if state.light and root not in state.layout.quadratic:
+        _put(state, root, which, orders)
+        for other in state.layout.neighbours[root]: _forget(state, state.layout.families[other])
+        return which
     changes, gains = _move(state, which, orders)
-    kept = gains > _least(state, root, which)
+    kept = gains > state.least[root][which]
     if not kept.all(): _move(state, which[~kept], {g: torch.argsort(order[~kept]) for g, order in orders.items()})
     which, orders = which[kept], {g: order[kept] for g, order in orders.items()}
     if not len(which): return which
@@ -314,7 +320,7 @@ def _first_sweep(state):
     worse = (state.value < before).nonzero().flatten()
     for root, family in layout.families.items():
         _put(state, root, worse, {group: torch.argsort(state.orders[group][worse]) for group in family})
-    _forget(state, worse)
+    if len(worse): _forget(state, state.known)
 
 def _put(state, root, which, orders):
     "Apply new orders of a family, whatever is gained."
@@ -325,11 +331,10 @@ def _put(state, root, which, orders):
     _note(state, root, which, orders, (state.value - before)[which])
 
 # %% ../nbs/10a_descent.ipynb #forget
-def _forget(state, which):
-    "Similarities are out of date where networks were put back."
-    if not len(which): return
-    for group, known in state.known.items():
-        known.zero_()
+def _forget(state, groups):
+    "These groups' similarities are out of date."
+    for group in groups:
+        state.known[group].zero_()
         state.included[group].clear()
 
 # %% ../nbs/10a_descent.ipynb #sequences
@@ -383,7 +388,5 @@ def renew(state: Descent, a: dict[str, torch.Tensor], tolerance: float = 0.0):
     for root, tensors in state.layout.tensors.items():
         if changed.isdisjoint(tensors): continue
         state.waiting[root][:] = True
-        for group in state.layout.families[root]:
-            state.known[group].zero_()
-            state.included[group].clear()
+        _forget(state, state.layout.families[root])
     state.begin()

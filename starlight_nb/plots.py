@@ -13,7 +13,7 @@ from .base import write_whole
 from .study import Experiment, summarise
 
 # %% auto #0
-__all__ = ['KINDS', 'look', 'save_figure', 'plot_source_count', 'plot_paths']
+__all__ = ['KINDS', 'PREDICTORS', 'look', 'save_figure', 'plot_source_count', 'plot_paths', 'plot_fusion']
 
 # %% ../nbs/30_plots.ipynb #look
 KINDS = {  # label, colour, line, marker
@@ -30,12 +30,12 @@ def look():
     with sns.axes_style("ticks"), sns.plotting_context("paper"), plt.rc_context(settings): yield
 
 # %% ../nbs/30_plots.ipynb #finish
-def _finish(figure, axes):
+def _finish(figure, axes, columns=len(KINDS)):
     "Legend below the panels, no frame, no second showing."
     sns.despine(figure)
     figure.tight_layout()
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0),
-                  ncol=len(KINDS))
+                  ncol=columns)
     plt.close(figure)
 
 # %% ../nbs/30_plots.ipynb #save-figure
@@ -121,3 +121,35 @@ def plot_paths(frame: pd.DataFrame,  # tidy rows with metric loss or accuracy an
         axes[1][0].set_ylabel(f"accuracy, {split}")
         _finish(figure, axes)
     return figure
+
+# %% ../nbs/30_plots.ipynb #plot-fusion
+PREDICTORS = {  # label, colour, line, marker
+    "regular": ("regular", sns.color_palette("colorblind")[0], "--", "s"),
+    "long": ("regular, trained as long as a star", sns.color_palette("colorblind")[9], "-.", "D"),
+    "matched average, REPAIR": ("average of the matched, REPAIR", sns.color_palette("colorblind")[2], ":", "^"),
+    "fused star": ("fused star", sns.color_palette("colorblind")[3], "-", "o"),
+    "ensemble": ("ensemble", "0.2", "-", "v"),
+}
+
+def plot_fusion(summary: pd.DataFrame,  # setting, n_source, method, mean, low, high; as shares
+               ) -> plt.Figure:
+    "Test accuracy of predictors against the number of sources, a panel for each setting (Table 2)."
+    settings = list(summary.setting.unique())
+    with look():
+        figure, axes = plt.subplots(1, len(settings), figsize=(3.3 * len(settings), 2.9), squeeze=False)
+        for axis, setting in zip(axes[0], settings):
+            part = summary[summary.setting == setting]
+            for method, (label, colour, line, marker) in PREDICTORS.items():
+                own = part[part.method == method].sort_values("n_source")
+                axis.plot(own.n_source, 100 * own["mean"], line, color=colour, marker=marker, markersize=4, label=label)
+                axis.fill_between(own.n_source, 100 * own.low, 100 * own.high, color=colour, alpha=0.15, linewidth=0)
+            _count_axis(axis, part, setting)
+            axis.set(ylim=_accuracy_limits(part[part.method.isin(list(PREDICTORS))]))
+        axes[0][0].set_ylabel("test accuracy (%)")
+        _finish(figure, axes, columns=3)
+    return figure
+
+def _accuracy_limits(part):
+    "Room for the best methods; one that is far below leaves the panel."
+    low, high = 100 * part.low.min(), 100 * part.high.max()
+    return max(low, 100 * part[part.method != "matched average, REPAIR"].low.min() - 4) - 0.5, high + 0.5

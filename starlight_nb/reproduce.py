@@ -213,13 +213,16 @@ def _save_evidence(out, profile, times, entries_before):
     "Merge this run's evidence into the report's."
     import platform
     path = out / "evidence.json"
-    try: walls = json.loads(path.read_text())["wall_seconds"]
-    except (OSError, ValueError, KeyError): walls = {}
+    try: before = json.loads(path.read_text())
+    except (OSError, ValueError): before = {}
+    walls, measured = before.get("wall_seconds", {}), before.get("measured", {})
+    measured |= {path.stem: json.loads(path.read_text()) for path in sorted((out / "measured").glob("*.json"))}
+    shutil.rmtree(out / "measured", ignore_errors=True)
     walls |= {name: dict(seconds=round(seconds, 1), entries_before=entries_before[name])
               for name, seconds in times.items()}
     evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(),
                     versions=versions(), device="cpu", machine=f"{platform.system()} {platform.machine()}",
-                    cores=os.cpu_count(), workers=worker_count(), wall_seconds=walls)
+                    cores=os.cpu_count(), workers=worker_count(), wall_seconds=walls, measured=measured)
     write_whole(path, json.dumps(evidence, indent=1) + "\n")
 
 # %% ../nbs/32_reproduce.ipynb #entries

@@ -61,43 +61,46 @@ class AdaptiveSampling(TSampling):
         if mean.sum() > 0: self.share = 0.5 / len(mean) + 0.5 * mean / mean.sum()
         self.seen = []
 
+# %% ../nbs/13_star.ipynb #parameters
+class _Parameters:
+    "A module's parameters side by side, as a descent has them; of a tied one, which has several names, the first counts."
+    def __init__(self, model):
+        self.names, self.like = [name for name, _ in model.named_parameters()], next(model.parameters()).detach()
+        self.sizes, first = [p.numel() for p in model.parameters()], {id(p): name for name, p in model.named_parameters()}
+        self.first = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    def row(self, state): return torch.cat([state[name].flatten() for name in self.names])
+    def state(self, vector, like):
+        "A whole state with the parameters in `vector`; everything else from `like`."
+        values = dict(zip(self.names, vector.split(self.sizes)))
+        return like | {name: values[first].view_as(like[name]) for name, first in self.first.items()}
+
 # %% ../nbs/13_star.ipynb #sources
 class Sources:
     "The sources' parameters as rows of one matrix, and the permutations that they are in."
     def __init__(self, model, states, spec, data=None, matching="weights", in_memory=None):
         self.model, self.data, self.matching = model, data, choose("matching", matching, METHODS)
-        self.spec, self.names, self.states = spec, [name for name, _ in model.named_parameters()], states
-        self.sizes, first = [p.numel() for p in model.parameters()], {id(p): name for name, p in model.named_parameters()}
-        # tied weights are one parameter with several names in a state
-        self.first_names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
-        self.permutations, like = [spec.identity() for _ in states], next(model.parameters()).detach()
-        self.matched = False
-        if in_memory is None: in_memory = _fits(like, len(states) * sum(self.sizes))
+        self.spec, self.states, self.parameters, self.matched = spec, states, _Parameters(model), False
+        self.permutations, like, shape = [spec.identity() for _ in states], self.parameters.like, (len(states), sum(self.parameters.sizes))
+        if in_memory is None: in_memory = _fits(like, math.prod(shape))
         self.matcher = Matcher(spec, states) if in_memory and matching == "weights" else None
-        self.rows = (torch.empty if in_memory else _mapped)(len(states), sum(self.sizes), dtype=like.dtype, device=like.device)
-        for n, state in enumerate(states): self.rows[n] = self._row(state)
-    def _row(self, state): return torch.cat([state[name].flatten() for name in self.names])
-    def state(self, vector, like):
-        "A whole state with the parameters in `vector`; everything else from `like`."
-        values = dict(zip(self.names, vector.split(self.sizes)))
-        return like | {name: values[first].view(self.spec.shapes[name]) for name, first in self.first_names.items()}
+        self.rows = torch.empty(shape, dtype=like.dtype, device=like.device) if in_memory else _mapped(shape, like.dtype)
+        for n, state in enumerate(states): self.rows[n] = self.parameters.row(state)
     def rematch(self, theta):
         "Match every source to `theta` again."
         same = lambda one, other: all(torch.equal(order, other[group]) for group, order in one.items())
-        found = enumerate(_permutations(self, self.state(theta, like=self.states[0])))
+        found = enumerate(_permutations(self, self.parameters.state(theta, like=self.states[0])))
         self._put({n: permutation for n, permutation in found if not same(permutation, self.permutations[n])})
-        self.matched = True
     def _put(self, changed):
         "Write the rows of these sources in these orders."
+        self.matched = True
         for n, permutation in changed.items():
             self.permutations[n] = permutation
-            if not self.matcher: self.rows[n] = self._row(permute(self.spec, permutation, self.states[n]))
-        if self.matcher: self.matcher.write(self.rows, list(changed), self.names)
+            if not self.matcher: self.rows[n] = self.parameters.row(permute(self.spec, permutation, self.states[n]))
+        if self.matcher: self.matcher.write(self.rows, list(changed), self.parameters.names)
     def resume(self, permutations):
         "Go on from these permutations, as if the last re-match had found them."
         if self.matcher: self.matcher.resume(permutations)
         self._put(dict(enumerate(permutations)))
-        self.matched = True
 
 # %% ../nbs/13_star.ipynb #mapped
 def _fits(like, count):
@@ -105,9 +108,9 @@ def _fits(like, count):
     import psutil
     return 3 * count * like.element_size() <= psutil.virtual_memory().available / 2
 
-def _mapped(rows, columns, dtype, device):
+def _mapped(shape, dtype):
     "A matrix in a temporary file, which is gone when the matrix is."
-    with tempfile.NamedTemporaryFile() as file: return torch.from_file(file.name, True, rows * columns, dtype=dtype).view(rows, columns)
+    with tempfile.NamedTemporaryFile() as file: return torch.from_file(file.name, True, math.prod(shape), dtype=dtype).view(shape)
 
 # %% ../nbs/13_star.ipynb #matchings
 def _permutations(table, star):

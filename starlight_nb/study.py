@@ -27,7 +27,8 @@ from .training import plan_population, spread, train_together
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
            'single_models', 'Study', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_ratio', 'summarise',
-           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'save_table', 'save_finding']
+           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'save_table', 'save_finding',
+           'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _check_rest(profile, content):
             raise ValueError(f"profile {profile}, minutes.{key}: a number above 0 is needed, not {value!r}")
 
 # %% ../nbs/22_study.ipynb #member
-SEEDS = {"source": 0, "heldout": 100_000, "star": 200_000}  # where each role's seeds begin
+SEEDS = {"source": 0, "heldout": 100_000, "star": 200_000, "long": 300_000}  # where each role's seeds begin
 
 @dataclass(frozen=True)
 class Member:
@@ -145,20 +146,21 @@ def _base(setting, recipe):
 def _data(name): return load(name, os.environ.get("STARLIGHT_DATA"))
 
 def regular_member(setting: Setting, role: str, number: int) -> Member:
-    "The regular solution number `number`, counted from 0, among the sources or the held-outs."
-    return Member(f"{role}-{number}",
-                  dict(kind="regular", seed=SEEDS[role] + number, **_base(setting, setting.recipe)))
+    "The regular solution number `number`, counted from 0, among sources, held-outs or those trained as `long` as a star."
+    recipe = setting.star_recipe if role == "long" else setting.recipe
+    return Member(f"{role}-{number}", dict(kind="regular", seed=SEEDS[role] + number, **_base(setting, recipe)))
 
 # %% ../nbs/22_study.ipynb #star-member
-def star_member(setting: Setting, n_source: int, seed: int, **options) -> Member:
-    "The star of the first `n_source` sources with this seed; `options` go to `train_star`."
-    if not 1 <= n_source <= setting.sources:
+def star_member(setting: Setting, n_source: int, seed: int, first: int = 0, **options) -> Member:
+    "The star of `n_source` sources, from number `first` on, with this seed; `options` go to `train_star`."
+    if not 1 <= n_source <= setting.sources - first:
         raise ValueError(f"source_counts: a star of {n_source} sources is asked for, "
-                         f"setting {setting.name!r} has {setting.sources}")
-    sources = tuple(regular_member(setting, "source", n) for n in range(n_source))
+                         f"setting {setting.name!r} has {setting.sources - first}{f' from number {first} on' if first else ''}")
+    sources = tuple(regular_member(setting, "source", first + n) for n in range(n_source))
     config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources], options=options,
                   **_base(setting, setting.star_recipe))
-    return Member(f"star-n{n_source}-s{seed}", config, sources)
+    kind = "fused" if options.get("own_loss") else "star"
+    return Member(f"{kind}-n{n_source}-s{seed}{f'-from{first}' if first else ''}", config, sources)
 
 # %% ../nbs/22_study.ipynb #model
 def _model(setting):
@@ -168,8 +170,9 @@ def _train_regular(setting, store, *members):
     "The states of regular solutions; those that are missing are trained together."
     def make(missing, checkpoint):
         seeds, data = [members[n].config["seed"] for n in missing], _data(setting.dataset)
+        recipe = recipe_from(members[0].config["recipe"])
         models = [initialise(_model(setting), seed) for seed in seeds]
-        states = train_together(models, data, setting.recipe, seeds, checkpoint)
+        states = train_together(models, data, recipe, seeds, checkpoint)
         return [refresh_batchnorm(model, state, data) for model, state in zip(models, states)]
     return store.get_or_train_together([member.config for member in members], make)
 
@@ -260,31 +263,34 @@ def single_models(frame: pd.DataFrame) -> pd.DataFrame:
         ends.append(end.assign(n_source=end.n_source.where(star), star_seed=end.star_seed.where(star)))
     return pd.concat(ends).drop_duplicates(["setting", "model_a", "split", "metric"], ignore_index=True)
 
+# %% ../nbs/22_study.ipynb #train-missing
+def _train_missing(study, missing, label):
+    if not missing: return
+    model, recipe = study.model(), recipe_from(missing[0].config["recipe"])
+    plan = plan_population(model, study.data, recipe, len(missing), study.jobs)
+    tasks = [(study.setting, study.store, *(missing[n] for n in group)) for group in plan.groups]
+    spread(_train_regular, tasks, plan.jobs, label, plan.backend)
+
 # %% ../nbs/22_study.ipynb #study
 class Study:
     "Trains the models of one setting and measures its pairs; everything goes through the store."
     def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11):
         self.setting, self.store, self.jobs, self.points = setting, store, jobs, points
+    data, spec = property(lambda self: _data(self.setting.dataset)), property(lambda self: _spec(self.setting))
+    def model(self): return _model(self.setting)()
+    def state(self, member: Member) -> dict[str, torch.Tensor]: return _state(self.setting, self.store, member)
     def members(self, role: str, count: int) -> list[Member]:
-        "The first `count` sources or held-outs, trained."
-        have = getattr(self.setting, f"{choose('role', role, ('source', 'heldout'))}s")
-        if count > have:
-            raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have}")
+        "The first `count` sources, held-outs or long ones, trained."
+        have = {"source": self.setting.sources, "heldout": self.setting.heldouts, "long": count}
+        if count > have[choose("role", role, have)]:
+            raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have[role]}")
         members = [regular_member(self.setting, role, n) for n in range(count)]
-        self._train(members, f"{self.setting.label}: {role}s")
+        _train_missing(self, self._missing(members), f"{self.setting.label}: {role}s")
         return members
-    def _train(self, members, label):
-        "Train those that are missing, in the fastest way that there is for such networks."
-        missing = self._missing(members)
-        if not missing: return
-        model, data = _model(self.setting)(), _data(self.setting.dataset)
-        plan = plan_population(model, data, self.setting.recipe, len(missing), self.jobs)
-        tasks = [(self.setting, self.store, *(missing[n] for n in group)) for group in plan.groups]
-        spread(_train_regular, tasks, plan.jobs, label, plan.backend)
-    def stars(self, counts: list[int], seeds: int, **options) -> list[tuple[int, int, Member]]:
-        "`(n_source, seed, star)` for `seeds` stars of each number of sources, trained."
-        stars = [(n, seed, star_member(self.setting, n, seed, **options)) for n in counts for seed in range(seeds)]
-        self.members("source", max(counts))
+    def stars(self, counts: list[int], seeds: int, first: int = 0, **options) -> list[tuple[int, int, Member]]:
+        "`(n_source, seed, star)` for `seeds` stars of each number of sources, from number `first` on, trained."
+        stars = [(n, seed, star_member(self.setting, n, seed, first, **options)) for n in counts for seed in range(seeds)]
+        self.members("source", first + max(counts))
         longest_first = self._missing([star for *_, star in sorted(stars, key=lambda s: -s[0])])
         spread(_train_star, [(self.setting, self.store, star) for star in longest_first], self.jobs, f"{self.setting.label}: stars")
         return stars
@@ -436,7 +442,7 @@ def _studies(experiment):
     settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)]
                 for name in experiment.settings]
     for setting in settings: _check_counts(experiment, setting)
-    return [Study(setting, store, worker_count(), experiment.points) for setting in settings]
+    return [Study(setting, store, worker_count(), experiment.parameters.get("points", 11)) for setting in settings]
 
 def _check_counts(experiment, setting):
     "The profile says how many sources and held-outs there are; nobody may ask for more."
@@ -486,3 +492,8 @@ def save_finding(experiment: Experiment, sentence: str) -> str:
     summary = experiment.summary | dict(finding=sentence, settings=settings, seeds=seeds)
     write_whole(experiment.out / "data" / f"{experiment.name}.json", json.dumps(summary, indent=1) + "\n")
     return sentence
+
+# %% ../nbs/22_study.ipynb #save-measured
+def save_measured(experiment: Experiment, values: dict):
+    "Write what varies from run to run; the runner makes it a part of evidence.json."
+    write_whole(experiment.out / "measured" / f"{experiment.name}.json", json.dumps(values, indent=1) + "\n")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass, field
+from functools import partial
 import pandas as pd
 import torch
 from torch import nn
@@ -164,11 +165,7 @@ class Matcher:
         kind, first = working_type(self.spec, state_a), not self.descents
         a = {name: state_a[name].detach().to(kind, copy=True).contiguous() for name in matched_names(self.spec, state_a)}
         if first: self.descents = [_descent(self.layout, a, self.states[part], None) for part in _parts(self.spec, self.states)]
-        def again(descent):
-            if not first: renew(descent, a, self.tolerance)
-            descend(descent, first_sweep=first and self.options["order"] == "forward", **self.options)
-            return _matchings(descent)
-        return [matching for found in spread_threads(again, self.descents) for matching in found]
+        return [matching for found in spread_threads(partial(_again, self, a, first), self.descents) for matching in found]
     def resume(self, permutations: list[dict[str, torch.Tensor]]):
         "Go on from these permutations, one a network, as if the last match had found them."
         for n, permutation in enumerate(permutations): check_permutation(self.spec, permutation, f"permutations[{n}]")
@@ -176,9 +173,19 @@ class Matcher:
                          for part in _parts(self.spec, self.states)]
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
         "Write networks, as they are matched now, into their rows: the named tensors side by side."
-        for part, descent in zip(_parts(self.spec, self.states), self.descents):
-            own = torch.tensor([n for n in numbers if part.start <= n < part.stop], dtype=torch.long)
-            if len(own): rows[own] = torch.cat([descent.b[name][own - part.start].flatten(1) for name in names], 1).to(rows)
+        for part, descent in zip(_parts(self.spec, self.states), self.descents): _write(descent, part, rows, numbers, names)
+
+# %% ../nbs/10b_weights.ipynb #again
+def _again(matcher, a, first, descent):
+    "One descent after A has moved, or the first one."
+    if not first: renew(descent, a, matcher.tolerance)
+    descend(descent, first_sweep=first and matcher.options["order"] == "forward", **matcher.options)
+    return _matchings(descent)
+
+def _write(descent, part, rows, numbers, names):
+    "Write those among these networks that a descent holds."
+    own = torch.tensor([n for n in numbers if part.start <= n < part.stop], dtype=torch.long)
+    if len(own): rows[own] = torch.cat([descent.b[name][own - part.start].flatten(1) for name in names], 1).to(rows)
 
 # %% ../nbs/10b_weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],

@@ -136,7 +136,7 @@ def test_measured_pairs_are_tidy_and_complete(study):
 def test_a_second_study_trains_nothing(study, monkeypatch):
     held = study.members("heldout", 2)
     first = study.paths(regular_pairs(held))
-    monkeypatch.setattr("starlight_nb.study.train", None)
+    monkeypatch.setattr("starlight_nb.study.train_together", None)
     monkeypatch.setattr("starlight_nb.study.path_losses", None)
     pd.testing.assert_frame_equal(first, study.paths(regular_pairs(study.members("heldout", 2))))
 

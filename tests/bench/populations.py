@@ -1,0 +1,115 @@
+"""`make bench`: populations beside a plain loop, and what a star costs beside a regular model.
+
+    python tests/bench/populations.py [--quick] [--jobs N]
+
+The plain loop is the one that everybody writes: one network after another, PyTorch's own optimiser and schedule, the data as tensors.
+It runs first and last in each round. Writes reports/bench/populations.csv and .md.
+"""
+import argparse
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from joblib.externals.loky import get_reusable_executor
+from torch.nn import functional as F
+
+from starlight_nb.base import write_whole
+from starlight_nb.data import load
+from starlight_nb.models import build, initialise
+from starlight_nb.permutation import infer_spec
+from starlight_nb.recipes import Recipe
+from starlight_nb.star import Sources, train_star
+from starlight_nb.training import plan_population, train, train_population
+
+OUT = Path(__file__).parents[2] / "reports/bench"
+DIGITS = load("digits")
+NETWORKS = {  # builder, how many, epochs, learning rate: those of the profile `digits`
+    "MLP 3x64": (partial(build, "mlp", width=64), 20, 40, 0.05), "ResNet 8": (partial(build, "resnet", width=8), 8, 25, 0.03),
+    "ResNet 16": (partial(build, "resnet", width=16), 8, 25, 0.03)}
+
+
+def recipe_of(epochs, lr): return Recipe(epochs=epochs, batch_size=100, lr=lr, schedule="one-cycle")
+
+
+def plain(build, recipe, seed):
+    "One network, as everybody trains it."
+    torch.manual_seed(seed)
+    model, x, y = build(), DIGITS.train.x, DIGITS.train.y
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
+    steps = -(-len(x) // recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * steps, cycle_momentum=False)
+    for epoch in range(recipe.epochs):
+        for rows in torch.randperm(len(x)).split(recipe.batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def population_row(name, make, count, recipe, jobs, rounds):
+    "Medians of several rounds; workers, where there are any, are started anew in each."
+    loop = lambda: [plain(make, recipe, seed) for seed in range(count)]
+    loops, ours = [], []
+    for _ in range(rounds):
+        before = seconds(loop)
+        get_reusable_executor().shutdown(wait=True)
+        ours.append(seconds(lambda: train_population(make, DIGITS, recipe, range(count), jobs)))
+        loops.append((before + seconds(loop)) / 2)
+    plan = plan_population(make(), DIGITS, recipe, count, jobs)
+    return dict(network=name, models=count, epochs=recipe.epochs, plain=statistics.median(loops), ours=statistics.median(ours),
+                faster=statistics.median(a / b for a, b in zip(loops, ours)), how=str(plan))
+
+
+def star_row(name, make, recipe, rounds, count=20):
+    "A step of a star beside a plain one, and its re-matches beside an epoch; without what comes before and after the epochs."
+    model, states = initialise(make, 999), train_population(make, DIGITS, recipe, range(count), jobs=2)
+    spec, matching, rematch = infer_spec(model, DIGITS.train.x[:2]), [], Sources.rematch
+    def star(epochs, every): train_star(model, states, DIGITS, recipe.replace(epochs=epochs), spec=spec, rematch_every=every)
+    def between(run):  # the time of all epochs but the first
+        return seconds(lambda: run(recipe.epochs)) - seconds(lambda: run(1))
+    def timed(table, theta): matching.append(seconds(lambda: rematch(table, theta)))
+    rows = []
+    for _ in range(rounds):
+        one = between(lambda epochs: train(model, DIGITS, recipe.replace(epochs=epochs), 0))
+        step = between(lambda epochs: star(epochs, None)) / one
+        Sources.rematch, matching[:] = timed, []
+        star(recipe.epochs, 1)
+        Sources.rematch = rematch
+        rows.append((step, statistics.mean(matching[1:]) / (one / (recipe.epochs - 1)), 1000 * matching[0], 1000 * statistics.mean(matching[1:])))
+    medians = [statistics.median(column) for column in zip(*rows)]
+    return dict(zip(("network", "sources", "batches an epoch", "star's step, plain 1", "re-match, epoch 1", "first match, ms", "re-match, ms"),
+                    (name, count, -(-len(DIGITS.train) // recipe.batch_size), *medians)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few epochs, and nothing is written")
+    parser.add_argument("--jobs", type=int, default=2)
+    options, _ = parser.parse_known_args()  # `make bench` passes the same options to all
+    torch.set_num_threads(1)
+    rounds, populations, stars = 1 if options.quick else 3, [], []
+    for name, (make, count, epochs, lr) in NETWORKS.items():
+        recipe = recipe_of(2 if options.quick else epochs, lr)
+        populations.append(population_row(name, make, count, recipe, options.jobs, rounds))
+        print(populations[-1], flush=True)
+        stars.append(star_row(name, make, recipe, rounds))
+        print(stars[-1], flush=True)
+    if options.quick: return
+    tables = [pd.DataFrame(rows) for rows in (populations, stars)]
+    write_whole(OUT / "populations.csv", pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+    texts = [table.to_markdown(index=False, floatfmt=".3g") for table in tables]
+    write_whole(OUT / "populations.md", f"# Populations and stars\n\nDigits, {options.jobs} jobs, one thread each; medians of {rounds} rounds. Seconds of the plain "
+                f"loop, which trains one network after another, and of `train_population`, with the start of workers where there are any.\n\n{texts[0]}\n\n"
+                f"A step of Starlight beside a plain step on the same batches, and a re-match of all sources beside a plain epoch.\n\n{texts[1]}\n")
+
+
+if __name__ == "__main__": main()
