@@ -4,14 +4,15 @@
 
 # %% ../nbs/00_base.ipynb #from-future-import-annotations
 from __future__ import annotations
-import difflib, errno, os, threading
+import difflib, errno, os, tempfile, threading
 from contextlib import contextmanager
 from pathlib import Path
 import starlight_nb
 
 # %% auto #0
-__all__ = ['REFUSALS', 'choose', 'writing', 'write_whole', 'project_root', 'report_folder', 'store_folder', 'worker_count',
-           'checkpoint_seconds', 'experiments_folder', 'experiment_names', 'profile_names']
+__all__ = ['REFUSALS', 'choose', 'writing', 'write_whole', 'check_folder', 'project_root', 'report_folder', 'store_folder',
+           'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder', 'experiment_names',
+           'profile_names']
 
 # %% ../nbs/00_base.ipynb #choose
 def choose(argument: str,  # the argument's name, for the message
@@ -29,6 +30,7 @@ def choose(argument: str,  # the argument's name, for the message
 REFUSALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
             errno.EROFS: "the disk can only be read", errno.EIO: "the disk fails",
             errno.EACCES: "permission is denied", errno.EPERM: "permission is denied",
+            errno.ENOENT: "nothing can be made there", errno.EFBIG: "files must not be that large",
             errno.ENOTDIR: "a file is where a folder should be", errno.EEXIST: "a file is where a folder should be"}
 
 @contextmanager
@@ -36,9 +38,9 @@ def writing(folder: Path):
     "Where the disk refuses what is done here, raise one `OSError` that names `folder` and what failed."
     try: yield
     except OSError as error:
-        if error.errno not in REFUSALS: raise
+        if error.errno is None: raise
         what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        raise OSError(f"the folder {folder} cannot be written to: {REFUSALS[error.errno]} ({what})") from error
+        raise OSError(f"the folder {folder} cannot be written to: {REFUSALS.get(error.errno, 'the system refuses')} ({what})") from error
 
 # %% ../nbs/00_base.ipynb #write-whole
 def write_whole(path: Path, contents: bytes | str):
@@ -57,6 +59,16 @@ def write_whole(path: Path, contents: bytes | str):
             os.replace(new, path)
         finally: new.unlink(missing_ok=True)
 
+# %% ../nbs/00_base.ipynb #check-folder
+def check_folder(argument: str,  # the argument's name, for the message
+                 folder: Path):
+    "Raise `OSError`, naming the argument, where `folder` cannot be made or written to; nothing is left there."
+    folder = Path(folder).absolute()
+    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    try:
+        with writing(folder), tempfile.TemporaryFile(dir=there) as file: file.write(bytes(4096))
+    except OSError as error: raise OSError(f"{argument}: {error}") from error
+
 # %% ../nbs/00_base.ipynb #project-root
 def project_root() -> Path:
     "The checkout around the current folder; the current folder itself where there is none."
@@ -71,18 +83,27 @@ def store_folder() -> Path:
     "Where trained models are kept."
     return Path(os.environ.get("STARLIGHT_STORE") or project_root() / ".starlight" / "store")
 
+# %% ../nbs/00_base.ipynb #worker-count
 def worker_count() -> int:
     "How many worker processes to use."
     wanted = os.environ.get("STARLIGHT_JOBS") or str(os.cpu_count() or 1)
-    if not wanted.isdigit() or wanted == "0": raise ValueError(f"STARLIGHT_JOBS: a whole number of at least 1 is needed, not {wanted!r}")
+    if not wanted.isdecimal() or int(wanted) < 1: raise ValueError(f"STARLIGHT_JOBS: a whole number of at least 1 is needed, not {wanted!r}")
     return int(wanted)
 
 def checkpoint_seconds() -> float:
     "How many seconds pass at least between two checkpoints of a training."
-    wanted = os.environ.get("STARLIGHT_CHECKPOINT") or "60"
+    return _seconds("STARLIGHT_CHECKPOINT", "60")
+
+def since_seconds() -> float:
+    "The moment, in seconds since 1970, before which stored entries count as missing."
+    return _seconds("STARLIGHT_SINCE", "0")
+
+def _seconds(variable, default):
+    "A number of seconds that an environment variable gives."
+    wanted = os.environ.get(variable) or default
     try: seconds = float(wanted)
     except ValueError: seconds = -1.0
-    if not seconds >= 0: raise ValueError(f"STARLIGHT_CHECKPOINT: a number of seconds from 0 up is needed, not {wanted!r}")
+    if not seconds >= 0: raise ValueError(f"{variable}: a number of seconds from 0 up is needed, not {wanted!r}")
     return seconds
 
 # %% ../nbs/00_base.ipynb #experiments-folder

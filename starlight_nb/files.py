@@ -4,18 +4,19 @@
 
 # %% ../nbs/01a_files.ipynb #from-future-import-annotations
 from __future__ import annotations
-import errno, hashlib, json, os, warnings
-from contextlib import contextmanager
+import errno, hashlib, json, os, platform, secrets, tempfile, threading, time, warnings
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 import torch
-from filelock import FileLock, SoftFileLease
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from .base import write_whole, writing
 
 # %% auto #0
-__all__ = ['LEASE', 'NO_FLOCK', 'config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors', 'set_aside', 'below',
-           'lock']
+__all__ = ['LEASE', 'POLL', 'NO_FLOCK', 'config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors', 'set_aside',
+           'below', 'lock']
 
 # %% ../nbs/01a_files.ipynb #config-key
 def config_key(config: dict) -> str:
@@ -82,8 +83,86 @@ def below(prefix: str, tensors: dict) -> dict:
     "The part of a flat dict whose names begin with `prefix`, without it."
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-# %% ../nbs/01a_files.ipynb #lock
+# %% ../nbs/01a_files.ipynb #machine
+@cache
+def _machine() -> str:
+    "A name for this machine since its start, and for the part of it that sees the same processes."
+    try: return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError: return platform.node() or "machine"
+
+def _holder() -> str: return f"{_machine()} {os.getpid()} {secrets.token_hex(8)}"
+
+def _dead(holder: str) -> bool:
+    "Is it known that the holder's process has ended?"
+    machine, number, *_ = [*holder.split(), "", ""]
+    if machine != _machine() or not number.isdecimal(): return False
+    try: os.kill(int(number), 0)
+    except ProcessLookupError: return True
+    except OSError: pass
+    return False
+
+# %% ../nbs/01a_files.ipynb #left-behind
 LEASE = 120.0  # seconds
+
+def _left_behind(lease: Path) -> bool:
+    "Is this a file whose holder has ended, or has not touched it for too long?"
+    try:
+        with open(lease) as file: holder, touched = file.read(), os.fstat(file.fileno()).st_mtime
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE): raise
+        return False
+    if _dead(holder): return True
+    with tempfile.TemporaryFile(dir=lease.parent) as now: return os.fstat(now.fileno()).st_mtime - touched > LEASE
+
+def _touch(lease, holder, ended):
+    "Touch a lease now and then, until its holder has finished or has lost it."
+    while not ended.wait(LEASE / 6):
+        with suppress(OSError):  # a network that fails for a moment is no reason to stop
+            if lease.read_text() != holder: return
+            os.utime(lease)
+
+# %% ../nbs/01a_files.ipynb #claim
+def _claim(lease: Path, holder: str) -> bool:
+    "Make the lease, if there is none; whether it was made."
+    try: file = open(lease, "x")
+    except FileExistsError: return False
+    try:
+        with file: file.write(holder)
+    except OSError:
+        lease.unlink(missing_ok=True)
+        raise
+    return True
+
+def _take_over(lease: Path, holder: str) -> bool:
+    "Make the lease in place of one that was left behind; whether it was made."
+    if not _left_behind(lease): return False
+    gate = lease.with_name(f"{lease.name}.gate")
+    if _left_behind(gate): gate.unlink(missing_ok=True)
+    if not _claim(gate, holder): return False
+    try:
+        if not _left_behind(lease): return False
+        lease.unlink(missing_ok=True)
+        return _claim(lease, holder)
+    finally: gate.unlink(missing_ok=True)
+
+# %% ../nbs/01a_files.ipynb #hold-lease
+POLL = 0.2  # seconds
+
+@contextmanager
+def _held_lease(lease: Path, timeout: float):
+    "Hold a lease; `filelock.Timeout` where it cannot be had in so many seconds."
+    holder, began, ended = _holder(), time.monotonic(), threading.Event()
+    while not (_claim(lease, holder) or _take_over(lease, holder)):
+        if 0 <= timeout <= time.monotonic() - began: raise Timeout(str(lease))
+        time.sleep(POLL)
+    threading.Thread(target=_touch, args=(lease, holder, ended), daemon=True).start()
+    try: yield
+    finally:
+        ended.set()
+        with suppress(OSError):
+            if lease.read_text() == holder: lease.unlink()
+
+# %% ../nbs/01a_files.ipynb #lock
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 @contextmanager
@@ -91,13 +170,11 @@ def lock(path: Path,
          timeout: float = -1,  # seconds to wait for the holder; -1 waits for ever; `filelock.Timeout` after that
         ):
     "Hold the lock that belongs to `path`."
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path, fallback_to_soft=False)
-        try: held.acquire(timeout)
-        except OSError as error:
-            if error.errno not in NO_FLOCK: raise
-            held = SoftFileLease(f"{path}.lease", lease_duration=LEASE)
-            held.acquire(timeout)
-    try: yield
-    finally: held.release()
+    with ExitStack() as held:
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try: held.enter_context(FileLock(path, timeout, fallback_to_soft=False))
+            except OSError as error:
+                if error.errno not in NO_FLOCK: raise
+                held.enter_context(_held_lease(path.with_name(f"{path.name}.lease"), timeout))
+        yield

@@ -46,6 +46,7 @@ def setting_of(config: dict) -> str:
 def role_of(config: dict, others: dict[str, dict]) -> str:
     "A model's name in its study, or what a measurement is of; `others` has configurations by their keys."
     kind, seed = config.get("kind"), config.get("seed", 0)
+    if "together" in config: return f"{len(config['together'])} in one stack"
     if kind == "star": return f"star-n{len(config['sources'])}-s{seed - SEEDS['star']}"
     if kind == "regular":
         role = max((name for name, first in SEEDS.items() if first <= seed), key=SEEDS.get)
@@ -71,7 +72,8 @@ def _row(entry, others, form):
     if config is None: return entry.key, "damaged", "", "", entry.size, entry.written
     model = config if "dataset" in config else next((others[key] for key in references(config) if key in others), None)
     setting = setting_of(model) if model and "dataset" in model else ""
-    return (entry.key, form.format(kind=config.get("kind", "entry")), setting, role_of(config, others), entry.size, entry.written)
+    kind = config.get("kind", "regular" if "together" in config else "entry")
+    return (entry.key, form.format(kind=kind), setting, role_of(config, others), entry.size, entry.written)
 
 # %% ../nbs/31a_housekeeping.ipynb #verify
 def verify(root: Path) -> tuple[int, list[tuple[Path, str]]]:
@@ -91,8 +93,9 @@ def _leftovers(root):
     "The files that are of no use to anybody, with the key that they belong to and why."
     for path in sorted(root.glob("*/*.damaged")): yield path, path.name.split(".")[0], "damaged, set aside"
     for path in sorted(root.glob("*/.*.new")): yield path, path.name.split(".")[1], "temporary, its writer was killed"
-    for path in sorted(root.glob("*/*.checkpoint")):
-        if path.with_suffix(".safetensors").exists(): yield path, path.stem, "checkpoint of a finished model"
+    finished = {path.stem for path in root.glob("*/*.safetensors")}
+    for entry in stored(root, "checkpoint"):
+        if finished.issuperset((entry.config or {}).get("together", [entry.key])): yield entry.path, entry.key, "checkpoint of a finished model"
 
 # %% ../nbs/31a_housekeeping.ipynb #belonging
 def belonging(entries: list[Stored], settings: list[Setting]) -> set[str]:
@@ -107,9 +110,10 @@ def belonging(entries: list[Stored], settings: list[Setting]) -> set[str]:
 def _fits(config, settings):
     "Is this a model of one of the settings, or no model at all?"
     plain = lambda *parts: json.dumps(parts, sort_keys=True)
-    found = plain(*(config.get(name) for name in ("dataset", "architecture", "model", "recipe")))
-    return "recipe" not in config or found in {plain(s.dataset, s.architecture, s.model, dataclasses.asdict(recipe))
-                                               for s in settings for recipe in (s.recipe, s.star_recipe)}
+    names = ("recipe",) if "together" in config else ("dataset", "architecture", "model", "recipe")
+    known = {plain(*(getattr(s, name) if name != "recipe" else dataclasses.asdict(recipe) for name in names))
+             for s in settings for recipe in (s.recipe, s.star_recipe)}
+    return "recipe" not in config or plain(*(config.get(name) for name in names)) in known
 
 # %% ../nbs/31a_housekeeping.ipynb #unwanted
 def _unwanted(root, older_than, all_but):
@@ -152,8 +156,7 @@ def prune(root: Path,
     for path, (key, why) in going.items():
         with _unused(root, key, dry_run) as free:
             if free: gone += _remove(root, path, why, dry_run)
-    for path in sorted(root.glob("locks/*")):
-        if path.suffix == ".lease": continue
+    for path in sorted({path.with_name(path.name.partition(".")[0]) for path in root.glob("locks/*")}):
         with _unused(root, path.name, dry_run) as free:
             removed = _remove(root, path, "lock that nobody holds", dry_run) if free else []
         gone += removed if path in locks else []  # those that were made just now are not worth a word

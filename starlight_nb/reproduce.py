@@ -8,8 +8,8 @@ import argparse, html, json, os, shutil, sys, threading, time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from . import __version__
-from .base import (choose, experiment_names, experiments_folder, profile_names, report_folder,
-                               store_folder, worker_count, write_whole)
+from .base import (check_folder, choose, experiment_names, experiments_folder, profile_names, report_folder,
+                               store_folder, worker_count, write_whole, writing)
 
 # %% auto #0
 __all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'STORE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch',
@@ -151,25 +151,30 @@ def _run_notebook(experiment, parameters, out, staging):
     import papermill
     shutil.rmtree(staging, ignore_errors=True)
     executed = staging / "notebooks" / f"{experiment}.ipynb"
-    executed.parent.mkdir(parents=True)
+    with writing(out): executed.parent.mkdir(parents=True)
     try:
         papermill.execute_notebook(str(experiments_folder() / executed.name), str(executed), parameters,
                                    kernel_name="python3", progress_bar=False)
     except Exception as error:
-        failed = out / "failed" / executed.name
-        if executed.exists(): write_whole(failed, executed.read_bytes())
-        raise NotebookFailed(_failure(experiment, error, failed)) from error
+        raise NotebookFailed(_failure(experiment, error, _keep_failed(executed, out))) from error
     write_whole(executed, json.dumps(tidy(json.loads(executed.read_text())), indent=1, ensure_ascii=False) + "\n")
-    _move_files(staging, out)
+    with writing(out): _move_files(staging, out)
     (out / "failed" / executed.name).unlink(missing_ok=True)
 
 # %% ../nbs/32_reproduce.ipynb #failure
-def _failure(experiment, error, notebook):
+def _failure(experiment, error, executed):
     "One readable message for whatever papermill raised."
     where = f"cell {error.cell_index}" if hasattr(error, "cell_index") else "the kernel"
     what = (f"{error.ename}: {error.evalue}" if hasattr(error, "ename")
             else f"{type(error).__name__}: {str(error).strip()[:500]}")
-    return f"{experiment} failed in {where}: {what}\n  executed notebook: {notebook}"
+    return f"{experiment} failed in {where}: {what}\n  {executed}"
+
+def _keep_failed(executed, out):
+    "Put an executed notebook where somebody can look at it; what to say of it."
+    failed = out / "failed" / executed.name
+    try: write_whole(failed, executed.read_bytes())
+    except OSError as error: return f"the executed notebook could not be kept: {error}"
+    return f"executed notebook: {failed}"
 
 def _move_files(staging, out):
     "Move every file of the staging folder to its place, each in one atomic step."
@@ -308,13 +313,15 @@ def reproduce(
 ) -> Path:
     """Run experiment notebooks under a profile and write their report; returns its folder.
 
-    Raises `ValueError` for bad input before anything runs, and `NotebookFailed` when a notebook fails."""
+    Raises `ValueError` for bad input and `OSError` for a folder that cannot be written to, before anything runs,
+    and `NotebookFailed` when a notebook fails."""
     if jobs is not None and jobs < 1: raise ValueError(f"jobs: at least one worker process is needed, not {jobs}")
     content, chosen = _check_profile(profile, only, parameters or {})
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
     data = str(Path(data).resolve()) if data else os.environ.get("STARLIGHT_DATA", "")
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
-    with _only_run(out, store) as staging, _environment(
+    _check_folders(out, store, data)
+    with _only_run(out) as staging, _environment(
             STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data,
             STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
             STARLIGHT_PROGRESS=str(staging) + ".progress",
@@ -323,19 +330,32 @@ def reproduce(
                  out, staging, store, keep_going)
     return out
 
+# %% ../nbs/32_reproduce.ipynb #check-folders
+def _check_folders(out, store, data):
+    "Raise `OSError` or `ValueError`, naming the argument, where a folder is not what a run needs."
+    check_folder("out", out)
+    if not any(store.glob("*/*.safetensors")): check_folder("store", store)
+    if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
+
 # %% ../nbs/32_reproduce.ipynb #only-run
 @contextmanager
-def _only_run(out, store):
-    "A staging folder next to the report's files, while no other run is writing to the same report."
+def _only_run(out):
+    "A staging folder among the report's files, while no other run is writing to the same report."
     from filelock import Timeout
-    from starlight_nb.files import config_key, lock
-    held, staging = lock(store / "locks" / f"report-{config_key({'out': str(out)})}", timeout=0), out / ".staging"
+    from starlight_nb.files import lock
     with ExitStack() as stack:
-        try: stack.enter_context(held)
+        try: stack.enter_context(lock(out / ".lock", timeout=0))
         except Timeout: raise ValueError(f"out: another run is writing to {out}") from None
-        stack.callback(lambda: Path(f"{staging}.progress").unlink(missing_ok=True))
-        stack.callback(shutil.rmtree, staging, ignore_errors=True)
-        yield staging
+        stack.callback((out / ".lock").unlink, missing_ok=True)
+        stack.callback(_clear, out)
+        _clear(out)
+        yield out / f".staging-{os.getpid()}"
+
+def _clear(out):
+    "Remove what is not part of a report: staging folders, with their progress, and temporary files."
+    for path in [*out.glob(".staging*"), *out.glob(".*.new"), *out.glob("failed/.*.new")]:
+        if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
+        else: path.unlink(missing_ok=True)
 
 # %% ../nbs/32_reproduce.ipynb #run-all
 def _run_all(content, parameters, out, staging, store, keep_going):
@@ -377,10 +397,9 @@ def _check_kernel():
 
 # %% ../nbs/32_reproduce.ipynb #check-writable
 def _check_writable(folder):
-    "None where the folder, or the nearest one above it that exists, can be written to."
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    return (None if there.is_dir() and os.access(there, os.W_OK)
-            else f"{there} is not a folder that can be written to")
+    "None where the folder can be made and written to, otherwise why not."
+    try: check_folder("folder", folder)
+    except OSError as error: return str(error).removeprefix("folder: ")
 
 def _check_data():
     root = os.environ.get("STARLIGHT_DATA")
@@ -521,7 +540,7 @@ def _age(seconds):
 
 # %% ../nbs/32_reproduce.ipynb #main
 def main(arguments: list[str] | None = None) -> int:
-    "The `starlight` command; exit status 0: all went well, 1: a notebook failed, or the doctor or `store verify` found something, 2: bad input, 130: stopped."
+    "The `starlight` command; exit status 0: all went well, 1: a notebook failed, or the doctor or `store verify` found something, 2: bad input or a folder that cannot be written to, 130: stopped."
     parsed = _parser().parse_args(arguments)
     if parsed.command == "list": return _list() or 0
     if parsed.command == "doctor": return _doctor()

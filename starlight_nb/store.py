@@ -4,7 +4,7 @@
 
 # %% ../nbs/03_store.ipynb #from-future-import-annotations
 from __future__ import annotations
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 import torch
 from .checkpoints import Checkpoint
@@ -67,8 +67,16 @@ def _get_or_train(store, configs, make):
 def _make(store, configs, make, missing, states):
     "Make what is missing, and write it."
     keys = [config_key(configs[n]) for n in missing]
-    checkpoint = store.checkpoint({"together": keys} if len(keys) > 1 else configs[missing[0]])
-    for n, state in zip(missing, make(missing, checkpoint)):
-        write_tensors(store.path(configs[n]), state, configs[n])
-        states[n] = state
-    checkpoint.remove()
+    common = {"together": keys} if len(keys) > 1 else configs[missing[0]]
+    checkpoint = store.checkpoint(common)
+    with store.lock(common) if len(keys) > 1 else nullcontext():
+        _remove_halves(checkpoint.path, *(store.path(configs[n]) for n in missing))
+        for n, state in zip(missing, make(missing, checkpoint)):
+            write_tensors(store.path(configs[n]), state, configs[n])
+            states[n] = state
+        checkpoint.remove()
+
+def _remove_halves(*paths):
+    "Remove what a writer of these files has left that was killed."
+    for path in paths:
+        for half in path.parent.glob(f".{path.name}.*.new"): half.unlink(missing_ok=True)

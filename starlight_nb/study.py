@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from .base import (checkpoint_seconds, choose, experiments_folder, profile_names, report_folder, store_folder,
-                               worker_count, write_whole)
+from .base import (checkpoint_seconds, choose, experiments_folder, profile_names, report_folder, since_seconds,
+                               store_folder, worker_count, write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import LOADERS, load
 from .files import below, config_key
@@ -58,15 +58,25 @@ def _setting(name, table):
             raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
     check_architecture(table["architecture"], f"{where}.architecture")
     choose(f"{where}.dataset", table["dataset"], LOADERS)
+    if not isinstance(table.get("label", name), str): raise ValueError(f"{where}.label: text is needed, not {table['label']!r}")
     for key in ("model", "star"):
         if not isinstance(table.get(key, {}), dict):
             raise ValueError(f"{where}.{key}: a table is needed, not {table[key]!r}")
     try: build(table["architecture"], **table.get("model", {}))
     except (TypeError, RuntimeError, ValueError) as error: raise ValueError(f"{where}.model: {error}") from None
-    recipe = recipe_from(table["recipe"])
-    star = recipe.replace(**table.get("star", {}))
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], table.get("model", {}),
-                   recipe, star, table["sources"], table["heldouts"])
+                   *_recipes(where, table), table["sources"], table["heldouts"])
+
+# %% ../nbs/22_study.ipynb #recipes
+def _recipes(where, table):
+    "The recipes of a setting's regular models and of its stars."
+    try: recipe = recipe_from(table["recipe"])
+    except ValueError as error: raise ValueError(f"{where}.{error}") from None
+    try: star = recipe.replace(**table.get("star", {}))
+    except ValueError as error: raise ValueError(f"{where}.{str(error).replace('recipe', 'star', 1)}") from None
+    for key, one in (("recipe", recipe), ("star", star)):
+        if one.epochs < 1: raise ValueError(f"{where}.{key}.epochs: at least 1 is needed, not {one.epochs}")
+    return recipe, star
 
 # %% ../nbs/22_study.ipynb #profile
 @dataclass(frozen=True)
@@ -84,9 +94,9 @@ def load_profile(profile: str) -> Profile:
     path = Path(profile)
     if path.suffix != ".toml":
         path = experiments_folder() / "profiles" / f"{choose('profile', profile, profile_names())}.toml"
-    elif not path.exists(): raise ValueError(f"profile: there is no file {profile}")
+    elif not path.is_file(): raise ValueError(f"profile: there is no file {profile}")
     try: content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
     for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes"})
     for key in ("settings", "experiments", "minutes"):
@@ -428,7 +438,7 @@ def _check_parameter(key, value):
 
 def _studies(experiment):
     "A study for each setting that the experiment names, with as many solutions as it asks for."
-    store = Store(store_folder(), float(os.environ.get("STARLIGHT_SINCE") or 0), checkpoint_seconds())
+    store = Store(store_folder(), since_seconds(), checkpoint_seconds())
     settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)]
                 for name in experiment.settings]
     for setting in settings: _check_counts(experiment, setting)

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -70,8 +71,10 @@ def report_bytes(folder):
 def smoke_report(tmp_path_factory):
     "The smoke report from an empty store, made once."
     folder = tmp_path_factory.mktemp("smoke")
+    began = time.monotonic()
     status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=folder))
     assert status == 0, out + error
+    (folder / "seconds").write_text(str(time.monotonic() - began))
     return folder
 
 

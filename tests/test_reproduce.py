@@ -1,8 +1,8 @@
 """The runner: the same bytes every time, whatever happens on the way, and one clear word about what is wrong."""
+import errno
 import html.parser
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, finish, report_bytes, starlight
 
 from starlight_nb import reproduce
-from starlight_nb.base import experiment_names
+from starlight_nb.base import experiment_names, write_whole
 
 FIG3 = ["reproduce", "--profile", "smoke", "--only", "fig3"]
 
@@ -36,22 +36,6 @@ def test_two_runs_from_empty_stores_are_the_same_bytes(smoke_report, tmp_path):
     status, out, error = finish(starlight("reproduce", "--profile", "smoke", "--jobs", "1", folder=tmp_path))
     assert status == 0, out + error
     assert report_bytes(tmp_path) == report_bytes(smoke_report)
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(smoke_report, tmp_path):
-    entries = lambda: len(list((tmp_path / "store").glob("*/*.safetensors")))
-    for enough in (2, 7, 12):
-        process = starlight("reproduce", "--profile", "smoke", "--only", "fig1,fig3", folder=tmp_path, STARLIGHT_CHECKPOINT="0")
-        while entries() < enough and process.poll() is None:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)  # its end comes when the last kernel and worker that hold it open have gone
-    assert entries() >= 12
-    status, out, error = finish(starlight("reproduce", "--profile", "smoke", "--only", "fig1,fig3", folder=tmp_path))
-    assert status == 0, out + error
-    whole, again = report_bytes(smoke_report), report_bytes(tmp_path)
-    assert again.keys() >= {"data/fig1_source_count.csv", "figures/fig3_paths.svg", "notebooks/fig3_paths.ipynb"}
-    assert all(again[name] == whole[name] for name in again if name not in ("index.html", "README.md"))
 
 
 def test_a_stored_run_trains_nothing_and_force_trains_all(smoke_report, tmp_path):
@@ -129,10 +113,39 @@ def test_a_failing_notebook_stops_the_run_and_is_shown(broken, capsys):
     assert "table1_barriers: done" in capsys.readouterr().out and (out / "notebooks/table1_barriers.ipynb").exists()
 
 
+@pytest.mark.parametrize("target", ["notebooks/fig1_source_count.ipynb", "README.md", "evidence.json"])
+def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(target, broken, capsys, monkeypatch):
+    out, replace = broken / "report", os.replace
+    words = ["reproduce", "--profile", "smoke", "--only", "fig1", "--out", str(out), "--store", str(broken / "store")]
+    write_whole(out / target, "as it was")
+
+    def full(old, new):
+        if new == out / target:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(old))
+        replace(old, new)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert reproduce.main(words) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"starlight: the folder {out} cannot be written to: the disk is full")
+    assert (out / target).read_text() == "as it was" and not [p for p in out.rglob(".*")]
+    assert reproduce.main(words) == 0 and (out / target).read_text() != "as it was"
+
+
+def test_a_failing_notebook_is_told_even_where_it_cannot_be_kept(broken, capsys):
+    out = broken / "report"
+    write_whole(out / "failed", "a file where a folder should be")
+    assert reproduce.main(["reproduce", "--profile", "smoke", "--only", "fig3", "--out", str(out), "--store", str(broken / "store")]) == 1
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError: on purpose" in said and f"could not be kept: the folder {out}/failed cannot be written to" in said
+
+
 def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):
-    with reproduce._only_run((tmp_path / "report").resolve(), (tmp_path / "store").resolve()):
+    "Whatever their stores."
+    with reproduce._only_run((tmp_path / "report").resolve()):
         assert reproduce.main([*FIG3, "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
     assert "out: another run is writing to" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["report"] and not list((tmp_path / "report").iterdir())
 
 
 @pytest.fixture
@@ -241,17 +254,96 @@ def test_wrong_words_for_the_store_are_one_clear_error(words, message, tmp_path,
     assert message in capsys.readouterr().err
 
 
-def test_a_store_that_cannot_be_written_to_is_told(tmp_path, capsys):
-    (tmp_path / "store").write_text("")
-    assert reproduce.main([*FIG3, "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
-    assert f"the folder {tmp_path}/store/locks cannot be written to: a file is where a folder should be" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+def folders_command(tmp_path, **folders):
+    folders = dict(out="report", store="store") | folders
+    return reproduce.main([*FIG3, *(word for name, folder in folders.items() for word in (f"--{name}", str(tmp_path / folder)))])
 
 
-def test_seconds_between_checkpoints_are_checked(monkeypatch, capsys):
-    monkeypatch.setenv("STARLIGHT_CHECKPOINT", "often")
-    assert reproduce.main(FIG3) == 2
-    assert "STARLIGHT_CHECKPOINT: a number of seconds from 0 up is needed, not 'often'" in capsys.readouterr().err
+@pytest.mark.parametrize("argument", ["out", "store"])
+@pytest.mark.parametrize("folder, words", [
+    ("file", "a file is where a folder should be"), ("file/deep/er", "a file is where a folder should be"),
+    ("/proc/nothing/there", "nothing can be made there"), ("/dev/full", "a file is where a folder should be")])
+def test_what_is_no_folder_is_told_and_nothing_is_made(argument, folder, words, tmp_path, capsys):
+    (tmp_path / "file").write_text("as it was")
+    assert folders_command(tmp_path, **{argument: folder}) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"starlight: {argument}: the folder {(tmp_path / folder).resolve()} cannot be written to: {words}") and said.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"] and (tmp_path / "file").read_text() == "as it was"
+
+
+def refuse_below(folder, code, monkeypatch):
+    "From now on the disk refuses to write below the folder."
+    real = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if str(path).startswith(str(folder)) and flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY):
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, flags, *rest, **options)
+    monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.parametrize("argument", ["out", "store"])
+@pytest.mark.parametrize("code, words", [(errno.EROFS, "the disk can only be read"), (errno.ENOSPC, "the disk is full"), (errno.EACCES, "permission is denied"),
+                                         (errno.EDQUOT, "the disk quota is used up"), (errno.ENAMETOOLONG, "the system refuses")])
+def test_a_disk_that_refuses_is_told_before_anything_runs(argument, code, words, tmp_path, capsys, monkeypatch):
+    (tmp_path / "there").mkdir()
+    refuse_below(tmp_path / "there", code, monkeypatch)
+    assert folders_command(tmp_path, **{argument: "there"}) == 2
+    assert f"starlight: {argument}: the folder {tmp_path}/there cannot be written to: {words}" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["there"] and not list((tmp_path / "there").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="a superuser may write anywhere")
+@pytest.mark.parametrize("argument", ["out", "store"])
+def test_a_folder_without_permission_is_told(argument, tmp_path, capsys):
+    (tmp_path / "there").mkdir(mode=0o555)
+    assert folders_command(tmp_path, **{argument: "there/deep"}) == 2
+    assert f"{argument}: the folder {tmp_path}/there/deep cannot be written to: permission is denied" in capsys.readouterr().err
+
+
+def test_a_store_with_entries_may_be_one_that_can_only_be_read(kept, tmp_path, monkeypatch):
+    refuse_below(kept.root, errno.EROFS, monkeypatch)
+    reproduce._check_folders(tmp_path / "report", kept.root, None)
+    with pytest.raises(OSError, match="out: the folder .*store cannot be written to: the disk can only be read"):
+        reproduce._check_folders(kept.root, kept.root, None)
+
+
+def test_a_data_folder_that_is_not_there_is_told(tmp_path, capsys):
+    assert folders_command(tmp_path, data="nowhere") == 2
+    assert capsys.readouterr().err == f"starlight: data: there is no folder {tmp_path}/nowhere\n" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variable, value, message", [
+    ("STARLIGHT_CHECKPOINT", "often", "a number of seconds from 0 up is needed, not 'often'"), ("STARLIGHT_CHECKPOINT", "-1", "a number of seconds"),
+    ("STARLIGHT_CHECKPOINT", "nan", "a number of seconds"), ("STARLIGHT_SINCE", "yesterday", "a number of seconds from 0 up is needed, not 'yesterday'"),
+    ("STARLIGHT_JOBS", "two", "a whole number of at least 1 is needed, not 'two'"), ("STARLIGHT_JOBS", "0", "a whole number of at least 1"),
+    ("STARLIGHT_JOBS", "1.5", "a whole number of at least 1"), ("STARLIGHT_JOBS", "\u00b2", "a whole number of at least 1")])
+def test_a_wrong_environment_is_told_before_anything_runs(variable, value, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(variable, value)
+    assert folders_command(tmp_path) == 2
+    assert capsys.readouterr().err.startswith(f"starlight: {variable}: {message}") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe, star, message", [
+    ("lr = -0.1", "", "recipe.lr: a number of at least 0 is needed, not -0.1"), ("epohcs = 3", "", "recipe: 'epohcs' is not known; did you mean 'epochs'"),
+    ("epochs = 0", "", "recipe.epochs: at least 1 is needed, not 0"), ("epochs = -3", "", "recipe.epochs: a whole number of at least 0 is needed, not -3"),
+    ("batch_size = -5", "", "recipe.batch_size: a whole number of at least 1 is needed, not -5"), ("lr = nan", "", "recipe.lr: a number of at least 0 is needed, not nan"),
+    ("epochs = 3", "star = { epochs = 0 }", "star.epochs: at least 1 is needed, not 0"), ("epochs = 3", "star = { lr = -1 }", "star.lr: a number of at least 0 is needed, not -1"),
+    ("epochs = 3", "star = { epohcs = 1 }", "star: 'epohcs' is not known; did you mean 'epochs'"), ("epochs = 3", "label = 3", "label: text is needed, not 3")])
+def test_a_wrong_recipe_in_a_profile_is_told_with_its_setting(recipe, star, message, tmp_path, capsys):
+    profile = tmp_path / "mine.toml"
+    profile.write_text(f'[settings.small]\ndataset = "digits"\narchitecture = "mlp"\nrecipe = {{ {recipe} }}\n{star}\nsources = 2\nheldouts = 2\n'
+                       '[experiments.fig3_paths]\nsettings = ["small"]\nsources = 2\nstars = 1\nheldouts = 2\npoints = 3\n')
+    assert reproduce.main(["reproduce", "--profile", str(profile), "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
+    assert capsys.readouterr().err.startswith(f"starlight: settings.small.{message}") and [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
+
+
+def test_a_profile_that_is_no_text_is_told(tmp_path, capsys):
+    for make, message in ((lambda path: path.write_bytes(b"\xff\xfe"), "profile: mine.toml is not valid TOML"), (Path.mkdir, "profile: there is no file")):
+        profile = tmp_path / f"{message[-4:]}" / "mine.toml"
+        profile.parent.mkdir()
+        make(profile)
+        assert reproduce.main(["reproduce", "--profile", str(profile)]) == 2 and message in capsys.readouterr().err
 
 
 def test_help_and_list_answer_without_torch():

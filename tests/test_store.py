@@ -1,14 +1,20 @@
 """The store: an entry is complete and right, or it is not there."""
 import errno
+import io
 import multiprocessing
 import os
+import signal
+import threading
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 
+from starlight_nb import files
 from starlight_nb.base import write_whole
 from starlight_nb.files import config_key, state_digest
 from starlight_nb.store import Store
@@ -134,19 +140,134 @@ def test_a_dead_holder_of_a_lock_does_not_block(tmp_path, make, monkeypatch):
     assert Store(tmp_path / "store").get_or_train({"kind": "slow"}, some_state)
 
 
-def test_a_lease_of_another_machine_runs_out(tmp_path, monkeypatch):
-    "Its holder is not known to be dead, but does not refresh it."
-    monkeypatch.setattr("starlight_nb.files.LEASE", 0.6)
+@pytest.fixture
+def leases(monkeypatch):
+    "A file system without flock, and leases that run out after 0.6 s."
+    monkeypatch.setattr(files, "LEASE", 0.6)
     _take_flock_away(monkeypatch.setattr)
-    store = Store(tmp_path)
+
+
+def left_on_another_machine(store, seconds):
+    "The lease of a process on another machine, which has not touched it for so many seconds."
     with store.lock(CONFIG):
-        lease = next(tmp_path.glob("locks/*.lease"))
-        record = lease.read_text()
-    lease.write_text(record.replace(os.uname().nodename, "another-machine"))
-    assert "another-machine" in lease.read_text()
+        lease, = store.root.glob("locks/*.lease")
+        machine, rest = lease.read_text().split(" ", 1)
+    lease.write_text(f"another-{machine} {rest}")
+    os.utime(lease, (time.time() - seconds,) * 2)
+    return lease
+
+
+def test_a_lease_of_another_machine_runs_out(tmp_path, leases):
+    "Its holder is not known to be dead, but does not touch it."
+    store = Store(tmp_path)
+    lease = left_on_another_machine(store, 0)
     began = time.monotonic()
     assert store.get_or_train(CONFIG, some_state)
-    assert 0.5 < time.monotonic() - began < 10
+    assert 0.5 < time.monotonic() - began < 10 and not lease.exists()
+
+
+@pytest.mark.parametrize("seconds, had", [(100, True), (0, False)])
+def test_who_does_not_wait_knows_at_once_whether_a_lease_is_left_behind(tmp_path, monkeypatch, seconds, had):
+    "The disk's clock tells, so that a run whose report was begun on a machine that died need not wait for anything."
+    _take_flock_away(monkeypatch.setattr)
+    monkeypatch.setattr(files, "LEASE", 60.0)
+    store = Store(tmp_path)
+    lease = left_on_another_machine(store, seconds)
+    if had:
+        with files.lock(store.root / "locks" / config_key(CONFIG), timeout=0):
+            assert lease.exists()
+    else:
+        with pytest.raises(Timeout):
+            files.lock(store.root / "locks" / config_key(CONFIG), timeout=0).__enter__()
+        assert lease.read_text().startswith("another-")
+
+
+def test_a_slow_holder_keeps_its_lease(tmp_path, leases, monkeypatch):
+    "Even when the network fails for a moment."
+    utime, failures = os.utime, iter([OSError(errno.EIO, "the network")])
+
+    def fail_once(*arguments):
+        for error in failures:
+            raise error
+        return utime(*arguments)
+    monkeypatch.setattr(os, "utime", fail_once)
+    store = Store(tmp_path)
+    with store.lock(CONFIG):
+        with pytest.raises(Timeout):
+            files.lock(store.root / "locks" / config_key(CONFIG), timeout=2).__enter__()
+        assert len(list(tmp_path.glob("locks/*.lease"))) == 1
+    assert not list(tmp_path.glob("locks/*.lease*")) and next(failures, None) is None
+
+
+def _make_and_stop(root, calls):
+    "Stop in the middle of a training, as on a machine that goes to sleep, and go on when somebody says so."
+    _take_flock_away()
+    files.LEASE = 0.6
+
+    def make():
+        calls.write_text("made\n")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return some_state()
+    Store(root).get_or_train(CONFIG, make)
+
+
+def test_a_holder_that_was_stopped_does_no_harm_when_it_goes_on(tmp_path, leases):
+    "Its lease is another's by then, who is not disturbed; both write the same."
+    store, worker = Store(tmp_path / "store"), multiprocessing.get_context("spawn").Process(target=_make_and_stop, args=(tmp_path / "store", tmp_path / "calls"))
+    worker.start()
+    while not (tmp_path / "calls").exists():
+        time.sleep(0.05)
+    with store.lock(CONFIG):
+        mine, = store.root.glob("locks/*.lease")
+        before = mine.read_text()
+        os.kill(worker.pid, signal.SIGCONT)
+        worker.join(60)
+        assert worker.exitcode == 0 and mine.read_text() == before
+    assert state_digest(store.get(CONFIG)) == state_digest(some_state()) and not list(store.root.glob("locks/*.lease*"))
+
+
+def test_of_many_who_take_over_one_has_the_lease(tmp_path, leases, monkeypatch):
+    "And a process that died while it took over is in nobody's way."
+    monkeypatch.setattr(files, "POLL", 0.001)
+    path, inside, most, done = tmp_path / "lock", [], [], []
+    ended = multiprocessing.get_context("spawn").Process(target=int)
+    ended.start()
+    ended.join()
+    holder = f"{files._machine()} {ended.pid} token"
+    (tmp_path / "lock.lease").write_text(holder)
+    (tmp_path / "lock.lease.gate").write_text(holder)
+
+    def take(number):
+        with files.lock(path):
+            inside.append(number)
+            time.sleep(0.01)
+            most.append(len(inside))
+            inside.remove(number)
+        done.append(number)
+        if number % 3 == 0:
+            with suppress(FileExistsError), open(tmp_path / "lock.lease", "x") as out:
+                out.write(holder)
+    threads = [threading.Thread(target=take, args=(n,)) for n in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(done) == 30 and set(most) == {1}
+    assert not (tmp_path / "lock.lease.gate").exists()
+
+
+def test_a_lease_that_cannot_be_written_is_not_left_empty(tmp_path, leases, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full(path, mode="r"):
+        open(path, mode).close()
+        return Full()
+    monkeypatch.setattr(files, "open", full, raising=False)
+    with pytest.raises(OSError, match="locks cannot be written to: the disk is full"):
+        files.lock(tmp_path / "locks/lock").__enter__()
+    assert [p.name for p in tmp_path.glob("locks/*")] == ["lock"]
 
 
 @pytest.mark.parametrize("code, words", [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the disk can only be read"),

@@ -1,0 +1,137 @@
+"""Runs that are killed, in the middle of a write too, that share a store, or whose disk fills up: the report is the same bytes, or as it was."""
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, finish, report_bytes, starlight
+
+from starlight_nb import reproduce
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the processes of a run are found through /proc")
+ENTRY, CHECKPOINT, REPORT = r"/\.\w+\.safetensors\.", r"/\.\w+\.checkpoint\.", r"/report/\.staging"
+
+
+def start(folder, *words, notes, store=None, **environment):
+    "Start `starlight reproduce`; its processes take notes, see `faults/sitecustomize.py`."
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests/faults"), os.environ.get("PYTHONPATH")]))
+    return starlight("reproduce", "--profile", "smoke", *words, folder=folder, store=store, PYTHONPATH=path,
+                     FAULT_NOTES=str(notes), STARLIGHT_CHECKPOINT="0.1", **environment)
+
+
+def processes(notes):
+    "The processes of a run, in whichever group they are: they have their notes in their environment."
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"FAULT_NOTES={notes}".encode() in path.read_bytes().split(b"\0"):
+                yield int(path.parent.name)
+
+
+def kill_when(process, notes, moment):
+    "Kill every process of the run when the moment has come; whether it was still running."
+    while process.poll() is None and not moment():
+        time.sleep(0.01)
+    running = process.poll() is None
+    while numbers := list(processes(notes)):
+        for number in numbers:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+    process.communicate(timeout=60)
+    return running
+
+
+def check_now(folder, smoke_report):
+    "After a kill: whatever a reader finds, in the store or in the report, is whole."
+    if (folder / "store").exists():
+        assert reproduce.main(["store", "verify", "--store", str(folder / "store")]) == 0
+    whole, found = report_bytes(smoke_report), report_bytes(folder)
+    for name in found:
+        assert name.startswith(".") or "/." in name or found[name] == whole[name], f"{name} is not whole"
+
+
+def check_end(folder, smoke_report, *words):
+    "After the same command has ended: the report is the same bytes as if nobody had killed anything, and there are no leftovers."
+    status, out, error = finish(start(folder, *words, notes=folder))
+    assert status == 0, out + error
+    whole, found = report_bytes(smoke_report), report_bytes(folder)
+    gallery = {"README.md", "index.html"} if words else set()  # which lists what there is
+    assert found.keys() == whole.keys() if not words else len(found) > 10
+    assert {name for name in found if found[name] != whole.get(name)} == gallery
+    assert not [path for path in folder.glob("report/**/.*")], "no staging folder, no lock, no temporary file"
+    assert reproduce.main(["store", "verify", "--store", str(folder / "store")]) == 0
+    assert {path.suffix for path in folder.glob("store/??/*")} <= {".safetensors", ".checkpoint"}, "no half of a file"
+    assert reproduce.main(["store", "prune", "--store", str(folder / "store")]) == 0
+    entries = lambda store: {path.name: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    left, reference = entries(folder / "store"), entries(smoke_report / "store")
+    assert all(reference[name] == left[name] for name in left), "entries too are the same bytes, and there is nothing else"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_a_run_killed_at_a_random_moment_goes_on(seed, smoke_report, tmp_path, record_property):
+    took = float((smoke_report / "seconds").read_text())
+    moment, process = time.monotonic() + random.Random(seed).uniform(0, took), start(tmp_path, notes=tmp_path)
+    running = kill_when(process, tmp_path, lambda: time.monotonic() >= moment)
+    check_now(tmp_path, smoke_report)
+    record_property("killed", f"{running} {took:.1f} {len(list(tmp_path.glob('store/??/*.safetensors')))} {len(list(tmp_path.glob('store/??/*.checkpoint')))}")
+    check_end(tmp_path, smoke_report)
+
+
+def struck(folder, smoke_report, fault):
+    "Run the first experiment until the fault strikes, and kill everything then."
+    process = start(folder, "--only", "fig1", notes=folder, FAULT=fault)
+    assert kill_when(process, folder, (folder / "struck").exists), "the fault strikes"
+    check_now(folder, smoke_report)
+
+
+def test_a_run_killed_in_the_middle_of_a_write_goes_on(smoke_report, tmp_path):
+    struck(tmp_path, smoke_report, f"half {ENTRY} 9 stop")
+    assert len(list(tmp_path.glob("store/??/.*.safetensors.*.new"))) >= 1
+    check_end(tmp_path, smoke_report, "--only", "fig1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when, where, files", [
+    ("half", CHECKPOINT, 10), ("whole", ENTRY, 30), ("whole", CHECKPOINT, 10), ("renamed", r"\.safetensors$", 30), ("renamed", r"\.checkpoint$", 10),
+    ("half", REPORT, 9), ("whole", REPORT, 9), ("renamed", r"/report/[a-z]+/", 9), ("half", r"/report/\.README", 1), ("renamed", r"/report/index", 1)])
+def test_a_run_killed_at_any_step_of_a_write_goes_on(when, where, files, smoke_report, tmp_path):
+    struck(tmp_path, smoke_report, f"{when} {where} {random.Random(when + where).randint(1, files)} stop")
+    check_end(tmp_path, smoke_report, "--only", "fig1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where, number", [(ENTRY, 12), (CHECKPOINT, 3), (REPORT, 4)])
+def test_a_process_that_is_killed_alone_fails_its_notebook_and_the_run_goes_on(where, number, smoke_report, tmp_path):
+    "As when memory is short: of a worker, or of the kernel."
+    status, _, error = finish(start(tmp_path, "--only", "fig1", notes=tmp_path, FAULT=f"whole {where} {number} kill"))
+    assert (tmp_path / "struck").exists() and status == 1 and "fig1_source_count failed in" in error and "Traceback" not in error
+    check_now(tmp_path, smoke_report)
+    check_end(tmp_path, smoke_report, "--only", "fig1")
+
+
+@pytest.mark.parametrize("where, number", [(REPORT, 5), pytest.param(ENTRY, 9, marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up_fails_the_notebook_and_leaves_the_report_as_it_was(where, number, smoke_report, tmp_path):
+    store = smoke_report / "store" if where == REPORT else None
+    status, _, error = finish(start(tmp_path, "--only", "fig1", notes=tmp_path, store=store, FAULT=f"half {where} {number} full"))
+    assert status == 1 and "fig1_source_count failed in cell" in error and "cannot be written to: the disk is full" in error
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("report/**/*") if path.is_file()] == ["report/failed/fig1_source_count.ipynb"]
+    assert not list(tmp_path.glob("store/??/.*"))
+
+
+@pytest.mark.parametrize("only", [("--only", "fig1"), pytest.param((), marks=pytest.mark.slow)])
+def test_two_runs_at_once_on_one_store_train_each_model_once(only, smoke_report, tmp_path):
+    folders, store = [tmp_path / name for name in "ab"], tmp_path / "store"
+    for folder in folders:
+        folder.mkdir()
+    for process in [start(folder, *only, notes=tmp_path, store=store) for folder in folders]:
+        status, out, error = finish(process)
+        assert status == 0, out + error
+    whole, one, other = map(report_bytes, (smoke_report, *folders))
+    assert one == other and {name for name in whole if one.get(name, whole[name]) != whole[name]} <= {"README.md", "index.html"}
+    assert one.keys() == whole.keys() or only
+    written = Counter((tmp_path / "written").read_text().splitlines())
+    assert set(written.values()) == {1} and set(written) == set(map(str, store.glob("??/*.safetensors"))) and len(written) > 30
