@@ -14,7 +14,7 @@ from .training import spread
 
 # %% auto #0
 __all__ = ['MERGED', 'BEST', 'METHODS', 'Predictor', 'predictors', 'measure_predictors', 'fusion_summary', 'fusion_table',
-           'cost_table', 'prediction_seconds']
+           'in_words', 'cost_table', 'prediction_seconds']
 
 # %% ../nbs/22b_fusion_study.ipynb #predictor
 @dataclass(frozen=True)
@@ -106,12 +106,26 @@ def fusion_summary(frame: pd.DataFrame, split: str = "test", metric: str = "accu
 METHODS = ("regular", "best regular", "long", "average", "matched average", "matched average, refreshed", "matched average, REPAIR",
            "fused star", "best fused star", "ensemble")
 
+def _per_cent(row):
+    return f"{100 * row['mean']:.1f} %" + (f" [{100 * row.low:.1f}, {100 * row.high:.1f}]" if row.n > 1 else "")
+
 def fusion_table(summary: pd.DataFrame) -> pd.DataFrame:
     "One row a setting and N, one column a method: per cent, with the interval where there are several."
-    text = lambda row: f"{100 * row['mean']:.1f}" + (f" [{100 * row.low:.1f}, {100 * row.high:.1f}]" if row.n > 1 else "")
-    wide = summary.assign(text=summary.apply(text, axis=1)).pivot_table(
+    wide = summary.assign(text=[_per_cent(row).replace(" %", "") for _, row in summary.iterrows()]).pivot_table(
         index=["setting", "n_source"], columns="method", values="text", aggfunc="first", sort=False)
     return wide[[method for method in METHODS if method in wide]].reset_index().rename(columns={"n_source": "N"})
+
+# %% ../nbs/22b_fusion_study.ipynb #in-words
+def in_words(summary: pd.DataFrame) -> list[str]:
+    "A sentence for each setting: what the methods reach with the most sources."
+    names = {"regular": "regular", "long": "trained as long as a star", "matched average, REPAIR": "average of the matched with REPAIR",
+             "fused star": "fused star", "ensemble": "ensemble"}
+    sentences = []
+    for setting, part in summary.groupby("setting", sort=False):
+        own = part[part.n_source == part.n_source.max()].set_index("method")
+        sentences.append(f"{setting}, N = {part.n_source.max():.0f}: "
+                         + ", ".join(f"{label} {_per_cent(own.loc[method])}" for method, label in names.items()) + ".")
+    return sentences
 
 # %% ../nbs/22b_fusion_study.ipynb #cost-table
 def cost_table(study: Study, counts: list[int]) -> pd.DataFrame:
