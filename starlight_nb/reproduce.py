@@ -217,13 +217,13 @@ def _save_evidence(out, profile, times, entries_before):
     except (OSError, ValueError): before = {}
     walls, measured = before.get("wall_seconds", {}), before.get("measured", {})
     measured |= {path.stem: json.loads(path.read_text()) for path in sorted((out / "measured").glob("*.json"))}
-    shutil.rmtree(out / "measured", ignore_errors=True)
     walls |= {name: dict(seconds=round(seconds, 1), entries_before=entries_before[name])
               for name, seconds in times.items()}
     evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(),
                     versions=versions(), device="cpu", machine=f"{platform.system()} {platform.machine()}",
                     cores=os.cpu_count(), workers=worker_count(), wall_seconds=walls, measured=measured)
     write_whole(path, json.dumps(evidence, indent=1) + "\n")
+    shutil.rmtree(out / "measured", ignore_errors=True)
 
 # %% ../nbs/32_reproduce.ipynb #entries
 def _entries(out):
