@@ -16,12 +16,13 @@ from .base import (checkpoint_seconds, choose, experiments_folder, profile_names
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import LOADERS, load
 from .files import below, config_key
+from .jobs import check_resources, spread
 from .matching import match_weights
 from .models import build, check_architecture, initialise
 from .permutation import infer_spec, permute
 from .star import named_permutations, train_star
 from .store import Store
-from .training import Recipe, recipe_from, spread, train
+from .training import Recipe, recipe_from, train
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
@@ -75,6 +76,7 @@ class Profile:
     settings: dict[str, Setting]
     experiments: dict[str, dict]  # for each experiment, values of its notebook's parameters
     minutes: dict[str, float]     # for each experiment, how long it takes on two cores from an empty store
+    resources: dict[str, float]   # what each job asks of a node of a cluster: cpus, gpus
 
 # %% ../nbs/22_study.ipynb #load-profile
 def load_profile(profile: str) -> Profile:
@@ -86,7 +88,7 @@ def load_profile(profile: str) -> Profile:
     try: content = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
-    for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes"})
+    for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes", "resources"})
     for key in ("settings", "experiments", "minutes"):
         if not isinstance(content.get(key, {}), dict): raise ValueError(f"profile {path.stem}, {key}: a table is needed")
     settings = {name: _setting(name, table) for name, table in content.get("settings", {}).items()}
@@ -96,7 +98,8 @@ def load_profile(profile: str) -> Profile:
         raise ValueError(f"profile {path.stem}: two settings have the same label ({', '.join(labels)})")
     _check_rest(path.stem, content)
     return Profile(path.stem, content.get("title", path.stem), settings,
-                   content.get("experiments", {}), content.get("minutes", {}))
+                   content.get("experiments", {}), content.get("minutes", {}),
+                   check_resources(content.get("resources", {}), f"profile {path.stem}, resources"))
 
 # %% ../nbs/22_study.ipynb #check-rest
 def _check_rest(profile, content):
@@ -251,8 +254,8 @@ def single_models(frame: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/22_study.ipynb #study
 class Study:
     "Trains the models of one setting and measures its pairs; everything goes through the store."
-    def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11):
-        self.setting, self.store, self.jobs, self.points = setting, store, jobs, points
+    def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11, resources: dict | None = None):
+        self.setting, self.store, self.jobs, self.points, self.resources = setting, store, jobs, points, resources
     def members(self, role: str, count: int) -> list[Member]:
         "The first `count` sources or held-outs, trained."
         have = getattr(self.setting, f"{choose('role', role, ('source', 'heldout'))}s")
@@ -270,11 +273,11 @@ class Study:
         return stars
     def _run(self, function, members, label):
         missing = [m for m in members if m.config not in self.store]
-        spread(function, [(self.setting, self.store, m) for m in missing], self.jobs, label)
+        spread(function, [(self.setting, self.store, m) for m in missing], self.jobs, label, resources=self.resources)
     def paths(self, pairs: list[Pair]) -> pd.DataFrame:
         "Measure pairs: tidy rows of loss and accuracy along each path, and of its barriers."
         curves = spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs],
-                        self.jobs, f"{self.setting.label}: paths")
+                        self.jobs, f"{self.setting.label}: paths", resources=self.resources)
         return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)],
                             columns=[*COLUMNS, "matching"])
 
@@ -418,7 +421,7 @@ def _studies(experiment):
     settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)]
                 for name in experiment.settings]
     for setting in settings: _check_counts(experiment, setting)
-    return [Study(setting, store, worker_count(), experiment.points) for setting in settings]
+    return [Study(setting, store, worker_count(), experiment.points, experiment.profile.resources) for setting in settings]
 
 def _check_counts(experiment, setting):
     "The profile says how many sources and held-outs there are; nobody may ask for more."

@@ -4,10 +4,9 @@
 
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
-import copy, dataclasses, math, os, sys, threading, time
+import copy, dataclasses, math
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -15,12 +14,12 @@ from .base import choose
 from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
 from .files import below, state_digest
+from .jobs import spread
 from .models import initialise, stream, stream_seed
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'BOUNDS', 'Recipe', 'check_number', 'recipe_from', 'learning_rate',
-           'augment', 'FlatModule', 'state_of', 'Course', 'descend', 'train', 'single_thread', 'progress', 'spread',
-           'train_population']
+           'augment', 'FlatModule', 'state_of', 'Course', 'descend', 'train', 'train_population']
 
 # %% ../nbs/02_training.ipynb #recipe
 @dataclass(frozen=True)
@@ -263,60 +262,6 @@ def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
 
     Raises `FloatingPointError` with step, epoch and seed when the loss is no longer finite."""
     return descend(model, data, recipe, seed, checkpoint=checkpoint)[0]
-
-# %% ../nbs/02_training.ipynb #single-thread
-@contextmanager
-def single_thread():
-    "Let PyTorch use one thread, then put its setting back."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(threads)
-
-def _run_job(function, arguments, parent):
-    if os.getpid() != parent: _follow(parent)
-    with single_thread(): return function(*arguments)
-
-# %% ../nbs/02_training.ipynb #follow
-@cache
-def _follow(parent):
-    "In a worker process: end when the process that started it has ended."
-    def watch():
-        while os.getppid() == parent: time.sleep(1)
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
-
-# %% ../nbs/02_training.ipynb #progress
-def progress(items, label: str, total: int):
-    "Yield `items`, telling how many of `total` are done."
-    file = os.environ.get("STARLIGHT_PROGRESS")
-    if not file:
-        from tqdm import tqdm
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        yield from tqdm(items, desc=label, total=total, leave=False, disable=not watched)
-        return
-    _write_progress(file, 0, total, label)
-    for done, item in enumerate(items, 1):
-        _write_progress(file, done, total, label)
-        yield item
-
-def _write_progress(file, done, total, label):
-    with open(f"{file}.new", "w") as out: out.write(f"{done} {total} {label}")
-    os.replace(f"{file}.new", file)
-
-# %% ../nbs/02_training.ipynb #spread
-def spread(function,      # called as `function(*arguments)`; importable, so that a worker process finds it
-           tasks,         # one tuple of arguments a job
-           jobs: int = 1,  # processes; 1 runs everything here
-           label: str = "jobs",
-          ) -> list:
-    "The results of independent jobs, in the order of `tasks`."
-    from joblib import Parallel, delayed
-    tasks = list(tasks)
-    workers = max(1, min(jobs, len(tasks)))
-    results = Parallel(n_jobs=workers, return_as="generator")(
-        delayed(_run_job)(function, task, os.getpid()) for task in tasks)
-    return list(progress(results, label, len(tasks)))
 
 # %% ../nbs/02_training.ipynb #train-seed
 def _train_seed(build, data, recipe, seed): return train(initialise(build, seed), data, recipe, seed)

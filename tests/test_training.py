@@ -13,7 +13,7 @@ import torch
 from starlight_nb.checkpoints import Checkpoint
 from starlight_nb.data import Dataset, Split, batches, load
 from starlight_nb.models import build, initialise
-from starlight_nb.training import Recipe, learning_rate, recipe_from, single_thread, train, train_population
+from starlight_nb.training import Recipe, learning_rate, recipe_from, train, train_population
 
 
 def equal(a, b):
@@ -114,14 +114,6 @@ def test_bad_data_are_one_clear_error(small):
         load("digit")
     with pytest.raises(ValueError, match="augmentation.*needs images"):
         train(torch.nn.Linear(5, 3), small, Recipe(epochs=1, augmentation="crop"), 0)
-
-
-def test_single_thread_puts_the_setting_back():
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), single_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
-    assert torch.get_num_threads() == before
 
 
 def killed(model, data, recipe, seed, checkpoint, batches):
