@@ -15,7 +15,6 @@ from .files import below
 from .models import stream
 from .star import StarResult
 from .study import COLUMNS, Member, Study
-from .training import spread
 
 # %% auto #0
 __all__ = ['AVERAGED', 'UNLIKE', 'SCORES', 'PAIRS', 'Posterior', 'posteriors', 'measure_averages', 'average_table',
@@ -172,7 +171,7 @@ def measure_averages(study: Study,
                      resamples: int = 1000,
                     ) -> pd.DataFrame:
     "Measure posteriors: tidy rows with the columns `method`, `draws` and `bin` besides the usual ones."
-    saved = spread(_average, [(study, posterior) for posterior in found], study.jobs, f"{study.setting.label}: averages")
+    saved = study.spread(_average, [(study, posterior) for posterior in found], "averages")
     runs = list(zip(found, saved))
     rows = [row for posterior, values in runs for row in _average_rows(study, posterior, values)]
     return pd.DataFrame(rows + list(_differences(study, runs, resamples)), columns=[*COLUMNS, "method", "draws", "bin"])

@@ -10,7 +10,6 @@ import torch
 from .bma import example_scores, predictions
 from .fusion import average, average_aligned, ensemble, inference_cost
 from .study import COLUMNS, Member, Study, bootstrap_mean
-from .training import spread
 
 # %% auto #0
 __all__ = ['MERGED', 'BEST', 'METHODS', 'Predictor', 'predictors', 'measure_predictors', 'fusion_summary', 'fusion_table',
@@ -76,7 +75,7 @@ def _measure(study, predictor):
 
 def measure_predictors(study: Study, found: list[Predictor]) -> pd.DataFrame:
     "Tidy rows of loss and accuracy on every split of the data, with `method` and the number of the `first` source."
-    values = spread(_measure, [(study, predictor) for predictor in found], study.jobs, f"{study.setting.label}: predictors")
+    values = study.spread(_measure, [(study, predictor) for predictor in found], "predictors")
     rows = [dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset,
                  n_source=p.n_source, star_seed=p.star_seed, pair="single", model_a=p.name, split=split, metric=metric,
                  value=value, method=p.method, first=p.first)

@@ -66,15 +66,29 @@ def _say(text, file=None):
     tqdm.write(text, file=file or sys.stdout)
     (file or sys.stdout).flush()
 
+# %% ../nbs/32_reproduce.ipynb #write-event
+def _write_event(event, **values):
+    "One JSON object on a line of the standard output, in one piece."
+    import datetime
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    sys.stdout.write(json.dumps({"time": now, "event": event} | values) + "\n")
+    sys.stdout.flush()
+
+def _say_event(event, name=None, number=None, total=None, seconds=0.0, **values):
+    "The same for people."
+    if event == "notebook started": _say(f"[{number}/{total}] {name}")
+    elif name: _say(f"[{number}/{total}] {name}: {event.removeprefix('notebook ')} after {_clock(seconds)}")
+
 # %% ../nbs/32_reproduce.ipynb #watch
 class Watch:
     "Tells how far a run is, from a thread of its own."
-    def __init__(self, expected: dict[str, float], file: Path, quiet_seconds: float = 15):
-        self.expected, self.file, self.every = expected, file, quiet_seconds
+    def __init__(self, minutes: dict[str, float], folder: Path, log_json: bool = False):
+        self.expected, self.folder, self.log_json = {name: 60 * m for name, m in minutes.items()}, folder, log_json
         self.start, self.done, self.current, self.ended = time.time(), 0.0, None, threading.Event()
-        self.thread = threading.Thread(target=self._tell, daemon=True)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.tell = _write_event if log_json else _say_event
     def begin(self, experiment):
-        self.file.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.current, self.began = experiment, time.time()
     def end(self): self.done, self.current = self.done + self.expected[self.current], None
     def remaining(self) -> float:
@@ -85,22 +99,22 @@ class Watch:
         return (total - self.done - here) * pace
     def stage(self) -> tuple[int, int, str]:
         "Jobs done, jobs in all, and what they are, as the notebook last said."
-        try: done, total, label = self.file.read_text().split(" ", 2)
-        except (OSError, ValueError): return 0, 0, "starting"
-        return int(done), int(total), label
+        from starlight_nb.jobs import read_progress
+        return read_progress(self.folder / "all") or (0, 0, "starting")
     def __enter__(self):
         self.thread.start()
         return self
     def __exit__(self, *error):
         self.ended.set()
         self.thread.join()
-    def _tell(self): (_bars if sys.stderr.isatty() else _lines)(self)
+    def _watch(self): (_events if self.log_json else _bars if sys.stderr.isatty() else _lines)(self)
 
 # %% ../nbs/32_reproduce.ipynb #bars
 def _bars(watch):
-    "Two bars on a terminal, until the watch ends."
+    "Bars on a terminal, until the watch ends: the notebook, the whole, and each training under way."
     from tqdm import tqdm
-    total = sum(watch.expected.values())
+    from starlight_nb.jobs import Bars
+    total, trainings = sum(watch.expected.values()), Bars(watch.folder)
     whole = tqdm(total=total, position=1,
                  bar_format="{desc:<40}{percentage:3.0f}%|{bar}| {elapsed} elapsed{postfix}")
     inner = tqdm(total=1, position=0,
@@ -115,17 +129,28 @@ def _bars(watch):
         whole.n = min(watch.done + time.time() - watch.began, watch.done + watch.expected[watch.current], total)
         whole.set_postfix_str(f" about {_clock(watch.remaining())} left", refresh=False)
         whole.set_description_str("whole report")
-    inner.close()
-    whole.close()
+        trainings.refresh()
+    for bar in (trainings, inner, whole): bar.close()
 
 # %% ../nbs/32_reproduce.ipynb #lines
-def _lines(watch):
+def _lines(watch, every=15):
     "A line every few seconds, where nobody sees a bar."
-    while not watch.ended.wait(watch.every):
+    while not watch.ended.wait(every):
         if watch.current is None: continue
         done, of, label = watch.stage()
         _say(f"  {watch.current}: {label} {done}/{of} · {_clock(time.time() - watch.start)} elapsed, "
              f"about {_clock(watch.remaining())} left")
+
+def _events(watch, every=1.0):
+    "An event of progress whenever something has changed, for machines."
+    from starlight_nb.jobs import under_way
+    said = None
+    while not watch.ended.wait(every):
+        (done, of, label), trainings = watch.stage(), under_way(watch.folder)
+        now = dict(name=watch.current, label=label, done=done, total=of,
+                   under_way=[dict(label=label, done=done, total=of) for label, (done, of) in trainings.items()])
+        if watch.current and now != said: watch.tell("progress", **now)
+        said = now
 
 # %% ../nbs/32_reproduce.ipynb #tidy
 def tidy(notebook: dict) -> dict:
@@ -221,7 +246,8 @@ def _save_evidence(out, profile, times, entries_before):
               for name, seconds in times.items()}
     evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(),
                     versions=versions(), device="cpu", machine=f"{platform.system()} {platform.machine()}",
-                    cores=os.cpu_count(), workers=worker_count(), wall_seconds=walls, measured=measured)
+                    cores=os.cpu_count(), workers=worker_count(), backend=os.environ.get("STARLIGHT_BACKEND") or "processes",
+                    wall_seconds=walls, measured=measured)
     write_whole(path, json.dumps(evidence, indent=1) + "\n")
     shutil.rmtree(out / "measured", ignore_errors=True)
 
@@ -308,27 +334,47 @@ def reproduce(
     parameters: dict | None = None,   # values that take the place of the profile's
     out=None, store=None, data=None,  # folders of the report, the trained models, the data sets
     jobs: int | None = None,          # worker processes; None is one a core
+    backend: str | None = None,       # where jobs run: processes, ray; None is what the environment says, or processes
+    ray_address: str | None = None,   # of a Ray cluster; None is what the environment says, or Ray started here
     force: bool = False,              # train and measure again what the store has
     keep_going: bool = False,         # run the other notebooks when one fails
+    log_json: bool = False,           # say what happens as one JSON object a line
 ) -> Path:
     """Run experiment notebooks under a profile and write their report; returns its folder.
 
-    Raises `ValueError` for bad input and `OSError` for a folder that cannot be written to, before anything runs,
-    and `NotebookFailed` when a notebook fails."""
+    Raises `ValueError` for bad input, `OSError` for a folder that cannot be written to and `ConnectionError` where no cluster
+    answers, before anything runs, and `NotebookFailed` when a notebook fails."""
     if jobs is not None and jobs < 1: raise ValueError(f"jobs: at least one worker process is needed, not {jobs}")
     content, chosen = _check_profile(profile, only, parameters or {})
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
     data = str(Path(data).resolve()) if data else os.environ.get("STARLIGHT_DATA", "")
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     _check_folders(out, store, data)
-    with _only_run(out) as staging, _environment(
-            STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data,
-            STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
-            STARLIGHT_PROGRESS=str(staging) + ".progress",
-            OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"):
+    minutes = {name: content.minutes.get(name, 1.0) for name in chosen}
+    with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging, _environment(
+              STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data,
+              STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
+              STARLIGHT_PROGRESS=f"{staging}.progress", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
+          Watch(minutes, Path(f"{staging}.progress"), log_json) as watch):
+        watch.tell("run started", profile=content.name, report=str(out), notebooks=list(chosen))
         _run_all(content, {name: {"profile": profile} | given for name, given in chosen.items()},
-                 out, staging, store, keep_going)
+                 out, staging, store, keep_going, watch)
     return out
+
+# %% ../nbs/32_reproduce.ipynb #cluster
+@contextmanager
+def _cluster(backend, address, resources):
+    "Say in the environment where jobs run; with Ray, stay connected, so that one that was started here lasts."
+    from starlight_nb.jobs import chosen_backend, cluster_address, connected
+    backend = choose("backend", backend, ("processes", "ray")) if backend else chosen_backend()
+    if backend != "ray":
+        if address: raise ValueError(f"ray-address: {address!r} is given, but the backend is {backend!r}, not 'ray'")
+        with _environment(STARLIGHT_BACKEND=backend): yield
+        return
+    with connected(address, resources) as ray:
+        address = cluster_address(address)
+        if address == "local": address = ray.get_runtime_context().gcs_address
+        with _environment(STARLIGHT_BACKEND=backend, STARLIGHT_RAY_ADDRESS=address): yield
 
 # %% ../nbs/32_reproduce.ipynb #check-folders
 def _check_folders(out, store, data):
@@ -358,28 +404,31 @@ def _clear(out):
         else: path.unlink(missing_ok=True)
 
 # %% ../nbs/32_reproduce.ipynb #run-all
-def _run_all(content, parameters, out, staging, store, keep_going):
+def _run_all(content, parameters, out, staging, store, keep_going, watch):
     "Run the notebooks one after another; the gallery shows those that have ended well."
-    times, before, failures = {}, {}, []
-    with Watch({name: 60 * content.minutes.get(name, 1.0) for name in parameters},
-               Path(f"{staging}.progress")) as watch:
-        for number, (name, given) in enumerate(parameters.items(), 1):
-            _say(f"[{number}/{len(parameters)}] {name}")
-            before[name], began = len(list(store.glob("*/*.safetensors"))), time.time()
-            watch.begin(name)
-            try: _run_notebook(name, given, out, staging)
-            except NotebookFailed as error:
-                failures.append(str(error))
-                if keep_going: _say(str(error), sys.stderr)
-                else: break
-            else: times[name] = time.time() - began
-            watch.end()
-            _say(f"[{number}/{len(parameters)}] {name}: {'failed' if name not in times else 'done'} "
-                 f"after {_clock(time.time() - began)}")
+    times, before, failures = {}, {}, {}
+    for number, (name, given) in enumerate(parameters.items(), 1):
+        place = dict(name=name, number=number, total=len(parameters))
+        watch.tell("notebook started", **place)
+        before[name], began = len(list(store.glob("*/*.safetensors"))), time.time()
+        watch.begin(name)
+        try: _run_notebook(name, given, out, staging)
+        except NotebookFailed as error: failures[name] = str(error)
+        else: times[name] = time.time() - began
+        watch.end()
+        _tell_end(watch, place, round(time.time() - began, 1), failures.get(name), keep_going)
+        if failures and not keep_going: break
     if times:
         write_gallery(out, content.title)
         _save_evidence(out, content.name, times, before)
-    if failures: raise NotebookFailed("\n".join(failures))
+    watch.tell("run done", seconds=round(time.time() - watch.start, 1), failed=list(failures))
+    if failures: raise NotebookFailed("\n".join(failures.values()))
+
+def _tell_end(watch, place, seconds, error, keep_going):
+    "A notebook has ended, well or not; an error after which the run goes on is shown now."
+    if error and keep_going: _say(error, sys.stderr)
+    if error: watch.tell("notebook failed", **place, seconds=seconds, error=error)
+    else: watch.tell("notebook done", **place, seconds=seconds)
 
 # %% ../nbs/32_reproduce.ipynb #check-import
 def _check_import(name):
@@ -456,8 +505,11 @@ REPRODUCE = [
     (["--store"], dict(metavar="DIR", help="the folder of trained models (default: .starlight/store)")),
     (["--data"], dict(metavar="DIR", help="the folder of data sets that need files (default: STARLIGHT_DATA)")),
     (["--jobs"], dict(type=int, metavar="N", help="worker processes (default: one a core)")),
+    (["--backend"], dict(metavar="NAME", help="where jobs run: processes, here, or ray (default: processes)")),
+    (["--ray-address"], dict(metavar="ADDRESS", help="a Ray cluster: HOST:PORT, ray://HOST:PORT, auto (default: Ray is started here)")),
     (["--force"], dict(action="store_true", help="train and measure again what the store has")),
     (["--keep-going"], dict(action="store_true", help="run the other notebooks when one fails")),
+    (["--log-json"], dict(action="store_true", help="print one JSON object a line, for machines")),
 ]
 
 # %% ../nbs/32_reproduce.ipynb #store-options
@@ -498,7 +550,7 @@ def _reproduce(arguments):
     options = {key: value for key, value in vars(arguments).items() if key != "command"}
     start = time.time()
     out = reproduce(**options | {"parameters": dict(options["parameters"])})
-    print(f"report: {os.path.relpath(out / 'index.html')} ({_clock(time.time() - start)})")
+    if not arguments.log_json: print(f"report: {os.path.relpath(out / 'index.html')} ({_clock(time.time() - start)})")
 
 # %% ../nbs/32_reproduce.ipynb #store
 def _store(arguments):

@@ -16,13 +16,14 @@ from .base import (checkpoint_seconds, choose, experiments_folder, profile_names
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import LOADERS, load
 from .files import below, config_key
+from .jobs import check_resources, spread
 from .matching import match_weights
 from .models import build, check_architecture, initialise
 from .permutation import infer_spec, permute
 from .star import named_permutations, train_star
 from .store import Store
 from .recipes import Recipe, recipe_from
-from .training import plan_population, spread, train_together
+from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
@@ -87,6 +88,7 @@ class Profile:
     settings: dict[str, Setting]
     experiments: dict[str, dict]  # for each experiment, values of its notebook's parameters
     minutes: dict[str, float]     # for each experiment, how long it takes on two cores from an empty store
+    resources: dict[str, float]   # what each job asks of a node of a cluster: cpus, gpus
 
 # %% ../nbs/22_study.ipynb #load-profile
 def load_profile(profile: str) -> Profile:
@@ -98,7 +100,7 @@ def load_profile(profile: str) -> Profile:
     try: content = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
-    for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes"})
+    for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes", "resources"})
     for key in ("settings", "experiments", "minutes"):
         if not isinstance(content.get(key, {}), dict): raise ValueError(f"profile {path.stem}, {key}: a table is needed")
     settings = {name: _setting(name, table) for name, table in content.get("settings", {}).items()}
@@ -108,7 +110,8 @@ def load_profile(profile: str) -> Profile:
         raise ValueError(f"profile {path.stem}: two settings have the same label ({', '.join(labels)})")
     _check_rest(path.stem, content)
     return Profile(path.stem, content.get("title", path.stem), settings,
-                   content.get("experiments", {}), content.get("minutes", {}))
+                   content.get("experiments", {}), content.get("minutes", {}),
+                   check_resources(content.get("resources", {}), f"profile {path.stem}, resources"))
 
 # %% ../nbs/22_study.ipynb #check-rest
 def _check_rest(profile, content):
@@ -264,41 +267,44 @@ def single_models(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(ends).drop_duplicates(["setting", "model_a", "split", "metric"], ignore_index=True)
 
 # %% ../nbs/22_study.ipynb #train-missing
-def _train_missing(study, missing, label):
+def _train_missing(study, missing, what):
     if not missing: return
     model, recipe = study.model(), recipe_from(missing[0].config["recipe"])
     plan = plan_population(model, study.data, recipe, len(missing), study.jobs)
     tasks = [(study.setting, study.store, *(missing[n] for n in group)) for group in plan.groups]
-    spread(_train_regular, tasks, plan.jobs, label, plan.backend)
+    study.spread(_train_regular, tasks, what, plan)
 
 # %% ../nbs/22_study.ipynb #study
 class Study:
     "Trains the models of one setting and measures its pairs; everything goes through the store."
-    def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11):
-        self.setting, self.store, self.jobs, self.points = setting, store, jobs, points
+    def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11, resources: dict | None = None):
+        self.setting, self.store, self.jobs, self.points, self.resources = setting, store, jobs, points, resources
     data, spec = property(lambda self: _data(self.setting.dataset)), property(lambda self: _spec(self.setting))
     def model(self): return _model(self.setting)()
     def state(self, member: Member) -> dict[str, torch.Tensor]: return _state(self.setting, self.store, member)
+    def spread(self, function, tasks, what: str, plan: PopulationPlan | None = None) -> list:
+        "Run jobs, on a cluster each with what the profile asks for."
+        jobs, backend = (plan.jobs, plan.backend) if plan else (self.jobs, None)
+        return spread(function, tasks, jobs, f"{self.setting.label}: {what}", backend, resources=self.resources)
     def members(self, role: str, count: int) -> list[Member]:
         "The first `count` sources, held-outs or long ones, trained."
         have = {"source": self.setting.sources, "heldout": self.setting.heldouts, "long": count}
         if count > have[choose("role", role, have)]:
             raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have[role]}")
         members = [regular_member(self.setting, role, n) for n in range(count)]
-        _train_missing(self, self._missing(members), f"{self.setting.label}: {role}s")
+        _train_missing(self, self._missing(members), f"{role}s")
         return members
     def stars(self, counts: list[int], seeds: int, first: int = 0, **options) -> list[tuple[int, int, Member]]:
         "`(n_source, seed, star)` for `seeds` stars of each number of sources, from number `first` on, trained."
         stars = [(n, seed, star_member(self.setting, n, seed, first, **options)) for n in counts for seed in range(seeds)]
         self.members("source", first + max(counts))
         longest_first = self._missing([star for *_, star in sorted(stars, key=lambda s: -s[0])])
-        spread(_train_star, [(self.setting, self.store, star) for star in longest_first], self.jobs, f"{self.setting.label}: stars")
+        self.spread(_train_star, [(self.setting, self.store, star) for star in longest_first], "stars")
         return stars
     def _missing(self, members): return [member for member in members if member.config not in self.store]
     def paths(self, pairs: list[Pair]) -> pd.DataFrame:
         "Measure pairs: tidy rows of loss and accuracy along each path, and of its barriers."
-        curves = spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs],
-                        self.jobs, f"{self.setting.label}: paths")
+        curves = self.spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs], "paths")
         return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)],
                             columns=[*COLUMNS, "matching"])
 
@@ -442,7 +448,8 @@ def _studies(experiment):
     settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)]
                 for name in experiment.settings]
     for setting in settings: _check_counts(experiment, setting)
-    return [Study(setting, store, worker_count(), experiment.parameters.get("points", 11)) for setting in settings]
+    return [Study(setting, store, worker_count(), experiment.parameters.get("points", 11), experiment.profile.resources)
+            for setting in settings]
 
 def _check_counts(experiment, setting):
     "The profile says how many sources and held-outs there are; nobody may ask for more."

@@ -4,23 +4,23 @@
 
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
-import copy, dataclasses, math, os, sys, threading, time
+import dataclasses, math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 import torch
 from torch import nn
 from .base import choose
 from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
-from .files import below, config_key, state_digest
+from .files import below, state_digest
+from .jobs import chosen_backend, epochs, spread
 from .models import RANDOM, initialise, stream, stream_seed
 from .recipes import Recipe, augment, learning_rate
 from .vectors import FlatModule, StackedModules, draws_random_numbers, state_of, why_apart
 
 # %% auto #0
-__all__ = ['THREADS', 'STACK', 'Course', 'descend', 'train', 'single_thread', 'progress', 'spread', 'train_together',
-           'PopulationPlan', 'plan_population', 'train_population', 'check_seeds']
+__all__ = ['THREADS', 'STACK', 'Course', 'descend', 'train', 'train_together', 'PopulationPlan', 'plan_population',
+           'train_population', 'check_seeds']
 
 # %% ../nbs/02_training.ipynb #course
 class Course:
@@ -145,7 +145,7 @@ def _run(networks, data, recipe, seeds, course, checkpoint):
     position = _Position(networks, data, recipe, seeds, course)
     with _seeded(seeds[0]):
         if checkpoint and (saved := checkpoint.load()): position.restore(saved)
-        for epoch in range(len(position.history), recipe.epochs):
+        for epoch in epochs(range(len(position.history), recipe.epochs)):
             course.begin_epoch(epoch, position.theta)
             each = zip(_rates(data, recipe, epoch), _batches(data, recipe, position.own, len(seeds) > 1))
             losses = [_step(position, x, y, rate) for rate, (x, y) in each]
@@ -185,61 +185,6 @@ def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
     Raises `FloatingPointError` with step, epoch and seed when the loss is no longer finite."""
     return descend(model, data, recipe, seed, checkpoint=checkpoint)[0]
 
-# %% ../nbs/02_training.ipynb #single-thread
-@contextmanager
-def single_thread():
-    "Let PyTorch use one thread, then put its setting back."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(threads)
-
-def _run_job(function, arguments, parent):
-    if os.getpid() != parent: _follow(parent)
-    with single_thread(): return function(*arguments)
-
-# %% ../nbs/02_training.ipynb #follow
-@cache
-def _follow(parent):
-    "In a worker process: end when the process that started it has ended."
-    def watch():
-        while os.getppid() == parent: time.sleep(1)
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
-
-# %% ../nbs/02_training.ipynb #progress
-def progress(items, label: str, total: int):
-    "Yield `items`, telling how many of `total` are done."
-    file = os.environ.get("STARLIGHT_PROGRESS")
-    if not file:
-        from tqdm import tqdm
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        yield from tqdm(items, desc=label, total=total, leave=False, disable=not watched)
-        return
-    _write_progress(file, 0, total, label)
-    for done, item in enumerate(items, 1):
-        _write_progress(file, done, total, label)
-        yield item
-
-def _write_progress(file, done, total, label):
-    with open(f"{file}.new", "w") as out: out.write(f"{done} {total} {label}")
-    os.replace(f"{file}.new", file)
-
-# %% ../nbs/02_training.ipynb #spread
-def spread(function,      # called as `function(*arguments)`; importable, so that a worker process finds it
-           tasks,         # one tuple of arguments a job
-           jobs: int = 1,  # processes; 1 runs everything here
-           label: str = "jobs",
-          backend: str = "processes",  # or threads
-          ) -> list:
-    "The results of independent jobs, in the order of `tasks`."
-    from joblib import Parallel, delayed
-    tasks = list(tasks)
-    workers = max(1, min(jobs, len(tasks)))
-    results = Parallel(n_jobs=workers, return_as="generator", backend={"threads": "threading", "processes": "loky"}[backend])(
-        delayed(_run_job)(function, task, os.getpid()) for task in tasks)
-    return list(progress(results, label, len(tasks)))
-
 # %% ../nbs/02_training.ipynb #train-together
 def train_together(models: list[nn.Module],  # where to start, of one architecture; not changed
                    data: Dataset, recipe: Recipe,
@@ -261,7 +206,7 @@ class PopulationPlan:
     "How the networks of a population are trained."
     groups: list[list[int]]  # numbers of the networks that are trained together, one list a job
     jobs: int                # at a time
-    backend: str             # threads or processes
+    backend: str             # threads, processes or ray
     why: str
     def __str__(self):
         sizes = sorted({len(group) for group in self.groups})
@@ -276,11 +221,12 @@ def plan_population(model: nn.Module,  # one of them
                    ) -> PopulationPlan:
     "The fastest way to train so many networks like this one."
     x, alone = data.train.x[:2], [[n] for n in range(count)]
-    apart, jobs = why_apart(model, x, recipe), max(1, min(jobs, count))
+    apart, jobs, cluster = why_apart(model, x, recipe), max(1, min(jobs, count)), chosen_backend() == "ray"
     if not apart and count >= STACK:
         jobs = min(jobs, count // STACK)
         stacks = [list(range(count))[n * count // jobs:(n + 1) * count // jobs] for n in range(jobs)]
-        return PopulationPlan(stacks, jobs, "threads", "a step is mostly overhead, which a stack has once")
+        return PopulationPlan(stacks, jobs, "ray" if cluster else "threads", "a step is mostly overhead, which a stack has once")
+    if cluster: return PopulationPlan(alone, jobs, "ray", f"{apart or f'a stack pays from {STACK} networks'}, and a cluster was asked for")
     if not apart: return PopulationPlan(alone, jobs, "processes", f"a stack pays from {STACK} networks")
     if jobs > THREADS: return PopulationPlan(alone, jobs, "processes", f"{apart}, and more than {THREADS} threads wait for one another")
     if draws_random_numbers(model, x): return PopulationPlan(alone, jobs, "processes", f"{apart}, and threads share random numbers")

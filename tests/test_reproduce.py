@@ -3,6 +3,7 @@ import errno
 import html.parser
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -66,7 +67,9 @@ def test_parameters_take_the_place_of_the_profile(smoke_report, tmp_path):
     (["-p", "settings=mlp"], "parameter settings: a value of type list is needed"),
     (["-p", "sources=99"], "sources: 99 are asked for, setting 'mlp' of profile 'smoke' has 4 sources"),
     (["-p", "source_counts=[2,5]"], "source_counts: 5 are asked for"),
-    (["--only", "fig7"], "only: 'fig7' is not known"), (["--jobs", "0"], "jobs: at least one worker")])
+    (["--only", "fig7"], "only: 'fig7' is not known"), (["--jobs", "0"], "jobs: at least one worker"),
+    (["--backend", "rya"], "backend: 'rya' is not known; did you mean 'ray'"), (["--backend", "threads"], "backend: 'threads' is not known (accepted: processes, ray)"),
+    (["--ray-address", "auto"], "ray-address: 'auto' is given, but the backend is 'processes', not 'ray'")])
 def test_bad_input_is_told_before_anything_runs(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = words if "--profile" in words else ["--profile", "smoke", *words]
@@ -138,6 +141,41 @@ def test_a_failing_notebook_is_told_even_where_it_cannot_be_kept(broken, capsys)
     assert reproduce.main(["reproduce", "--profile", "smoke", "--only", "fig3", "--out", str(out), "--store", str(broken / "store")]) == 1
     said = capsys.readouterr().err
     assert "ZeroDivisionError: on purpose" in said and f"could not be kept: the folder {out}/failed cannot be written to" in said
+def test_a_run_for_machines_prints_json_and_nothing_else(smoke_report, tmp_path):
+    store = shutil.copytree(smoke_report / "store", tmp_path / "store", ignore=shutil.ignore_patterns("locks"))
+    status, out, error = finish(starlight(*FIG3, "--force", "--log-json", folder=tmp_path, store=store))
+    assert status == 0, out + error
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [e["time"] for e in events] == sorted(e["time"] for e in events) and all(e["time"].endswith("+00:00") for e in events)
+    told = [e for e in events if e["event"] == "progress"]
+    assert told and all(e.keys() == {"time", "event", "name", "label", "done", "total", "under_way"} for e in told)
+    assert {e["name"] for e in told} == {"fig3_paths"} and any("paths" in e["label"] and e["done"] <= e["total"] == 8 for e in told)
+    first, started, *_, done, last = events
+    assert first.items() >= {"event": "run started", "profile": "smoke", "report": str(tmp_path / "report"), "notebooks": ["fig3_paths"]}.items()
+    assert started.items() >= {"event": "notebook started", "name": "fig3_paths", "number": 1, "total": 1}.items()
+    assert done["event"] == "notebook done" and done["name"] == "fig3_paths" and 0 < done["seconds"] <= last["seconds"]
+    assert last["event"] == "run done" and last["failed"] == []
+    assert report_bytes(tmp_path)["data/fig3_paths.csv"] == report_bytes(smoke_report)["data/fig3_paths.csv"]
+
+
+def test_a_failing_notebook_is_told_to_machines_too(broken, capsys):
+    words = ["reproduce", "--profile", "smoke", "--out", str(broken / "report"), "--store", str(broken / "store"), "--keep-going", "--log-json"]
+    assert reproduce.main(words) == 1
+    said = capsys.readouterr()
+    events = [json.loads(line) for line in said.out.splitlines()]
+    failed, = (e for e in events if e["event"] == "notebook failed")
+    assert failed["name"] == "fig3_paths" and "ZeroDivisionError: on purpose" in failed["error"] and "on purpose" in said.err
+    assert [e["event"] for e in events if e["event"] != "progress"] == [
+        "run started", *["notebook started", "notebook done", "notebook started", "notebook failed", "notebook started", "notebook done"], "run done"]
+    assert events[-1]["failed"] == ["fig3_paths"]
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_anything_runs(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main([*FIG3, "--backend", "ray", "--ray-address", "localhost:1"]) == 2
+    assert "starlight: ray-address: no Ray cluster answers at localhost:1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):

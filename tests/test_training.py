@@ -14,7 +14,7 @@ from starlight_nb.checkpoints import Checkpoint
 from starlight_nb.data import Dataset, Split, batches, load
 from starlight_nb.models import build, initialise
 from starlight_nb.recipes import Recipe, learning_rate, recipe_from
-from starlight_nb.training import single_thread, train, train_population
+from starlight_nb.training import train, train_population
 
 
 def equal(a, b):
@@ -115,14 +115,6 @@ def test_bad_data_are_one_clear_error(small):
         load("digit")
     with pytest.raises(ValueError, match="augmentation.*needs images"):
         train(torch.nn.Linear(5, 3), small, Recipe(epochs=1, augmentation="crop"), 0)
-
-
-def test_single_thread_puts_the_setting_back():
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), single_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
-    assert torch.get_num_threads() == before
 
 
 def killed(model, data, recipe, seed, checkpoint, batches):

@@ -16,12 +16,13 @@ import matplotlib.pyplot as plt
 
 from starlight_nb.barriers import evaluate, loss_barrier, path_losses, refresh_batchnorm
 from starlight_nb.base import write_whole
+from starlight_nb.jobs import spread
 from starlight_nb.matching import match_weights
 from starlight_nb.models import initialise
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.star import train_star
 from starlight_nb.study import bootstrap_mean
-from starlight_nb.training import spread, train_population
+from starlight_nb.training import train_population
 
 OUT = Path(__file__).parents[2] / "reports/bench"
 SAMPLINGS = {"uniform": {}, "uniform, 4 draws": {"draws": 4}, "beta": {"t_sampling": "beta"}, "adaptive": {"t_sampling": "adaptive"},
