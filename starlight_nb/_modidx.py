@@ -763,6 +763,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'starlight_nb.study._check_counts': ('study.html#_check_counts', 'starlight_nb/study.py'),
                                     'starlight_nb.study._check_parameter': ('study.html#_check_parameter', 'starlight_nb/study.py'),
                                     'starlight_nb.study._check_rest': ('study.html#_check_rest', 'starlight_nb/study.py'),
+                                    'starlight_nb.study._check_role': ('study.html#_check_role', 'starlight_nb/study.py'),
                                     'starlight_nb.study._data': ('study.html#_data', 'starlight_nb/study.py'),
                                     'starlight_nb.study._match': ('study.html#_match', 'starlight_nb/study.py'),
                                     'starlight_nb.study._measure': ('study.html#_measure', 'starlight_nb/study.py'),

@@ -350,12 +350,11 @@ def reproduce(
     data = str(Path(data).resolve()) if data else os.environ.get("STARLIGHT_DATA", "")
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     _check_folders(out, store, data)
-    minutes = {name: content.minutes.get(name, 1.0) for name in chosen}
     with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging, _environment(
               STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data,
               STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
               STARLIGHT_PROGRESS=f"{staging}.progress", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
-          Watch(minutes, Path(f"{staging}.progress"), log_json) as watch):
+          Watch({name: content.minutes.get(name, 1.0) for name in chosen}, Path(f"{staging}.progress"), log_json) as watch):
         watch.tell("run started", profile=content.name, report=str(out), notebooks=list(chosen))
         _run_all(content, {name: {"profile": profile} | given for name, given in chosen.items()},
                  out, staging, store, keep_going, watch)

@@ -274,6 +274,12 @@ def _train_missing(study, missing, what):
     tasks = [(study.setting, study.store, *(missing[n] for n in group)) for group in plan.groups]
     study.spread(_train_regular, tasks, what, plan)
 
+# %% ../nbs/22_study.ipynb #check-role
+def _check_role(setting, role, count):
+    have = {"source": setting.sources, "heldout": setting.heldouts, "long": count}
+    if count > have[choose("role", role, have)]:
+        raise ValueError(f"{role}s: {count} are asked for, setting {setting.name!r} has {have[role]}")
+
 # %% ../nbs/22_study.ipynb #study
 class Study:
     "Trains the models of one setting and measures its pairs; everything goes through the store."
@@ -288,9 +294,7 @@ class Study:
         return spread(function, tasks, jobs, f"{self.setting.label}: {what}", backend, resources=self.resources)
     def members(self, role: str, count: int) -> list[Member]:
         "The first `count` sources, held-outs or long ones, trained."
-        have = {"source": self.setting.sources, "heldout": self.setting.heldouts, "long": count}
-        if count > have[choose("role", role, have)]:
-            raise ValueError(f"{role}s: {count} are asked for, setting {self.setting.name!r} has {have[role]}")
+        _check_role(self.setting, role, count)
         members = [regular_member(self.setting, role, n) for n in range(count)]
         _train_missing(self, self._missing(members), f"{role}s")
         return members
