@@ -891,7 +891,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'starlight_nb/vectors.py'),
                                       'starlight_nb.vectors.StackedModules.states': ( 'vectors.html#stackedmodules.states',
                                                                                       'starlight_nb/vectors.py'),
-                                      'starlight_nb.vectors._filled': ('vectors.html#_filled', 'starlight_nb/vectors.py'),
+                                      'starlight_nb.vectors._shared': ('vectors.html#_shared', 'starlight_nb/vectors.py'),
                                       'starlight_nb.vectors._trainable': ('vectors.html#_trainable', 'starlight_nb/vectors.py'),
                                       'starlight_nb.vectors.draws_random_numbers': ( 'vectors.html#draws_random_numbers',
                                                                                      'starlight_nb/vectors.py'),

@@ -65,15 +65,19 @@ class StackedModules:
     "Copies of modules of one architecture that are evaluated together: row n of `vector` has the parameters of module n."
     def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe()):
         modules = [_trainable(module) for module in modules]
+        if len({tuple((n, p.shape) for n, p in module.named_parameters()) for module in modules}) != 1:
+            raise ValueError("modules: all must be of one architecture, with the same parameters in the same shapes")
         self.module, self.recipe = modules[0], recipe
         self.vector = torch.stack([torch.cat([p.detach().flatten() for p in module.parameters()]) for module in modules])
-        self.gradient, self.names = torch.zeros_like(self.vector), [name for name, _ in self.module.named_parameters()]
+        self.gradient, self.names, self.shared = torch.zeros_like(self.vector), [name for name, _ in self.module.named_parameters()], _shared(self.module)
         parts = lambda matrix: [part.unflatten(1, p.shape) for p, part in zip(
             self.module.parameters(), matrix.split([p.numel() for p in self.module.parameters()], 1))]
         self.weights, self.gradients = (dict(zip(self.names, parts(matrix))) for matrix in (self.vector, self.gradient))
+        self.places = [f"{prefix}.{name}".lstrip(".") for prefix, part in self.module.named_modules() for name, _ in part.named_parameters(recurse=False)]
         self.both = vmap(grad_and_value(self._loss))
     def _loss(self, weights, x, y):
-        return training_loss(lambda x: functional_call(self.module, weights, (x,)), x, y, self.recipe)
+        every = {name: weights[self.shared[name]] for name in self.places}
+        return training_loss(lambda x: functional_call(self.module, every, (x,), tie_weights=False), x, y, self.recipe)
     def backward(self, x, y) -> torch.Tensor:
         "The losses (modules,) of a batch each, `x` (modules, examples, ...); their gradients are in `gradient`."
         gradients, losses = self.both(self.weights, x, y)
@@ -81,17 +85,16 @@ class StackedModules:
         return losses
     def states(self):
         rows = [dict(zip(self.names, tensors)) for tensors in zip(*self.weights.values())]
-        return [_filled(self.module, row) for row in rows]
+        return [{name: row[self.shared[name]].detach().clone() for name in self.module.state_dict()} for row in rows]
 
-# %% ../nbs/01e_vectors.ipynb #filled
-def _filled(module, weights):
-    "The module's state with these parameters; a tied one is there under each of its names."
+# %% ../nbs/01e_vectors.ipynb #shared
+def _shared(module):
+    "For every name of a parameter the first name that it goes by; a tied one goes by several."
     first = {id(p): name for name, p in module.named_parameters()}
-    shared = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
-    return {name: weights[shared[name]].detach().clone() for name in module.state_dict()}
+    return {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
 
 # %% ../nbs/01e_vectors.ipynb #why-apart
-STACKED = (nn.Linear, nn.LayerNorm)  # layers of which a stack is one product of matrices
+STACKED = (nn.Linear,)  # layers of which a stack is one product of matrices, with the same bits
 LARGE = {"cpu": 50_000, "cuda": 2_000_000}  # parameters above which a stack gains nothing, by device
 
 def why_apart(model: nn.Module, x: torch.Tensor, recipe: Recipe = Recipe()) -> str:

@@ -1,0 +1,133 @@
+"Populations: stacked, on threads, in processes or alone, the same networks."
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from starlight_nb.checkpoints import Checkpoint
+from starlight_nb.data import load
+from starlight_nb.jobs import single_thread
+from starlight_nb.models import build, initialise
+from starlight_nb.recipes import Recipe, published_recipes, recipe_from
+from starlight_nb.training import THREADS, plan_population, train, train_population, train_together
+from starlight_nb.vectors import StackedModules, draws_random_numbers, why_apart
+
+RECIPE = Recipe(epochs=2, batch_size=100, lr=0.03)
+
+
+class Tied(nn.Module):
+    "Two layers with the same weights."
+    def __init__(self):
+        super().__init__()
+        self.into, self.first = nn.Linear(64, 16), nn.Linear(16, 16)
+        self.second, self.out = self.first, nn.Linear(16, 10)
+    def forward(self, x): return self.out(self.second(self.first(self.into(x.flatten(1)).relu()).relu()))
+
+
+def dropout(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10))
+
+
+MAKE = {"mlp": partial(build, "mlp"), "tied": Tied, "dropout": dropout, "resnet": partial(build, "resnet", width=4)}
+
+
+@pytest.fixture(scope="module")
+def data(): return load("digits")
+
+
+def equal(states, others):
+    return all(one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(states, others, strict=True))
+
+
+def alone(make, data, recipe, seeds):
+    with single_thread(): return [train(initialise(make, seed), data, recipe, seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("recipe", [
+    RECIPE, RECIPE.replace(optimizer="adam", lr=0.003), RECIPE.replace(optimizer="adamw", lr=0.003, label_smoothing=0.1),
+    RECIPE.replace(augmentation="crop+flip", crop_padding=1, schedule="one-cycle"), RECIPE.replace(batch_size=1399, momentum=0.0, weight_decay=0.0)])
+@pytest.mark.parametrize("name", ["mlp", "tied"])
+def test_a_stack_is_its_networks(name, recipe, data):
+    models = [initialise(MAKE[name], seed) for seed in (3, 1, 2)]
+    with single_thread(): stacked = train_together(models, data, recipe, [3, 1, 2])
+    assert equal(stacked, alone(MAKE[name], data, recipe, [3, 1, 2]))
+
+
+@pytest.mark.parametrize("name, count, jobs, backend, sizes", [
+    ("mlp", 13, 2, "threads", [6, 7]), ("tied", 12, 1, "threads", [12]), ("mlp", 3, 2, "processes", [1, 1, 1]), ("resnet", 3, 2, "threads", [1, 1, 1]),
+    ("dropout", 3, 2, "processes", [1, 1, 1]), ("resnet", 9, THREADS + 1, "processes", [1] * 9)])
+def test_plans(name, count, jobs, backend, sizes, data):
+    plan = plan_population(MAKE[name](), data, RECIPE, count, jobs)
+    assert plan.backend == backend and [len(group) for group in plan.groups] == sizes and plan.why in str(plan)
+    assert sorted(n for group in plan.groups for n in group) == list(range(count))
+
+
+@pytest.mark.parametrize("name, count", [("mlp", 12), ("resnet", 3), ("dropout", 3)])
+def test_however_a_population_is_trained_it_is_the_same(name, count, data):
+    state = torch.get_rng_state()
+    population = train_population(MAKE[name], data, RECIPE, range(count), jobs=2)
+    assert torch.equal(torch.get_rng_state(), state)  # threads leave no trace in the global generator
+    assert equal(population, alone(MAKE[name], data, RECIPE, range(count)))
+
+
+def test_on_a_cluster_the_plan_is_for_a_cluster(data, monkeypatch):
+    monkeypatch.setenv("STARLIGHT_BACKEND", "ray")
+    assert {plan_population(MAKE[name](), data, RECIPE, 12, 2).backend for name in MAKE} == {"ray"}
+
+
+def test_reasons_against_a_stack(data):
+    x = data.train.x[:2]
+    reasons = {name: why_apart(make(), x) for name, make in MAKE.items()}
+    assert reasons["mlp"] == reasons["tied"] == "" and reasons["dropout"] == "it draws random numbers" and "buffers" in reasons["resnet"]
+    assert "compiled" in why_apart(MAKE["mlp"](), x, Recipe(compile=True)) and not draws_random_numbers(MAKE["resnet"](), x)
+    assert draws_random_numbers(dropout(), x) and not draws_random_numbers(dropout()[:3], x)
+
+
+def test_a_divergence_in_a_stack_names_its_seed(data):
+    models = [initialise(MAKE["mlp"], seed) for seed in (5, 6)]
+    models[1][1].weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="seed 6"): train_together(models, data, RECIPE, [5, 6])
+
+
+def test_a_stack_of_different_networks_is_refused(data):
+    with pytest.raises(ValueError, match="modules: all must be of one architecture"):
+        StackedModules([MAKE["mlp"](), MAKE["tied"]()])
+
+
+@pytest.mark.parametrize("seeds, message", [([], "seeds: at least one"), ([0, 0], "the same seed"), ([0.5], "whole numbers"), ([-1], "whole numbers")])
+def test_bad_seeds(seeds, message, data):
+    with pytest.raises(ValueError, match=message): train_population(MAKE["mlp"], data, RECIPE, seeds)
+
+
+def test_a_checkpoint_of_a_stack_belongs_to_its_seeds(data, tmp_path):
+    models, checkpoint = [initialise(MAKE["mlp"], seed) for seed in (0, 1)], Checkpoint(tmp_path / "stack", every=0, keep=True)
+    train_together(models, data, RECIPE, [0, 1], checkpoint)
+    with pytest.warns(UserWarning, match="seed differs"): train_together(models, data, RECIPE, [0, 2], checkpoint)
+
+
+@pytest.mark.parametrize("changes", [dict(precision="bfloat16"), dict(channels_last=True)])
+def test_other_precisions_and_formats_train_as_well(changes, data):
+    recipe = RECIPE.replace(epochs=4)
+    plain, other = (train(initialise(MAKE["resnet"], 0), data, recipe.replace(**c), 0) for c in ({}, changes))
+    model = MAKE["resnet"]().eval()
+    def loss(state):
+        model.load_state_dict(state)
+        with torch.no_grad(): return nn.functional.cross_entropy(model(data.train.x), data.train.y).item()
+    assert all(tensor.dtype == plain[name].dtype for name, tensor in other.items()) and loss(other) == pytest.approx(loss(plain), rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_trains_as_well(data):
+    plain, compiled = (train(initialise(MAKE["resnet"], 0), data, RECIPE.replace(epochs=1, compile=c), 0) for c in (False, True))
+    for name, tensor in plain.items(): torch.testing.assert_close(compiled[name], tensor, atol=1e-3, rtol=1e-2)
+
+
+def test_the_papers_recipes():
+    names = published_recipes()
+    assert {"resnet18-sgd", "resnet18-adam", "densenet40", "vgg11", "vgg19", "wideresnet", "imagenet-resnet18", "mnist-mlp", "agnews"} <= set(names)
+    assert all(entry.keys() == {"setting", "source", "choice", "recipe"} for entry in names.values())
+    assert recipe_from("densenet40").milestones == (0.5, 0.75) and recipe_from({"like": "vgg11", "epochs": 2}).epochs == 2
+    for bad, message in (({"like": "vgg"}, "recipe.like: 'vgg' is not known"), ("lenet", "recipe.like"), (3, "a name or a table"), ({"like": "vgg11", "lr": -1}, "recipe.lr")):
+        with pytest.raises(ValueError, match=message): recipe_from(bad)
