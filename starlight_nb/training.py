@@ -19,7 +19,7 @@ from .recipes import Recipe, augment, learning_rate
 from .vectors import FlatModule, StackedModules, draws_random_numbers, state_of, why_apart
 
 # %% auto #0
-__all__ = ['THREADS', 'STACK', 'Course', 'descend', 'train', 'train_together', 'PopulationPlan', 'plan_population',
+__all__ = ['THREADS', 'STACK', 'SMALLEST', 'Course', 'descend', 'train', 'train_together', 'PopulationPlan', 'plan_population',
            'train_population', 'check_seeds']
 
 # %% ../nbs/02_training.ipynb #course
@@ -200,6 +200,7 @@ def train_together(models: list[nn.Module],  # where to start, of one architectu
 
 # %% ../nbs/02_training.ipynb #plan
 THREADS, STACK = 4, 6  # trainings in one process, more would wait for the interpreter; networks from which a stack pays
+SMALLEST = 8           # examples in a batch, from which a stack takes its sums as a single network does
 
 @dataclass(frozen=True)
 class PopulationPlan:
@@ -222,6 +223,8 @@ def plan_population(model: nn.Module,  # one of them
     "The fastest way to train so many networks like this one."
     x, alone = data.train.x[:2], [[n] for n in range(count)]
     apart, jobs, cluster = why_apart(model, x, recipe), max(1, min(jobs, count)), chosen_backend() == "ray"
+    rest = len(data.train) % recipe.batch_size
+    if not apart and min(recipe.batch_size, rest if rest > 1 else SMALLEST) < SMALLEST: apart = f"it has a batch of fewer than {SMALLEST} examples"
     if not apart and count >= STACK:
         jobs = min(jobs, count // STACK)
         stacks = [list(range(count))[n * count // jobs:(n + 1) * count // jobs] for n in range(jobs)]

@@ -84,6 +84,12 @@ def test_reasons_against_a_stack(data):
     assert draws_random_numbers(dropout(), x) and not draws_random_numbers(dropout()[:3], x)
 
 
+@pytest.mark.parametrize("size, stacked", [(100, True), (7, False), (1397, False), (1399, True), (8, True)])
+def test_no_stack_where_a_batch_is_so_small_that_sums_are_taken_in_another_order(size, stacked, data):
+    plan = plan_population(MAKE["mlp"](), data, RECIPE.replace(batch_size=size), 12)
+    assert (len(plan.groups) == 1) == stacked and ("fewer than 8 examples" in plan.why) != stacked
+
+
 def test_a_divergence_in_a_stack_names_its_seed(data):
     models = [initialise(MAKE["mlp"], seed) for seed in (5, 6)]
     models[1][1].weight.data.fill_(float("nan"))
