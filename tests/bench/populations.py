@@ -3,7 +3,7 @@
     python tests/bench/populations.py [--quick] [--jobs N]
 
 The plain loop is the one that everybody writes: one network after another, PyTorch's own optimiser and schedule, the data as tensors.
-It runs first and last in each round. Writes reports/bench/populations.csv and .md.
+Writes reports/bench/populations.csv and .md.
 """
 import argparse
 import statistics
@@ -60,10 +60,9 @@ def population_row(name, make, count, recipe, jobs, rounds):
     loop = lambda: [plain(make, recipe, seed) for seed in range(count)]
     loops, ours = [], []
     for _ in range(rounds):
-        before = seconds(loop)
+        loops.append(seconds(loop))
         get_reusable_executor().shutdown(wait=True)
         ours.append(seconds(lambda: train_population(make, DIGITS, recipe, range(count), jobs)))
-        loops.append((before + seconds(loop)) / 2)
     plan = plan_population(make(), DIGITS, recipe, count, jobs)
     return dict(network=name, models=count, epochs=recipe.epochs, plain=statistics.median(loops), ours=statistics.median(ours),
                 faster=statistics.median(a / b for a, b in zip(loops, ours)), how=str(plan))
