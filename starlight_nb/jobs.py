@@ -4,7 +4,7 @@
 
 # %% ../nbs/01c_jobs.ipynb #from-future-import-annotations
 from __future__ import annotations
-import os, socket, sys, tempfile, threading, time, warnings
+import logging, os, socket, sys, tempfile, threading, time, warnings
 from collections import Counter
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -180,7 +180,9 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 def _import_ray():
     "Ray, told to be quiet."
     for key, value in QUIET.items(): os.environ.setdefault(key, value)
-    try: import ray
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"): import ray
     except ImportError: raise ValueError('backend: "ray" needs Ray, which is not installed; '
                                          'pip install "starlight_nb[ray]"') from None
     return ray
@@ -219,7 +221,7 @@ def check_resources(resources: dict, where: str = "resources") -> dict[str, floa
         choose(where, key, RESOURCES)
         lowest = "above 0" if key == "cpus" else "from 0 up"
         right = type(value) in (int, float) and (value > 0 or value == 0 and key == "gpus")
-        if not right or value > 1 and value != int(value):
+        if not right or value > 1 and value % 1:
             raise ValueError(f"{where}.{key}: a whole number is needed, or a part of 1, {lowest}, not {value!r}")
     return RESOURCES | resources
 
@@ -246,9 +248,12 @@ def connected(address: str | None = None,      # where the cluster is; None: wha
     stay, address = not address and cluster_address() != "local", _check_address(cluster_address(address))
     options = {"include_dashboard": False} if address == "local" else {}
     try: ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
-    except (OSError, RuntimeError) as error: raise ConnectionError(f"ray-address: {address}: {error}") from error
+    except Exception as error:
+        ray.shutdown()
+        raise ConnectionError(f"ray-address: {address}: {type(error).__name__}: {error} "
+                              "(a cluster that wants a token needs RAY_AUTH_MODE=token)") from error
     try:
-        _check_room(ray.nodes(), resources, address == "local")
+        _check_room(ray.nodes(), check_resources(resources), address == "local")
         yield ray
     finally:
         if not stay: ray.shutdown()
@@ -291,7 +296,7 @@ def _fetch(ray, reference):
     try: return ray.get(reference)
     except ray.exceptions.RayTaskError as error: raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"backend ray: a job lost its worker or its node {RETRIES + 1} times: {error}") from error
+        raise RuntimeError(f"backend ray: a job is lost, after up to {RETRIES} new trials: {type(error).__name__}: {error}") from error
 
 # %% ../nbs/01c_jobs.ipynb #backend
 BACKENDS = ("processes", "threads", "ray")
@@ -322,6 +327,7 @@ def spread(function,       # called as `function(*arguments)`; importable, so th
     with single_thread(), _progress_folder() as folder:
         files = [folder and backend != "ray" and f"{folder}/{number}.job" for number in range(len(tasks))]
         parent = None if backend == "ray" else os.getpid()
-        calls = [(number, file, f"{label} {number + 1}", parent, function, *task) for number, (file, task) in enumerate(zip(files, tasks))]
+        calls = [(number, file, f"{label} {number + 1}", parent, function, *task)
+                 for number, (file, task) in enumerate(zip(files, tasks))]
         found = dict(progress(_run(calls, jobs, backend, address, resources), label, len(tasks), folder))
     return [found[number] for number in range(len(tasks))]

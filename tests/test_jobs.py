@@ -1,6 +1,5 @@
 """Jobs: the same results in the same order wherever they ran, errors as they were raised, and a node that is lost in the middle."""
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -208,6 +207,7 @@ def ray_folder():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
         yield folder
         ray.shutdown()
@@ -249,12 +249,12 @@ def report(_):
     return ray.get_runtime_context().get_node_id(), {k: v for k, v in os.environ.items() if k.startswith(("STARLIGHT_", "OMP_"))}, torch.get_num_threads()
 
 
-RECIPE = Recipe(epochs=80, batch_size=100, lr=0.05)
+RECIPE, make_network = Recipe(epochs=80, batch_size=100, lr=0.05), partial(build, "mlp", depth=2, width=8)
 
 
 def slow_model(seed):
     "A network of which a batch takes a millisecond longer."
-    model = initialise(partial(build, "mlp", depth=2, width=8), seed)
+    model = initialise(make_network, seed)
     model.register_forward_pre_hook(lambda *_: time.sleep(0.001))
     return model
 
@@ -313,5 +313,5 @@ def test_a_cluster_that_loses_a_node_trains_every_model_once(cluster, digits, tm
     assert len(list((tmp_path / "store").glob("*/*.safetensors"))) == len(seeds) and not list((tmp_path / "store").glob("*/*.checkpoint"))
     with single_thread():
         for seed, (_, state) in zip(seeds, found):
-            assert equal(state, train(slow_model(seed), digits, RECIPE, seed))
+            assert equal(state, train(initialise(make_network, seed), digits, RECIPE, seed))
     assert read_progress(tmp_path / "progress/all") == (6, 6, "jobs")
