@@ -145,7 +145,7 @@ def _run(networks, data, recipe, seeds, course, checkpoint):
     position = _Position(networks, data, recipe, seeds, course)
     with _seeded(seeds[0]):
         if checkpoint and (saved := checkpoint.load()): position.restore(saved)
-        for epoch in epochs(range(len(position.history), recipe.epochs)):
+        for epoch in epochs(range(len(position.history), recipe.epochs), f"seed {seeds[0]}{f' and {len(seeds) - 1} more' if len(seeds) > 1 else ''}"):
             course.begin_epoch(epoch, position.theta)
             each = zip(_rates(data, recipe, epoch), _batches(data, recipe, position.own, len(seeds) > 1))
             losses = [_step(position, x, y, rate) for rate, (x, y) in each]
