@@ -15,6 +15,7 @@ from starlight_nb import reproduce
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the processes of a run are found through /proc")
 ENTRY, CHECKPOINT, REPORT = r"/\.\w+\.safetensors\.", r"/\.\w+\.checkpoint\.", r"/report/\.staging"
+GALLERY = {"README.md", "index.html"}  # lists what there is, so that of a part of the experiments it is another
 
 
 def start(folder, *words, notes, store=None, **environment):
@@ -45,27 +46,28 @@ def kill_when(process, notes, moment):
     return running
 
 
-def check_now(folder, smoke_report):
+def check_now(folder, smoke_report, *words):
     "After a kill: whatever a reader finds, in the store or in the report, is whole."
     if (folder / "store").exists():
         assert reproduce.main(["store", "verify", "--store", str(folder / "store")]) == 0
     whole, found = report_bytes(smoke_report), report_bytes(folder)
     for name, contents in found.items():
-        if name.startswith("measured/"):  # on its way into the evidence, like which it varies
+        if name.startswith(("measured/", "failed/")):  # what is on its way into the evidence, and what failed
             json.loads(contents)
-        elif not name.startswith(".") and "/." not in name:
+        elif not name.startswith(".") and "/." not in name and not (words and name in GALLERY):
             assert contents == whole[name], f"{name} is not whole"
 
 
 def check_end(folder, smoke_report, *words):
     "After the same command has ended: the report is the same bytes as if nobody had killed anything, and there are no leftovers."
+    before = report_bytes(folder)
     status, out, error = finish(start(folder, *words, notes=folder))
     assert status == 0, out + error
     whole, found = report_bytes(smoke_report), report_bytes(folder)
-    gallery = {"README.md", "index.html"} if words else set()  # which lists what there is
     assert found.keys() == whole.keys() if not words else len(found) > 10
-    assert {name for name in found if found[name] != whole.get(name)} == gallery
-    assert not [path for path in folder.glob("report/**/.*")], "no staging folder, no lock, no temporary file"
+    assert {name for name in found if found[name] != whole.get(name)} == (GALLERY if words else set())
+    assert all(before.get(name, found[name]) == found[name] for name in found), "what was there was right"
+    assert not list(folder.glob("report/**/.*")), "no staging folder, no lock, no temporary file"
     assert reproduce.main(["store", "verify", "--store", str(folder / "store")]) == 0
     assert {path.suffix for path in folder.glob("store/??/*")} <= {".safetensors", ".checkpoint"}, "no half of a file"
     assert reproduce.main(["store", "prune", "--store", str(folder / "store")]) == 0
@@ -94,7 +96,7 @@ def struck(folder, smoke_report, fault):
     "Run the first experiment until the fault strikes, and kill everything then."
     process = start(folder, "--only", "fig1", notes=folder, FAULT=fault)
     assert kill_when(process, folder, (folder / "struck").exists), "the fault strikes"
-    check_now(folder, smoke_report)
+    check_now(folder, smoke_report, "--only", "fig1")
 
 
 def test_a_run_killed_in_the_middle_of_a_write_goes_on(smoke_report, tmp_path):
@@ -118,7 +120,7 @@ def test_a_process_that_is_killed_alone_fails_its_notebook_and_the_run_goes_on(w
     "As when memory is short: of a worker, or of the kernel."
     status, _, error = finish(start(tmp_path, "--only", "fig1", notes=tmp_path, FAULT=f"whole {where} {number} kill"))
     assert (tmp_path / "struck").exists() and status == 1 and "fig1_source_count failed in" in error and "Traceback" not in error
-    check_now(tmp_path, smoke_report)
+    check_now(tmp_path, smoke_report, "--only", "fig1")
     check_end(tmp_path, smoke_report, "--only", "fig1")
 
 
@@ -140,7 +142,7 @@ def test_two_runs_at_once_on_one_store_train_each_model_once(only, smoke_report,
         status, out, error = finish(process)
         assert status == 0, out + error
     whole, one, other = map(report_bytes, (smoke_report, *folders))
-    assert one == other and {name for name in whole if one.get(name, whole[name]) != whole[name]} <= {"README.md", "index.html"}
+    assert one == other and {name for name in whole if one.get(name, whole[name]) != whole[name]} <= GALLERY
     assert one.keys() == whole.keys() or only
     written = Counter((tmp_path / "written").read_text().splitlines())
     assert set(written.values()) == {1} and set(written) == set(map(str, store.glob("??/*.safetensors"))) and len(written) > 30
