@@ -35,8 +35,10 @@ def _finish(figure, axes, columns=len(KINDS)):
     "Legend below the panels, no frame, no second showing."
     sns.despine(figure)
     figure.tight_layout()
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 0),
-                  ncol=columns)
+    named = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels()): named.setdefault(label, handle)
+    figure.legend(named.values(), named.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), ncol=columns)
     plt.close(figure)
 
 # %% ../nbs/30_plots.ipynb #save-figure
@@ -207,19 +209,22 @@ def plot_fusion(summary: pd.DataFrame,  # setting, n_source, method, mean, low, 
     settings = list(summary.setting.unique())
     with look():
         figure, axes = plt.subplots(1, len(settings), figsize=(3.3 * len(settings), 2.9), squeeze=False)
-        for axis, setting in zip(axes[0], settings):
-            part = summary[summary.setting == setting]
-            for method, (label, colour, line, marker) in PREDICTORS.items():
-                own = part[part.method == method].sort_values("n_source")
-                axis.plot(own.n_source, 100 * own["mean"], line, color=colour, marker=marker, markersize=4, label=label)
-                axis.fill_between(own.n_source, 100 * own.low, 100 * own.high, color=colour, alpha=0.15, linewidth=0)
-            _count_axis(axis, part, setting)
-            axis.set(ylim=_accuracy_limits(part[part.method.isin(list(PREDICTORS))]))
+        for axis, setting in zip(axes[0], settings): _fusion_panel(axis, summary[summary.setting == setting], setting)
         axes[0][0].set_ylabel("test accuracy (%)")
         _finish(figure, axes, columns=3)
     return figure
 
-def _accuracy_limits(part):
-    "Room for the best methods; one that is far below leaves the panel."
-    low, high = 100 * part.low.min(), 100 * part.high.max()
-    return max(low, 100 * part[part.method != "matched average, REPAIR"].low.min() - 4) - 0.5, high + 0.5
+def _fusion_panel(axis, part, setting):
+    "The curves of one setting; a method far below the others is told in words."
+    main = part[part.method.isin([method for method in PREDICTORS if "average" not in method])]
+    floor = 100 * main.low.min() - 1
+    for method, (label, colour, line, marker) in PREDICTORS.items():
+        own = part[part.method == method].sort_values("n_source")
+        if 100 * own["mean"].max() < floor:
+            axis.text(0.02, 0.03, f"{label}:\n{100 * own['mean'].min():.0f} to {100 * own['mean'].max():.0f} %, below this panel",
+                      transform=axis.transAxes, fontsize="small", color=colour)
+            continue
+        axis.plot(own.n_source, 100 * own["mean"], line, color=colour, marker=marker, markersize=4, label=label)
+        axis.fill_between(own.n_source, 100 * own.low, 100 * own.high, color=colour, alpha=0.15, linewidth=0)
+    _count_axis(axis, part, setting)
+    axis.set(ylim=(floor - 0.5, 100 * main.high.max() + 0.5))
