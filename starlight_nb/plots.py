@@ -203,17 +203,6 @@ PREDICTORS = {  # label, colour, line, marker
     "ensemble": ("ensemble", "0.2", "-", "v"),
 }
 
-def plot_fusion(summary: pd.DataFrame,  # setting, n_source, method, mean, low, high; as shares
-               ) -> plt.Figure:
-    "Test accuracy of predictors against the number of sources, a panel for each setting (Table 2)."
-    settings = list(summary.setting.unique())
-    with look():
-        figure, axes = plt.subplots(1, len(settings), figsize=(3.3 * len(settings), 2.9), squeeze=False)
-        for axis, setting in zip(axes[0], settings): _fusion_panel(axis, summary[summary.setting == setting], setting)
-        axes[0][0].set_ylabel("test accuracy (%)")
-        _finish(figure, axes, columns=3)
-    return figure
-
 def _fusion_panel(axis, part, setting):
     "The curves of one setting; a method far below the others is told in words."
     main = part[part.method.isin([method for method in PREDICTORS if "average" not in method])]
@@ -228,3 +217,15 @@ def _fusion_panel(axis, part, setting):
         axis.fill_between(own.n_source, 100 * own.low, 100 * own.high, color=colour, alpha=0.15, linewidth=0)
     _count_axis(axis, part, setting)
     axis.set(ylim=(floor - 0.5, 100 * main.high.max() + 0.5))
+
+# %% ../nbs/30_plots.ipynb #plot-fusion-panels
+def plot_fusion(summary: pd.DataFrame,  # setting, n_source, method, mean, low, high; as shares
+               ) -> plt.Figure:
+    "Test accuracy of predictors against the number of sources, a panel for each setting (Table 2)."
+    settings = list(summary.setting.unique())
+    with look():
+        figure, axes = plt.subplots(1, len(settings), figsize=(3.3 * len(settings), 2.9), squeeze=False)
+        for axis, setting in zip(axes[0], settings): _fusion_panel(axis, summary[summary.setting == setting], setting)
+        axes[0][0].set_ylabel("test accuracy (%)")
+        _finish(figure, axes, columns=3)
+    return figure

@@ -20,6 +20,7 @@ from .models import stream
 from .permutation import PermutationSpec, infer_spec, permute
 from .recipes import Recipe, check_number
 from .training import Course, descend
+from .vectors import first_names
 from .weights import Matcher, check_states
 
 # %% auto #0
@@ -66,8 +67,7 @@ class _Parameters:
     "A module's parameters side by side, as a descent has them; of a tied one, which has several names, the first counts."
     def __init__(self, model):
         self.names, self.like = [name for name, _ in model.named_parameters()], next(model.parameters()).detach()
-        self.sizes, first = [p.numel() for p in model.parameters()], {id(p): name for name, p in model.named_parameters()}
-        self.first = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+        self.sizes, self.first = [p.numel() for p in model.parameters()], first_names(model)
     def row(self, state): return torch.cat([state[name].flatten() for name in self.names])
     def state(self, vector, like):
         "A whole state with the parameters in `vector`; everything else from `like`."

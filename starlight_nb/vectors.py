@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKED', 'LARGE', 'training_loss', 'state_of', 'FlatModule', 'StackedModules', 'why_apart', 'draws_random_numbers']
+__all__ = ['STACKED', 'LARGE', 'training_loss', 'state_of', 'FlatModule', 'StackedModules', 'first_names', 'why_apart',
+           'draws_random_numbers']
 
 # %% ../nbs/01e_vectors.ipynb #training-loss
 def training_loss(network,           # called as `network(x)`
@@ -69,7 +70,7 @@ class StackedModules:
             raise ValueError("modules: all must be of one architecture, with the same parameters in the same shapes")
         self.module, self.recipe = modules[0], recipe
         self.vector = torch.stack([torch.cat([p.detach().flatten() for p in module.parameters()]) for module in modules])
-        self.gradient, self.names, self.shared = torch.zeros_like(self.vector), [name for name, _ in self.module.named_parameters()], _shared(self.module)
+        self.gradient, self.names, self.shared = torch.zeros_like(self.vector), [name for name, _ in self.module.named_parameters()], first_names(self.module)
         parts = lambda matrix: [part.unflatten(1, p.shape) for p, part in zip(
             self.module.parameters(), matrix.split([p.numel() for p in self.module.parameters()], 1))]
         self.weights, self.gradients = (dict(zip(self.names, parts(matrix))) for matrix in (self.vector, self.gradient))
@@ -87,8 +88,8 @@ class StackedModules:
         rows = [dict(zip(self.names, tensors)) for tensors in zip(*self.weights.values())]
         return [{name: row[self.shared[name]].detach().clone() for name in self.module.state_dict()} for row in rows]
 
-# %% ../nbs/01e_vectors.ipynb #shared
-def _shared(module):
+# %% ../nbs/01e_vectors.ipynb #first-names
+def first_names(module: nn.Module) -> dict[str, str]:
     "For every name of a parameter the first name that it goes by; a tied one goes by several."
     first = {id(p): name for name, p in module.named_parameters()}
     return {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
