@@ -32,7 +32,7 @@ bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m pytest tests/bench/bench_core.py --benchmark-columns min,median,rounds --benchmark-sort name
 	@$(BIN)/python tests/bench/matching.py $(OPTIONS)
 	@$(BIN)/python tests/bench/estimators.py $(OPTIONS)
-	@$(BIN)/python tests/bench/populations.py
+	@$(BIN)/python tests/bench/populations.py $(OPTIONS)
 	@$(BIN)/python tests/bench/architectures.py
 
 export: $(VENV)/.installed-dev

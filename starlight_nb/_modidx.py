@@ -822,6 +822,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'starlight_nb.training._Sgd.step': ('training.html#_sgd.step', 'starlight_nb/training.py'),
                                        'starlight_nb.training._batches': ('training.html#_batches', 'starlight_nb/training.py'),
                                        'starlight_nb.training._bound': ('training.html#_bound', 'starlight_nb/training.py'),
+                                       'starlight_nb.training._check': ('training.html#_check', 'starlight_nb/training.py'),
                                        'starlight_nb.training._epoch_loss': ('training.html#_epoch_loss', 'starlight_nb/training.py'),
                                        'starlight_nb.training._rates': ('training.html#_rates', 'starlight_nb/training.py'),
                                        'starlight_nb.training._run': ('training.html#_run', 'starlight_nb/training.py'),

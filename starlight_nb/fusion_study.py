@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from .bma import example_scores, predictions
 from .fusion import average, average_aligned, ensemble, inference_cost
-from .study import COLUMNS, Member, Study, bootstrap_mean
+from .study import COLUMNS, Member, Study, summarise
 
 # %% auto #0
 __all__ = ['MERGED', 'BEST', 'METHODS', 'Predictor', 'predictors', 'measure_predictors', 'fusion_summary', 'fusion_table',
@@ -89,17 +89,12 @@ BEST = {"regular": "best regular", "fused star": "best fused star"}
 def _with_best(rows):
     "The rows, and for each split the best one of the methods of which there are several."
     best = [part.loc[[part.value.idxmax()]].assign(method=BEST[method], model_a=f"best-from{first}")
-            for (method, _, first), part in rows[rows.method.isin(list(BEST))].groupby(["method", "n_source", "first"])]
+            for (_, method, _, first), part in rows[rows.method.isin(list(BEST))].groupby(["setting", "method", "n_source", "first"], sort=False)]
     return pd.concat([rows, *best], ignore_index=True)
 
 def fusion_summary(frame: pd.DataFrame, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
-    "For each setting, N and method: number, mean, and 95 % interval over models or splits."
-    rows, found = frame[(frame.split == split) & (frame.metric == metric)], []
-    for setting, own in rows.groupby("setting", sort=False):
-        for (count, method), part in _with_best(own).groupby(["n_source", "method"], sort=False):
-            low, high = bootstrap_mean(part)
-            found.append(dict(setting=setting, n_source=count, method=method, n=len(part), mean=part.value.mean(), low=low, high=high))
-    return pd.DataFrame(found)
+    "For each setting, N and method: number, mean, standard deviation and 95 % interval over models or splits."
+    return summarise(_with_best(frame[(frame.split == split) & (frame.metric == metric)]), ["setting", "n_source", "method"])
 
 # %% ../nbs/22b_fusion_study.ipynb #as-table
 METHODS = ("regular", "best regular", "long", "average", "matched average", "matched average, refreshed", "matched average, REPAIR",

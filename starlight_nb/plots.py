@@ -184,7 +184,7 @@ def plot_reliability(frame: pd.DataFrame,  # tidy rows with method and bin
                 label, colour, line, marker = AVERAGES[method]
                 often, rare = own[own.share >= 0.01], own[own.share < 0.01]
                 above.plot(often.bin_confidence, often.bin_accuracy, line, color=colour, marker=marker, markersize=4, label=label)
-                above.plot(rare.bin_confidence, rare.bin_accuracy, linestyle="none", color=colour, marker=marker, markersize=4, markerfacecolor="none", clip_on=False)
+                if len(rare): above.plot(rare.bin_confidence, rare.bin_accuracy, linestyle="none", color=colour, marker=marker, markersize=4, markerfacecolor="none", clip_on=False)
                 below.plot((own.index - 0.5) / bins, 100 * own.share, line, color=colour, marker=marker, markersize=4)
             above.set(title=setting, ylim=(-0.03, 1.03), xlim=(0, 1.02))
             below.set(yscale="log", xlabel="confidence", ylim=(None, 130), yticks=[0.1, 1, 10, 100], yticklabels=["0.1", "1", "10", "100"])

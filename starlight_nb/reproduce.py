@@ -211,7 +211,7 @@ def _move_files(staging, out):
 
 # %% ../nbs/32_reproduce.ipynb #versions
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "seaborn",
-            "papermill", "ipykernel")
+            "netcal", "papermill", "ipykernel")
 
 def versions() -> dict[str, str | None]:
     "The installed versions of what results depend on; None where a package is missing."

@@ -40,6 +40,7 @@ class TSampling:
 def t_sampler(t_sampling: str | float) -> TSampling:
     "The sampling of this name, or of a constant from 0 to 1."
     if not isinstance(t_sampling, str):
+        if not isinstance(t_sampling, (int, float)): raise ValueError(f"t_sampling: one of {', '.join(T_SAMPLINGS)} or a number is needed, not {t_sampling!r}")
         if not 0 <= t_sampling <= 1: raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
         return TSampling(lambda u: float(t_sampling))
     if choose("t_sampling", t_sampling, T_SAMPLINGS) == "adaptive": return AdaptiveSampling()

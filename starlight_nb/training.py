@@ -4,18 +4,17 @@
 
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
-import dataclasses, math
+import dataclasses, math, operator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 import torch
 from torch import nn
-from .base import choose
 from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
 from .files import below, state_digest
 from .jobs import chosen_backend, epochs, spread
 from .models import RANDOM, initialise, stream, stream_seed
-from .recipes import Recipe, augment, learning_rate
+from .recipes import Recipe, augment, check_number, learning_rate
 from .vectors import FlatModule, StackedModules, draws_random_numbers, state_of, why_apart
 
 # %% auto #0
@@ -165,10 +164,18 @@ def descend(model: nn.Module,      # where to start; not changed
             checkpoint: Checkpoint | None = None,  # go on from here if there is something, and write to it now and then
            ) -> tuple[dict[str, torch.Tensor], list[float]]:
     "Minimise the training loss by stochastic gradient descent: the final state and the mean loss of each epoch."
-    check_dataset(data)
+    _check(data, recipe, [seed], checkpoint)
     networks = FlatModule(model, recipe)
     history = _run(networks, data, recipe, [seed], course or Course(), checkpoint and _bound(checkpoint, [model], data, recipe, seed))
     return networks.states()[0], [loss.item() for loss in history]
+
+# %% ../nbs/02_training.ipynb #check
+def _check(data, recipe, seeds, checkpoint):
+    "Raise `ValueError`, naming the argument, where a training cannot begin with these."
+    check_dataset(data)
+    if not isinstance(recipe, Recipe): raise ValueError(f"recipe: a Recipe is needed, not {recipe!r}; recipes.recipe_from makes one")
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint): raise ValueError(f"checkpoint: a Checkpoint is needed, not {checkpoint!r}")
+    for seed in seeds: check_number("seed", seed, int, 0, math.inf)
 
 # %% ../nbs/02_training.ipynb #bound
 def _bound(checkpoint, models, data, recipe, seed):
@@ -192,9 +199,11 @@ def train_together(models: list[nn.Module],  # where to start, of one architectu
                    checkpoint: Checkpoint | None = None,  # of all together
                   ) -> list[dict[str, torch.Tensor]]:
     "As `train` for each model, all steps taken together as one stack; `vectors.why_apart` says for which models that is possible."
+    models, seeds = list(models), list(seeds)
+    if len(models) != len(seeds) or not models: raise ValueError(f"seeds: one for each model is needed, and at least one, not {len(seeds)} for {len(models)}")
     if len(models) == 1: return [train(models[0], data, recipe, seeds[0], checkpoint)]
-    check_dataset(data)
-    networks, seeds = StackedModules(models, recipe), list(seeds)
+    _check(data, recipe, seeds, checkpoint)
+    networks = StackedModules(models, recipe)
     _run(networks, data, recipe, seeds, Course(), checkpoint and _bound(checkpoint, models, data, recipe, seeds))
     return networks.states()
 
@@ -246,7 +255,9 @@ def train_population(build,           # function without arguments that builds a
 
     How they are spread is up to `plan_population`. Raises `FloatingPointError` when a training diverges."""
     seeds = check_seeds(seeds)
-    check_dataset(data)
+    _check(data, recipe, seeds, None)
+    check_number("jobs", jobs, int, 1, math.inf)
+    if not callable(build): raise ValueError(f"build: a function that builds a network is needed, not {build!r}")
     models = [initialise(build, seed) for seed in seeds]
     plan = plan_population(models[0], data, recipe, len(seeds), jobs)
     tasks = [([models[n] for n in group], data, recipe, [seeds[n] for n in group]) for group in plan.groups]
@@ -256,9 +267,12 @@ def train_population(build,           # function without arguments that builds a
 # %% ../nbs/02_training.ipynb #check-seeds
 def check_seeds(seeds) -> list[int]:
     "The seeds as a list; `ValueError` where there is none, one that is no whole number from 0 up, or one twice."
-    seeds = list(seeds)
-    if not seeds: raise ValueError("seeds: at least one is needed, not an empty list")
-    for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0: raise ValueError(f"seeds: whole numbers from 0 up are needed, not {seed!r}")
+    wrong = ValueError(f"seeds: whole numbers from 0 up are needed, not {seeds!r}")
+    try: given = list(seeds)
+    except TypeError: raise wrong from None
+    if not given: raise ValueError("seeds: at least one is needed, not an empty list")
+    try: seeds = [operator.index(seed) for seed in given]  # NumPy's integers too
+    except TypeError: raise wrong from None
+    if min(seeds) < 0 or any(isinstance(seed, bool) for seed in given): raise wrong
     if len(set(seeds)) < len(seeds): raise ValueError("seeds: the same seed gives the same network; all must be different")
     return seeds

@@ -70,7 +70,8 @@ class StackedModules:
             raise ValueError("modules: all must be of one architecture, with the same parameters in the same shapes")
         self.module, self.recipe = modules[0], recipe
         self.vector = torch.stack([torch.cat([p.detach().flatten() for p in module.parameters()]) for module in modules])
-        self.gradient, self.names, self.shared = torch.zeros_like(self.vector), [name for name, _ in self.module.named_parameters()], first_names(self.module)
+        self.gradient, self.shared = torch.zeros_like(self.vector), first_names(self.module)
+        self.names = [name for name, _ in self.module.named_parameters()]
         parts = lambda matrix: [part.unflatten(1, p.shape) for p, part in zip(
             self.module.parameters(), matrix.split([p.numel() for p in self.module.parameters()], 1))]
         self.weights, self.gradients = (dict(zip(self.names, parts(matrix))) for matrix in (self.vector, self.gradient))

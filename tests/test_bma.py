@@ -19,7 +19,7 @@ from starlight_nb.average_study import average_differences, average_table, measu
 from starlight_nb.bma import (auroc, average_predictions, calibration_error, cross_temperature, dropout_predictions, example_scores, fit_temperature, interval,
                               matched_sources, metrics_of, predictions, reliability, resample_weights, resampled_metrics, running_average,
                               sample_gaussian, sample_star_domain, uncertainty_metrics, with_temperature)
-from starlight_nb.data import LOADERS, SHIFTS, Dataset, Split, gather, shifted
+from starlight_nb.data import LOADERS, SHIFTS, gather, shifted
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
 from starlight_nb.models import build, initialise, stream
 from starlight_nb.permutation import infer_spec, permute

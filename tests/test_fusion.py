@@ -10,7 +10,7 @@ from starlight_nb.data import load
 from starlight_nb.evaluation import evaluate, refresh_batchnorm
 from starlight_nb.fusion import aligned, average, average_aligned, ensemble, inference_cost, train_fused_star
 from starlight_nb.fusion_study import cost_table, fusion_summary, fusion_table, measure_predictors, predictors
-from starlight_nb.models import build, initialise, stream
+from starlight_nb.models import build, stream
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.recipes import Recipe
 from starlight_nb.store import Store

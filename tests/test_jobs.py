@@ -1,6 +1,5 @@
 """Jobs: the same results in the same order wherever they ran, errors as they were raised, and a node that is lost in the middle."""
 import contextlib
-import math
 import os
 import shutil
 import socket

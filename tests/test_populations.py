@@ -2,6 +2,7 @@
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -104,6 +105,29 @@ def test_a_stack_of_different_networks_is_refused(data):
 @pytest.mark.parametrize("seeds, message", [([], "seeds: at least one"), ([0, 0], "the same seed"), ([0.5], "whole numbers"), ([-1], "whole numbers")])
 def test_bad_seeds(seeds, message, data):
     with pytest.raises(ValueError, match=message): train_population(MAKE["mlp"], data, RECIPE, seeds)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(seeds=5), "seeds: whole numbers from 0 up are needed, not 5"), (dict(seeds=[True]), "seeds: whole numbers"), (dict(jobs=0), "jobs: a whole number of at least 1"),
+    (dict(jobs="2"), "jobs: a whole number"), (dict(build="mlp"), "build: a function that builds a network is needed, not 'mlp'"),
+    (dict(recipe={"epochs": 1}), "recipe: a Recipe is needed"), (dict(data=None), "data: a Dataset of tensors is needed")])
+def test_bad_arguments_of_a_population(change, message, data):
+    with pytest.raises(ValueError, match=message): train_population(**dict(build=MAKE["mlp"], data=data, recipe=RECIPE, seeds=[0], jobs=1) | change)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(seed=None), "seed: a whole number of at least 0 is needed, not None"), (dict(seed=-1), "seed: a whole"), (dict(seed=1.5), "seed: a whole"),
+    (dict(recipe="resnet18-sgd"), "recipe: a Recipe is needed"), (dict(checkpoint="here"), "checkpoint: a Checkpoint is needed, not 'here'")])
+def test_bad_arguments_of_a_training(change, message, data):
+    with pytest.raises(ValueError, match=message): train(**dict(model=MAKE["mlp"](), data=data, recipe=RECIPE, seed=0) | change)
+
+
+def test_numpys_integers_are_seeds(data):
+    assert equal(train_population(MAKE["mlp"], data, RECIPE, np.arange(2)), train_population(MAKE["mlp"], data, RECIPE, [0, 1]))
+
+
+def test_a_stack_needs_a_seed_for_each_model(data):
+    with pytest.raises(ValueError, match="seeds: one for each model"): train_together([MAKE["mlp"]()], data, RECIPE, [0, 1])
 
 
 def test_a_checkpoint_of_a_stack_belongs_to_its_seeds(data, tmp_path):
