@@ -28,8 +28,8 @@ from .training import PopulationPlan, plan_population, train_together
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
            'single_models', 'Study', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_ratio', 'summarise',
-           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'save_table', 'save_finding',
-           'save_measured']
+           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'write_table', 'save_table',
+           'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Setting:
     star_recipe: Recipe
     sources: int         # regular solutions that stars may learn from
     heldouts: int        # regular solutions that no star sees
+    paper: str = ""      # the same setting of the paper, as `31_published` names it
 
 # %% ../nbs/22_study.ipynb #setting-2
 def _setting(name, table):
@@ -51,7 +52,7 @@ def _setting(name, table):
     where = f"settings.{name}"
     if not isinstance(table, dict): raise ValueError(f"{where}: a table is needed, not {table!r}")
     for key in table:
-        choose(where, key, {"label", "dataset", "architecture", "model", "recipe", "star", "sources", "heldouts"})
+        choose(where, key, {"label", "dataset", "architecture", "model", "recipe", "star", "sources", "heldouts", "paper"})
     for key in ("dataset", "architecture", "recipe", "sources", "heldouts"):
         if key not in table: raise ValueError(f"{where}: the key {key!r} is missing")
     for key in ("sources", "heldouts"):
@@ -59,14 +60,15 @@ def _setting(name, table):
             raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
     check_architecture(table["architecture"], f"{where}.architecture")
     choose(f"{where}.dataset", table["dataset"], LOADERS)
-    if not isinstance(table.get("label", name), str): raise ValueError(f"{where}.label: text is needed, not {table['label']!r}")
+    for key in ("label", "paper"):
+        if not isinstance(table.get(key, ""), str): raise ValueError(f"{where}.{key}: text is needed, not {table[key]!r}")
     for key in ("model", "star"):
         if not isinstance(table.get(key, {}), dict):
             raise ValueError(f"{where}.{key}: a table is needed, not {table[key]!r}")
     try: build(table["architecture"], **table.get("model", {}))
     except (TypeError, RuntimeError, ValueError) as error: raise ValueError(f"{where}.model: {error}") from None
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], table.get("model", {}),
-                   *_recipes(where, table), table["sources"], table["heldouts"])
+                   *_recipes(where, table), table["sources"], table["heldouts"], table.get("paper", ""))
 
 # %% ../nbs/22_study.ipynb #recipes
 def _recipes(where, table):
@@ -376,15 +378,19 @@ def _cell(part):
     return (f"{row['mean']:.3f} ± {row.sd:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1
             else f"{row['mean']:.3f}")
 
-def barrier_ratios(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
+def barrier_ratios(frame: pd.DataFrame, split: str = "train",
+                   by: tuple[str, ...] = ("setting",),  # with n_source, stars of each number of sources by themselves
+                  ) -> pd.DataFrame:
     """The star-heldout barrier as a part of the regular-regular one, with its interval over models,
-    for each setting."""
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & (frame.matching == "forward")]
-    pairs = {setting: (part[part.pair == "star-heldout"], part[part.pair == "regular-regular"])
-             for setting, part in rows.groupby("setting", sort=False)}
-    return pd.DataFrame([dict(zip(("low", "high"), bootstrap_ratio(star, regular)), setting=setting,
-                              ratio=star.value.mean() / regular.value.mean())
-                         for setting, (star, regular) in pairs.items()]).set_index("setting")
+    for each setting; `n_source` is the largest number of sources."""
+    forward = frame.get("matching", "forward") == "forward"
+    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & forward]
+    regular = dict(iter(rows[rows.pair == "regular-regular"].groupby("setting")))
+    stars = [part for _, part in rows[rows.pair == "star-heldout"].groupby(list(by), sort=False)]
+    found = [dict(zip(("low", "high"), bootstrap_ratio(star, regular[star.setting.iloc[0]])), setting=star.setting.iloc[0],
+                  n_source=star.n_source.max(), ratio=star.value.mean() / regular[star.setting.iloc[0]].value.mean())
+             for star in stars]
+    return pd.DataFrame(found, columns=["setting", "n_source", "ratio", "low", "high"]).set_index("setting")
 
 # %% ../nbs/22_study.ipynb #barrier-table
 def barrier_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
@@ -485,14 +491,18 @@ def save_data(experiment: Experiment,
     write_whole(path, frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
     return pd.read_csv(path)
 
-def save_table(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
-    "Write a table as CSV, Markdown and LaTeX, numbers with three decimals; returns it as written."
-    table = table.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value)
-    stem = experiment.out / "tables" / experiment.name
+def write_table(experiment: Experiment, table: pd.DataFrame, suffix: str = "") -> str:
+    "Write a table of text as CSV, Markdown and LaTeX; the Markdown file's name within the report."
+    stem = experiment.out / "tables" / f"{experiment.name}{suffix}"
     write_whole(stem.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
     write_whole(stem.with_suffix(".md"), table.to_markdown(index=False, disable_numparse=True) + "\n")
     write_whole(stem.with_suffix(".tex"), table.to_latex(index=False, escape=True))
-    experiment.summary["tables"].append(f"tables/{experiment.name}.md")
+    return f"tables/{stem.name}.md"
+
+def save_table(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    "Write the table of an experiment, numbers with three decimals; returns it as written."
+    table = table.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value)
+    experiment.summary["tables"].append(write_table(experiment, table))
     return table
 
 # %% ../nbs/22_study.ipynb #save-finding
