@@ -11,8 +11,8 @@ import starlight_nb
 
 # %% auto #0
 __all__ = ['REFUSALS', 'choose', 'writing', 'write_whole', 'check_folder', 'project_root', 'report_folder', 'store_folder',
-           'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder', 'experiment_names',
-           'profile_names']
+           'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder', 'reading_order',
+           'experiment_names', 'profile_names']
 
 # %% ../nbs/00_base.ipynb #choose
 def choose(argument: str,  # the argument's name, for the message
@@ -112,9 +112,14 @@ def experiments_folder() -> Path:
     package = Path(starlight_nb.__file__).parent
     return next(p for p in (package / "experiments", package.parent / "nbs" / "experiments") if p.is_dir())
 
+def reading_order(experiment: str) -> tuple[int, str]:
+    "Sorted by this, figures come first, then tables, appendices, and whatever else there is."
+    kind = next((n for n, start in enumerate(("fig", "table", "appendix")) if experiment.startswith(start)), 3)
+    return kind, experiment
+
 def experiment_names() -> list[str]:
-    "The experiments that come with the package, one notebook each."
-    return sorted(path.stem for path in experiments_folder().glob("*.ipynb"))
+    "The experiments that come with the package, one notebook each, in the order in which they are read."
+    return sorted((path.stem for path in experiments_folder().glob("*.ipynb")), key=reading_order)
 
 def profile_names() -> list[str]:
     "The profiles that come with the package."
