@@ -58,7 +58,7 @@ def _barrier_claim(out, entries):
         said = f"{row.Index}: {row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}] times {regular[row.Index]:.3f} nats"
         words.append(f"**Not so in {said}.**" if regular[row.Index] > NEAR_ZERO else f"Regular solutions are connected anyway in {said}.")
     near = (star < NEAR_ZERO).sum()
-    zero = f"It is near zero, below {NEAR_ZERO} nats, in {near} of {len(star)} ({_range(star)} nats)."
+    zero = f"The star – held-out barrier is near zero, below {NEAR_ZERO} nats, in {near} of {len(star)} ({_range(star)} nats)."
     return [*words, zero if near == len(star) else f"**{zero}**"]
 
 # %% ../nbs/31b_gallery.ipynb #fusion-claim

@@ -62,7 +62,8 @@ def pair_counts(frame: pd.DataFrame) -> str:
     for kind, (label, *_) in KINDS.items():
         own = pairs[pairs["pair"] == kind].groupby(["setting", "n_source"], dropna=False)
         models = [len({*part.model_a} | ({*part.model_b} if kind == "regular-regular" else set())) for _, part in own]
-        if models: words.append(f"{span(own.size())} pairs {label} of {span(models)} {'solutions' if kind == 'regular-regular' else 'stars'}")
+        whose = "solution" if kind == "regular-regular" else "star"
+        if models: words.append(f"{span(own.size())} pairs {label} of {span(models)} {whose}{'s' * (max(models) > 1)}")
     return f"In each setting{' and for each N' * (pairs.n_source.nunique() > 1)}: {', '.join(words)}."
 
 # %% ../nbs/30_plots.ipynb #curve

@@ -100,10 +100,11 @@ def compare_ratios(ours: pd.DataFrame,       # setting, n_source, ratio, low, hi
                    paper: pd.DataFrame,      # of `paper_ratios`
                    same_n: bool = False,     # only beside the paper's ratios for as many sources
                   ) -> pd.DataFrame:
-    "Our ratios beside the lowest and the highest of the paper's, with the number of those."
+    "Our ratios beside the lowest and the highest of the paper's, their number, and the fewest and the most sources they have."
     _check_rows("ours", ours, ("setting", "n_source", "ratio", "low", "high"))
     beside = [paper[paper.n_source == n] if same_n else paper for n in ours.n_source]
-    joined = ours.assign(lowest=[p.ratio.min() for p in beside], highest=[p.ratio.max() for p in beside], rows=[len(p) for p in beside])
+    joined = ours.assign(lowest=[p.ratio.min() for p in beside], highest=[p.ratio.max() for p in beside], rows=[len(p) for p in beside],
+                         fewest=[p.n_source.min() for p in beside], most=[p.n_source.max() for p in beside])
     joined = joined[joined.rows > 0].reset_index(drop=True)
     return joined.assign(overlap=(joined.low <= joined.highest) & (joined.high >= joined.lowest))
 
@@ -132,10 +133,10 @@ def _compared_row(row):
 
 def _ratio_row(quantity, row):
     "Another setting: a part beside the range of the paper's."
-    paper = f"{row.lowest:.2f}" if row.rows == 1 else f"{row.lowest:.2f} to {row.highest:.2f}"
+    paper, sources = ((f"{a:{form}}" if a == b else f"{a:{form}} to {b:{form}}") for a, b, form in ((row.lowest, row.highest, ".2f"), (row.fewest, row.most, ".0f")))
     verdict = "interval overlaps" if row.overlap else "above" if row.low > row.highest else "below"
     return (row.setting, quantity + _at(row), _span(row.ratio, row.low, row.high, 2),
-            f"{paper}, in {row.rows} other setting{'s' * (row.rows > 1)}", verdict)
+            f"{paper}, in {row.rows} other setting{'s' * (row.rows > 1)} with N = {sources}", verdict)
 
 # %% ../nbs/31_published.ipynb #save-comparison
 def save_comparison(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:

@@ -47,8 +47,10 @@ def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict
 def _check_profile(profile, only, parameters):
     """Read the profile and resolve every chosen experiment once, as its notebook will:
     the profile, and each experiment's own parameters."""
+    from starlight_nb.published import same_settings
     from starlight_nb.study import Experiment, load_profile
     content = load_profile(profile)
+    same_settings(content.settings.values())
     for name in content.experiments: choose(f"profile {content.name}, experiments", name, experiment_names())
     chosen = check_parameters(full_names(only) if only else [name for name in experiment_names() if name in content.experiments], parameters)
     if not chosen: raise ValueError(f"profile {content.name}: it has no experiments")

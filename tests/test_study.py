@@ -1,5 +1,4 @@
 """Profiles, members and measured pairs."""
-import json
 import multiprocessing
 import time
 import warnings
@@ -196,11 +195,3 @@ def test_a_table_from_known_values():
     assert table["star-heldout / regular-regular"].startswith("0.50 [")
     assert table["star-heldout"].startswith("0.500 ± 0.354 [") and table["star loss"] == table["regular loss"] == "0.500"
     assert order_spread(pd.DataFrame(rows))["sd over orders"].item() == pytest.approx(np.std([1, 2], ddof=1))
-
-
-def test_the_published_table_is_whole():
-    from starlight_nb.published import published
-    table = published("table1_barriers", metric="loss_barrier", split="train")
-    assert len(table) == 8 * 3 and table["mean"].between(0, 7).all() and table.source.str.startswith("aktsonthalia/starlight@").all()
-    assert len(published("fig3_paths", dataset="CIFAR-10", pair="star-heldout", metric="loss")) == 11
-    json.dumps(table.to_dict("records"))
