@@ -6,7 +6,7 @@
 from __future__ import annotations
 import html, json, re
 from pathlib import Path
-from .base import experiments_folder, reading_order, write_whole
+from .base import experiment_names, experiments_folder, reading_order, write_whole
 
 # %% auto #0
 __all__ = ['NEAR_ZERO', 'MARKDOWN', 'STYLE', 'HTML', 'experiment_title', 'what_holds', 'write_gallery']
@@ -19,8 +19,7 @@ def experiment_title(experiment: str) -> str:
 
 def _entries(out):
     "What the experiments that are in the report say of themselves, by name, in reading order."
-    entries = [json.loads(path.read_text()) for path in (out / "data").glob("*.json")]
-    return {entry["experiment"]: entry for entry in sorted(entries, key=lambda entry: reading_order(entry["experiment"]))}
+    return {name: json.loads(path.read_text()) for name in experiment_names() if (path := out / "data" / f"{name}.json").exists()}
 
 # %% ../nbs/31b_gallery.ipynb #barrier-rows
 NEAR_ZERO = 0.05  # nats

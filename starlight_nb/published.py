@@ -117,7 +117,9 @@ def comparison_table(compared: pd.DataFrame | None = None,  # of `compare`
     rows += [_ratio_row(quantity, row) for quantity, frame in (ratios or {}).items() for row in frame.itertuples()]
     return pd.DataFrame(rows, columns=["setting", "quantity", "ours", "paper", "verdict"])
 
-def _at(row): return "" if pd.isna(getattr(row, "n_source", None)) else f", N = {row.n_source:.0f}"
+def _at(row):
+    "For how many sources, and where on a path."
+    return "".join(f", {symbol} = {getattr(row, column):g}" for symbol, column in (("N", "n_source"), ("t", "t")) if pd.notna(getattr(row, column, None)))
 
 def _span(value, low, high, digits):
     "A value, with its interval where it has one."
@@ -126,7 +128,7 @@ def _span(value, low, high, digits):
 def _compared_row(row):
     "The same setting: value beside value."
     verdict = ("one value, no interval" if pd.isna(row.within) else "within our interval" if row.within
-               else "intervals overlap" if row.overlap else f"apart: {row.ratio:.2f} times the paper's")
+               else "intervals overlap" if row.overlap else f"apart: {row.ratio:.3g} times the paper's")
     spread = "" if pd.isna(row.std) else f" ± {row.std:.3f}"
     return (row.setting, f"{row.pair}, {row.split} {row.metric.replace('_', ' ')}{_at(row)}", _span(row.ours, row.low, row.high, 3),
             f"{row.published:.3f}{spread}, the same setting", verdict)

@@ -79,7 +79,7 @@ def test_ours_stands_beside_the_same_number_of_theirs():
 
 
 @pytest.mark.parametrize("shift, within, overlap, verdict", [
-    (0, True, True, "within our interval"), (0.002, False, True, "intervals overlap"), (0.02, False, False, "apart: {:.2f} times the paper's"), (-0.019, False, False, "apart: {:.2f} times the paper's")])
+    (0, True, True, "within our interval"), (0.002, False, True, "intervals overlap"), (0.02, False, False, "apart: {:.3g} times the paper's"), (-0.019, False, False, "apart: {:.3g} times the paper's")])
 def test_whether_they_agree(shift, within, overlap, verdict):
     mean = published("table1_barriers", dataset="MNIST", architecture="MLP-1x64", pair="star-heldout", **BARRIERS)["mean"].item()
     compared = compare(rows(mean + shift + np.array([-1e-3, 0, 1e-3])), published("table1_barriers"), MLP)

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, finish, report_bytes, starlight
 
 from starlight_nb import reproduce
-from starlight_nb.base import experiment_names, write_whole
+from starlight_nb.base import experiment_names, profile_names, write_whole
 
 FIG3 = ["reproduce", "--profile", "smoke", "--only", "fig3"]
 
@@ -390,6 +390,21 @@ def test_help_and_list_answer_without_torch():
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert "fig1_source_count" in result.stdout or "usage: starlight" in result.stdout
+
+
+def test_list_names_every_experiment_with_its_minutes(capsys):
+    import tomllib
+    assert reproduce.main(["list"]) == 0
+    said = capsys.readouterr().out
+    lines = said[:said.index("\nprofiles\n")].splitlines()
+    minutes = {name: tomllib.loads((ROOT / f"nbs/experiments/profiles/{name}.toml").read_text())["minutes"] for name in profile_names()}
+    header, = (n for n, line in enumerate(lines) if line.split() == list(minutes))
+    *rows, total = lines[header + 1:]
+    assert [row.split()[0] for row in rows] == experiment_names() and total.split()[0] == "all"
+    for row, name in zip(rows, experiment_names()):
+        assert row.split()[-len(minutes):] == [f"{own[name]:g}" if name in own else "–" for own in minutes.values()]
+    assert [float(cell) for cell in total.split()[1:]] == [pytest.approx(sum(own.values())) for own in minutes.values()]
+    assert all(f"\n  {name} " in said[said.index("\nprofiles\n"):] for name in minutes)
 
 
 def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
