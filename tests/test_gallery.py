@@ -165,6 +165,16 @@ def test_a_setting_counts_once_with_its_most_sources(tmp_path, monkeypatch):
     assert "in 1 of 1 settings (0.04 times it)." in held and held.endswith(" The star – held-out barrier is near zero, below 0.05 nats, in 1 of 1 (0.02 nats).")
 
 
+def test_a_setting_without_regular_pairs_is_left_out(tmp_path, monkeypatch):
+    report = make_report(tmp_path / "report", monkeypatch, barriers("A", 0.5, 0.1), barriers("B", 0.5, 0.6))
+    path = report / "data/fig1_source_count.csv"
+    data = pd.read_csv(path)
+    data[(data.setting == "A") | (data["pair"] != "regular-regular")].to_csv(path, index=False)
+    assert "in 1 of 1 settings (0.20 times it)." in what_holds(report)
+    data[data["pair"] == "star-source"].to_csv(path, index=False)
+    assert what_holds(report) == ""
+
+
 def test_nothing_in_the_gallery_varies_from_run_to_run(small_report):
     for name in ("index.html", "README.md"):
         text = (small_report / name).read_text()
