@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from filelock import Timeout
-from .base import writing
+from .base import check_folder, writing
 from .files import config_key, lock, read_about, read_tensors
 from .study import SEEDS, Setting, load_profile
 
@@ -151,6 +151,7 @@ def prune(root: Path,
     root = Path(root)
     if older_than is not None and not older_than >= 0: raise ValueError(f"older-than: a number of days from 0 up is needed, not {older_than:g}")
     if not root.is_dir(): raise ValueError(f"store: there is no folder {root}")
+    if not dry_run: check_folder("store", root)
     going = {path: (key, why) for path, key, why in [*_unwanted(root, older_than, all_but), *_leftovers(root)]}
     gone, locks = [], set(root.glob("locks/*"))
     for path, (key, why) in going.items():
