@@ -37,12 +37,12 @@ def _barriers(frame, split):
     return rows[rows["pair"].isin(AXES.values())]
 
 def barrier_points(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
-    "For each setting the mean barriers `regular` and `star`, each with its number of pairs, deviation and interval."
-    rows, points = _barriers(frame, split), pd.DataFrame({"setting": frame.setting.unique()})
-    for name, kind in AXES.items():
-        own = summarise(rows[rows["pair"] == kind], ["setting"]).rename(columns={"mean": name})
-        points = points.merge(own.rename(columns={column: f"{name}_{column}" for column in ("n", "sd", "low", "high")}), on="setting")
-    return points
+    "For each setting that has both, the mean barriers `regular` and `star`, each with its number of pairs, deviation and interval."
+    found, numbers = [], {"mean": "", "n": "_n", "sd": "_sd", "low": "_low", "high": "_high"}
+    for setting, part in _barriers(frame, split).groupby("setting", sort=False):
+        own = summarise(part, ["pair"]).set_index("pair")
+        if len(own) == len(AXES): found.append({"setting": setting} | {name + end: own.loc[kind, number] for name, kind in AXES.items() for number, end in numbers.items()})
+    return pd.DataFrame(found, columns=["setting", *(name + end for name in AXES for end in numbers.values())])
 
 # %% ../nbs/22c_variation_study.ipynb #line
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class Line:
         return tuple(self._span(getattr(self, f"{what}s")).tolist())
     def _span(self, values): return np.quantile(values, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
     def __str__(self):
+        "What a star's barrier is."
         slope, intercept = ("[{:.2f}, {:.2f}]".format(*self.interval(what)) for what in ("slope", "intercept"))
-        return f"{self.slope:.2f} {slope} times" + (f" plus {self.intercept:.2f} {intercept}" if self.intercepts.any() else "")
+        return f"{self.slope:.2f} {slope} times the regular – regular one" + (f", plus {self.intercept:.2f} {intercept}" if self.intercepts.any() else "")
 
 # %% ../nbs/22c_variation_study.ipynb #fit-line
 def _resampled_points(rows, resamples, seed):
