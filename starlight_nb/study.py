@@ -475,10 +475,11 @@ def _studies(experiment):
 
 def _check_counts(experiment, setting):
     "The profile says how many sources and held-outs there are; nobody may ask for more."
+    roles = {"source_counts": "sources", "sources": "sources", "heldout_counts": "heldouts", "heldouts": "heldouts"}
     for key, value in experiment.parameters.items():
-        role = {"source_counts": "sources", "heldout_counts": "heldouts"}.get(key, key if key in ("sources", "heldouts") else None)
-        wanted = max(value, default=0) if isinstance(value, list) else value
-        if role and wanted > getattr(setting, role):
+        if key not in roles: continue
+        role, wanted = roles[key], max(value) if isinstance(value, list) else value
+        if wanted > getattr(setting, role):
             raise ValueError(f"{key}: {wanted} are asked for, setting {setting.name!r} of profile "
                              f"{experiment.profile.name!r} has {getattr(setting, role)} {role}")
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
-from .study import Experiment, Study, _model_draws, _resampled_means, barrier_ratios, regular_pairs, single_models, star_pairs, summarise
+from .study import Experiment, Study, _model_draws, _resampled_means, barrier_ratios, bootstrap_ratio, regular_pairs, single_models, star_pairs, summarise
 
 # %% auto #0
 __all__ = ['AXES', 'measure_rows', 'barrier_points', 'Line', 'fit_line', 'power_law', 'network_widths', 'compare_fit',
            'claim_in_words', 'among_heldouts', 'heldout_table', 'measure_at_points', 'points_table', 'sampling_name',
-           'measure_samplings', 'sampling_table', 'sampling_in_words']
+           'measure_samplings', 'sampling_table', 'compare_samplings', 'sampling_in_words']
 
 # %% ../nbs/22c_variation_study.ipynb #measure-rows
 def measure_rows(experiment: Experiment,  # with the parameters settings, others, sources, stars, heldouts
@@ -116,15 +116,16 @@ def network_widths(studies: list[Study]) -> dict[str, int]:
     return {study.setting.label: study.setting.model["width"] for study in studies}
 
 # %% ../nbs/22c_variation_study.ipynb #compare-fit
+def _beside(setting, quantity, ours, interval, theirs):
+    "One row: ours with its interval, the paper's, and which is higher."
+    low, high = interval
+    verdict = "within our interval" if low <= theirs <= high else "above" if low > theirs else "below"
+    return dict(setting=setting, quantity=quantity, ours=f"{ours:.2f} [{low:.2f}, {high:.2f}]", paper=f"{theirs:.2f}, of its own networks", verdict=verdict)
+
 def compare_fit(series: str, line: Line, paper: dict[str, float]) -> pd.DataFrame:
     "Our slope, and intercept where there is one, beside the paper's: setting, quantity, ours, paper, verdict."
-    rows = []
-    for what in ("slope", "intercept") if line.intercepts.any() else ("slope",):
-        (low, high), ours, theirs = line.interval(what), getattr(line, what), paper[what]
-        verdict = "within our interval" if low <= theirs <= high else "above" if low > theirs else "below"
-        rows.append(dict(setting=series, quantity=f"{what}, star-heldout against regular-regular", ours=f"{ours:.2f} [{low:.2f}, {high:.2f}]",
-                         paper=f"{theirs:.2f}, of its own networks", verdict=verdict))
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_beside(series, f"{what}, star-heldout against regular-regular", getattr(line, what), line.interval(what), paper[what])
+                         for what in (("slope", "intercept") if line.intercepts.any() else ("slope",))])
 
 # %% ../nbs/22c_variation_study.ipynb #exceptions
 def claim_in_words(frame: pd.DataFrame, split: str = "train", floor: float = 0.05) -> str:
@@ -147,6 +148,11 @@ def among_heldouts(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     late = [frame[end].str.extract(r"^heldout-(\d+)$", expand=False).astype(float) >= count for end in ("model_a", "model_b")]
     return frame[~(late[0] | late[1])]
 
+def _ordered(table, by):
+    "Sorted, but settings in the order in which they come."
+    order = {setting: n for n, setting in enumerate(table.setting.unique())}
+    return table.sort_values(by, key=lambda column: column.map(order) if column.name == "setting" else column, ignore_index=True)
+
 def heldout_table(frame: pd.DataFrame, counts: list[int], split: str = "train") -> pd.DataFrame:
     "For each setting, kind of pair and number of held-outs: number, mean, deviation, interval over models, lowest and highest barrier."
     parts = []
@@ -155,8 +161,7 @@ def heldout_table(frame: pd.DataFrame, counts: list[int], split: str = "train") 
         ends = rows.groupby(["setting", "pair"], sort=False).value.agg(["min", "max"]).reset_index()
         parts.append(summarise(rows, ["setting", "pair"]).merge(ends, on=["setting", "pair"]).assign(heldouts=count))
     table = pd.concat(parts)[["setting", "pair", "heldouts", "n", "mean", "sd", "low", "high", "min", "max"]]
-    order = {setting: n for n, setting in enumerate(frame.setting.unique())}
-    return table.sort_values(["setting", "pair", "heldouts"], key=lambda c: c.map(order) if c.name == "setting" else c, ignore_index=True)
+    return _ordered(table, ["setting", "pair", "heldouts"])
 
 # %% ../nbs/22c_variation_study.ipynb #path-points
 def measure_at_points(study: Study, sources: int, stars: int, heldouts: int, counts: list[int]) -> pd.DataFrame:
@@ -172,8 +177,8 @@ def measure_at_points(study: Study, sources: int, stars: int, heldouts: int, cou
 def points_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     "For each setting, kind of pair and number of points: the mean barrier, and how far it is above that of the fewest points, also in deviations."
     rows = _barriers(frame[frame.points.notna()], split).astype({"points": int})
-    table = summarise(rows, ["setting", "pair", "points"])
-    first = table.sort_values("points").groupby(["setting", "pair"], sort=False)[["mean", "sd"]].transform("first")
+    table = _ordered(summarise(rows, ["setting", "pair", "points"]), ["setting", "pair", "points"])
+    first = table.groupby(["setting", "pair"], sort=False)[["mean", "sd"]].transform("first")
     change = table["mean"] - first["mean"]
     return table.assign(change=change, in_sd=change / first.sd)
 
@@ -206,6 +211,19 @@ def sampling_table(frame: pd.DataFrame) -> pd.DataFrame:
         own[name] = [f"{row['mean']:.3f}" + (f" [{row.low:.3f}, {row.high:.3f}]" if row.n > 1 else "") for _, row in own.iterrows()]
         table = table.merge(own[[*by, name]], on=by)
     return table
+
+# %% ../nbs/22c_variation_study.ipynb #compare-samplings
+def compare_samplings(frame: pd.DataFrame,
+                      paper: pd.Series,  # the paper's barriers by way to draw t
+                     ) -> pd.DataFrame:
+    "The star-heldout barrier as a part of that with t uniform, beside the paper's: setting, quantity, ours, paper, verdict."
+    rows, found = _barriers(frame[frame.t_sampling.notna()], "train"), []
+    for setting, part in rows.groupby("setting", sort=False):
+        ways = dict(iter(part.groupby("t_sampling", sort=False)))
+        for name in [name for name in ways if "uniform" in ways and name != "uniform" and name in paper]:
+            ours = ways[name].value.mean() / ways["uniform"].value.mean()
+            found.append(_beside(setting, f"star-heldout, t {name} / uniform", ours, bootstrap_ratio(ways[name], ways["uniform"]), paper[name] / paper["uniform"]))
+    return pd.DataFrame(found, columns=["setting", "quantity", "ours", "paper", "verdict"])
 
 # %% ../nbs/22c_variation_study.ipynb #samplings-in-words
 def sampling_in_words(frame: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from starlight_nb.store import Store
 from starlight_nb.study import COLUMNS, Experiment, Study, bootstrap_mean, load_profile, regular_pairs, star_pairs
-from starlight_nb.variation_study import (Line, among_heldouts, barrier_points, claim_in_words, compare_fit, fit_line, heldout_table, measure_at_points, measure_rows,
+from starlight_nb.variation_study import (Line, among_heldouts, barrier_points, claim_in_words, compare_fit, compare_samplings, fit_line, heldout_table, measure_at_points, measure_rows,
                                           measure_samplings, network_widths, points_table, power_law, sampling_name, sampling_table)
 
 FIG2 = dict(widths=["mlp"], depths=["mlp"], sources=2, stars=1, heldouts=2, points=3)
@@ -165,6 +165,15 @@ def test_stars_of_every_draw_of_t_are_measured(study):
     assert sampling_name("adaptive") == "adaptive" and sampling_name(0.25) == "constant 0.25"
 
 
+def test_samplings_stand_beside_the_paper_s(study):
+    frame = measure_samplings(study, 2, 1, 2, ["uniform", "beta", 0.25])
+    beside = compare_samplings(frame, pd.Series({"uniform": 0.084, "Beta(2,2)": 0.069}))
+    rows = frame[(frame.metric == "loss_barrier") & (frame.split == "train")].groupby("t_sampling").value.mean()
+    assert beside.quantity.item() == "star-heldout, t Beta(2,2) / uniform", "the paper has no constant 0.25"
+    assert beside.ours.item().startswith(f"{rows['Beta(2,2)'] / rows['uniform']:.2f} [") and beside.paper.item().startswith("0.82, ")
+    assert not len(compare_samplings(frame[frame.t_sampling != "uniform"], pd.Series({"uniform": 0.084, "Beta(2,2)": 0.069})))
+
+
 def test_uniform_stars_are_those_of_other_experiments(study, monkeypatch):
     study.stars([2], 1), study.paths(regular_pairs(study.members("heldout", 2)))
     before = {p.name for p in study.store.root.glob("*/*.safetensors")}
@@ -187,6 +196,11 @@ def test_an_experiment_names_settings_by_several_parameters():
     experiment = Experiment("fig2_width_depth", "smoke", **FIG2 | dict(widths=["mlp", "resnet"], depths=["resnet"]))
     assert [s.setting.name for s in experiment.studies] == ["mlp", "resnet"] and experiment.named("depths") == [experiment.studies[1]]
     assert network_widths(experiment.named("widths")) == {"MLP 3x16": 16, "ResNet 4": 4}
+
+
+def test_draws_of_t_are_names_and_numbers_in_one_list():
+    given = dict(settings=["mlp"], t_sampling=["uniform", "beta", "adaptive", 0.5, 1], sources=2, stars=1, heldouts=2, points=3)
+    assert len(Experiment("appendix_t_sampling", "smoke", **given).studies) == 1
 
 
 @pytest.mark.parametrize("name, given, message", [
