@@ -561,6 +561,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'starlight_nb.reproduce._age': ('reproduce.html#_age', 'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce._bars': ('reproduce.html#_bars', 'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce._check_data': ('reproduce.html#_check_data', 'starlight_nb/reproduce.py'),
+                                        'starlight_nb.reproduce._check_data_folder': ( 'reproduce.html#_check_data_folder',
+                                                                                       'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce._check_folders': ( 'reproduce.html#_check_folders',
                                                                                    'starlight_nb/reproduce.py'),
                                         'starlight_nb.reproduce._check_import': ( 'reproduce.html#_check_import',
