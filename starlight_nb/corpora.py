@@ -106,7 +106,10 @@ def _find(name, root):
     "The folder of a data set that has its parts, or None."
     return next((root / folder for folder in FOLDERS[name] if all((root / folder / part).exists() for part in PARTS[name])), None)
 
-def _expected(name): return [f"{folder}/{part}".removeprefix("./") for folder in FOLDERS[name] for part in PARTS[name]]
+def _not_found(name, root):
+    "The error for a set that has no address."
+    places = [" and ".join(f"{folder}/{part}".removeprefix("./") for part in PARTS[name]) for folder in FOLDERS[name]]
+    return _missing(name, root, [", or ".join(places)], "they have to be brought there by hand")
 
 # %% ../nbs/00_corpora.ipynb #present
 def present(root: Path) -> list[str]:
@@ -127,7 +130,7 @@ def read_folders(name: str, root: Path,
                 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     "Images (n, 3, size, size) as bytes and labels (n,), for training, shuffled, and for the test, from `train/` and `val/`."
     from torchvision import datasets, transforms
-    if not (folder := _find(name, Path(root))): raise _missing(name, root, _expected(name), "they have to be brought there by hand")
+    if not (folder := _find(name, Path(root))): raise _not_found(name, root)
     change = transforms.Compose([transforms.Resize(round(size * 8 / 7)), transforms.CenterCrop(size), transforms.PILToTensor()])
     try: train, test = (datasets.ImageFolder(folder / part, change) for part in PARTS[name])
     except OSError as error: raise _damaged(name, [folder], error) from error
@@ -161,10 +164,11 @@ def read_news(name: str, root: Path) -> list[tuple[list[str], torch.Tensor]]:
     "Texts and labels (n,), for training and for the test; files of `agnews` that are missing are downloaded."
     root = Path(root).absolute()
     if not _find(name, root):
-        if name != "agnews": raise _missing(name, root, _expected(name), "they have to be brought there by hand")
+        if name != "agnews": raise _not_found(name, root)
         from torchvision.datasets.utils import download_url
-        with _downloads(name, root, _expected(name)[:2]) as new:
-            for file, md5 in NEWS_MD5.items(): download_url(NEWS + file, new / FOLDERS[name][0], file, md5)
+        folder = FOLDERS[name][0]
+        with _downloads(name, root, [f"{folder}/{part}" for part in NEWS_MD5]) as new:
+            for part, md5 in NEWS_MD5.items(): download_url(NEWS + part, new / folder, part, md5)
     return [_rows_of_news(name, _find(name, root) / part) for part in PARTS[name]]
 
 def _rows_of_news(name, path):
