@@ -4,9 +4,9 @@
 
 # %% ../nbs/00_corpora.ipynb #imports
 from __future__ import annotations
-import csv, os, shutil, socket, tempfile
+import csv, os, shutil, socket, sys, tempfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -58,7 +58,7 @@ def _downloads(name, root, files):
     before, there = socket.getdefaulttimeout(), next(p for p in (root, *root.parents) if p.exists())
     socket.setdefaulttimeout(PATIENCE)
     try:
-        with tempfile.TemporaryDirectory(dir=there, prefix=f".{name}-") as new:
+        with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(dir=there, prefix=f".{name}-") as new:
             yield Path(new)
             for file in files:
                 (root / file).parent.mkdir(parents=True, exist_ok=True)

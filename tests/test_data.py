@@ -382,13 +382,6 @@ def test_a_run_without_its_data_ends_before_it_begins(tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_the_doctor_says_which_data_are_there(tmp_path, monkeypatch, capsys):
-    make_news(tmp_path / "ag_news_csv")
-    monkeypatch.setenv("STARLIGHT_DATA", str(tmp_path))
-    reproduce.main(["doctor"])
-    assert f"data sets in {tmp_path}: digits, digit-pairs, agnews\n" in capsys.readouterr().out
-
-
 SIZES = {"mnist": (54_000, 6_000, 10_000), "fashion-mnist": (54_000, 6_000, 10_000), "cifar10": (45_000, 5_000, 10_000), "cifar100": (45_000, 5_000, 10_000),
          "agnews": (114_000, 6_000, 7_600), "agnews-small": (9_500, 500, 7_600), "imagenette64": (1_200, 300)}
 

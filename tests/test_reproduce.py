@@ -400,6 +400,7 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "ok   torch imports" in said and "ok   kernel python3" in said
     assert "WRONG data folder: STARLIGHT_DATA names" in said and "WRONG store folder:" in said
+    assert f"data sets in {tmp_path / 'nowhere'}: digits, digit-pairs\n" in said
 
 
 class Links(html.parser.HTMLParser):
