@@ -351,8 +351,7 @@ def reproduce(
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     _check_folders(out, store, data or os.environ.get("STARLIGHT_DATA"))
-    data = Path(data or data_folder()).resolve()
-    _check_data(needed, data)
+    data = _checked_data(needed, data)
     with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging, _environment(
               STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(data),
               STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
@@ -385,11 +384,13 @@ def _check_folders(out, store, data):
     if not any(store.glob("*/*.safetensors")): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
-# %% ../nbs/32_reproduce.ipynb #check-data
-def _check_data(names, root):
-    "Raise `ValueError` where a data set cannot be had."
+# %% ../nbs/32_reproduce.ipynb #checked-data
+def _checked_data(names, data):
+    "The folder of the data sets, by its full name; raises `ValueError` where one of them cannot be had."
     from starlight_nb.data import load
+    root = Path(data or data_folder()).resolve()
     for name in names: load(name, root)
+    return root
 
 # %% ../nbs/32_reproduce.ipynb #only-run
 @contextmanager
