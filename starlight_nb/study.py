@@ -4,7 +4,7 @@
 
 # %% ../nbs/22_study.ipynb #from-future-import-annotations
 from __future__ import annotations
-import dataclasses, json, os, tomllib
+import dataclasses, json, tomllib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from .base import (checkpoint_seconds, choose, experiments_folder, profile_names, report_folder, since_seconds,
                                store_folder, worker_count, write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
-from .data import LOADERS, load
+from .data import known_dataset, load
 from .files import below, config_key
 from .jobs import check_resources, spread
 from .matching import match_weights
@@ -59,7 +59,7 @@ def _setting(name, table):
         if type(table[key]) is not int or table[key] < 1:
             raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
     check_architecture(table["architecture"], f"{where}.architecture")
-    choose(f"{where}.dataset", table["dataset"], LOADERS)
+    known_dataset(table["dataset"], f"{where}.dataset")
     for key in ("label", "paper"):
         if not isinstance(table.get(key, ""), str): raise ValueError(f"{where}.{key}: text is needed, not {table[key]!r}")
     for key in ("model", "star"):
@@ -148,7 +148,7 @@ def _base(setting, recipe):
                 model=setting.model, recipe=dataclasses.asdict(recipe))
 
 @lru_cache(maxsize=4)
-def _data(name): return load(name, os.environ.get("STARLIGHT_DATA"))
+def _data(name): return load(name)
 
 def regular_member(setting: Setting, role: str, number: int) -> Member:
     "The regular solution number `number`, counted from 0, among sources, held-outs or those trained as `long` as a star."
