@@ -290,8 +290,7 @@ def reproduce(
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     _check_folders(out, store, data or os.environ.get("STARLIGHT_DATA"))
-    data = Path(data or data_folder()).resolve()
-    _check_data(needed, data)
+    _check_data(needed, data := Path(data or data_folder()).resolve())
     with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging, _environment(
               STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(data),
               STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
