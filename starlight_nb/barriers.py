@@ -15,7 +15,8 @@ from .data import Dataset, batches, check_dataset
 from .evaluation import batch_norms, check_same, evaluate, interpolate, midpoint_loss, refresh_batchnorm  # found here too
 
 # %% auto #0
-__all__ = ['unit_statistics', 'rescaled', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
+__all__ = ['unit_statistics', 'rescaled', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier', 'Plane',
+           'plane_losses']
 
 # %% ../nbs/12_barriers.ipynb #unit-statistics
 def _hooked(model, state, hook, names=None):
@@ -154,3 +155,39 @@ def loss_barrier(curve: PathCurve, split: str = "train") -> float:
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
     "The largest drop of the accuracy below the line between its ends, from 0 to 1."
     return _rise(curve.ts, -curve.accuracy[choose("split", split, curve.accuracy)])
+
+# %% ../nbs/12_barriers.ipynb #plane
+class Plane:
+    "The plane through three networks, with coordinates in which distances are those between their parameters."
+    def __init__(self, model: nn.Module, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor], state_c: dict[str, torch.Tensor]):
+        for other in (state_b, state_c): check_same(state_a, other)
+        self.states, names = (state_a, state_b, state_c), [name for name, _ in model.named_parameters()]
+        side, other = (torch.cat([(state[name].double() - state_a[name].double()).flatten() for name in names]) for state in (state_b, state_c))
+        length = side.norm().item()
+        along = (other @ side).item() / length if length else 0.0
+        above = max((other @ other).item() - along**2, 0.0) ** 0.5
+        if above <= 1e-6 * length or not length: raise ValueError("state_c: three networks that are not on one line are needed")
+        self.corners = np.array([[0.0, 0.0], [length, 0.0], [along, above]])  # of A, B, C
+    def state(self, x: float, y: float) -> dict[str, torch.Tensor]:
+        "The network at these coordinates; its statistics are mixed like its weights."
+        _, (length, _), (along, above) = self.corners
+        c = y / above
+        b = (x - c * along) / length
+        mixed = lambda first, second, third: (1 - b - c) * first + b * second + c * third if first.is_floating_point() else first.clone()
+        return {name: mixed(*(state[name] for state in self.states)) for name in self.states[0]}
+
+# %% ../nbs/12_barriers.ipynb #plane-losses
+def plane_losses(plane: Plane, model: nn.Module, data: Dataset,
+                 steps: int = 25,       # points along each axis
+                 margin: float = 0.25,  # around the three, as a part of the plane's width and height
+                ) -> pd.DataFrame:
+    "Training loss over a plane, each point with its normalisations' statistics refreshed: x, y, value; at the corners the networks as they are."
+    check_dataset(data)
+    if type(steps) is not int or steps < 2: raise ValueError(f"steps: a whole number of at least 2 is needed, not {steps!r}")
+    if not margin >= 0: raise ValueError(f"margin: a number of at least 0 is needed, not {margin!r}")
+    low, high = plane.corners.min(0), plane.corners.max(0)
+    xs, ys = np.linspace(low - margin * (high - low), high + margin * (high - low), steps).T
+    points = [dict(x=x, y=y, value=evaluate(model, refresh_batchnorm(model, plane.state(x, y), data), data.train)[0])
+              for y in ys.tolist() for x in xs.tolist()]
+    corners = [dict(x=x, y=y, value=evaluate(model, plane.state(x, y), data.train)[0]) for x, y in plane.corners.tolist()]
+    return pd.DataFrame(points + corners)
