@@ -71,7 +71,7 @@ WAYS = {  # label, colour, line, marker
 def _contour(axis, rows):
     "The plane with its corners and segments; returns what the colour bar is of."
     grid = rows[rows.t.isna()].pivot(index="y", columns="x", values="value")
-    low, high = np.log10([max(rows.value.min(), 1e-4), rows.value.max()])
+    low, high = np.log10([max(grid.min(axis=None), 1e-4), grid.max(axis=None)])
     filled = axis.contourf(grid.columns, grid.index, np.log10(grid.clip(lower=10**low)), levels=np.linspace(low, high, 21), cmap="viridis")
     for (a, b), way in rows[rows.t.notna() & rows.x.notna()].groupby(["model_a", "model_b"], sort=False):
         axis.plot(way.x, way.y, color="w", linewidth=0.8)
@@ -90,7 +90,7 @@ def _ways(axis, rows):
     curves["star"] = pd.concat([half[first].assign(t=(1 - half[first].t) / 2), half[second].assign(t=(1 + half[second].t) / 2)]).sort_values("t", kind="stable")
     for way, (label, colour, line, marker) in WAYS.items():
         axis.plot(curves[way].t, curves[way].value, line, color=colour, marker=marker, markersize=4, label=label)
-    axis.set(xlabel=f"from one solution to the other", ylim=(0, None), xlim=(0, 1), xticks=[])
+    axis.set(xlabel="from one solution to the other", ylim=(0, None), xlim=(0, 1), xticks=[])
 
 def plot_plane(frame: pd.DataFrame,  # tidy rows as `measure_plane` gives them
               ) -> plt.Figure:

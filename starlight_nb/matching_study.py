@@ -14,8 +14,9 @@ from .study import (COLUMNS, Member, Pair, Study, bootstrap_of, bootstrap_ratio,
                                 star_pairs, summarise)
 
 # %% auto #0
-__all__ = ['SPECS', 'KINDS', 'spec_pairs', 'measure_specs', 'comparison_table', 'order_range', 'gap_closed', 'measure_plane',
-           'plane_rises']
+__all__ = ['SPECS', 'KINDS', 'spec_pairs', 'measure_specs', 'comparison_table', 'relative_barriers', 'relative_in_words',
+           'order_range', 'gap_closed', 'gap_in_words', 'rematch_options', 'measure_plane', 'plane_rises',
+           'rises_in_words']
 
 # %% ../nbs/22d_matching_study.ipynb #specs
 SPECS = {  # the star's options, the matching of pairs, that of pairs in a random order
@@ -75,6 +76,30 @@ def comparison_table(frame: pd.DataFrame,  # tidy rows, one matching for each va
     return pd.DataFrame([{"setting": setting, by: level} | _comparison(rows[rows.setting == setting], by, level)
                          for setting in rows.setting.unique() for level in rows[by].dropna().unique()])
 
+# %% ../nbs/22d_matching_study.ipynb #relative
+def relative_barriers(frame: pd.DataFrame, by: str, base: str, split: str = "train") -> pd.DataFrame:
+    "Mean barriers as a part of those at the value `base` of the column `by`, with 95 % intervals (low, high)."
+    rows, found = frame[(frame.metric == "loss_barrier") & (frame.split == split) & frame[by].notna()], []
+    for (setting, pair, level), part in rows.groupby(["setting", "pair", by], sort=False):
+        known = rows[(rows.setting == setting) & (rows.pair == pair) & (rows[by] == base)]
+        if known.empty or level == base: continue
+        low, high = bootstrap_ratio(part, known)
+        found.append({"setting": setting, "pair": pair, by: level, "ratio": part.value.mean() / known.value.mean(), "low": low, "high": high})
+    return pd.DataFrame(found)
+
+def relative_in_words(frame: pd.DataFrame, by: str, base: str, split: str = "train") -> str:
+    "A sentence for each setting: the barriers at `base`, and those at the other values as multiples of them."
+    rows, ratios, sentences = frame[(frame.metric == "loss_barrier") & (frame.split == split)], relative_barriers(frame, by, base, split), []
+    for setting, part in rows.groupby("setting", sort=False):
+        phrases = []
+        for kind in ("regular-regular", "star-heldout"):
+            others = ratios[(ratios.setting == setting) & (ratios.pair == kind)]
+            mean = _of(part[part.pair == kind], by, base).value.mean()
+            phrases.append(f"{kind.replace('-', ' – ')} {mean:.2f}" + (f" ({base})" if len(others) else "")
+                           + "".join(f", {row[by]} {row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}] times that" for _, row in others.iterrows()))
+        sentences.append(f"{setting}: {'; '.join(phrases)}.".replace("star – heldout", "star – held-out"))
+    return " ".join(sentences)
+
 # %% ../nbs/22d_matching_study.ipynb #order-range
 def order_range(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     "The lowest and the highest mean barrier over matching orders, for each setting, spec and kind of pair."
@@ -94,6 +119,29 @@ def gap_closed(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
         low, high = bootstrap_of(_share, *parts)
         found.append(dict(setting=setting, share=_share(*(own.value.mean() for own in parts)), low=low, high=high))
     return pd.DataFrame(found).set_index("setting")
+
+# %% ../nbs/22d_matching_study.ipynb #gap-in-words
+def gap_in_words(frame: pd.DataFrame, split: str = "train") -> str:
+    "For each setting: the barriers under the three specs, the share of the gap that complete matching closes, and what is left for a star."
+    rows, closed, sentences = frame[(frame.metric == "loss_barrier") & (frame.split == split)], gap_closed(frame, split), []
+    for setting, part in rows.groupby("setting", sort=False):
+        own = {(kind, matching): part[(part.pair == kind) & (part.matching == matching)]
+               for kind in ("regular-regular", "star-heldout") for _, matching, _ in SPECS.values()}
+        means, share = {key: pairs.value.mean() for key, pairs in own.items()}, closed.loc[setting]
+        low, high = bootstrap_ratio(own["star-heldout", "forward"], own["regular-regular", "forward"])
+        three = [" / ".join(f"{means[kind, matching]:.2f}" for _, matching, _ in SPECS.values()) for kind in ("regular-regular", "star-heldout")]
+        verdict = "most of it" if share.low > 0.5 else "less than half" if share.high < 0.5 else "whether that is most of it is not decided"
+        sentences.append(f"{setting}, unmatched / partial / complete: regular – regular {three[0]}, star – held-out {three[1]}. "
+                         f"Of what stars gain under partial matching, complete matching gains {share.share:.0%} [{share.low:.0%}, {share.high:.0%}] "
+                         f"without a star: {verdict}. With complete matching stars are at "
+                         f"{means['star-heldout', 'forward'] / means['regular-regular', 'forward']:.2f} [{low:.2f}, {high:.2f}] of the regular barrier.")
+    return " ".join(sentences)
+
+# %% ../nbs/22d_matching_study.ipynb #rematch-options
+def rematch_options(every: list[int]) -> dict[str, dict]:
+    "The options of stars whose sources are re-matched after so many epochs, only once, and never."
+    often = {"every epoch" if epochs == 1 else f"every {epochs}": {} if epochs == 1 else dict(rematch_every=epochs) for epochs in every}
+    return often | {"once": dict(rematch_every=0), "never": dict(rematch_every=None)}
 
 # %% ../nbs/22d_matching_study.ipynb #in-the-stars-order
 def _plane(study, star, ends):
@@ -139,5 +187,15 @@ def plane_rises(frame: pd.DataFrame) -> pd.DataFrame:
     found = [dict(setting=setting, way=f"{a} to {b}", matching=matching, rise=_rise(part.t.to_numpy(), part.value.to_numpy()))
              for (setting, a, b, matching), part in rows.groupby(["setting", "model_a", "model_b", "matching"], sort=False)]
     return pd.DataFrame(found)
+
+def rises_in_words(rises: pd.DataFrame) -> str:
+    "A sentence for each setting, from what `plane_rises` found."
+    sentences = []
+    for setting, part in rises.groupby("setting", sort=False):
+        star = part.way.str.startswith("star")
+        straight, direct = (part[~star & (part.matching == matching)].rise.item() for matching in ("to the star", "forward"))
+        sentences.append(f"{setting}: between the two solutions the training loss rises by {straight:.2f} in the star's order and by {direct:.2f} "
+                         f"with one matched to the other, from the star to each by {' and '.join(map('{:.2f}'.format, part[star].rise))}.")
+    return " ".join(sentences)
 
 def _rise(t, loss): return max(0.0, (loss - (loss[0] + t * (loss[-1] - loss[0]))).max())
