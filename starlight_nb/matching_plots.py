@@ -69,7 +69,7 @@ WAYS = {  # label, colour, line, marker
 }
 
 def _contour(axis, rows):
-    "The plane with its corners and segments; returns what the colour bar is of."
+    "The plane with its corners and segments, and the scale of its colours."
     grid = rows[rows.t.isna()].pivot(index="y", columns="x", values="value")
     low, high = np.log10([max(grid.min(axis=None), 1e-4), grid.max(axis=None)])
     filled = axis.contourf(grid.columns, grid.index, np.log10(grid.clip(lower=10**low)), levels=np.linspace(low, high, 21), cmap="viridis")
@@ -79,7 +79,10 @@ def _contour(axis, rows):
             star = name.startswith("star")
             axis.plot(end.x, end.y, "*" if star else "o", color="w", markersize=9 if star else 5)
     axis.set(aspect="equal", xticks=[], yticks=[])
-    return filled
+    ticks = [tick for tick in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= np.log10(tick) <= high]
+    bar = axis.figure.colorbar(filled, cax=axis.inset_axes([1.03, 0, 0.04, 1]), ticks=np.log10(ticks))
+    bar.set_ticklabels(list(map("{:g}".format, ticks)))
+    bar.set_label("loss, train (nats)")
 
 # %% ../nbs/30b_matching_plots.ipynb #plot-plane
 def _ways(axis, rows):
@@ -89,21 +92,18 @@ def _ways(axis, rows):
     half = {end: rows[(rows.pair == "star-heldout") & (rows.model_b == end)] for end in (first, second)}
     curves["star"] = pd.concat([half[first].assign(t=(1 - half[first].t) / 2), half[second].assign(t=(1 + half[second].t) / 2)]).sort_values("t", kind="stable")
     for way, (label, colour, line, marker) in WAYS.items():
-        axis.plot(curves[way].t, curves[way].value, line, color=colour, marker=marker, markersize=4, label=label)
+        axis.plot(curves[way].t, curves[way].value, line, color=colour, marker=marker, markersize=4, label=label, clip_on=False)
     axis.set(xlabel="from one solution to the other", ylim=(0, None), xlim=(0, 1), xticks=[])
 
 def plot_plane(frame: pd.DataFrame,  # tidy rows as `measure_plane` gives them
               ) -> plt.Figure:
     "The training loss over the plane through a star and two solutions, and along the ways between them."
-    settings = list(frame.setting.unique())
+    frame, settings = frame[(frame.metric == "loss") & (frame.split == "train")], list(frame.setting.unique())
     with look():
         figure, axes = plt.subplots(2, len(settings), figsize=(3.6 * len(settings), 5.2), squeeze=False, height_ratios=[3, 2], layout="constrained")
         for (above, below), setting in zip(axes.T, settings):
             rows = frame[frame.setting == setting]
-            filled, ticks = _contour(above, rows), np.array([0.001, 0.01, 0.1, 1, 10])
-            shown = ticks[(np.log10(ticks) >= filled.levels[0]) & (np.log10(ticks) <= filled.levels[-1])]
-            bar = figure.colorbar(filled, ax=above, ticks=np.log10(shown))
-            bar.set_ticklabels([f"{tick:g}" for tick in shown])
+            _contour(above, rows)
             _ways(below, rows)
             above.set_title(setting)
         axes[1][0].set_ylabel("loss, train (nats)")

@@ -164,8 +164,8 @@ def measure_plane(study: Study, star: tuple[int, int, Member],
                   ends: tuple[Member, Member],  # two regular solutions
                   steps: int,                   # points along each axis of the plane
                  ) -> pd.DataFrame:
-    """Training loss over the plane, with the coordinates `x` and `y`, and on the segments between its corners, with `t`;
-    and of the two solutions by themselves, with their `matching`."""
+    """Training loss over the plane, with coordinates `x` and `y`, and on the segments between its corners, with `t`;
+    and the path between the two solutions with the second matched to the first."""
     n_source, seed, star = star
     segments, *grid = study.spread(_line, [(study, star, ends, steps, row) for row in range(-1, steps)], "plane")
     about = dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset,
@@ -176,14 +176,12 @@ def measure_plane(study: Study, star: tuple[int, int, Member],
     ways = [straight, *(way[::-1] for way in ways)]  # the star is at t = 0
     rows += [about | dict(zip(("x", "y", "value"), point)) | dict(pair=kind, model_a=a.name, model_b=b.name, t=t)
              for (kind, a, b), way in zip(pairs, ways) for t, point in zip(np.linspace(0, 1, study.points).tolist(), way.tolist())]
-    direct = study.paths([Pair("regular-regular", *ends)])
-    direct = direct[(direct.split == "train") & (direct.metric == "loss")]
-    return pd.concat([pd.DataFrame(rows), direct], ignore_index=True)[[*COLUMNS, "matching", "x", "y"]]
+    return pd.concat([pd.DataFrame(rows), study.paths([Pair("regular-regular", *ends)])], ignore_index=True)[[*COLUMNS, "matching", "x", "y"]]
 
 # %% ../nbs/22d_matching_study.ipynb #rise
 def plane_rises(frame: pd.DataFrame) -> pd.DataFrame:
     "The largest rise of the loss above the line between the ends on each way of a plane, a row a setting and way."
-    rows = frame[frame.t.notna()]
+    rows = frame[frame.t.notna() & (frame.metric == "loss") & (frame.split == "train")]
     found = [dict(setting=setting, way=f"{a} to {b}", matching=matching, rise=_rise(part.t.to_numpy(), part.value.to_numpy()))
              for (setting, a, b, matching), part in rows.groupby(["setting", "model_a", "model_b", "matching"], sort=False)]
     return pd.DataFrame(found)
