@@ -27,9 +27,9 @@ from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
-           'single_models', 'Study', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio',
-           'summarise', 'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'save_table',
-           'save_finding', 'save_measured']
+           'single_models', 'Study', 'with_recipe', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of',
+           'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data',
+           'save_table', 'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -310,10 +310,6 @@ class Study:
     def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11, resources: dict | None = None):
         self.setting, self.store, self.jobs, self.points, self.resources = setting, store, jobs, points, resources
     data, spec = property(lambda self: _data(self.setting.dataset)), property(lambda self: _spec(self.setting))
-    def with_recipe(self, variant: str, **changes) -> Study:
-        "The same with another recipe, of regular models and of stars; `variant` goes into the names of its models."
-        recipes = {name: getattr(self.setting, name).replace(**changes) for name in ("recipe", "star_recipe")}
-        return Study(dataclasses.replace(self.setting, variant=variant, **recipes), self.store, self.jobs, self.points, self.resources)
     def model(self): return _model(self.setting)()
     def state(self, member: Member) -> dict[str, torch.Tensor]: return _state(self.setting, self.store, member)
     def spread(self, function, tasks, what: str, plan: PopulationPlan | None = None) -> list:
@@ -339,6 +335,13 @@ class Study:
         curves = self.spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs], "paths")
         return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)],
                             columns=[*COLUMNS, "matching"])
+
+# %% ../nbs/22_study.ipynb #with-recipe
+def with_recipe(study: Study, variant: str, **changes) -> Study:
+    "The study of the same setting with changed recipes, of regular models and of stars; `variant` goes into the names of its models."
+    recipes = {name: getattr(study.setting, name).replace(**changes) for name in ("recipe", "star_recipe")}
+    setting = dataclasses.replace(study.setting, variant=variant, **recipes)
+    return Study(setting, study.store, study.jobs, study.points, study.resources)
 
 # %% ../nbs/22_study.ipynb #regular-pairs
 def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair]:

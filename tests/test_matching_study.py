@@ -13,7 +13,7 @@ from starlight_nb.matching_study import SPECS, comparison_table, gap_closed, gap
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.store import Store
-from starlight_nb.study import Pair, Study, _match, _train_star, bootstrap_of, load_profile, regular_pairs, star_member, star_pairs
+from starlight_nb.study import Pair, Study, _match, _train_star, bootstrap_of, load_profile, star_member, star_pairs, with_recipe
 from starlight_nb.training import state_of
 
 
@@ -82,19 +82,19 @@ def test_every_matching_gives_a_permutation_and_random_ones_differ(study):
 
 
 def test_another_recipe_makes_other_models_with_other_names(study):
-    other = study.with_recipe("warmup", warmup_epochs=1)
+    other = with_recipe(study, "warmup", warmup_epochs=1)
     assert (other.setting.recipe.warmup_epochs, other.setting.star_recipe.warmup_epochs) == (1, 1) and study.setting.recipe.warmup_epochs == 0
     assert other.setting.star_recipe.epochs == study.setting.star_recipe.epochs and other.setting.label == study.setting.label
     ours, theirs = study.members("heldout", 2), other.members("heldout", 2)
     assert [m.name for m in theirs] == ["heldout-warmup-0", "heldout-warmup-1"] and not {m.key for m in ours} & {m.key for m in theirs}
     assert star_member(other.setting, 2, 0).name == "star-warmup-n2-s0"
-    assert study.with_recipe("").members("heldout", 2) == ours
+    assert with_recipe(study, "").members("heldout", 2) == ours
     frame = study.paths([Pair("regular-regular", ours[0], theirs[1])])
     start = evaluate(study.model(), study.state(ours[0]), study.data.train)[0]
     end = evaluate(study.model(), other.state(theirs[1]), study.data.train)[0]
     assert frame[(frame.metric == "loss") & (frame.split == "train") & frame.t.isin([0, 1])].value.tolist() == [start, end]
     with pytest.raises(ValueError, match="recipe: 'warmup' is not known"):
-        study.with_recipe("warmup", warmup=1)
+        with_recipe(study, "warmup", warmup=1)
 
 
 def test_three_specs_are_measured_once(study, monkeypatch):
