@@ -29,12 +29,11 @@ def spec_pairs(study: Study, spec: str,
                sources: int, stars: int, heldouts: int,
                orders: int,  # random matching orders, besides the forward one
               ) -> list[Pair]:
-    "Pairs of held-outs, and of stars with held-outs and sources, under one of `SPECS`; the models are trained."
+    "Pairs of held-outs, and of stars with held-outs, under one of `SPECS`; the models are trained."
     options, matching, again = SPECS[spec]
     held, trained = study.members("heldout", heldouts), study.stars([sources], stars, **options)
     matchings = [matching] + [again.format(order) for order in range(orders) if again]
-    pairs = [pair for name in matchings for pair in regular_pairs(held, name) + star_pairs(trained, held, 0, name)]
-    return pairs + star_pairs(trained, [], heldouts, matching)
+    return [pair for name in matchings for pair in regular_pairs(held, name) + star_pairs(trained, held, 0, name)]
 
 def measure_specs(study: Study, sources: int, stars: int, heldouts: int, orders: int) -> pd.DataFrame:
     "Tidy rows of barriers and of single models, with `matching` and `spec`; a regular model by itself has no spec."
@@ -63,7 +62,7 @@ def _comparison(rows, by, level):
     barriers, single = rows[rows.metric == "loss_barrier"], rows[(rows.pair == "single") & (rows.metric == "loss")]
     star = single.model_a.str.startswith("star")
     parts = {"regular loss": _of(single[~star], by, level), "star loss": _of(single[star], by, level)}
-    parts |= {kind: _of(barriers[barriers.pair == kind], by, level) for kind in KINDS}
+    parts |= {kind: _of(barriers[barriers.pair == kind], by, level) for kind in KINDS if kind in set(barriers.pair)}
     low, high = bootstrap_ratio(parts["star-heldout"], parts["regular-regular"])
     ratio = parts["star-heldout"].value.mean() / parts["regular-regular"].value.mean()
     return {name: _text(part) for name, part in parts.items()} | {"star-heldout / regular-regular": f"{ratio:.2f} [{low:.2f}, {high:.2f}]"}
