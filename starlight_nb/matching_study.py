@@ -91,19 +91,19 @@ def relative_in_words(frame: pd.DataFrame, by: str, base: str, split: str = "tra
     rows, ratios, sentences = frame[(frame.metric == "loss_barrier") & (frame.split == split)], relative_barriers(frame, by, base, split), []
     for setting, part in rows.groupby("setting", sort=False):
         phrases = []
-        for kind in (kind for kind in ("regular-regular", "star-heldout") if kind in set(part.pair)):
+        for kind in (kind for kind in KINDS if kind in set(part.pair)):
             others = ratios[(ratios.setting == setting) & (ratios.pair == kind)]
             mean = _of(part[part.pair == kind], by, base).value.mean()
-            phrases.append(f"{kind.replace('-', ' – ')} {mean:.2f}" + (f" ({base})" if len(others) else "")
+            phrases.append(f"{kind} {mean:.2f}" + (f" ({base})" if len(others) else "")
                            + "".join(f", {row[by]} {row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}] times that" for _, row in others.iterrows()))
-        sentences.append(f"{setting}: {'; '.join(phrases)}.".replace("star – heldout", "star – held-out"))
-    return " ".join([*sentences, _clearly(ratios[ratios.pair.isin(["regular-regular", "star-heldout"])], by, base)])
+        sentences.append(f"{setting}: {'; '.join(phrases)}.")
+    words = " ".join([*sentences, _clearly(ratios, by, base)])
+    return words.replace("regular-regular", "regular – regular").replace("star-heldout", "star – held-out").replace("star-source", "star – source")
 
 def _clearly(ratios, by, base):
     "What differs from the base with the whole interval."
-    told = lambda part: ", ".join(dict.fromkeys(f"{row[by]} ({row.setting}, {row.pair})" for _, row in part.iterrows())) or "none"
-    return (f"With the whole interval below {base}: {told(ratios[ratios.high < 1])}; above: {told(ratios[ratios.low > 1])}."
-            ).replace("regular-regular", "regular – regular").replace("star-heldout", "star – held-out")
+    told = lambda part: ", ".join(dict.fromkeys(f"{row[by]} ({row.setting}, {row.pair})" for _, row in part.iterrows())) or "nothing"
+    return f"With the whole interval below {base}: {told(ratios[ratios.high < 1])}; above: {told(ratios[ratios.low > 1])}."
 
 # %% ../nbs/22d_matching_study.ipynb #order-range
 def order_range(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
