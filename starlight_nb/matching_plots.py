@@ -69,7 +69,7 @@ WAYS = {  # label, colour, line, marker
 }
 
 def _contour(axis, rows):
-    "The plane with its corners and segments, and the scale of its colours."
+    "The plane with its corners and segments; returns the scale of its colours."
     grid = rows[rows.t.isna()].pivot(index="y", columns="x", values="value")
     low, high = np.log10([max(grid.min(axis=None), 1e-4), grid.max(axis=None)])
     filled = axis.contourf(grid.columns, grid.index, np.log10(grid.clip(lower=10**low)), levels=np.linspace(low, high, 21), cmap="viridis")
@@ -82,14 +82,14 @@ def _contour(axis, rows):
     ticks = [tick for tick in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if low <= np.log10(tick) <= high]
     bar = axis.figure.colorbar(filled, cax=axis.inset_axes([1.03, 0, 0.04, 1]), ticks=np.log10(ticks))
     bar.set_ticklabels(list(map("{:g}".format, ticks)))
-    bar.set_label("loss, train (nats)")
+    return bar
 
 # %% ../nbs/30b_matching_plots.ipynb #plot-plane
 def _ways(axis, rows):
     "Loss from one solution to the other, on each way."
     curves = {"straight": rows[(rows.pair == "regular-regular") & rows.x.notna()], "matched": rows[(rows.pair == "regular-regular") & rows.x.isna()]}
     first, second = curves["straight"].model_a.iloc[0], curves["straight"].model_b.iloc[0]
-    half = {end: rows[(rows.pair == "star-heldout") & (rows.model_b == end)] for end in (first, second)}
+    half = {end: rows[rows.model_a.str.startswith("star", na=False) & (rows.model_b == end)] for end in (first, second)}
     curves["star"] = pd.concat([half[first].assign(t=(1 - half[first].t) / 2), half[second].assign(t=(1 + half[second].t) / 2)]).sort_values("t", kind="stable")
     for way, (label, colour, line, marker) in WAYS.items():
         axis.plot(curves[way].t, curves[way].value, line, color=colour, marker=marker, markersize=4, label=label, clip_on=False)
@@ -98,14 +98,15 @@ def _ways(axis, rows):
 def plot_plane(frame: pd.DataFrame,  # tidy rows as `measure_plane` gives them
               ) -> plt.Figure:
     "The training loss over the plane through a star and two solutions, and along the ways between them."
-    frame, settings = frame[(frame.metric == "loss") & (frame.split == "train")], list(frame.setting.unique())
+    frame = frame[(frame.metric == "loss") & (frame.split == "train")]
+    planes = frame.groupby(["setting", "ends"], sort=False)
     with look():
-        figure, axes = plt.subplots(2, len(settings), figsize=(3.6 * len(settings), 5.2), squeeze=False, height_ratios=[3, 2], layout="constrained")
-        for (above, below), setting in zip(axes.T, settings):
-            rows = frame[frame.setting == setting]
-            _contour(above, rows)
+        figure, axes = plt.subplots(2, len(planes), figsize=(2.9 * len(planes), 4.4), squeeze=False, height_ratios=[3, 2], layout="constrained")
+        for (above, below), (names, rows) in zip(axes.T, planes):
+            bar = _contour(above, rows)
             _ways(below, rows)
-            above.set_title(setting)
+            above.set_title(", ".join(names))
+        bar.set_label("loss, train (nats)")
         axes[1][0].set_ylabel("loss, train (nats)")
         _end(figure, axes)
     return figure

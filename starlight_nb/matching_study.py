@@ -7,14 +7,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
+from .base import choose
 from .barriers import Plane, plane_grid, plane_losses, plane_segments
-from .matching import match_weights
-from .permutation import permute
-from .study import (COLUMNS, Member, Pair, Study, bootstrap_of, bootstrap_ratio, regular_pairs, single_models,
-                                star_pairs, summarise)
+from .study import (COLUMNS, Member, Pair, Study, bootstrap_of, bootstrap_ratio, matched_state, regular_pairs,
+                                single_models, star_pairs, summarise)
 
 # %% auto #0
-__all__ = ['SPECS', 'KINDS', 'spec_pairs', 'measure_specs', 'comparison_table', 'relative_barriers', 'relative_in_words',
+__all__ = ['SPECS', 'KINDS', 'ENDS', 'spec_pairs', 'measure_specs', 'comparison_table', 'relative_barriers', 'relative_in_words',
            'order_range', 'gap_closed', 'gap_in_words', 'rematch_options', 'measure_plane', 'plane_rises',
            'rises_in_words']
 
@@ -149,56 +148,53 @@ def rematch_options(every: list[int]) -> dict[str, dict]:
     return often | {"once": dict(rematch_every=0), "never": dict(rematch_every=None)}
 
 # %% ../nbs/22d_matching_study.ipynb #in-the-stars-order
-def _plane(study, star, ends):
-    "The plane through two solutions, in the order of the star, and the star."
-    theta = study.state(star)
-    moved = [permute(study.spec, match_weights(study.spec, theta, study.state(end)).permutation, study.state(end)) for end in ends]
-    return Plane(study.model(), *moved, theta)
+ENDS = {"source": ("two sources", "star-source"), "heldout": ("two held-outs", "star-heldout")}  # in words, kind of pair
 
-def _line(study, star, ends, steps, row):
+def _line(study, pairs, steps, row):
     "Coordinates and losses (points, 3) of one row of the grid, or of the segments between the corners for row -1."
-    config = dict(kind="plane", star=star.key, ends=[end.key for end in ends], steps=steps, points=study.points, row=row)
+    config = dict(kind="plane", star=pairs[0].a.key, ends=[pair.b.key for pair in pairs], steps=steps, points=study.points, row=row)
     def make():
-        plane = _plane(study, star, ends)
+        plane = Plane(study.model(), *(matched_state(study, pair) for pair in pairs), study.state(pairs[0].a))
         points = plane_segments(plane, study.points).reshape(-1, 2) if row < 0 else plane_grid(plane, steps)[row]
         return {"values": torch.from_numpy(np.column_stack([points, plane_losses(plane, study.data, points)]))}
     return study.store.get_or_train(config, make)["values"].numpy()
 
 # %% ../nbs/22d_matching_study.ipynb #measure-plane
 def measure_plane(study: Study, star: tuple[int, int, Member],
-                  ends: tuple[Member, Member],  # two regular solutions
-                  steps: int,                   # points along each axis of the plane
+                  role: str,   # of the two solutions: source, heldout
+                  steps: int,  # points along each axis of the plane
                  ) -> pd.DataFrame:
     """Training loss over the plane, with coordinates `x` and `y`, and on the segments between its corners, with `t`;
     and the path between the two solutions with the second matched to the first."""
-    n_source, seed, star = star
-    segments, *grid = study.spread(_line, [(study, star, ends, steps, row) for row in range(-1, steps)], "plane")
+    (ends, kind), (n_source, seed, star) = ENDS[choose("role", role, ENDS)], star
+    pairs = [Pair(kind, star, end, "forward", n_source, seed) for end in study.members(role, 2)]
+    segments, *grid = study.spread(_line, [(study, pairs, steps, row) for row in range(-1, steps)], "plane")
     about = dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset,
                  n_source=n_source, star_seed=seed, split="train", metric="loss", matching="to the star")
-    rows = [about | dict(zip(("x", "y", "value"), point)) for row in grid for point in row.tolist()]
-    pairs = [("regular-regular", *ends), ("star-heldout", star, ends[0]), ("star-heldout", star, ends[1])]
+    rows = [about | dict(zip(("x", "y", "value"), point)) for line in grid for point in line.tolist()]
     straight, *ways = segments.reshape(3, study.points, 3)
     ways = [straight, *(way[::-1] for way in ways)]  # the star is at t = 0
-    rows += [about | dict(zip(("x", "y", "value"), point)) | dict(pair=kind, model_a=a.name, model_b=b.name, t=t)
-             for (kind, a, b), way in zip(pairs, ways) for t, point in zip(np.linspace(0, 1, study.points).tolist(), way.tolist())]
-    return pd.concat([pd.DataFrame(rows), study.paths([Pair("regular-regular", *ends)])], ignore_index=True)[[*COLUMNS, "matching", "x", "y"]]
+    direct = Pair("regular-regular", *(pair.b for pair in pairs))
+    rows += [about | dict(zip(("x", "y", "value"), point)) | dict(pair=pair.kind, model_a=pair.a.name, model_b=pair.b.name, t=t)
+             for pair, way in zip((direct, *pairs), ways) for t, point in zip(np.linspace(0, 1, study.points).tolist(), way.tolist())]
+    return pd.concat([pd.DataFrame(rows), study.paths([direct])], ignore_index=True).assign(ends=ends)[[*COLUMNS, "matching", "ends", "x", "y"]]
 
-# %% ../nbs/22d_matching_study.ipynb #rise
+# %% ../nbs/22d_matching_study.ipynb #rises
 def plane_rises(frame: pd.DataFrame) -> pd.DataFrame:
     "The largest rise of the loss above the line between the ends on each way of a plane, a row a setting and way."
     rows = frame[frame.t.notna() & (frame.metric == "loss") & (frame.split == "train")]
-    found = [dict(setting=setting, way=f"{a} to {b}", matching=matching, rise=_rise(part.t.to_numpy(), part.value.to_numpy()))
-             for (setting, a, b, matching), part in rows.groupby(["setting", "model_a", "model_b", "matching"], sort=False)]
+    found = [dict(setting=setting, ends=ends, way=f"{a} to {b}", matching=matching, rise=_rise(part.t.to_numpy(), part.value.to_numpy()))
+             for (setting, ends, a, b, matching), part in rows.groupby(["setting", "ends", "model_a", "model_b", "matching"], sort=False)]
     return pd.DataFrame(found)
 
+def _rise(t, loss): return max(0.0, (loss - (loss[0] + t * (loss[-1] - loss[0]))).max())
+
 def rises_in_words(rises: pd.DataFrame) -> str:
-    "A sentence for each setting, from what `plane_rises` found."
+    "A sentence for each setting and pair of ends, from what `plane_rises` found."
     sentences = []
-    for setting, part in rises.groupby("setting", sort=False):
+    for (setting, ends), part in rises.groupby(["setting", "ends"], sort=False):
         star = part.way.str.startswith("star")
         straight, direct = (part[~star & (part.matching == matching)].rise.item() for matching in ("to the star", "forward"))
-        sentences.append(f"{setting}: between the two solutions the training loss rises by {straight:.2f} in the star's order and by {direct:.2f} "
-                         f"with one matched to the other, from the star to each by {' and '.join(map('{:.2f}'.format, part[star].rise))}.")
+        sentences.append(f"{setting}, {ends}: the training loss rises by {' and '.join(map('{:.2f}'.format, part[star].rise))} from the star to each, "
+                         f"by {straight:.2f} between the two in the star's order, and by {direct:.2f} with one matched to the other.")
     return " ".join(sentences)
-
-def _rise(t, loss): return max(0.0, (loss - (loss[0] + t * (loss[-1] - loss[0]))).max())

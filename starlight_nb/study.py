@@ -27,9 +27,9 @@ from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
-           'single_models', 'Study', 'with_recipe', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of',
-           'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data',
-           'save_table', 'save_finding', 'save_measured']
+           'single_models', 'Study', 'with_recipe', 'matched_state', 'regular_pairs', 'star_pairs', 'bootstrap_mean',
+           'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread',
+           'Experiment', 'save_data', 'save_table', 'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -252,14 +252,16 @@ def _match(setting, store, pair, state_a, state_b):
     return whole | match_weights(spec, state_a, state_b, init=init, order=how, seed=seed).permutation
 
 # %% ../nbs/22_study.ipynb #measure
+def _moved(setting, store, pair):
+    "The states of a pair, the second in the order of the first."
+    state_a, state_b = _state(setting, store, pair.a), _state(setting, store, pair.b)
+    return state_a, permute(_spec(setting), _match(setting, store, pair, state_a, state_b), state_b)
+
 def _measure(setting, store, pair, points):
     "The path between the two members of a pair, from the store or measured now."
     config = dict(kind="path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
     def make():
-        model, data = _model(setting)(), _data(setting.dataset)
-        state_a, state_b = _state(setting, store, pair.a), _state(setting, store, pair.b)
-        moved = permute(_spec(setting), _match(setting, store, pair, state_a, state_b), state_b)
-        curve = path_losses(model, state_a, moved, data, points)
+        curve = path_losses(_model(setting)(), *_moved(setting, store, pair), _data(setting.dataset), points)
         values = {f"{metric}/{split}": v
                   for metric in ("loss", "accuracy") for split, v in getattr(curve, metric).items()}
         return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in (values | {"ts": curve.ts}).items()}
@@ -342,6 +344,11 @@ def with_recipe(study: Study, variant: str, **changes) -> Study:
     recipes = {name: getattr(study.setting, name).replace(**changes) for name in ("recipe", "star_recipe")}
     setting = dataclasses.replace(study.setting, variant=variant, **recipes)
     return Study(setting, study.store, study.jobs, study.points, study.resources)
+
+# %% ../nbs/22_study.ipynb #matched-state
+def matched_state(study: Study, pair: Pair) -> dict[str, torch.Tensor]:
+    "The state of a pair's second model, in the order of the first."
+    return _moved(study.setting, study.store, pair)[1]
 
 # %% ../nbs/22_study.ipynb #regular-pairs
 def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair]:

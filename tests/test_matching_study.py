@@ -192,9 +192,10 @@ def test_three_networks_that_span_no_plane_are_refused(study, plane, change, mes
         Plane(study.model(), *change(*plane[1]))
 
 
-def test_a_measured_plane_is_tidy_and_measured_once(study, monkeypatch):
-    star, ends = study.stars([2], 1)[0], tuple(study.members("heldout", 2))
-    frame = measure_plane(study, star, ends, steps=3)
+@pytest.mark.parametrize("role", ["source", "heldout"])
+def test_a_measured_plane_is_tidy_and_measured_once(study, role, monkeypatch):
+    star = study.stars([2], 1)[0]
+    frame = measure_plane(study, star, role, steps=3)
     rows = frame[(frame.metric == "loss") & (frame.split == "train")]
     assert (rows.t.isna().sum(), rows.t.notna().sum()) == (9, 4 * 3)
     assert not frame.duplicated([column for column in frame.columns if column != "value"]).any()
@@ -202,4 +203,13 @@ def test_a_measured_plane_is_tidy_and_measured_once(study, monkeypatch):
     assert len(at_star) == 2 and set(at_star.value) == {evaluate(study.model(), study.state(star[2]), study.data.train)[0]}
     assert len(set(zip(at_star.x, at_star.y))) == 1
     monkeypatch.setattr("starlight_nb.matching_study.plane_losses", None)
-    pd.testing.assert_frame_equal(frame, measure_plane(study, star, ends, steps=3))
+    pd.testing.assert_frame_equal(frame, measure_plane(study, star, role, steps=3))
+    paths = study.paths(star_pairs([star], study.members("heldout", 2), 2))
+    for model in (f"{role}-0", f"{role}-1"):
+        own, path = (part[(part.model_a == star[2].name) & (part.model_b == model) & (part.split == "train") & (part.metric == "loss")].value for part in (rows, paths))
+        np.testing.assert_allclose(own, path, rtol=1e-3, err_msg="a segment of the plane is the path of its pair")
+
+
+def test_a_plane_of_others_is_refused(study):
+    with pytest.raises(ValueError, match="role: 'heldouts' is not known; did you mean 'heldout'"):
+        measure_plane(study, study.stars([2], 1)[0], "heldouts", steps=3)
