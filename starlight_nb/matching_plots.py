@@ -93,7 +93,7 @@ def _ways(axis, rows):
     curves["star"] = pd.concat([half[first].assign(t=(1 - half[first].t) / 2), half[second].assign(t=(1 + half[second].t) / 2)]).sort_values("t", kind="stable")
     for way, (label, colour, line, marker) in WAYS.items():
         axis.plot(curves[way].t, curves[way].value, line, color=colour, marker=marker, markersize=4, label=label, clip_on=False)
-    axis.set(xlabel="from one solution to the other", ylim=(0, None), xlim=(0, 1), xticks=[])
+    axis.set(xlabel="one solution to the other", ylim=(0, None), xlim=(0, 1), xticks=[])
 
 def plot_plane(frame: pd.DataFrame,  # tidy rows as `measure_plane` gives them
               ) -> plt.Figure:
