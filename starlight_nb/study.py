@@ -26,10 +26,10 @@ from .recipes import Recipe, recipe_from
 from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
-__all__ = ['SEEDS', 'COLUMNS', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member', 'Pair',
-           'single_models', 'Study', 'with_recipe', 'matched_state', 'regular_pairs', 'star_pairs', 'bootstrap_mean',
-           'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread',
-           'Experiment', 'save_data', 'save_table', 'save_finding', 'save_measured']
+__all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member',
+           'star_name', 'Pair', 'single_models', 'Study', 'with_recipe', 'matched_state', 'regular_pairs', 'star_pairs',
+           'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table',
+           'order_spread', 'Experiment', 'save_data', 'save_table', 'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ def star_member(setting: Setting, n_source: int, seed: int, first: int = 0, **op
     if "groups" in options: choose("groups", options["groups"], ["partial"])
     config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources], options=options,
                   **_base(setting, setting.star_recipe))
-    return Member(_star_name(setting.variant, n_source, seed, first, options), config, sources)
+    return Member(star_name(n_source, seed, options, first, setting.variant), config, sources)
 
-def _star_name(variant, n_source, seed, first, options):
-    "What a star is called: number of sources, options by which it differs, seed."
+def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: str = "") -> str:
+    "What a star is called: number of sources, options by which it differs, seed, number of its first source."
     kind, others = "fused" if options.get("own_loss") else "star", [key for key in sorted(options) if key != "own_loss"]
     words = [kind, variant, f"n{n_source}", *(f"{key}={options[key]}" for key in others), f"s{seed}", f"from{first}" if first else ""]
     return "-".join(filter(None, words))
@@ -339,8 +339,11 @@ class Study:
                             columns=[*COLUMNS, "matching"])
 
 # %% ../nbs/22_study.ipynb #with-recipe
+VARIED = ("schedule", "warmup_epochs")  # what experiments change in a recipe
+
 def with_recipe(study: Study, variant: str, **changes) -> Study:
     "The study of the same setting with changed recipes, of regular models and of stars; `variant` goes into the names of its models."
+    for key in changes: choose("recipe", key, VARIED)
     recipes = {name: getattr(study.setting, name).replace(**changes) for name in ("recipe", "star_recipe")}
     setting = dataclasses.replace(study.setting, variant=variant, **recipes)
     return Study(setting, study.store, study.jobs, study.points, study.resources)
