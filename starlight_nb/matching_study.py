@@ -13,7 +13,7 @@ from .study import (COLUMNS, Member, Pair, Study, bootstrap_of, bootstrap_ratio,
                                 single_models, star_pairs, summarise)
 
 # %% auto #0
-__all__ = ['SPECS', 'KINDS', 'ENDS', 'spec_pairs', 'measure_specs', 'comparison_table', 'relative_barriers', 'relative_in_words',
+__all__ = ['SPECS', 'PAIRS', 'ENDS', 'spec_pairs', 'measure_specs', 'comparison_table', 'relative_barriers', 'relative_in_words',
            'order_range', 'gap_closed', 'gap_in_words', 'rematch_options', 'measure_plane', 'plane_rises',
            'rises_in_words']
 
@@ -43,7 +43,7 @@ def measure_specs(study: Study, sources: int, stars: int, heldouts: int, orders:
     return pd.concat([paths[paths.t.isna()], single], ignore_index=True)
 
 # %% ../nbs/22d_matching_study.ipynb #comparison
-KINDS = ("regular-regular", "star-heldout", "star-source")
+PAIRS = ("regular-regular", "star-heldout", "star-source")
 
 def _text(part):
     "Mean and interval; a dash where there is nothing."
@@ -61,7 +61,7 @@ def _comparison(rows, by, level):
     barriers, single = rows[rows.metric == "loss_barrier"], rows[(rows.pair == "single") & (rows.metric == "loss")]
     star = single.model_a.str.startswith("star")
     parts = {"regular loss": _of(single[~star], by, level), "star loss": _of(single[star], by, level)}
-    parts |= {kind: _of(barriers[barriers.pair == kind], by, level) for kind in KINDS if kind in set(barriers.pair)}
+    parts |= {kind: _of(barriers[barriers.pair == kind], by, level) for kind in PAIRS if kind in set(barriers.pair)}
     low, high = bootstrap_ratio(parts["star-heldout"], parts["regular-regular"])
     ratio = parts["star-heldout"].value.mean() / parts["regular-regular"].value.mean()
     return {name: _text(part) for name, part in parts.items()} | {"star-heldout / regular-regular": f"{ratio:.2f} [{low:.2f}, {high:.2f}]"}
@@ -83,14 +83,14 @@ def relative_barriers(frame: pd.DataFrame, by: str, base: str, split: str = "tra
         if known.empty or level == base: continue
         low, high = bootstrap_ratio(part, known)
         found.append({"setting": setting, "pair": pair, by: level, "ratio": part.value.mean() / known.value.mean(), "low": low, "high": high})
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=["setting", "pair", by, "ratio", "low", "high"])
 
 def relative_in_words(frame: pd.DataFrame, by: str, base: str, split: str = "train") -> str:
     "A sentence for each setting: the barriers at `base`, and those at the other values as multiples of them."
     rows, ratios, sentences = frame[(frame.metric == "loss_barrier") & (frame.split == split)], relative_barriers(frame, by, base, split), []
     for setting, part in rows.groupby("setting", sort=False):
         phrases = []
-        for kind in (kind for kind in KINDS if kind in set(part.pair)):
+        for kind in (kind for kind in PAIRS if kind in set(part.pair)):
             others = ratios[(ratios.setting == setting) & (ratios.pair == kind)]
             mean = _of(part[part.pair == kind], by, base).value.mean()
             phrases.append(f"{kind} {mean:.2f}" + (f" ({base})" if len(others) else "")
