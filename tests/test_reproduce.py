@@ -439,7 +439,9 @@ def test_executed_notebooks_hold_no_trace_of_the_machine(smoke_report):
 def test_data_keep_the_contract(smoke_report):
     import pandas as pd
     from starlight_nb.study import COLUMNS
-    extra = {"table1_barriers": ["matching"], "fig4_bma": ["method", "draws", "bin"], "table2_fusion": ["method", "first"]}
+    extra = {"table1_barriers": ["matching"], "fig4_bma": ["method", "draws", "bin"], "table2_fusion": ["method", "first"],
+             "appendix_matching": ["matching"], "appendix_partial": ["matching", "spec"], "appendix_rematching": ["rematch"],
+             "appendix_warmup": ["warmup"], "fig0_plane": ["matching", "ends", "x", "y"]}
     for name in experiment_names():
         data = pd.read_csv(smoke_report / f"report/data/{name}.csv")
         assert list(data.columns) == COLUMNS + extra.get(name, [])
