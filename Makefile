@@ -20,9 +20,9 @@ reproduce: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@echo "== 1/3 are nbs/ and starlight_nb/ in step?"
 	@$(BIN)/python -m pytest tests/test_hygiene.py
-	@echo "== 2/3 the notebooks' own tests"
-	@STARLIGHT_OUT='$(CURDIR)/.starlight/test/report' STARLIGHT_STORE='$(CURDIR)/.starlight/test/store' STARLIGHT_JOBS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	@echo "== 3/3 pytest"
+	@echo "== 2/3 the library notebooks' own tests"
+	@STARLIGHT_OUT='$(CURDIR)/.starlight/test/report' STARLIGHT_STORE='$(CURDIR)/.starlight/test/store' STARLIGHT_JOBS=1 $(BIN)/nbdev_test --skip_folder_re '^([_.]|experiments)' --n_workers 2 --do_print
+	@echo "== 3/3 pytest, which runs the experiments too"
 	@$(BIN)/python -m pytest tests --ignore tests/test_hygiene.py --durations 8
 
 lab: $(VENV)/.installed-lab

@@ -11,7 +11,7 @@ import starlight_nb
 
 # %% auto #0
 __all__ = ['REFUSALS', 'choose', 'writing', 'write_whole', 'check_folder', 'project_root', 'report_folder', 'store_folder',
-           'data_folder', 'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder',
+           'data_folder', 'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder', 'reading_order',
            'experiment_names', 'profile_names']
 
 # %% ../nbs/00_base.ipynb #choose
@@ -116,9 +116,14 @@ def experiments_folder() -> Path:
     package = Path(starlight_nb.__file__).parent
     return next(p for p in (package / "experiments", package.parent / "nbs" / "experiments") if p.is_dir())
 
+def reading_order(experiment: str) -> tuple[int, str]:
+    "Sorted by this, figures come first, then tables, appendices, and whatever else there is."
+    kind = next((n for n, start in enumerate(("fig", "table", "appendix")) if experiment.startswith(start)), 3)
+    return kind, experiment
+
 def experiment_names() -> list[str]:
-    "The experiments that come with the package, one notebook each."
-    return sorted(path.stem for path in experiments_folder().glob("*.ipynb"))
+    "The experiments that come with the package, one notebook each, in the order in which they are read."
+    return sorted((path.stem for path in experiments_folder().glob("*.ipynb")), key=reading_order)
 
 def profile_names() -> list[str]:
     "The profiles that come with the package."

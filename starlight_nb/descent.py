@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from .permutation import PermutationSpec, places
 
 # %% auto #0
-__all__ = ['PIECE', 'LIGHT', 'SWEEPS', 'Place', 'families', 'Layout', 'assign', 'inner_product', 'Descent', 'as_one',
-           'spread_threads', 'Change', 'descend', 'start_from', 'renew']
+__all__ = ['PIECE', 'SWEEPS', 'Place', 'families', 'Layout', 'units_at', 'assign', 'inner_product', 'Descent', 'as_one',
+           'assign_each', 'spread_threads', 'Change', 'descend']
 
 # %% ../nbs/10a_descent.ipynb #place
 class Place(NamedTuple):
@@ -72,7 +72,7 @@ class Layout:
             if alone and root not in self.quadratic: self.steady.add((group, number))
 
 # %% ../nbs/10a_descent.ipynb #units
-def _units(x, axis, place):
+def units_at(x, axis, place):
     "Tensors (networks, ...) as matrices (networks, units of the place, everything else)."
     rows = x.movedim(axis + 1, 1)
     if not place.whole: rows = rows[:, place.where.flatten().to(x.device)]
@@ -136,8 +136,6 @@ def _norms(x):
     return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).double().cpu()
 
 # %% ../nbs/10a_descent.ipynb #descent
-LIGHT = 100_000  # parameters; below, a similarity is computed again sooner than brought up to date
-
 class Descent:
     "Networks B on their way into the order of A."
     def __init__(self, layout: Layout,
@@ -152,7 +150,6 @@ class Descent:
         self.known = {g: like.new_zeros(count, size, size) for g, size in groups.items()}
         self.included = {g: set() for g in groups}  # numbers of the steady places in `known`
         self.waiting = {root: np.ones(count, bool) for root in layout.families}  # those with something new to look at
-        self.light = sum(x.numel() for x in a.values()) <= LIGHT
         self.norms_a, self.norms_b = ({t: _norms(x) for t, x in xs.items()} for xs in (as_one(a), b))
         self.begin()
     def begin(self):
@@ -166,6 +163,18 @@ class Descent:
         "The inner products (networks,) of A with each B."
         return torch.stack([torch.zeros(self.count, dtype=torch.double), *self.products.values()]).sum(0)
 
+# %% ../nbs/10a_descent.ipynb #scale
+def _scale(state) -> torch.Tensor:
+    "The products (networks,) of the norms of A and of each B."
+    squares = [sum((norm**2 for norm in own.values()), torch.zeros(state.count).double()) for own in (state.norms_a, state.norms_b)]
+    return (squares[0] * squares[1]).sqrt()
+
+def _rows(state, numbers, names) -> torch.Tensor:
+    "The named tensors of these networks, side by side."
+    return torch.cat([state.b[name][numbers].flatten(1) for name in names], 1)
+
+Descent.scale, Descent.rows = property(_scale), _rows
+
 # %% ../nbs/10a_descent.ipynb #at
 def as_one(state):
     "A network as a stack of one."
@@ -175,7 +184,7 @@ def _at(state, which, group, place):
     "The similarities (networks in `which`, units, units) at one place."
     a, b = state.a[place.tensor][None], state.b[place.tensor]
     if which is not None: b = b[which]
-    return _products(_units(a, place.axis, place), _units(b, place.axis, place))
+    return _products(units_at(a, place.axis, place), units_at(b, place.axis, place))
 
 def _similarity(state, group, which, numbers):
     "The similarities (networks in `which`, units, units) at the group's places with these numbers."
@@ -191,22 +200,24 @@ def _similarity(state, group, which, numbers):
 def _assignments(spec, family, similarities):
     "For each network the best orders of the family's groups, {group: (networks, units)}, and gains (networks,)."
     values = {group: S.double().cpu().numpy() for group, S in similarities.items()}
-    outer, count = values[family[0]], len(values[family[0]])
-    solve = spread_threads if outer.shape[1] >= 64 else map  # a thread costs more than a small assignment
     if len(family) == 1:
-        order, gains = _assign_each(outer, solve)
+        order, gains = assign_each(values[family[0]])
         return {family[0]: torch.from_numpy(order)}, torch.from_numpy(gains)
-    found = list(solve(lambda n: assign(spec, family, {group: S[n] for group, S in values.items()}), range(count)))
+    found = list(_solver(values[family[0]])(lambda n: assign(spec, family, {group: S[n] for group, S in values.items()}), range(len(values[family[0]]))))
     orders = {group: torch.stack([order[group] for order, _ in found]) for group in family}
     return orders, torch.tensor([gain for _, gain in found], dtype=torch.double)
 
-def _assign_each(similarities, solve):
-    "As `_assignments`, for a family of one group."
+def assign_each(similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "For matrices (networks, units, units), the best orders (networks, units), and how much better they are than the present ones."
     order, present = np.arange(similarities.shape[1]) + np.zeros((len(similarities), 1), int), np.diagonal(similarities, axis1=1, axis2=2)
     unsolved = np.flatnonzero((present < similarities.max(2)).any(1))
     best = lambda n: linear_sum_assignment(similarities[n], maximize=True)[1]
-    for n, columns in zip(unsolved, solve(best, unsolved)): order[n] = columns
+    for n, columns in zip(unsolved, _solver(similarities)(best, unsolved)): order[n] = columns
     return order, np.take_along_axis(similarities, order[:, :, None], 2)[:, :, 0].sum(1) - present.sum(1)
+
+def _solver(similarities):
+    "How to go through the networks: a thread costs more than a small assignment."
+    return spread_threads if similarities.shape[1] >= 64 else map
 
 def spread_threads(function, items) -> list:
     "Like `map`, on as many threads as torch may use; products and assignments leave the interpreter free."
@@ -269,7 +280,7 @@ def _follow(state, which, change, moved):
     for group, number in state.layout.on[change.place.tensor]:
         place = state.layout.places[group][number]
         if group in moved or number not in state.included[group] or place.axis == change.place.axis: continue
-        rows, rise = (_units(x, place.axis, place) for x in (change.rows[None], change.rise))
+        rows, rise = (units_at(x, place.axis, place) for x in (change.rows[None], change.rise))
         state.known[group][which] += _products(rows, rise)
 
 def _note(state, root, which, orders, gains):
@@ -293,12 +304,8 @@ def _better(state, root, which, numbers):
 def _solve(state, root, which):
     "Solve one family for the networks in `which`; those that moved."
     numbers = {group: range(len(state.layout.places[group])) for group in state.layout.families[root]}
-    which, orders = _better(state, root, which, numbers)
+    which, orders = _better(state, root, torch.from_numpy(which), numbers)
     if not len(which): return which
-    if state.light and root not in state.layout.quadratic:
-        _put(state, root, which, orders)
-        for other in state.layout.neighbours[root]: _forget(state, state.layout.families[other])
-        return which
     changes, gains = _move(state, which, orders)
     kept = gains > state.least[root][which]
     if not kept.all(): _move(state, which[~kept], {g: torch.argsort(order[~kept]) for g, order in orders.items()})
@@ -307,6 +314,8 @@ def _solve(state, root, which):
     for change in changes: _follow(state, which, change._replace(rise=change.rise[kept]), orders)
     _note(state, root, which, orders, gains[kept])
     return which
+
+Descent.solve = _solve
 
 # %% ../nbs/10a_descent.ipynb #first-sweep
 def _first_sweep(state):
@@ -337,6 +346,8 @@ def _forget(state, groups):
         state.known[group].zero_()
         state.included[group].clear()
 
+Descent.first_sweep = _first_sweep
+
 # %% ../nbs/10a_descent.ipynb #sequences
 SWEEPS = ("forward", "backward", "random")
 
@@ -347,40 +358,43 @@ def _sequences(roots, order, seed):
         if order == "random": yield [roots[i] for i in torch.randperm(len(roots), generator=generator)]
         else: yield roots[::-1] if order == "backward" else roots
 
-def descend(state: Descent, order: str, seed: int, max_sweeps: int, first_sweep: bool):
+def descend(state, order: str, seed: int, max_sweeps: int, first_sweep: bool):
     "Sweep over the families that wait until none does."
     if first_sweep and max_sweeps:
-        _first_sweep(state)
+        state.first_sweep()
         for own, value in zip(state.history, state.value.tolist()): own.append(value)
     for number, sequence in enumerate(_sequences(state.waiting, order, seed), first_sweep):
         active = np.any([*state.waiting.values()], axis=0)
         if number >= max_sweeps or not active.any(): return
         for root in sequence: _visit(state, root)
-        for n in np.flatnonzero(active): state.history[n].append(state.value[n].item())
+        values = state.value.tolist()
+        for n in np.flatnonzero(active): state.history[n].append(values[n])
 
 def _visit(state, root):
     "Solve a family for the networks where it waits; then its neighbours wait."
     which = np.flatnonzero(state.waiting[root])
     if not len(which): return
     state.waiting[root][:] = False
-    moved = _solve(state, root, torch.from_numpy(which)).numpy()
+    moved = state.solve(root, which)
     for other in state.layout.neighbours[root]: state.waiting[other][moved] = True
     if root in state.layout.quadratic: state.waiting[root][moved] = True
 
 # %% ../nbs/10a_descent.ipynb #start-from
-def start_from(state: Descent, permutations: list[dict[str, torch.Tensor]]):
+def _start_from(state, permutations):
     "Put the networks into these orders before the descent."
     orders = {group: torch.stack([permutation[group].cpu() for permutation in permutations]) for group in state.orders}
     _reorder(state, torch.arange(state.count), orders)
     state.orders.update(orders)
     state.begin()
 
+Descent.start_from = _start_from
+
 # %% ../nbs/10a_descent.ipynb #renew
 def _near(new, old, tolerance):
     if not tolerance: return torch.equal(new, old)
     return bool(torch.linalg.vector_norm(new - old) <= tolerance * torch.linalg.vector_norm(old))
 
-def renew(state: Descent, a: dict[str, torch.Tensor], tolerance: float = 0.0):
+def _renew(state, a, tolerance=0.0):
     "Put another network in the place of A; the networks B stay in their orders."
     changed = {tensor for tensor, new in a.items() if not _near(new, state.taken[tensor], tolerance)}
     state.a, state.norms_a = dict(a), {tensor: _norms(new) for tensor, new in as_one(a).items()}
@@ -390,3 +404,5 @@ def renew(state: Descent, a: dict[str, torch.Tensor], tolerance: float = 0.0):
         state.waiting[root][:] = True
         _forget(state, state.layout.families[root])
     state.begin()
+
+Descent.renew = _renew

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from .bma import example_scores, predictions
 from .fusion import average, average_aligned, ensemble, inference_cost
-from .study import COLUMNS, Member, Study, summarise
+from .study import COLUMNS, Member, Study, bootstrap_ratio, summarise
 
 # %% auto #0
 __all__ = ['MERGED', 'BEST', 'METHODS', 'Predictor', 'predictors', 'measure_predictors', 'fusion_summary', 'fusion_table',
-           'in_words', 'cost_table', 'prediction_seconds']
+           'in_words', 'error_ratios', 'cost_table', 'prediction_seconds']
 
 # %% ../nbs/22b_fusion_study.ipynb #predictor
 @dataclass(frozen=True)
@@ -120,6 +120,18 @@ def in_words(summary: pd.DataFrame) -> list[str]:
         sentences.append(f"{setting}, N = {part.n_source.max():.0f}: "
                          + ", ".join(f"{label} {_per_cent(own.loc[method])}" for method, label in names.items()) + ".")
     return sentences
+
+# %% ../nbs/22b_fusion_study.ipynb #error-ratios
+def error_ratios(frame: pd.DataFrame, method: str) -> pd.DataFrame:
+    "For each setting, with the most sources: a method's test error as a part of a regular network's, with its interval."
+    errors = frame[(frame.split == "test") & (frame.metric == "accuracy")].assign(value=lambda rows: 1 - rows.value)
+    found = []
+    for setting, part in errors.groupby("setting", sort=False):
+        own = part[part.n_source == part.n_source.max()]
+        above, below = own[own.method == method], own[own.method == "regular"]
+        low, high = bootstrap_ratio(above, below)
+        found.append(dict(setting=setting, n_source=own.n_source.max(), ratio=above.value.mean() / below.value.mean(), low=low, high=high))
+    return pd.DataFrame(found, columns=["setting", "n_source", "ratio", "low", "high"])
 
 # %% ../nbs/22b_fusion_study.ipynb #cost-table
 def cost_table(study: Study, counts: list[int]) -> pd.DataFrame:

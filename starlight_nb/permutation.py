@@ -157,10 +157,12 @@ def check_state(spec: PermutationSpec, state: dict[str, torch.Tensor], argument:
     "Raise `ValueError`, naming the tensor, unless `state` has the tensors and shapes of `spec`."
     if not hasattr(state, "keys"):
         raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, not {type(state).__name__}")
-    for name in spec.shapes.keys() ^ state.keys():
-        raise ValueError(f"{argument}: the tensor {name!r} is only in the "
-                         f"{'spec' if name in spec.shapes else 'state'}; both must come from the same architecture")
+    only = [(name, "spec") for name in spec.shapes if name not in state] + [(name, "state") for name in state if name not in spec.shapes]
+    if only:
+        more = f" ({len(only) - 1} more on one side only)" if len(only) > 1 else ""
+        raise ValueError(f"{argument}: the tensor {only[0][0]!r} is only in the {only[0][1]}{more}; both must come from the same architecture")
     for name, shape in spec.shapes.items():
+        if not torch.is_tensor(state[name]): raise ValueError(f"{argument}: {name!r} is no tensor but {type(state[name]).__name__}")
         if tuple(state[name].shape) != tuple(shape):
             raise ValueError(f"{argument}: {name!r} has the shape {tuple(state[name].shape)}, "
                              f"the spec's is {tuple(shape)}")

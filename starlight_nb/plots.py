@@ -13,8 +13,8 @@ from .base import write_whole
 from .study import Experiment, summarise
 
 # %% auto #0
-__all__ = ['KINDS', 'AVERAGES', 'AVERAGE_METRICS', 'PREDICTORS', 'look', 'save_figure', 'plot_source_count', 'plot_paths',
-           'plot_averages', 'plot_reliability', 'plot_fusion']
+__all__ = ['KINDS', 'AVERAGES', 'AVERAGE_METRICS', 'PREDICTORS', 'look', 'save_figure', 'span', 'pair_counts',
+           'plot_source_count', 'plot_paths', 'plot_averages', 'plot_reliability', 'plot_fusion']
 
 # %% ../nbs/30_plots.ipynb #look
 KINDS = {  # label, colour, line, marker
@@ -50,6 +50,21 @@ def save_figure(experiment: Experiment, figure: plt.Figure, caption: str, suffix
         with look(): figure.savefig(contents, format=kind, bbox_inches="tight", metadata=metadata)
         write_whole(experiment.out / "figures" / f"{name}.{kind}", contents.getvalue())
     experiment.summary["figures"].append(dict(file=f"figures/{name}.png", caption=caption))
+
+# %% ../nbs/30_plots.ipynb #pair-counts
+def span(counts) -> str:
+    "One number, or the lowest and the highest."
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+def pair_counts(frame: pd.DataFrame) -> str:
+    "How many pairs of each kind a setting has (and each number of sources), and of how many models, in words for a caption."
+    pairs, words = frame[frame.model_b.notna()].drop_duplicates(["setting", "n_source", "pair", "model_a", "model_b"]), []
+    for kind, (label, *_) in KINDS.items():
+        own = pairs[pairs["pair"] == kind].groupby(["setting", "n_source"], dropna=False)
+        models = [len({*part.model_a} | ({*part.model_b} if kind == "regular-regular" else set())) for _, part in own]
+        whose = "solution" if kind == "regular-regular" else "star"
+        if models: words.append(f"{span(own.size())} pairs {label} of {span(models)} {whose}{'s' * (max(models) > 1)}")
+    return f"In each setting{' and for each N' * (pairs.n_source.nunique() > 1)}: {', '.join(words)}."
 
 # %% ../nbs/30_plots.ipynb #curve
 def _curve(axis, kind, x, summary):

@@ -6,17 +6,144 @@
 from __future__ import annotations
 import pandas as pd
 from .base import choose, experiments_folder
+from .study import Experiment, Setting, summarise, write_table
 
 # %% auto #0
-__all__ = ['published']
+__all__ = ['PARTS', 'FILES', 'ROW', 'ON', 'published', 'paper_settings', 'same_settings', 'compare', 'paper_ratios',
+           'compare_ratios', 'comparison_table', 'save_comparison']
 
 # %% ../nbs/31_published.ipynb #published
+PARTS = {"appendix_test_metrics": dict(table="table1_barriers", split="test")}  # of other experiments' rows
+FILES = "aktsonthalia/starlight@964a6f8:results/out/"  # where the authors' files are
+
 def published(table: str,  # the experiment's name, such as "table1_barriers"
               **where,     # rows by column, such as metric="loss_barrier", split="train"
              ) -> pd.DataFrame:
     "The paper's numbers for one figure or table; an unknown name raises `ValueError` with the nearest known one."
     frame = pd.read_csv(experiments_folder() / "published.csv")
-    frame = frame[frame.table == choose("table", table, set(frame.table))]
+    frame["source"] = frame.source.str.replace("964a6f8:", FILES)
+    where = PARTS.get(choose("table", table, {*frame.table, *PARTS}), dict(table=table)) | where
     for column, value in where.items():
         frame = frame[frame[choose("column", column, frame.columns)] == value]
     return frame.reset_index(drop=True)
+
+# %% ../nbs/31_published.ipynb #same-settings
+ROW = ["dataset", "architecture", "optimizer"]  # what identifies a setting of the paper
+
+def paper_settings() -> dict[str, dict[str, str]]:
+    "What may stand in a profile's `paper`, and the columns it stands for."
+    rows = published("table1_barriers"), published("fig2_width_depth", metric="loss_barrier")
+    known = pd.concat(rows)[ROW].drop_duplicates().fillna("").to_dict("records")
+    return {", ".join(filter(None, row.values())): row for row in known}
+
+def same_settings(settings: list[Setting]) -> dict[str, dict[str, str]]:
+    "For those of our settings, by label, that are the paper's: the columns by which `published` has them."
+    known = paper_settings()
+    return {s.label: known[choose(f"settings.{s.name}.paper", s.paper, known)] for s in settings if s.paper}
+
+# %% ../nbs/31_published.ipynb #compare
+ON = ("pair", "split", "metric", "n_source")
+
+def compare(ours: pd.DataFrame,           # tidy rows
+            paper: pd.DataFrame,          # rows of `published`
+            same: dict[str, dict],        # of `same_settings`: our label, and the paper's columns
+            on: tuple[str, ...] = ON,     # columns that both have
+           ) -> pd.DataFrame:
+    "Our mean, interval over models and number beside the published mean, and their ratio, for the rows that both have."
+    _check_rows("ours", ours, ("setting", "model_a", "model_b", "value", *on))
+    _check_rows("paper", paper, (*ROW, "mean", "std", "n", *on))
+    found = [_joined(ours[ours.setting == choose("same", label, set(ours.setting))], _rows_of(paper, row), list(on))
+             for label, row in same.items()]
+    columns = ["setting", *on, "n", "ours", "sd", "low", "high", "published", "std", "published_n"]
+    joined = pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    return joined.assign(**{name: joined[column] / joined.published.where(joined.published != 0)
+                            for name, column in (("ratio", "ours"), ("ratio_low", "low"), ("ratio_high", "high"))},
+                         within=_answers(joined, 0), overlap=_answers(joined, joined["std"].fillna(0)))
+
+# %% ../nbs/31_published.ipynb #joined
+def _joined(own, theirs, on):
+    "Our summary and their rows, where both have the same values in the columns `on`."
+    kinds = own.model_a.str.startswith("star").map({True: "single star", False: "single regular"})
+    own = own.assign(pair=own["pair"].where(own["pair"] != "single", kinds)) if "pair" in on else own
+    if theirs.duplicated(on).any(): raise ValueError(f"paper: several rows have the same {', '.join(on)}; choose among them, by `variant` or `table`")
+    summary = summarise(own, ["setting", *on]).rename(columns={"mean": "ours"})
+    summary[["low", "high"]] = summary[["low", "high"]].where(summary.n > 1)
+    theirs = theirs[[*on, "mean", "std", "n"]].rename(columns={"mean": "published", "n": "published_n"})
+    return summary.merge(theirs, on=on)
+
+def _rows_of(paper, row):
+    "The paper's rows of one setting; an optimiser that is not known is empty."
+    return paper[(paper[ROW].fillna("") == pd.Series(row)).all(axis=1)]
+
+def _answers(joined, reach):
+    "Whether our interval meets the published mean give or take `reach`; missing where there is no interval."
+    meets = (joined.low <= joined.published + reach) & (joined.high >= joined.published - reach)
+    return meets.astype("boolean").mask(joined.low.isna())
+
+# %% ../nbs/31_published.ipynb #check-rows
+def _check_rows(argument, frame, columns):
+    "One clear error for rows that cannot be compared."
+    missing = [column for column in columns if column not in frame]
+    if missing: raise ValueError(f"{argument}: the columns {', '.join(missing)} are missing")
+    if "matching" in frame and "matching" not in columns and frame.matching.nunique() > 1:
+        raise ValueError(f"{argument}: pairs matched in several ways ({', '.join(frame.matching.dropna().unique())}); choose one")
+
+# %% ../nbs/31_published.ipynb #paper-ratios
+def paper_ratios(above: pd.DataFrame,  # rows of `published`, one a setting and number of sources
+                 below: pd.DataFrame,  # one a setting
+                ) -> pd.DataFrame:
+    "The ratio of two published means for each setting of the paper, and number of sources where `above` has several."
+    joined = above.merge(below[[*ROW, "mean"]], on=ROW, suffixes=("", "_below"))
+    return joined.assign(ratio=joined["mean"] / joined.mean_below)[[*ROW, "n_source", "ratio"]]
+
+def compare_ratios(ours: pd.DataFrame,       # setting, n_source, ratio, low, high
+                   paper: pd.DataFrame,      # of `paper_ratios`
+                   same_n: bool = False,     # only beside the paper's ratios for as many sources
+                  ) -> pd.DataFrame:
+    "Our ratios beside the lowest and the highest of the paper's, their number, and the fewest and the most sources they have."
+    _check_rows("ours", ours, ("setting", "n_source", "ratio", "low", "high"))
+    beside = [paper[paper.n_source == n] if same_n else paper for n in ours.n_source]
+    joined = ours.assign(lowest=[p.ratio.min() for p in beside], highest=[p.ratio.max() for p in beside], rows=[len(p) for p in beside],
+                         fewest=[p.n_source.min() for p in beside], most=[p.n_source.max() for p in beside])
+    joined = joined[joined.rows > 0].reset_index(drop=True)
+    return joined.assign(overlap=(joined.low <= joined.highest) & (joined.high >= joined.lowest))
+
+# %% ../nbs/31_published.ipynb #comparison-table
+def comparison_table(compared: pd.DataFrame | None = None,  # of `compare`
+                     ratios: dict[str, pd.DataFrame] | None = None,  # what the ratio is, and a frame of `compare_ratios`
+                    ) -> pd.DataFrame:
+    "Setting, quantity, ours, the paper's, and what to say of the two."
+    rows = [] if compared is None else [_compared_row(row) for row in compared.itertuples()]
+    rows += [_ratio_row(quantity, row) for quantity, frame in (ratios or {}).items() for row in frame.itertuples()]
+    return pd.DataFrame(rows, columns=["setting", "quantity", "ours", "paper", "verdict"])
+
+def _at(row):
+    "For how many sources, and where on a path."
+    return "".join(f", {symbol} = {getattr(row, column):g}" for symbol, column in (("N", "n_source"), ("t", "t")) if pd.notna(getattr(row, column, None)))
+
+def _span(value, low, high, digits):
+    "A value, with its interval where it has one."
+    return f"{value:.{digits}f}" if pd.isna(low) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+def _compared_row(row):
+    "The same setting: value beside value."
+    verdict = ("one value, no interval" if pd.isna(row.within) else "within our interval" if row.within
+               else "intervals overlap" if row.overlap else f"apart: {row.ratio:.3g} times the paper's")
+    spread = "" if pd.isna(row.std) else f" ± {row.std:.3f}"
+    return (row.setting, f"{row.pair}, {row.split} {row.metric.replace('_', ' ')}{_at(row)}", _span(row.ours, row.low, row.high, 3),
+            f"{row.published:.3f}{spread}, the same setting", verdict)
+
+def _ratio_row(quantity, row):
+    "Another setting: a part beside the range of the paper's."
+    paper, sources = ((f"{a:{form}}" if a == b else f"{a:{form}} to {b:{form}}") for a, b, form in ((row.lowest, row.highest, ".2f"), (row.fewest, row.most, ".0f")))
+    verdict = "interval overlaps" if row.overlap else "above" if row.low > row.highest else "below"
+    return (row.setting, quantity + _at(row), _span(row.ratio, row.low, row.high, 2),
+            f"{paper}, in {row.rows} other setting{'s' * (row.rows > 1)} with N = {sources}", verdict)
+
+# %% ../nbs/31_published.ipynb #save-comparison
+def save_comparison(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    "Write a table of `comparison_table` for the gallery to show; nothing where it is empty."
+    if len(table):
+        write_table(experiment, table, "_published")
+        experiment.summary["comparison"] = f"tables/{experiment.name}_published.md"
+    return table

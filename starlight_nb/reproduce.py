@@ -4,16 +4,17 @@
 
 # %% ../nbs/32_reproduce.ipynb #from-future-import-annotations
 from __future__ import annotations
-import argparse, html, json, os, shutil, sys, threading, time
+import argparse, json, os, shutil, sys, threading, time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from . import __version__
 from .base import (check_folder, choose, data_folder, experiment_names, experiments_folder, profile_names, report_folder,
                                store_folder, worker_count, write_whole, writing)
+from .gallery import experiment_title, write_gallery
 
 # %% auto #0
-__all__ = ['TYPES', 'PACKAGES', 'STYLE', 'REPRODUCE', 'STORE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch',
-           'tidy', 'NotebookFailed', 'versions', 'write_gallery', 'reproduce', 'doctor', 'main']
+__all__ = ['TYPES', 'PACKAGES', 'REPRODUCE', 'STORE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch', 'tidy',
+           'NotebookFailed', 'versions', 'reproduce', 'doctor', 'main']
 
 # %% ../nbs/32_reproduce.ipynb #full-names
 def full_names(starts: list[str]) -> list[str]:
@@ -46,10 +47,12 @@ def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict
 def _check_profile(profile, only, parameters):
     """Read the profile and resolve every chosen experiment once, as its notebook will:
     the profile, each experiment's own parameters, and the data sets that they need."""
+    from starlight_nb.published import same_settings
     from starlight_nb.study import Experiment, load_profile
     content = load_profile(profile)
+    same_settings(content.settings.values())
     for name in content.experiments: choose(f"profile {content.name}, experiments", name, experiment_names())
-    chosen = check_parameters(full_names(only) if only else sorted(content.experiments), parameters)
+    chosen = check_parameters(full_names(only) if only else [name for name in experiment_names() if name in content.experiments], parameters)
     if not chosen: raise ValueError(f"profile {content.name}: it has no experiments")
     for name in chosen: check_parameters([name], content.experiments.get(name, {}))
     needed = set()
@@ -253,70 +256,6 @@ def _save_evidence(out, profile, times, entries_before):
     write_whole(path, json.dumps(evidence, indent=1) + "\n")
     shutil.rmtree(out / "measured", ignore_errors=True)
 
-# %% ../nbs/32_reproduce.ipynb #entries
-def _entries(out):
-    "What the experiments that are in the report say of themselves, with their titles."
-    entries = [json.loads(path.read_text()) for path in sorted((out / "data").glob("*.json"))]
-    return [(_title(entry["experiment"]), entry) for entry in entries]
-
-def _title(experiment):
-    "A notebook's heading."
-    cells = json.loads((experiments_folder() / f"{experiment}.ipynb").read_text())["cells"]
-    return "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
-
-def _links(name):
-    return {"executed notebook": f"notebooks/{name}.ipynb", "data": f"data/{name}.csv",
-            "seeds and settings": f"data/{name}.json"}
-
-# %% ../nbs/32_reproduce.ipynb #gallery-markdown
-def _gallery_markdown(out, title):
-    "The gallery as Markdown."
-    lines = [f"# {title}", "", "Made by `starlight reproduce`. How and when: [evidence.json](evidence.json).", ""]
-    for heading, entry in _entries(out):
-        lines += [f"## {heading}", "", entry["finding"], ""]
-        for figure in entry["figures"]:
-            lines += [f"![{figure['caption']}]({figure['file']})", "", f"*{figure['caption']}*", ""]
-        for table in entry["tables"]: lines += [(out / table).read_text()]
-        lines += [" · ".join(f"[{text}]({path})" for text, path in _links(entry["experiment"]).items()), ""]
-    return "\n".join(lines)
-
-# %% ../nbs/32_reproduce.ipynb #gallery-html
-STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222 }
-img { max-width: 100% } figure { margin: 1.5rem 0 } figcaption { color: #555; font-size: .9rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }"""
-
-def _gallery_html(out, title):
-    "The gallery as a page that needs nothing but the report's own files."
-    body = [f"<h1>{html.escape(title)}</h1>", "<p>Made by <code>starlight reproduce</code>. "
-            "How and when: <a href='evidence.json'>evidence.json</a>.</p>"]
-    for heading, entry in _entries(out):
-        body += [f"<h2>{html.escape(heading)}</h2>", f"<p>{html.escape(entry['finding'])}</p>"]
-        body += [_figure_html(**figure) for figure in entry["figures"]]
-        body += [_table_html(out / table) for table in entry["tables"]]
-        body.append("<p>" + " · ".join(f"<a href='{path}'>{text}</a>"
-                                       for text, path in _links(entry["experiment"]).items()) + "</p>")
-    return (f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
-            f"<style>{STYLE}</style><body>" + "\n".join(body) + "</body></html>\n")
-
-# %% ../nbs/32_reproduce.ipynb #figure-html
-def _figure_html(file, caption):
-    vector, caption = file.removesuffix("png") + "svg", html.escape(caption)
-    return (f"<figure><a href='{vector}'><img src='{file}' alt='{caption}'></a>"
-            f"<figcaption>{caption}</figcaption></figure>")
-
-def _table_html(path):
-    import pandas as pd
-    return ("<div class='scroll'>"
-            + pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False).to_html(index=False, border=0)
-            + "</div>")
-
-def write_gallery(out: Path, title: str):
-    "Write `README.md` and `index.html` from the files of a report."
-    write_whole(out / "README.md", _gallery_markdown(out, title))
-    write_whole(out / "index.html", _gallery_html(out, title))
-
 # %% ../nbs/32_reproduce.ipynb #environment
 @contextmanager
 def _environment(**values):
@@ -351,7 +290,7 @@ def reproduce(
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     _check_folders(out, store, data or os.environ.get("STARLIGHT_DATA"))
-    data = _checked_data(needed, data)
+    _check_data(needed, data := Path(data or data_folder()).resolve())
     with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging, _environment(
               STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(data),
               STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
@@ -384,13 +323,11 @@ def _check_folders(out, store, data):
     if not any(store.glob("*/*.safetensors")): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
-# %% ../nbs/32_reproduce.ipynb #checked-data
-def _checked_data(names, data):
-    "The folder of the data sets, by its full name; raises `ValueError` where one of them cannot be had."
+# %% ../nbs/32_reproduce.ipynb #check-data
+def _check_data(names, root):
+    "Raise `ValueError` where a data set cannot be had."
     from starlight_nb.data import load
-    root = Path(data or data_folder()).resolve()
     for name in names: load(name, root)
-    return root
 
 # %% ../nbs/32_reproduce.ipynb #only-run
 @contextmanager
@@ -534,17 +471,22 @@ STORE = {
 
 # %% ../nbs/32_reproduce.ipynb #list
 def _list():
-    "Print experiments and profiles with their expected minutes, from text files alone."
+    "Print experiments and profiles with their expected minutes."
     import tomllib
-    profiles = {name: tomllib.loads((experiments_folder() / "profiles" / f"{name}.toml").read_text())
-                for name in profile_names()}
-    print("experiments, with the minutes that each profile expects (two cores, from an empty store, in this order)")
-    for name in experiment_names():
-        minutes = ", ".join(f"{p} {content['minutes'][name]:g}" for p, content in profiles.items()
-                            if name in content.get("minutes", {}))
-        print(f"  {name:<20} {_title(name):<50} {minutes}")
+    contents = {name: tomllib.loads((experiments_folder() / "profiles" / f"{name}.toml").read_text()) for name in profile_names()}
+    minutes = [content.get("minutes", {}) for content in contents.values()]
+    rows = [[name, experiment_title(name), *(f"{own[name]:g}" if name in own else "–" for own in minutes)] for name in experiment_names()]
+    totals = [f"{sum(own.values()):g}" for own in minutes]
+    print(f"experiments: the notebooks in {os.path.relpath(experiments_folder())}, with the minutes that each profile expects")
+    print("(two cores, an empty store, in this order: the later ones find what the earlier ones trained)")
+    _print_table([["", "", *contents], *rows, ["all", "", *totals]], left=2, indent="  ")
     print("profiles")
-    for name, content in profiles.items(): print(f"  {name:<20} {content.get('title', name)}")
+    _print_table([[name, content.get("title", name)] for name, content in contents.items()], left=2, indent="  ")
+
+def _print_table(rows, left, indent=""):
+    "Print rows of text in columns, the first `left` of them flush left."
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows: print(indent + "  ".join(cell.ljust(w) if n < left else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths))).rstrip())
 
 # %% ../nbs/32_reproduce.ipynb #doctor-2
 def _doctor():
@@ -584,8 +526,7 @@ def _store(arguments):
 def _print_listing(rows):
     "The listing as a table, with a total."
     table = [(key, kind, setting, role, _size(size), _age(time.time() - written)) for key, kind, setting, role, size, written in rows]
-    widths = [max((len(row[column]) for row in table), default=0) for column in range(6)]
-    for row in table: print("  ".join(cell.rjust(w) if column > 3 else cell.ljust(w) for column, (cell, w) in enumerate(zip(row, widths))))
+    _print_table(table, left=4)
     print(f"{len(rows)} entries, {_size(sum(row[4] for row in rows))}")
 
 # %% ../nbs/32_reproduce.ipynb #size

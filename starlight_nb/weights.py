@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from .base import choose
 from .data import Dataset
-from .descent import SWEEPS, Descent, Layout, descend, inner_product, renew, spread_threads, start_from
+from .descent import SWEEPS, Descent, Layout, descend, inner_product, spread_threads
 from .evaluation import midpoint_loss
 from .permutation import PermutationSpec, check_permutation, check_state, compose, invert, permute, without_groups
+from .small_descent import SmallDescent, is_plain
 
 # %% auto #0
 __all__ = ['SMALL', 'TOGETHER', 'Matching', 'matched_names', 'working_type', 'check_states', 'match_weights', 'match_many',
@@ -43,7 +44,7 @@ SMALL = 100_000  # parameters
 
 def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list[str]:
     "The names of the tensors that are matched: floating-point, and no buffers of the spec."
-    return [name for name in spec.shapes if state[name].is_floating_point() and name not in spec.buffers]
+    return [name for name in spec.shapes if name not in spec.buffers and state[name].is_floating_point()]
 
 def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision in which similarities are computed."
@@ -66,21 +67,25 @@ def _check_options(order, **counts):
         if not isinstance(value, int) or value < 0: raise ValueError(f"{name}: a whole number from 0 up is needed, not {value!r}")
 
 # %% ../nbs/10b_weights.ipynb #descent
+def _weights(spec, state):
+    "A copy of what is matched of a network, in working precision."
+    kind = working_type(spec, state)
+    return {name: state[name].detach().to(kind, copy=True).contiguous() for name in matched_names(spec, state)}
+
 def _descent(layout, state_a, states_b, starts):
     "A descent of these networks, from these orders where there are any."
-    names, kind = matched_names(layout.spec, states_b[0]), working_type(layout.spec, states_b[0])
-    a = {name: state_a[name].detach().to(kind).contiguous() for name in names}
-    b = {name: torch.stack([state[name].detach().to(a[name]) for state in states_b]) for name in names}
-    descent = Descent(layout, a, b, len(states_b))
-    if starts: start_from(descent, starts)
+    a = _weights(layout.spec, state_a)
+    small = is_plain(layout) and sum(x.numel() for x in a.values()) <= SMALL
+    b = {name: torch.stack([state[name].detach().to(a[name]) for state in states_b]) for name in a}
+    descent = (SmallDescent if small else Descent)(layout, a, b, len(states_b))
+    if starts: descent.start_from(starts)
     return descent
 
 def _matchings(descent):
     "The results of a descent, one a network."
-    norms = [sum(norm**2 for norm in own.values()) for own in (descent.norms_a, descent.norms_b)]
-    scales, steps, found = (norms[0] * norms[1]).sqrt().tolist(), [[] for _ in descent.history], []
+    steps, found = [[] for _ in descent.history], []
     for number, *step in descent.steps: steps[number].append(tuple(step))
-    for n, (history, scale) in enumerate(zip(descent.history, scales)):
+    for n, (history, scale) in enumerate(zip(descent.history, descent.scale.tolist())):
         permutation = {group: order[n].clone() for group, order in descent.orders.items()}
         found.append(Matching(permutation, history[-1], history[-1] / scale if scale else 0.0, len(history) - 1, history, steps[n]))
     return found
@@ -162,10 +167,9 @@ class Matcher:
     def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
         "A matching of each network to `state_a`."
         check_states(self.spec, {"state_a": state_a})
-        kind, first = working_type(self.spec, state_a), not self.descents
-        a = {name: state_a[name].detach().to(kind, copy=True).contiguous() for name in matched_names(self.spec, state_a)}
-        if first: self.descents = [_descent(self.layout, a, self.states[part], None) for part in _parts(self.spec, self.states)]
-        return [matching for found in spread_threads(partial(_again, self, a, first), self.descents) for matching in found]
+        moved = _weights(self.spec, state_a) if self.descents else None
+        if not moved: self.descents = [_descent(self.layout, state_a, self.states[part], None) for part in _parts(self.spec, self.states)]
+        return [matching for found in spread_threads(partial(_again, self, moved), self.descents) for matching in found]
     def resume(self, permutations: list[dict[str, torch.Tensor]]):
         "Go on from these permutations, one a network, as if the last match had found them."
         for n, permutation in enumerate(permutations): check_permutation(self.spec, permutation, f"permutations[{n}]")
@@ -176,16 +180,16 @@ class Matcher:
         for part, descent in zip(_parts(self.spec, self.states), self.descents): _write(descent, part, rows, numbers, names)
 
 # %% ../nbs/10b_weights.ipynb #again
-def _again(matcher, a, first, descent):
+def _again(matcher, moved, descent):
     "One descent after A has moved, or the first one."
-    if not first: renew(descent, a, matcher.tolerance)
-    descend(descent, first_sweep=first and matcher.options["order"] == "forward", **matcher.options)
+    if moved: descent.renew(moved, matcher.tolerance)
+    descend(descent, first_sweep=not moved and matcher.options["order"] == "forward", **matcher.options)
     return _matchings(descent)
 
 def _write(descent, part, rows, numbers, names):
     "Write those among these networks that a descent holds."
     own = torch.tensor([n for n in numbers if part.start <= n < part.stop], dtype=torch.long)
-    if len(own): rows[own] = torch.cat([descent.b[name][own - part.start].flatten(1) for name in names], 1).to(rows)
+    if len(own): rows[own] = descent.rows(own - part.start, names).to(rows)
 
 # %% ../nbs/10b_weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],

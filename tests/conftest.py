@@ -61,9 +61,9 @@ def finish(process):
     return process.returncode, out, error
 
 
-def report_bytes(folder):
+def report_bytes(folder, report=None):
     "Every file of a report except the evidence, which is what may vary."
-    report = folder / "report"
+    report = Path(report or folder / "report")
     return {str(p.relative_to(report)): p.read_bytes() for p in sorted(report.rglob("*")) if p.is_file() and p.name != "evidence.json"}
 
 

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from starlight_nb.data import Dataset, Split
+from starlight_nb.descent import Descent, Layout, descend
 from starlight_nb.evaluation import midpoint_loss
 from starlight_nb.matching import (Matcher, align, inner_product, match, match_activations, match_many, match_together,
                                    match_weights, partial_spec)
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import PermutationSpec, compose, infer_spec, invert, permute
+from starlight_nb.small_descent import SmallDescent, is_plain
 from starlight_nb.training import state_of
 
 IMAGE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -123,7 +125,7 @@ def test_a_warm_start_that_is_right_takes_one_sweep():
     spec, (a, b) = infer_spec(make(), IMAGE), (random_state(make, s) for s in (0, 1))
     found = match_weights(spec, a, b)
     again = match_weights(spec, a, b, init=found.permutation)
-    assert again.sweeps == 1 and again.objective == found.objective
+    assert again.sweeps == 1 and again.objective == pytest.approx(found.objective, rel=1e-12)
 
 
 def test_bad_input_is_named(make_mlp):
@@ -297,3 +299,26 @@ def test_the_partial_spec_is_a_part():
     assert set(spec.groups) - set(some.groups) == {"blocks.6.conv2"} and "released code" in some.pinned["blocks.6.conv2"]
     aligned = align(model, build("resnet18", width=4), x, partial=True)
     assert aligned.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("name,options,example", [
+    ("mlp", dict(depth=3, width=9), IMAGE), ("resnet", dict(width=4, blocks=(2, 1)), IMAGE), ("vgg11", dict(width=4), torch.randn(2, 3, 32, 32)),
+    ("densenet40", dict(depth=10, growth=4), torch.randn(2, 3, 32, 32)), ("wideresnet", dict(depth=10, width=1), torch.randn(2, 3, 32, 32)),
+], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("order", ["forward", "random"])
+def test_the_descent_of_small_networks_finds_what_the_other_finds(name, options, example, order):
+    make = partial(build, name, **options)
+    spec, (a, *others) = infer_spec(make(), example), [random_state(make, seed) for seed in range(4)]
+    names = [key for key, value in a.items() if key not in spec.buffers and value.is_floating_point()]
+    stack, layout, found = lambda: {key: torch.stack([other[key].double() for other in others]) for key in names}, Layout(spec), []
+    assert is_plain(layout)
+    for kind in (Descent, SmallDescent):
+        descent = kind(layout, {key: a[key].double() for key in names}, stack(), len(others))
+        descend(descent, order, 5, 100, first_sweep=order == "forward")
+        for own in descent.waiting.values(): own[:] = True
+        descend(descent, order, 6, 100, first_sweep=False)
+        found.append(descent)
+    large, small = found
+    assert all(torch.equal(large.orders[group], small.orders[group]) for group in spec.groups)
+    assert [step[:3] for step in large.steps] == [step[:3] for step in small.steps] and large.steps
+    assert small.value.tolist() == pytest.approx(large.value.tolist(), rel=1e-12)

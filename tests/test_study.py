@@ -1,5 +1,4 @@
 """Profiles, members and measured pairs."""
-import json
 import multiprocessing
 import time
 import warnings
@@ -11,7 +10,7 @@ import pytest
 
 from starlight_nb.base import profile_names
 from starlight_nb.store import Store
-from starlight_nb.study import (COLUMNS, Experiment, Pair, Study, barrier_table, bootstrap_mean, bootstrap_ratio, load_profile, order_spread, regular_member, regular_pairs,
+from starlight_nb.study import (COLUMNS, Experiment, Pair, Study, barrier_ratios, barrier_table, bootstrap_mean, bootstrap_ratio, load_profile, order_spread, regular_member, regular_pairs,
                                 single_models, star_member, star_pairs, summarise)
 
 PROFILE = """
@@ -188,19 +187,13 @@ def test_summaries_against_numpy():
 def test_a_table_from_known_values():
     rows = [dict(setting="s", pair="regular-regular", model_a="h0", model_b="h1", matching=m, split="train", metric="loss_barrier", value=v)
             for m, v in (("none", 3.0), ("forward", 1.0), ("random-0", 2.0))]
-    rows += [dict(setting="s", pair=f"star-{kind}", model_a="star-n1-s0", model_b=b, matching="forward", split="train", metric="loss_barrier", value=v)
+    rows += [dict(setting="s", n_source=1, pair=f"star-{kind}", model_a="star-n1-s0", model_b=b, matching="forward", split="train", metric="loss_barrier", value=v)
              for kind, b, v in (("heldout", "h0", 0.25), ("heldout", "h1", 0.75), ("source", "s0", 0.125))]
     rows += [dict(setting="s", pair="single", model_a=a, model_b=None, matching=None, split="train", metric="loss", value=0.5) for a in ("star-n1-s0", "h0")]
     table = barrier_table(pd.DataFrame(rows)).iloc[0]
     assert table["regular-regular, unmatched"] == "3.000" and table["regular-regular"] == "1.000" and table["star-source"] == "0.125"
     assert table["star-heldout / regular-regular"].startswith("0.50 [")
     assert table["star-heldout"].startswith("0.500 ± 0.354 [") and table["star loss"] == table["regular loss"] == "0.500"
+    more = pd.concat([pd.DataFrame(rows), pd.DataFrame(rows).query("pair == 'star-heldout'").assign(n_source=2, model_a="star-n2-s0", value=0.1)])
+    assert barrier_ratios(more, by=("setting", "n_source"))[["n_source", "ratio"]].values.tolist() == [[1, 0.5], [2, pytest.approx(0.1)]]
     assert order_spread(pd.DataFrame(rows))["sd over orders"].item() == pytest.approx(np.std([1, 2], ddof=1))
-
-
-def test_the_published_table_is_whole():
-    from starlight_nb.published import published
-    table = published("table1_barriers", metric="loss_barrier", split="train")
-    assert len(table) == 8 * 3 and table["mean"].between(0, 7).all() and table.source.str.startswith("aktsonthalia/starlight@").all()
-    assert len(published("fig3_paths", dataset="CIFAR-10", pair="star-heldout", metric="loss")) == 11
-    json.dumps(table.to_dict("records"))
