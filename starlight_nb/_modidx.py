@@ -948,6 +948,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'starlight_nb.study.bootstrap_mean': ('study.html#bootstrap_mean', 'starlight_nb/study.py'),
                                     'starlight_nb.study.bootstrap_of': ('study.html#bootstrap_of', 'starlight_nb/study.py'),
                                     'starlight_nb.study.bootstrap_ratio': ('study.html#bootstrap_ratio', 'starlight_nb/study.py'),
+                                    'starlight_nb.study.check_fits': ('study.html#check_fits', 'starlight_nb/study.py'),
                                     'starlight_nb.study.load_profile': ('study.html#load_profile', 'starlight_nb/study.py'),
                                     'starlight_nb.study.matched_state': ('study.html#matched_state', 'starlight_nb/study.py'),
                                     'starlight_nb.study.order_spread': ('study.html#order_spread', 'starlight_nb/study.py'),

@@ -46,7 +46,7 @@ def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict
 # %% ../nbs/32_reproduce.ipynb #check-profile
 def _check_profile(profile, only, parameters):
     """Read the profile and resolve every chosen experiment once, as its notebook will:
-    the profile, each experiment's own parameters, and the data sets that they need."""
+    the profile, each experiment's own parameters, and the settings that they need."""
     from starlight_nb.published import same_settings
     from starlight_nb.study import Experiment, load_profile
     content = load_profile(profile)
@@ -55,12 +55,12 @@ def _check_profile(profile, only, parameters):
     chosen = check_parameters(full_names(only) if only else [name for name in experiment_names() if name in content.experiments], parameters)
     if not chosen: raise ValueError(f"profile {content.name}: it has no experiments")
     for name in chosen: check_parameters([name], content.experiments.get(name, {}))
-    needed = set()
+    needed = {}
     for name, given in chosen.items():
         resolved = dict.fromkeys(notebook_parameters(name)) | given
         experiment = Experiment(name, profile, **{k: v for k, v in resolved.items() if k != "profile"})
-        needed |= {study.setting.dataset for study in experiment.studies}
-    return content, chosen, sorted(needed)
+        needed |= {study.setting.name: study.setting for study in experiment.studies}
+    return content, chosen, list(needed.values())
 
 # %% ../nbs/32_reproduce.ipynb #clock
 def _clock(seconds): return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
@@ -324,10 +324,14 @@ def _check_folders(out, store, data):
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
 # %% ../nbs/32_reproduce.ipynb #check-data
-def _check_data(names, root):
-    "Raise `ValueError` where a data set cannot be had."
+def _check_data(settings, root):
+    "Raise `ValueError` where a data set cannot be had, or does not suit a setting's network."
     from starlight_nb.data import load
-    for name in names: load(name, root)
+    from starlight_nb.study import check_fits
+    for name in sorted({setting.dataset for setting in settings}):
+        data = load(name, root)
+        for setting in settings:
+            if setting.dataset == name: check_fits(setting, data)
 
 # %% ../nbs/32_reproduce.ipynb #only-run
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from .base import (checkpoint_seconds, choose, experiments_folder, profile_names, report_folder, since_seconds,
                                store_folder, worker_count, write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
-from .data import known_dataset, load
+from .data import Dataset, known_dataset, load
 from .files import below, config_key
 from .jobs import check_resources, spread
 from .matching import WITH_DATA, match, match_weights, partial_spec
@@ -26,10 +26,11 @@ from .recipes import Recipe, recipe_from
 from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
-__all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member', 'star_member',
-           'star_name', 'Pair', 'single_models', 'Study', 'with_recipe', 'matched_state', 'regular_pairs', 'star_pairs',
-           'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table',
-           'order_spread', 'Experiment', 'save_data', 'write_table', 'save_table', 'save_finding', 'save_measured']
+__all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'Setting', 'Profile', 'load_profile', 'check_fits', 'Member', 'regular_member',
+           'star_member', 'star_name', 'Pair', 'single_models', 'Study', 'with_recipe', 'matched_state',
+           'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise',
+           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'write_table', 'save_table',
+           'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -129,6 +130,18 @@ def _check_rest(profile, content):
         choose(f"profile {profile}, minutes", key, experiments)
         if type(value) not in (int, float) or not value > 0:
             raise ValueError(f"profile {profile}, minutes.{key}: a number above 0 is needed, not {value!r}")
+
+# %% ../nbs/22_study.ipynb #check-fits
+def check_fits(setting: Setting, data: Dataset):
+    "Raise `ValueError` unless the setting's network takes examples of every split of `data`."
+    model = build(setting.architecture, num_classes=data.num_classes, **setting.model).eval()
+    for name, part in data.splits.items():
+        highest = part.x.flatten(1).amax(1).topk(min(2, len(part))).indices
+        try:
+            with torch.no_grad(): model(part.x[highest])
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(f"settings.{setting.name}.model: {setting.architecture} {setting.model} does not take the {name} examples of "
+                             f"{setting.dataset!r}: {' '.join(str(error).split())}") from error
 
 # %% ../nbs/22_study.ipynb #member
 SEEDS = {"source": 0, "heldout": 100_000, "star": 200_000, "long": 300_000}  # where each role's seeds begin

@@ -382,6 +382,17 @@ def test_a_run_without_its_data_ends_before_it_begins(tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("model, message", [("{ width = 4, vocabulary = 20 }", "embedding_bag: Expected idx"), ("{ width = 4, vocabulary = 1000 }", None)])
+def test_a_vocabulary_that_is_too_small_is_told_before_anything_runs(model, message, tmp_path, monkeypatch, capsys):
+    make_news(tmp_path / "ag_news_csv")
+    path, out = tmp_path / "mine.toml", tmp_path / "report"
+    path.write_text(PROFILE.format(dataset="agnews-60").replace("{ depth = 1, width = 4 }", model).replace("mlp", "text_bag"))
+    monkeypatch.setattr(reproduce, "_run_all", lambda *arguments: None)
+    assert reproduce.main(["reproduce", "--profile", str(path), "--out", str(out), "--store", str(tmp_path / "store"), "--data", str(tmp_path)]) == (2 if message else 0)
+    said = capsys.readouterr().err
+    assert not message or f"settings.small.model: text_bag {{'width': 4, 'vocabulary': 20}} does not take the train examples of 'agnews-60': {message}" in said
+
+
 SIZES = {"mnist": (54_000, 6_000, 10_000), "fashion-mnist": (54_000, 6_000, 10_000), "cifar10": (45_000, 5_000, 10_000), "cifar100": (45_000, 5_000, 10_000),
          "agnews": (114_000, 6_000, 7_600), "agnews-small": (9_500, 500, 7_600), "imagenette64": (1_200, 300)}
 
