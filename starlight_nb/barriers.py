@@ -15,7 +15,8 @@ from .data import Dataset, batches, check_dataset
 from .evaluation import batch_norms, check_same, evaluate, interpolate, midpoint_loss, refresh_batchnorm  # found here too
 
 # %% auto #0
-__all__ = ['unit_statistics', 'rescaled', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier']
+__all__ = ['unit_statistics', 'rescaled', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier', 'Plane',
+           'plane_grid', 'plane_segments', 'plane_losses']
 
 # %% ../nbs/12_barriers.ipynb #unit-statistics
 def _hooked(model, state, hook, names=None):
@@ -154,3 +155,51 @@ def loss_barrier(curve: PathCurve, split: str = "train") -> float:
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
     "The largest drop of the accuracy below the line between its ends, from 0 to 1."
     return _rise(curve.ts, -curve.accuracy[choose("split", split, curve.accuracy)])
+
+# %% ../nbs/12_barriers.ipynb #plane
+class Plane:
+    "The plane through three networks, with coordinates in which distances are those between their parameters."
+    def __init__(self, model: nn.Module, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor], state_c: dict[str, torch.Tensor]):
+        for other in (state_b, state_c): check_same(state_a, other)
+        self.model, self.states, names = model, (state_a, state_b, state_c), [name for name, _ in model.named_parameters()]
+        side, other = (torch.cat([(state[name].double() - state_a[name].double()).flatten() for name in names]) for state in (state_b, state_c))
+        length = side.norm().item()
+        along = (other @ side).item() / length if length else 0.0
+        above = max((other @ other).item() - along**2, 0.0) ** 0.5
+        if above <= 1e-6 * length or not length: raise ValueError("state_c: three networks that are not on one line are needed")
+        self.corners = np.array([[0.0, 0.0], [length, 0.0], [along, above]])  # of A, B, C
+    def state(self, x: float, y: float) -> dict[str, torch.Tensor]:
+        "The network at these coordinates; its statistics are mixed like its weights."
+        _, (length, _), (along, above) = self.corners
+        c = y / above
+        b = (x - c * along) / length
+        mixed = lambda first, second, third: (1 - b - c) * first + b * second + c * third if first.is_floating_point() else first.clone()
+        return {name: mixed(*(state[name] for state in self.states)) for name in self.states[0]}
+
+# %% ../nbs/12_barriers.ipynb #plane-points
+def plane_grid(plane: Plane,
+               steps: int = 25,       # points along each axis
+               margin: float = 0.25,  # around the three, as a part of the plane's width and height
+              ) -> np.ndarray:
+    "Coordinates (rows, columns, 2) of a grid around the corners."
+    if type(steps) is not int or steps < 2: raise ValueError(f"steps: a whole number of at least 2 is needed, not {steps!r}")
+    if not 0 <= margin < np.inf: raise ValueError(f"margin: a number of at least 0 is needed, not {margin!r}")
+    low, high = plane.corners.min(0), plane.corners.max(0)
+    xs, ys = np.linspace(low - margin * (high - low), high + margin * (high - low), steps).T
+    return np.stack(np.meshgrid(xs, ys), axis=-1)
+
+def plane_segments(plane: Plane, ts=11) -> np.ndarray:
+    "Coordinates (3, points, 2) on the segments from A to B, from A to C and from B to C; `ts` is as in `path_losses`."
+    t, (a, b, c) = _grid(ts)[:, None], plane.corners
+    return np.stack([np.where(t == 1, end, start + t * (end - start)) for start, end in ((a, b), (a, c), (b, c))])
+
+def plane_losses(plane: Plane, data: Dataset,
+                 points: np.ndarray,  # (..., 2) coordinates
+                ) -> np.ndarray:
+    "The training loss in nats at each of the points, (...)."
+    check_dataset(data)
+    def loss(point):
+        corner = (plane.corners == point).all(1).any()
+        state = plane.state(*point)
+        return evaluate(plane.model, state if corner else refresh_batchnorm(plane.model, state, data), data.train)[0]
+    return np.array([loss(point) for point in points.reshape(-1, 2)]).reshape(points.shape[:-1])

@@ -11,7 +11,7 @@ import starlight_nb
 
 # %% auto #0
 __all__ = ['REFUSALS', 'choose', 'writing', 'write_whole', 'check_folder', 'project_root', 'report_folder', 'store_folder',
-           'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder', 'reading_order',
+           'data_folder', 'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder', 'reading_order',
            'experiment_names', 'profile_names']
 
 # %% ../nbs/00_base.ipynb #choose
@@ -82,6 +82,10 @@ def report_folder(profile: str) -> Path:
 def store_folder() -> Path:
     "Where trained models are kept."
     return Path(os.environ.get("STARLIGHT_STORE") or project_root() / ".starlight" / "store")
+
+def data_folder() -> Path:
+    "Where the files of data sets are looked for, and where they are downloaded to."
+    return Path(os.environ.get("STARLIGHT_DATA") or project_root() / ".starlight" / "data")
 
 # %% ../nbs/00_base.ipynb #worker-count
 def worker_count() -> int:

@@ -4,15 +4,20 @@
 
 # %% ../nbs/00_data.ipynb #from-future-import-annotations
 from __future__ import annotations
-import hashlib
+import hashlib, inspect, re
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 import torch
 import torch.nn.functional as F
-from .base import choose
+from .base import choose, data_folder
+from .corpora import (CorpusError, FOLDERS, TORCHVISION, number_texts, present, read_folders, read_images, read_news,
+                                  shuffled_rows)
 
 # %% auto #0
-__all__ = ['LOADERS', 'SHIFTS', 'Split', 'batches', 'Dataset', 'check_dataset', 'gather', 'load_digits', 'load', 'shifted']
+__all__ = ['IMAGENET', 'PIXELS', 'LOADERS', 'SHIFTS', 'Split', 'batches', 'Dataset', 'check_dataset', 'gather', 'load_digits',
+           'load_digit_pairs', 'load_images', 'load_folders', 'load_news', 'known_dataset', 'load', 'available',
+           'shifted']
 
 # %% ../nbs/00_data.ipynb #split
 @dataclass(frozen=True, eq=False)
@@ -74,7 +79,7 @@ def _digest(splits):
     for name, part in splits.items():
         for tensor in (part.x, part.y):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().numpy())  # no copy: the data may be large
     return digest.hexdigest()
 
 # %% ../nbs/00_data.ipynb #check-dataset
@@ -103,15 +108,91 @@ def load_digits(root=None) -> Dataset:
     x = (x - x[:1400].mean()) / x[:1400].std()
     return Dataset("digits", train=Split(x[:1400], y[:1400]), test=Split(x[1400:], y[1400:]))
 
-# %% ../nbs/00_data.ipynb #load
-LOADERS = {"digits": load_digits}
+# %% ../nbs/00_data.ipynb #load-digit-pairs
+def load_digit_pairs(root=None) -> Dataset:
+    "Numbers from 00 to 99 as pairs of digits, (n, 1, 8, 16), 4,000 for training and 1,000 for the test."
+    digits, generator = load_digits(), torch.Generator().manual_seed(0)
+    train, test = (_pairs(part, count, generator) for part, count in ((digits.train, 40), (digits.test, 10)))
+    return Dataset("digit-pairs", train=train, test=test)
 
-def load(name: str,     # a name in `LOADERS`
-         root=None,     # folder with the files of sets that need files
+def _pairs(split, count, generator):
+    "`count` different pairs of each of the hundred classes, shuffled."
+    rows, drawn = [(split.y == digit).nonzero()[:, 0] for digit in range(10)], []
+    for number in range(100):
+        left, right = rows[number // 10], rows[number % 10]
+        pairs = torch.randperm(len(left) * len(right), generator=generator)[:count]
+        drawn.append(torch.stack([left[pairs // len(right)], right[pairs % len(right)]]))
+    left, right = torch.cat(drawn, 1)[:, torch.randperm(100 * count, generator=generator)]
+    return Split(torch.cat([split.x[left], split.x[right]], 3), 10 * split.y[left] + split.y[right])
+
+# %% ../nbs/00_data.ipynb #standardised
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PIXELS = {"mnist": ((0.1307,), (0.3081,)), "fashion-mnist": ((0.2860,), (0.3530,)), "cifar10": IMAGENET, "cifar100": IMAGENET}
+
+def _standardised(images, mean, std):
+    "Bytes as floats of mean 0 and deviation 1 over the whole set; one new tensor and no other."
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return images.float().div_(255).sub_(mean).div_(std)
+
+# %% ../nbs/00_data.ipynb #load-published
+def load_images(name, root, count=None) -> Dataset:
+    "A set of images that torchvision knows: training, 45,000 of 50,000 or 54,000 of 60,000, `val`, the rest, and test."
+    (x, y), test = read_images(name, root)
+    rows, cut = shuffled_rows(len(y)), len(y) * 9 // 10
+    split = lambda x, y: Split(_standardised(x, *PIXELS[name]), y)
+    train, val = (split(x[part], y[part]) for part in (rows[:cut][:count], rows[cut:]))
+    return Dataset(name, train, split(*test), val)
+
+def load_folders(name, root, size=224, count=None) -> Dataset:
+    "ImageNet, or another set in folders of its kind: training images, shuffled, and test images, of one size."
+    parts = read_folders(name, root, size, count)
+    return Dataset(name, *(Split(_standardised(x, *IMAGENET), y) for x, y in parts))
+
+def load_news(name, root, min_count=1) -> Dataset:
+    "AG News: rows of token numbers for `text_bag`, of the topics World, Sports, Business and Sci/Tech."
+    (texts, y), (test_texts, test_y) = read_news(name, root)
+    x, test_x = number_texts(texts, test_texts, min_count)
+    rows, cut = shuffled_rows(len(y)), len(y) * 95 // 100
+    train, val = (Split(x[part], y[part]) for part in (rows[:cut], rows[cut:]))
+    return Dataset(name, train, Split(test_x, test_y), val)
+
+# %% ../nbs/00_data.ipynb #load
+LOADERS = {"digits": load_digits, "digit-pairs": load_digit_pairs} | {name: partial(load_images, name) for name in TORCHVISION} | {
+    "agnews": partial(load_news, "agnews"), "agnews-small": partial(load_news, "agnews-small"),
+    "imagenet": partial(load_folders, "imagenet"), "imagenet64": partial(load_folders, "imagenet", size=64),
+    "imagenette": partial(load_folders, "imagenette"), "imagenette64": partial(load_folders, "imagenette", size=64)}
+
+def known_dataset(name: str,
+                  argument: str = "dataset",  # the argument's name, for the message
+                 ) -> tuple[str, int | None]:
+    "The key of `LOADERS` and the number of training examples that a name stands for; an unknown one raises `ValueError`."
+    part = re.fullmatch(r"(.+)-([1-9]\d*)", name) if isinstance(name, str) and name not in LOADERS else None
+    return (choose(argument, part[1], LOADERS), int(part[2])) if part else (choose(argument, name, LOADERS), None)
+
+def load(name: str,     # a name in `LOADERS`, or such a name and a number, as in "cifar10-5000"
+         root=None,     # folder with the files of sets that need files; None is `STARLIGHT_DATA` or .starlight/data
          device="cpu",  # where the tensors are put
         ) -> Dataset:
-    "Load the data set `name`; an unknown name raises `ValueError` with the nearest known one."
-    return LOADERS[choose("dataset", name, LOADERS)](root).to(device)
+    "Load the data set `name`; an unknown name raises `ValueError` with the nearest known one, and so do missing files."
+    key, count = known_dataset(name)
+    loader, root = LOADERS[key], Path(root or data_folder()).expanduser()
+    limit = {"count": count} if count and "count" in inspect.signature(loader).parameters else {}
+    data = loader(root, **limit)
+    return (_first(data, name, count) if count else data).to(device)
+
+# %% ../nbs/00_data.ipynb #first
+def _first(data, name, count):
+    "The data set with only the first `count` training examples."
+    if count > len(data.train):
+        raise ValueError(f"dataset: {name!r} asks for {count} training examples, {data.name!r} has {len(data.train)}")
+    x, y = (part if len(part) == count else part[:count].clone() for part in (data.train.x, data.train.y))
+    return replace(data, name=name, train=Split(x, y))
+
+# %% ../nbs/00_data.ipynb #available
+def available(root=None) -> list[str]:
+    "The names that `load` knows and whose files, if any are needed, are in `root`."
+    there = present(Path(root or data_folder()).expanduser())
+    return [name for name in LOADERS if (base := name.removesuffix("64")) in there or base not in {*TORCHVISION, *FOLDERS}]
 
 # %% ../nbs/00_data.ipynb #shifts
 def _moved(x):

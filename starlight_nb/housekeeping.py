@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import Timeout
 from .base import check_folder, writing
 from .files import config_key, lock, read_about, read_tensors
-from .study import SEEDS, Setting, load_profile
+from .study import SEEDS, VARIED, Setting, load_profile, star_name
 
 # %% auto #0
 __all__ = ['Stored', 'stored', 'setting_of', 'role_of', 'references', 'listing', 'verify', 'belonging', 'prune']
@@ -47,7 +47,7 @@ def role_of(config: dict, others: dict[str, dict]) -> str:
     "A model's name in its study, or what a measurement is of; `others` has configurations by their keys."
     kind, seed = config.get("kind"), config.get("seed", 0)
     if "together" in config: return f"{len(config['together'])} in one stack"
-    if kind == "star": return f"star-n{len(config['sources'])}-s{seed - SEEDS['star']}"
+    if kind == "star": return star_name(len(config["sources"]), seed - SEEDS["star"], config.get("options", {}))
     if kind == "regular":
         role = max((name for name, first in SEEDS.items() if first <= seed), key=SEEDS.get)
         return f"{role}-{seed - SEEDS[role]}"
@@ -109,11 +109,11 @@ def belonging(entries: list[Stored], settings: list[Setting]) -> set[str]:
 
 def _fits(config, settings):
     "Is this a model of one of the settings, or no model at all?"
-    plain = lambda *parts: json.dumps(parts, sort_keys=True)
-    names = ("recipe",) if "together" in config else ("dataset", "architecture", "model", "recipe")
-    known = {plain(*(getattr(s, name) if name != "recipe" else dataclasses.asdict(recipe) for name in names))
-             for s in settings for recipe in (s.recipe, s.star_recipe)}
-    return "recipe" not in config or plain(*(config.get(name) for name in names)) in known
+    names = () if "together" in config else ("dataset", "architecture", "model")
+    fixed = lambda recipe: {key: value for key, value in recipe.items() if key not in VARIED}
+    plain = lambda about: json.dumps([fixed(about["recipe"]), *(about.get(name) for name in names)], sort_keys=True)
+    known = {plain(vars(s) | {"recipe": dataclasses.asdict(recipe)}) for s in settings for recipe in (s.recipe, s.star_recipe)}
+    return "recipe" not in config or plain(config) in known
 
 # %% ../nbs/31a_housekeeping.ipynb #unwanted
 def _unwanted(root, older_than, all_but):

@@ -8,7 +8,7 @@ import argparse, json, os, shutil, sys, threading, time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from . import __version__
-from .base import (check_folder, choose, experiment_names, experiments_folder, profile_names, report_folder,
+from .base import (check_folder, choose, data_folder, experiment_names, experiments_folder, profile_names, report_folder,
                                store_folder, worker_count, write_whole, writing)
 from .gallery import experiment_title, write_gallery
 
@@ -46,7 +46,7 @@ def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict
 # %% ../nbs/32_reproduce.ipynb #check-profile
 def _check_profile(profile, only, parameters):
     """Read the profile and resolve every chosen experiment once, as its notebook will:
-    the profile, and each experiment's own parameters."""
+    the profile, each experiment's own parameters, and the settings that they need."""
     from starlight_nb.published import same_settings
     from starlight_nb.study import Experiment, load_profile
     content = load_profile(profile)
@@ -55,10 +55,12 @@ def _check_profile(profile, only, parameters):
     chosen = check_parameters(full_names(only) if only else [name for name in experiment_names() if name in content.experiments], parameters)
     if not chosen: raise ValueError(f"profile {content.name}: it has no experiments")
     for name in chosen: check_parameters([name], content.experiments.get(name, {}))
+    needed = {}
     for name, given in chosen.items():
         resolved = dict.fromkeys(notebook_parameters(name)) | given
-        Experiment(name, profile, **{k: v for k, v in resolved.items() if k != "profile"}).studies
-    return content, chosen
+        experiment = Experiment(name, profile, **{k: v for k, v in resolved.items() if k != "profile"})
+        needed |= {study.setting.name: study.setting for study in experiment.studies}
+    return content, chosen, list(needed.values())
 
 # %% ../nbs/32_reproduce.ipynb #clock
 def _clock(seconds): return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
@@ -284,13 +286,13 @@ def reproduce(
     Raises `ValueError` for bad input, `OSError` for a folder that cannot be written to and `ConnectionError` where no cluster
     answers, before anything runs, and `NotebookFailed` when a notebook fails."""
     if jobs is not None and jobs < 1: raise ValueError(f"jobs: at least one worker process is needed, not {jobs}")
-    content, chosen = _check_profile(profile, only, parameters or {})
+    content, chosen, needed = _check_profile(profile, only, parameters or {})
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
-    data = str(Path(data).resolve()) if data else os.environ.get("STARLIGHT_DATA", "")
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
-    _check_folders(out, store, data)
+    _check_folders(out, store, data or os.environ.get("STARLIGHT_DATA"))
+    _check_data(needed, data := Path(data or data_folder()).resolve())
     with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging, _environment(
-              STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=data,
+              STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(data),
               STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
               STARLIGHT_PROGRESS=f"{staging}.progress", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
           Watch({name: content.minutes.get(name, 1.0) for name in chosen}, Path(f"{staging}.progress"), log_json) as watch):
@@ -320,6 +322,16 @@ def _check_folders(out, store, data):
     check_folder("out", out)
     if not any(store.glob("*/*.safetensors")): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
+
+# %% ../nbs/32_reproduce.ipynb #check-data
+def _check_data(settings, root):
+    "Raise `ValueError` where a data set cannot be had, or does not suit a setting's network."
+    from starlight_nb.data import load
+    from starlight_nb.study import check_fits
+    for name in sorted({setting.dataset for setting in settings}):
+        data = load(name, root)
+        for setting in settings:
+            if setting.dataset == name: check_fits(setting, data)
 
 # %% ../nbs/32_reproduce.ipynb #only-run
 @contextmanager
@@ -388,7 +400,7 @@ def _check_writable(folder):
     try: check_folder("folder", folder)
     except OSError as error: return str(error).removeprefix("folder: ")
 
-def _check_data():
+def _check_data_folder():
     root = os.environ.get("STARLIGHT_DATA")
     return f"STARLIGHT_DATA names {root}, which is no folder" if root and not Path(root).is_dir() else None
 
@@ -406,7 +418,7 @@ def doctor() -> dict[str, str | None]:
         "kernel python3": _check_kernel(),
         "report folder": _check_writable(report_folder("digits").absolute()),
         "store folder": _check_writable(store_folder().absolute()),
-        "data folder": _check_data(),
+        "data folder": _check_data_folder(),
     }
 
 # %% ../nbs/32_reproduce.ipynb #parameter
@@ -441,7 +453,7 @@ REPRODUCE = [
                                  default=[], help="a value in place of the profile's; repeatable")),
     (["--out"], dict(metavar="DIR", help="the report's folder (default: reports/PROFILE)")),
     (["--store"], dict(metavar="DIR", help="the folder of trained models (default: .starlight/store)")),
-    (["--data"], dict(metavar="DIR", help="the folder of data sets that need files (default: STARLIGHT_DATA)")),
+    (["--data"], dict(metavar="DIR", help="the folder of data sets that need files (default: STARLIGHT_DATA, or .starlight/data)")),
     (["--jobs"], dict(type=int, metavar="N", help="worker processes (default: one a core)")),
     (["--backend"], dict(metavar="NAME", help="where jobs run: processes, here, or ray (default: processes)")),
     (["--ray-address"], dict(metavar="ADDRESS", help="a Ray cluster: HOST:PORT, ray://HOST:PORT, auto (default: Ray is started here)")),
@@ -482,10 +494,13 @@ def _print_table(rows, left, indent=""):
 
 # %% ../nbs/32_reproduce.ipynb #doctor-2
 def _doctor():
-    "Print what the doctor finds; 1 if anything is wrong."
+    "Print what the doctor finds, and which data sets are there; 1 if anything is wrong."
     found = doctor()
     for name, problem in found.items():
         print(f"{'ok  ' if problem is None else 'WRONG'} {name}{': ' + problem if problem else ''}")
+    if not found["torchvision imports"]:
+        from starlight_nb.data import available
+        print(f"data sets in {data_folder()}: {', '.join(available())}")
     return int(any(found.values()))
 
 def _reproduce(arguments):

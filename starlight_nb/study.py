@@ -4,7 +4,7 @@
 
 # %% ../nbs/22_study.ipynb #from-future-import-annotations
 from __future__ import annotations
-import dataclasses, json, os, tomllib
+import dataclasses, json, tomllib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -14,10 +14,10 @@ import torch
 from .base import (checkpoint_seconds, choose, experiments_folder, profile_names, report_folder, since_seconds,
                                store_folder, worker_count, write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
-from .data import LOADERS, load
+from .data import Dataset, known_dataset, load
 from .files import below, config_key
 from .jobs import check_resources, spread
-from .matching import match_weights
+from .matching import WITH_DATA, match, match_weights, partial_spec
 from .models import build, check_architecture, initialise
 from .permutation import infer_spec, permute
 from .star import named_permutations, t_sampler, train_star
@@ -26,10 +26,11 @@ from .recipes import Recipe, recipe_from
 from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
-__all__ = ['SEEDS', 'COLUMNS', 'NAMES', 'FROM_TWO', 'Setting', 'Profile', 'load_profile', 'Member', 'regular_member',
-           'star_member', 'Pair', 'single_models', 'Study', 'regular_pairs', 'star_pairs', 'bootstrap_mean',
-           'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data',
-           'write_table', 'save_table', 'save_finding', 'save_measured']
+__all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'NAMES', 'FROM_TWO', 'Setting', 'Profile', 'load_profile', 'check_fits', 'Member',
+           'regular_member', 'star_member', 'star_name', 'Pair', 'single_models', 'Study', 'with_recipe',
+           'matched_state', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio',
+           'summarise', 'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'write_table',
+           'save_table', 'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Setting:
     sources: int         # regular solutions that stars may learn from
     heldouts: int        # regular solutions that no star sees
     paper: str = ""      # the same setting of the paper, as `31_published` names it
+    variant: str = ""    # marks the names of models that are not made as the profile says
 
 # %% ../nbs/22_study.ipynb #setting-2
 def _setting(name, table):
@@ -59,7 +61,7 @@ def _setting(name, table):
         if type(table[key]) is not int or table[key] < 1:
             raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
     check_architecture(table["architecture"], f"{where}.architecture")
-    choose(f"{where}.dataset", table["dataset"], LOADERS)
+    known_dataset(table["dataset"], f"{where}.dataset")
     for key in ("label", "paper"):
         if not isinstance(table.get(key, ""), str): raise ValueError(f"{where}.{key}: text is needed, not {table[key]!r}")
     for key in ("model", "star"):
@@ -129,6 +131,18 @@ def _check_rest(profile, content):
         if type(value) not in (int, float) or not value > 0:
             raise ValueError(f"profile {profile}, minutes.{key}: a number above 0 is needed, not {value!r}")
 
+# %% ../nbs/22_study.ipynb #check-fits
+def check_fits(setting: Setting, data: Dataset):
+    "Raise `ValueError` unless the setting's network takes examples of every split of `data`."
+    model = build(setting.architecture, num_classes=data.num_classes, **setting.model).eval()
+    for name, part in data.splits.items():
+        highest = part.x.flatten(1).amax(1).topk(min(2, len(part))).indices
+        try:
+            with torch.no_grad(): model(part.x[highest])
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(f"settings.{setting.name}.model: {setting.architecture} {setting.model} does not take the {name} examples of "
+                             f"{setting.dataset!r}: {' '.join(str(error).split())}") from error
+
 # %% ../nbs/22_study.ipynb #member
 SEEDS = {"source": 0, "heldout": 100_000, "star": 200_000, "long": 300_000}  # where each role's seeds begin
 
@@ -148,12 +162,12 @@ def _base(setting, recipe):
                 model=setting.model, recipe=dataclasses.asdict(recipe))
 
 @lru_cache(maxsize=4)
-def _data(name): return load(name, os.environ.get("STARLIGHT_DATA"))
+def _data(name): return load(name)
 
 def regular_member(setting: Setting, role: str, number: int) -> Member:
     "The regular solution number `number`, counted from 0, among sources, held-outs or those trained as `long` as a star."
     recipe = setting.star_recipe if role == "long" else setting.recipe
-    return Member(f"{role}-{number}", dict(kind="regular", seed=SEEDS[role] + number, **_base(setting, recipe)))
+    return Member("-".join(filter(None, (role, setting.variant, str(number)))), dict(kind="regular", seed=SEEDS[role] + number, **_base(setting, recipe)))
 
 # %% ../nbs/22_study.ipynb #star-member
 def star_member(setting: Setting, n_source: int, seed: int, first: int = 0, **options) -> Member:
@@ -162,10 +176,16 @@ def star_member(setting: Setting, n_source: int, seed: int, first: int = 0, **op
         raise ValueError(f"source_counts: a star of {n_source} sources is asked for, "
                          f"setting {setting.name!r} has {setting.sources - first}{f' from number {first} on' if first else ''}")
     sources = tuple(regular_member(setting, "source", first + n) for n in range(n_source))
+    if "groups" in options: choose("groups", options["groups"], ["partial"])
     config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources], options=options,
                   **_base(setting, setting.star_recipe))
-    kind = "fused" if options.get("own_loss") else "star"
-    return Member(f"{kind}-n{n_source}-s{seed}{f'-from{first}' if first else ''}", config, sources)
+    return Member(star_name(n_source, seed, options, first, setting.variant), config, sources)
+
+def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: str = "") -> str:
+    "What a star is called: number of sources, options by which it differs, seed, number of its first source."
+    kind, others = "fused" if options.get("own_loss") else "star", [key for key in sorted(options) if key != "own_loss"]
+    words = [kind, variant, f"n{n_source}", *(f"{key}={options[key]}" for key in others), f"s{seed}", f"from{first}" if first else ""]
+    return "-".join(filter(None, words))
 
 # %% ../nbs/22_study.ipynb #model
 def _model(setting):
@@ -188,18 +208,21 @@ def _train_star(setting, store, member):
         sources = _train_regular(setting, store, *member.sources)
         model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
                              member.config["seed"])
-        star = train_star(model, sources, data, setting.star_recipe, spec=_spec(setting), seed=seed,
-                          checkpoint=store.checkpoint(member.config), **member.config["options"])
+        options = dict(member.config["options"])
+        spec = _spec(setting, options.pop("groups", "all"))
+        star = train_star(model, sources, data, recipe_from(member.config["recipe"]), spec=spec, seed=seed,
+                          checkpoint=store.checkpoint(member.config), **options)
         return ({f"state/{k}": v for k, v in star.state.items()} | named_permutations(star.permutations)
                 | {"loss": torch.tensor(star.loss)})
     return store.get_or_train(member.config, make)
 
-def _spec(setting): return _cached_spec(setting.dataset, setting.architecture, json.dumps(setting.model))
+def _spec(setting, groups="all"): return _cached_spec(setting.dataset, setting.architecture, json.dumps(setting.model), groups)
 
 @lru_cache(maxsize=16)
-def _cached_spec(dataset, architecture, model):
+def _cached_spec(dataset, architecture, model, groups):
     data = _data(dataset)
-    return infer_spec(build(architecture, num_classes=data.num_classes, **json.loads(model)), data.train.x[:2])
+    network, x = build(architecture, num_classes=data.num_classes, **json.loads(model)), data.train.x[:2]
+    return infer_spec(network, x) if groups == "all" else partial_spec(_cached_spec(dataset, architecture, model, "all"), network, x)
 
 # %% ../nbs/22_study.ipynb #state
 def _state(setting, store, member):
@@ -214,30 +237,46 @@ class Pair:
     kind: str            # regular-regular, star-source, star-heldout
     a: Member
     b: Member
-    matching: str = "forward"  # forward, random-SEED, none
+    matching: str = "forward"
     n_source: int | None = None
     star_seed: int | None = None
+    def __post_init__(self): _matching(self.matching)
+
+def _matching(name):
+    "What the name of a matching says: its groups (all, partial), its method or order, and a seed."
+    words = name.split("-")
+    groups = "partial" if words[0] == "partial" else "all"
+    how, *seed = words[groups == "partial":] or ["forward"]
+    choose("matching", how, ("none", "activations", "sinkhorn", "forward", "random") if groups == "all" else ("forward", "random"))
+    if len(seed) != (how == "random") or not all(map(str.isdecimal, seed)) or name == "partial-forward":
+        raise ValueError(f"matching: {name!r} is not known; a seed belongs to a random order, as in 'random-0' or 'partial-random-0'")
+    return groups, how, int(seed[0]) if seed else 0
 
 # %% ../nbs/22_study.ipynb #match
 def _match(setting, store, pair, state_a, state_b):
     "The permutation that brings B into A's order."
-    spec, (order, _, seed) = _spec(setting), pair.matching.partition("-")
-    if order == "none": return spec.identity()
+    groups, how, seed = _matching(pair.matching)
+    spec, whole, data = _spec(setting, groups), _spec(setting).identity(), _data(setting.dataset)
+    if how not in ("forward", "random"):
+        looks = dict(model=_model(setting)(), data=data) if how in WITH_DATA else {}
+        return match(how, spec, state_a, state_b, **looks).permutation
     init = None
     if pair.b in pair.a.sources:
-        init = below(f"permutation/{pair.a.sources.index(pair.b)}/", _train_star(setting, store, pair.a))
-    return match_weights(spec, state_a, state_b, init=init, order=choose("matching", order, ("forward", "random")),
-                         seed=int(seed or 0)).permutation
+        known = below(f"permutation/{pair.a.sources.index(pair.b)}/", _train_star(setting, store, pair.a))
+        init = {group: (whole | known)[group] for group in spec.groups}
+    return whole | match_weights(spec, state_a, state_b, init=init, order=how, seed=seed).permutation
 
 # %% ../nbs/22_study.ipynb #measure
+def _moved(setting, store, pair):
+    "The states of a pair, the second in the order of the first."
+    state_a, state_b = _state(setting, store, pair.a), _state(setting, store, pair.b)
+    return state_a, permute(_spec(setting), _match(setting, store, pair, state_a, state_b), state_b)
+
 def _measure(setting, store, pair, points):
     "The path between the two members of a pair, from the store or measured now."
     config = dict(kind="path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
     def make():
-        model, data = _model(setting)(), _data(setting.dataset)
-        state_a, state_b = _state(setting, store, pair.a), _state(setting, store, pair.b)
-        moved = permute(_spec(setting), _match(setting, store, pair, state_a, state_b), state_b)
-        curve = path_losses(model, state_a, moved, data, points)
+        curve = path_losses(_model(setting)(), *_moved(setting, store, pair), _data(setting.dataset), points)
         values = {f"{metric}/{split}": v
                   for metric in ("loss", "accuracy") for split, v in getattr(curve, metric).items()}
         return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in (values | {"ts": curve.ts}).items()}
@@ -314,15 +353,30 @@ class Study:
         return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)],
                             columns=[*COLUMNS, "matching"])
 
+# %% ../nbs/22_study.ipynb #with-recipe
+VARIED = ("schedule", "warmup_epochs")  # what experiments change in a recipe
+
+def with_recipe(study: Study, variant: str, **changes) -> Study:
+    "The study of the same setting with changed recipes, of regular models and of stars; `variant` goes into the names of its models."
+    for key in changes: choose("recipe", key, VARIED)
+    recipes = {name: getattr(study.setting, name).replace(**changes) for name in ("recipe", "star_recipe")}
+    setting = dataclasses.replace(study.setting, variant=variant, **recipes)
+    return Study(setting, study.store, study.jobs, study.points, study.resources)
+
+# %% ../nbs/22_study.ipynb #matched-state
+def matched_state(study: Study, pair: Pair) -> dict[str, torch.Tensor]:
+    "The state of a pair's second model, in the order of the first."
+    return _moved(study.setting, study.store, pair)[1]
+
 # %% ../nbs/22_study.ipynb #regular-pairs
 def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair]:
     "Every two of the given regular solutions."
     return [Pair("regular-regular", a, b, matching) for i, a in enumerate(members) for b in members[i + 1:]]
 
-def star_pairs(stars: list[tuple[int, int, Member]], heldouts: list[Member], sources: int) -> list[Pair]:
+def star_pairs(stars: list[tuple[int, int, Member]], heldouts: list[Member], sources: int, matching: str = "forward") -> list[Pair]:
     "From each star to all the held-outs, and to its first `sources` sources."
-    to_heldouts = [Pair("star-heldout", star, b, "forward", n, seed) for n, seed, star in stars for b in heldouts]
-    to_sources = [Pair("star-source", star, b, "forward", n, seed)
+    to_heldouts = [Pair("star-heldout", star, b, matching, n, seed) for n, seed, star in stars for b in heldouts]
+    to_sources = [Pair("star-source", star, b, matching, n, seed)
                   for n, seed, star in stars for b in star.sources[:sources]]
     return to_heldouts + to_sources
 
@@ -349,16 +403,17 @@ def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and val
                    seed: int = 0,
                   ) -> tuple[float, float]:
     "Interval for the mean of `value` over pairs, by resampling models rather than pairs."
-    means = _resampled_means(_model_draws(frame, resamples, seed), frame)
-    return tuple(np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist())
+    return bootstrap_of(lambda mean: mean, frame, resamples=resamples, level=level, seed=seed)
 
-def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, resamples: int = 2000,
-                    level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_of(function, *frames: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    "Interval for a function of the means of several frames; models that occur in more than one are resampled together."
+    draws = _model_draws(pd.concat(frames), resamples, seed)
+    with np.errstate(invalid="ignore", divide="ignore"): values = function(*(_resampled_means(draws, frame) for frame in frames))
+    return tuple(np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist())
+
+def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, **options) -> tuple[float, float]:
     "Interval for the ratio of two means; models that occur in both are resampled together."
-    draws = _model_draws(pd.concat([above, below]), resamples, seed)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = _resampled_means(draws, above) / _resampled_means(draws, below)
-    return tuple(np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2]).tolist())
+    return bootstrap_of(np.divide, above, below, **options)
 
 # %% ../nbs/22_study.ipynb #summarise
 def summarise(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -79,8 +79,9 @@ def smoke_report(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    "Slow tests run when they are asked for."
-    if not os.environ.get("STARLIGHT_SLOW"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow; STARLIGHT_SLOW=1 runs it"))
+    "Slow tests run when they are asked for; where several processes share the tests, one of them has all that need the smoke report."
+    for item in items:
+        if item.get_closest_marker("slow") and not os.environ.get("STARLIGHT_SLOW"):
+            item.add_marker(pytest.mark.skip(reason="slow; STARLIGHT_SLOW=1 runs it"))
+        if "smoke_report" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("smoke"))

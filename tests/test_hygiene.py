@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["base", "data", "models", "files", "checkpoints", "jobs", "recipes", "vectors", "training", "store", "evaluation", "units", "rules", "permutation", "descent", "small_descent",
-         "weights", "activations", "relaxations", "matching", "barriers", "star", "bma", "fusion", "study", "average_study", "fusion_study", "variation_study", "plots", "trend_plots", "published", "housekeeping", "gallery", "reproduce"]
+ORDER = ["base", "corpora", "data", "models", "files", "checkpoints", "jobs", "recipes", "vectors", "training", "store", "evaluation", "units", "rules", "permutation", "descent", "small_descent",
+         "weights", "activations", "relaxations", "matching", "barriers", "star", "bma", "fusion", "study", "average_study", "fusion_study", "variation_study", "matching_study", "plots", "trend_plots", "matching_plots", "published", "housekeeping", "gallery", "reproduce"]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.name != "index.ipynb"]
 EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
@@ -143,6 +143,6 @@ def test_committed_reports_are_small_and_whole(path):
         pytest.skip("not a committed report")
     files = [p for p in path.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 8_000_000
-    for experiment in EXPERIMENTS:
-        for file in (f"data/{experiment.stem}.csv", f"tables/{experiment.stem}.md", f"notebooks/{experiment.stem}.ipynb"):
+    for experiment in tomllib.loads((ROOT / f"nbs/experiments/profiles/{path.name}.toml").read_text())["experiments"]:
+        for file in (f"data/{experiment}.csv", f"tables/{experiment}.md", f"notebooks/{experiment}.ipynb"):
             assert (path / file).exists(), f"{path.name}/{file} is missing"

@@ -426,6 +426,7 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "ok   torch imports" in said and "ok   kernel python3" in said
     assert "WRONG data folder: STARLIGHT_DATA names" in said and "WRONG store folder:" in said
+    assert f"data sets in {tmp_path / 'nowhere'}: digits, digit-pairs\n" in said
 
 
 def test_executed_notebooks_hold_no_trace_of_the_machine(smoke_report):
@@ -440,7 +441,9 @@ def test_data_keep_the_contract(smoke_report):
     import pandas as pd
     from starlight_nb.study import COLUMNS
     extra = {"table1_barriers": ["matching"], "fig4_bma": ["method", "draws", "bin"], "table2_fusion": ["method", "first"],
-             "appendix_test_metrics": ["matching"], "appendix_points": ["points"], "appendix_t_sampling": ["t_sampling"]}
+             "appendix_test_metrics": ["matching"], "appendix_points": ["points"], "appendix_t_sampling": ["t_sampling"],
+             "appendix_matching": ["matching"], "appendix_partial": ["matching", "spec"], "appendix_rematching": ["rematch"],
+             "appendix_warmup": ["warmup"], "fig0_plane": ["matching", "ends", "x", "y"]}
     for name in experiment_names():
         data = pd.read_csv(smoke_report / f"report/data/{name}.csv")
         assert list(data.columns) == COLUMNS + extra.get(name, [])

@@ -49,10 +49,10 @@ def plain(build, recipe, seed):
             schedule.step()
 
 
-def seconds(function):
-    start = time.perf_counter()
+def seconds(function, clock=time.perf_counter):
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def population_row(name, make, count, recipe, jobs, rounds):
@@ -69,13 +69,13 @@ def population_row(name, make, count, recipe, jobs, rounds):
 
 
 def star_row(name, make, recipe, rounds, count=20):
-    "A step of a star beside a plain one, and its re-matches beside an epoch; without what comes before and after the epochs."
+    "A step of a star beside a plain one, and its re-matches beside an epoch; without what comes before and after the epochs. On one thread, so the processor's time counts."
     model, states = initialise(make, 999), train_population(make, DIGITS, recipe, range(count), jobs=2)
     spec, matching, rematch = infer_spec(model, DIGITS.train.x[:2]), [], Sources.rematch
     def star(epochs, every): train_star(model, states, DIGITS, recipe.replace(epochs=epochs), spec=spec, rematch_every=every)
     def between(run):  # the time of all epochs but the first
-        return seconds(lambda: run(recipe.epochs)) - seconds(lambda: run(1))
-    def timed(table, theta): matching.append(seconds(lambda: rematch(table, theta)))
+        return seconds(lambda: run(recipe.epochs), time.process_time) - seconds(lambda: run(1), time.process_time)
+    def timed(table, theta): matching.append(seconds(lambda: rematch(table, theta), time.process_time))
     rows = []
     for _ in range(rounds):
         one = between(lambda epochs: train(model, DIGITS, recipe.replace(epochs=epochs), 0))
@@ -102,13 +102,16 @@ def main():
         print(populations[-1], flush=True)
         stars.append(star_row(name, make, recipe, rounds))
         print(stars[-1], flush=True)
-    if options.quick: return
-    tables = [pd.DataFrame(rows) for rows in (populations, stars)]
+    if not options.quick: write(pd.DataFrame(populations), pd.DataFrame(stars), options.jobs, rounds)
+
+
+def write(populations, stars, jobs, rounds):
+    tables = [populations, stars]
     write_whole(OUT / "populations.csv", pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))
     texts = [table.to_markdown(index=False, floatfmt=".3g") for table in tables]
-    write_whole(OUT / "populations.md", f"# Populations and stars\n\nDigits, {options.jobs} jobs, one thread each; medians of {rounds} rounds. Seconds of the plain "
+    write_whole(OUT / "populations.md", f"# Populations and stars\n\nDigits, {jobs} jobs, one thread each; medians of {rounds} rounds. Seconds of the plain "
                 f"loop, which trains one network after another, and of `train_population`, with the start of workers where there are any.\n\n{texts[0]}\n\n"
-                f"A step of Starlight beside a plain step on the same batches, and a re-match of all sources beside a plain epoch.\n\n{texts[1]}\n")
+                f"A step of Starlight beside a plain step on the same batches, and a re-match of all sources beside a plain epoch, in processor time of one thread.\n\n{texts[1]}\n")
 
 
 if __name__ == "__main__": main()
