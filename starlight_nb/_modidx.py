@@ -1008,6 +1008,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'starlight_nb.training.train_together': ( 'training.html#train_together',
                                                                                  'starlight_nb/training.py')},
             'starlight_nb.trend_plots': { 'starlight_nb.trend_plots._lines': ('trend_plots.html#_lines', 'starlight_nb/trend_plots.py'),
+                                          'starlight_nb.trend_plots._names': ('trend_plots.html#_names', 'starlight_nb/trend_plots.py'),
                                           'starlight_nb.trend_plots._points': ('trend_plots.html#_points', 'starlight_nb/trend_plots.py'),
                                           'starlight_nb.trend_plots._trend_panel': ( 'trend_plots.html#_trend_panel',
                                                                                      'starlight_nb/trend_plots.py'),

@@ -19,11 +19,16 @@ __all__ = ['OURS', 'THEIRS', 'SAMPLINGS', 'plot_trend', 'plot_widths', 'plot_sam
 OURS, THEIRS = KINDS["star-heldout"][1], "0.35"
 
 def _points(axis, points):
-    "Our networks with their bars and names."
+    "Our networks with their bars."
     bars = {f"{a}err": [points[name] - points[f"{name}_low"], points[f"{name}_high"] - points[name]] for a, name in (("x", "regular"), ("y", "star"))}
     axis.errorbar(points.regular, points.star, **{k: np.maximum(v, 0) for k, v in bars.items()}, fmt="o", markersize=4, color=OURS, elinewidth=0.8, label="our networks")
-    for row in points.itertuples():
-        axis.annotate(row.setting, (row.regular, row.star), xytext=(4, 4), textcoords="offset points", fontsize="x-small")
+
+def _names(axis, points):
+    "Names of neighbours on different sides: below to the right, above to the left where there is room."
+    for number, row in enumerate(points.sort_values("regular").itertuples()):
+        room = row.regular > axis.get_xlim()[1] / 4
+        place, align = ((5, -9), "left") if number % 2 == 0 else ((-5, 6), "right") if room else ((0, 12), "center")
+        axis.annotate(row.setting, (row.regular, row.star), xytext=place, ha=align, textcoords="offset points", fontsize="x-small")
 
 def _lines(axis, line, paper, paper_line):
     "Our line with its band, the paper's, its networks, and the diagonal."
@@ -38,9 +43,10 @@ def _lines(axis, line, paper, paper_line):
 # %% ../nbs/30a_trend_plots.ipynb #trend-limits
 def _trend_panel(axis, points, line, paper, paper_line, title):
     "One series of networks."
+    right, top = 1.08 * max(points.regular_high.max(), paper["regular-regular"].max()), 1.15 * max(points.star_high.max(), paper["star-heldout"].max())
     _points(axis, points)
-    axis.set(xlim=(0, 1.08 * max(points.regular_high.max(), paper["regular-regular"].max())),
-             ylim=(0, 1.15 * max(points.star_high.max(), paper["star-heldout"].max())), title=title, xlabel="regular – regular barrier (nats)")
+    axis.set(xlim=(-0.03 * right, right), ylim=(-0.04 * top, top), title=title, xlabel="regular – regular barrier (nats)")
+    _names(axis, points)
     _lines(axis, line, paper, paper_line)
 
 def plot_trend(points: dict[str, pd.DataFrame],  # by title: rows of `barrier_points`
