@@ -111,6 +111,8 @@ def test_what_contradicts_the_claim_is_named():
     assert told.startswith("The star – held-out barrier is NOT below the regular – regular one in network 1 (0.60 against 0.50); ") and "network 2" not in told and "in 1 of 2 settings" in told
     assert claim_in_words(networks([0.02, 0.01], [0.1, 0.6])) == "In no setting is the regular – regular barrier above 0.05."
     assert "NOT" in claim_in_words(networks([0.5], [0.5])), "as high is not below"
+    near = claim_in_words(networks([0.5, 0.5], [0.49, 0.1], spread=0.3))
+    assert "in 1 of them with the whole interval of the ratio; not clearly in network 0 (" in near and "network 1" not in near
 
 
 def test_a_fit_stands_beside_the_paper_s():
