@@ -97,13 +97,14 @@ def vgg(num_classes: int = 10,
         width: int = 64,         # channels of the first convolution; the hidden layers have eight times as many
         dropout: float = 0.5,
         channels_in: int = 3,
+        norm: bool = False,      # batch normalisation after every convolution
        ) -> nn.Module:
-    "A VGG without normalisation and with two hidden fully connected layers (Simonyan and Zisserman, 2015)."
+    "A VGG with two hidden fully connected layers, without normalisation unless it is asked for (Simonyan and Zisserman, 2015)."
     layers, channels, hidden = [], channels_in, 8 * width
     for layer in VGG_LAYERS[choose("depth", depth, VGG_LAYERS)]:
         if layer == "P": layers.append(nn.MaxPool2d(2, ceil_mode=True))
         else:
-            layers += [nn.Conv2d(channels, layer * width, 3, 1, 1), nn.ReLU()]
+            layers += [nn.Conv2d(channels, layer * width, 3, 1, 1), *([nn.BatchNorm2d(layer * width)] if norm else []), nn.ReLU()]
             channels = layer * width
     head = [layer for _ in range(2) for layer in (nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU())]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head, nn.Linear(hidden, num_classes))

@@ -20,17 +20,17 @@ from .jobs import check_resources, spread
 from .matching import WITH_DATA, match, match_weights, partial_spec
 from .models import build, check_architecture, initialise
 from .permutation import infer_spec, permute
-from .star import named_permutations, train_star
+from .star import named_permutations, t_sampler, train_star
 from .store import Store
 from .recipes import Recipe, recipe_from
 from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
-__all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'Setting', 'Profile', 'load_profile', 'check_fits', 'Member', 'regular_member',
-           'star_member', 'star_name', 'Pair', 'single_models', 'Study', 'with_recipe', 'matched_state',
-           'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise',
-           'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'write_table', 'save_table',
-           'save_finding', 'save_measured']
+__all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'NAMES', 'FROM_TWO', 'Setting', 'Profile', 'load_profile', 'check_fits', 'Member',
+           'regular_member', 'star_member', 'star_name', 'Pair', 'single_models', 'Study', 'with_recipe',
+           'matched_state', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio',
+           'summarise', 'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'write_table',
+           'save_table', 'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -435,11 +435,12 @@ def _cell(part):
 
 def barrier_ratios(frame: pd.DataFrame, split: str = "train",
                    by: tuple[str, ...] = ("setting",),  # with n_source, stars of each number of sources by themselves
+                   metric: str = "loss",                # or accuracy
                   ) -> pd.DataFrame:
     """The star-heldout barrier as a part of the regular-regular one, with its interval over models,
     for each setting; `n_source` is the largest number of sources."""
     forward = frame.get("matching", "forward") == "forward"
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & forward]
+    rows = frame[(frame.metric == f"{metric}_barrier") & (frame.split == split) & forward]
     regular = dict(iter(rows[rows.pair == "regular-regular"].groupby("setting")))
     stars = [part for _, part in rows[rows.pair == "star-heldout"].groupby(list(by), sort=False)]
     found = [dict(zip(("low", "high"), bootstrap_ratio(star, regular[star.setting.iloc[0]])), setting=star.setting.iloc[0],
@@ -448,20 +449,20 @@ def barrier_ratios(frame: pd.DataFrame, split: str = "train",
     return pd.DataFrame(found, columns=["setting", "n_source", "ratio", "low", "high"]).set_index("setting")
 
 # %% ../nbs/22_study.ipynb #barrier-table
-def barrier_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
-    "Losses and loss barriers of each setting (Table 1), from tidy rows."
-    ratios, frame = barrier_ratios(frame, split), frame[frame.split == split]
-    star, barrier = frame.model_a.str.startswith("star"), frame.metric == "loss_barrier"
-    single, forward = (frame.pair == "single") & (frame.metric == "loss"), barrier & (frame.matching == "forward")
-    columns = {"regular loss": single & ~star, "star loss": single & star,
+def barrier_table(frame: pd.DataFrame, split: str = "train", metric: str = "loss") -> pd.DataFrame:
+    "Losses and loss barriers of each setting (Table 1), or accuracies and their barriers, from tidy rows."
+    ratios, frame = barrier_ratios(frame, split, metric=metric), frame[frame.split == split]
+    star, barrier = frame.model_a.str.startswith("star"), frame.metric == f"{metric}_barrier"
+    single, forward = (frame.pair == "single") & (frame.metric == metric), barrier & (frame.matching == "forward")
+    columns = {f"regular {metric}": single & ~star, f"star {metric}": single & star,
                "regular-regular, unmatched": barrier & (frame.matching == "none")}
     columns |= {kind: forward & (frame.pair == kind) for kind in ("regular-regular", "star-heldout", "star-source")}
-    settings = frame.setting.unique()
-    return pd.DataFrame([{"setting": s}
+    made = frame.drop_duplicates("setting").set_index("setting")[["dataset", "architecture"]]
+    return pd.DataFrame([{"setting": s, "data": of.dataset, "architecture": of.architecture, "N": f"{ratios.n_source[s]:.0f}"}
                          | {name: _cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()}
                          | {"star-heldout / regular-regular":
                             "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**ratios.loc[s])}
-                         for s in settings])
+                         for s, of in made.iterrows()])
 
 # %% ../nbs/22_study.ipynb #order-spread
 def order_spread(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
@@ -493,35 +494,47 @@ class Experiment:
         raise AttributeError(f"{type(self).__name__} has no attribute or parameter {key!r}")
     @cached_property
     def studies(self) -> list[Study]: return _studies(self)
+    def named(self, parameter: str) -> list[Study]:
+        "The studies of the settings that this parameter names."
+        return [study for name in self.parameters[parameter] for study in self.studies if study.setting.name == name]
     def __repr__(self): return f"Experiment({self.name!r}, {self.profile.name!r}, {self.parameters})"
     def _repr_markdown_(self): return _parameter_table(self)
 
 # %% ../nbs/22_study.ipynb #check-parameter
+NAMES = ("settings", "widths", "depths", "others")  # parameters that name settings of the profile
+FROM_TWO = ("heldouts", "heldout_counts", "points", "point_counts")  # two held-outs make a pair, two points a path
+
 def _check_parameter(key, value):
-    "Counts are whole numbers from 1 (two held-outs make a pair, two points a path); lists have no value twice."
-    values, lowest = value if isinstance(value, list) else [value], 2 if key in ("heldouts", "points") else 1
-    if not values: raise ValueError(f"{key}: at least one value is needed, not an empty list")
+    "Counts are whole numbers from 1 or 2; lists have no value twice."
+    values, lowest = value if isinstance(value, list) else [value], 2 if key in FROM_TWO else 1
+    if not values and key != "others": raise ValueError(f"{key}: at least one value is needed, not an empty list")
     if len(set(map(str, values))) < len(values): raise ValueError(f"{key}: a value occurs twice in {value}")
     for item in values:
-        if key == "settings" and not isinstance(item, str): raise ValueError(f"{key}: {item!r} is not a name")
-        if key != "settings" and (type(item) is not int or item < lowest):
+        if key == "t_sampling": t_sampler(item)
+        elif key in NAMES:
+            if not isinstance(item, str): raise ValueError(f"{key}: {item!r} is not a name")
+        elif type(item) is not int or item < lowest:
             raise ValueError(f"{key}: a whole number of at least {lowest} is needed, not {item!r}")
 
+# %% ../nbs/22_study.ipynb #studies
 def _studies(experiment):
     "A study for each setting that the experiment names, with as many solutions as it asks for."
-    store = Store(store_folder(), since_seconds(), checkpoint_seconds())
-    settings = [experiment.profile.settings[choose("settings", name, experiment.profile.settings)]
-                for name in experiment.settings]
-    for setting in settings: _check_counts(experiment, setting)
+    store, known, settings = Store(store_folder(), since_seconds(), checkpoint_seconds()), experiment.profile.settings, {}
+    for parameter in NAMES:
+        for name in experiment.parameters.get(parameter, []):
+            settings[name] = known[choose(parameter, name, known)]
+            if parameter != "others": _check_counts(experiment, settings[name])
+            elif settings[name].heldouts < 2: raise ValueError(f"others: setting {name!r} has one held-out; two make a pair")
     return [Study(setting, store, worker_count(), experiment.parameters.get("points", 11), experiment.profile.resources)
-            for setting in settings]
+            for setting in settings.values()]
 
 def _check_counts(experiment, setting):
     "The profile says how many sources and held-outs there are; nobody may ask for more."
+    roles = {"source_counts": "sources", "sources": "sources", "heldout_counts": "heldouts", "heldouts": "heldouts"}
     for key, value in experiment.parameters.items():
-        role = {"source_counts": "sources", "sources": "sources", "heldouts": "heldouts"}.get(key)
-        wanted = max(value) if isinstance(value, list) else value
-        if role and wanted > getattr(setting, role):
+        if key not in roles: continue
+        role, wanted = roles[key], max(value) if isinstance(value, list) else value
+        if wanted > getattr(setting, role):
             raise ValueError(f"{key}: {wanted} are asked for, setting {setting.name!r} of profile "
                              f"{experiment.profile.name!r} has {getattr(setting, role)} {role}")
 

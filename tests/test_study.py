@@ -190,7 +190,11 @@ def test_a_table_from_known_values():
     rows += [dict(setting="s", n_source=1, pair=f"star-{kind}", model_a="star-n1-s0", model_b=b, matching="forward", split="train", metric="loss_barrier", value=v)
              for kind, b, v in (("heldout", "h0", 0.25), ("heldout", "h1", 0.75), ("source", "s0", 0.125))]
     rows += [dict(setting="s", pair="single", model_a=a, model_b=None, matching=None, split="train", metric="loss", value=0.5) for a in ("star-n1-s0", "h0")]
-    table = barrier_table(pd.DataFrame(rows)).iloc[0]
+    made = pd.DataFrame(rows).assign(dataset="digits", architecture="mlp")
+    table = barrier_table(made).iloc[0]
+    assert table[["setting", "data", "architecture", "N"]].tolist() == ["s", "digits", "mlp", "1"]
+    accuracies = barrier_table(made.assign(metric=made.metric.str.replace("loss", "accuracy")), metric="accuracy").iloc[0]
+    assert accuracies["star-heldout"] == table["star-heldout"] and accuracies["regular accuracy"] == table["regular loss"] and "regular loss" not in accuracies
     assert table["regular-regular, unmatched"] == "3.000" and table["regular-regular"] == "1.000" and table["star-source"] == "0.125"
     assert table["star-heldout / regular-regular"].startswith("0.50 [")
     assert table["star-heldout"].startswith("0.500 ± 0.354 [") and table["star loss"] == table["regular loss"] == "0.500"
