@@ -57,7 +57,7 @@ def starlight(*words, folder, store=None, **environment):
 
 def finish(process):
     "Wait for a command: exit status, stdout, stderr."
-    out, error = process.communicate(timeout=400)
+    out, error = process.communicate(timeout=1200)
     return process.returncode, out, error
 
 

@@ -213,3 +213,10 @@ def test_a_measured_plane_is_tidy_and_measured_once(study, role, monkeypatch):
 def test_a_plane_of_others_is_refused(study):
     with pytest.raises(ValueError, match="role: 'heldouts' is not known; did you mean 'heldout'"):
         measure_plane(study, study.stars([2], 1)[0], "heldouts", steps=3)
+
+
+def test_the_published_mix_of_warm_ups_is_whole():
+    from starlight_nb.published import published
+    rows = published("appendix_warmup", split="train", metric="loss_barrier").set_index("pair")
+    assert rows.n.to_dict() == {"regular-regular": 60, "star-heldout": 6, "star-source": 10} and rows["mean"].is_monotonic_decreasing
+    assert published("appendix_warmup", metric="accuracy_barrier")["mean"].between(0, 0.05).all() and (published("appendix_warmup").n_source.dropna() == 10).all()

@@ -441,9 +441,9 @@ def test_data_keep_the_contract(smoke_report):
     import pandas as pd
     from starlight_nb.study import COLUMNS
     extra = {"table1_barriers": ["matching"], "fig4_bma": ["method", "draws", "bin"], "table2_fusion": ["method", "first"],
-             "appendix_test_metrics": ["matching"], "appendix_points": ["points"], "appendix_t_sampling": ["t_sampling"],
              "appendix_matching": ["matching"], "appendix_partial": ["matching", "spec"], "appendix_rematching": ["rematch"],
-             "appendix_warmup": ["warmup"], "fig0_plane": ["matching", "ends", "x", "y"]}
+             "appendix_warmup": ["warmup"], "fig0_plane": ["matching", "ends", "x", "y"],
+             "appendix_test_metrics": ["matching"], "appendix_points": ["points"], "appendix_t_sampling": ["t_sampling"]}
     for name in experiment_names():
         data = pd.read_csv(smoke_report / f"report/data/{name}.csv")
         assert list(data.columns) == COLUMNS + extra.get(name, [])
