@@ -428,7 +428,8 @@ def summarise(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 # %% ../nbs/22_study.ipynb #cell-2
 def _cell(part):
-    "Mean ± standard deviation [interval] of one cell's values; the value itself where there is one."
+    "Mean ± standard deviation [interval] of one cell's values; the value itself where there is one, a dash where there is none."
+    if not len(part): return "–"
     row = summarise(part, ["setting"]).iloc[0]
     return (f"{row['mean']:.3f} ± {row.sd:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1
             else f"{row['mean']:.3f}")

@@ -18,13 +18,13 @@ __all__ = ['AXES', 'measure_rows', 'barrier_points', 'Line', 'fit_line', 'power_
 def measure_rows(experiment: Experiment,  # with the parameters settings, others, sources, stars, heldouts
                  orders: int = 0,         # random matching orders of the former, besides the forward one
                 ) -> pd.DataFrame:
-    "Tidy rows of barriers and of single models, with `matching`: regular pairs unmatched and matched, and those of the stars."
+    "Tidy rows of barriers and of single models, with `matching`: regular pairs, those of the former also unmatched, and those of the stars."
     frames, few = [], experiment.named("others")
     for study in experiment.studies:
         setting, other = study.setting, study in few
         held = study.members("heldout", setting.heldouts if other else experiment.heldouts)
         trained = study.stars([setting.sources if other else experiment.sources], 1 if other else experiment.stars)
-        matchings = ["none", "forward"] + [f"random-{order}" for order in range(0 if other else orders)]
+        matchings = ["forward"] if other else ["none", "forward", *(f"random-{order}" for order in range(orders))]
         frames.append(study.paths([pair for matching in matchings for pair in regular_pairs(held, matching)] + star_pairs(trained, held, len(held))))
     paths = pd.concat(frames, ignore_index=True)
     return pd.concat([paths[paths.t.isna()], single_models(paths)], ignore_index=True)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlight_nb.store import Store
-from starlight_nb.study import COLUMNS, Experiment, Study, bootstrap_mean, load_profile, regular_pairs, star_pairs
+from starlight_nb.study import COLUMNS, Experiment, Study, barrier_table, bootstrap_mean, load_profile, regular_pairs, star_pairs
 from starlight_nb.variation_study import (Line, among_heldouts, barrier_points, claim_in_words, compare_fit, compare_samplings, fit_line, heldout_table, measure_at_points, measure_rows,
                                           measure_samplings, network_widths, points_table, power_law, sampling_name, sampling_table)
 
@@ -190,7 +190,8 @@ def test_other_settings_have_all_their_own_models_and_one_star(tmp_path, monkeyp
     frame = measure_rows(experiment)
     assert list(frame.columns) == [*COLUMNS, "matching"]
     pairs = frame[(frame.metric == "loss_barrier") & (frame.split == "train")].groupby(["setting", "pair", "matching"]).size().unstack(["pair", "matching"])
-    assert pairs.loc["ResNet 4"].to_dict() == {("regular-regular", "forward"): 3, ("regular-regular", "none"): 3, ("star-heldout", "forward"): 3, ("star-source", "forward"): 2}
+    assert pairs.loc["ResNet 4"].dropna().to_dict() == {("regular-regular", "forward"): 3, ("star-heldout", "forward"): 3, ("star-source", "forward"): 2}
+    assert list(barrier_table(frame)["regular-regular, unmatched"] == "–") == [False, True]
     assert pairs.loc["MLP 3x16", ("regular-regular", "forward")] == 1 and frame[frame.setting == "ResNet 4"].n_source.max() == 2
 
 
