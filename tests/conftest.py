@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from starlight_nb.data import Dataset, Split, load
 from starlight_nb.models import build
@@ -69,19 +70,22 @@ def report_bytes(folder, report=None):
 
 @pytest.fixture(scope="session")
 def smoke_report(tmp_path_factory):
-    "The smoke report from an empty store, made once."
-    folder = tmp_path_factory.mktemp("smoke")
-    began = time.monotonic()
-    status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=folder))
-    assert status == 0, out + error
-    (folder / "seconds").write_text(str(time.monotonic() - began))
+    "The smoke report from an empty store, made once, also where several processes share the tests."
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "smoke"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "seconds").exists():
+            folder.mkdir(exist_ok=True)
+            began = time.monotonic()
+            status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=folder))
+            assert status == 0, out + error
+            (folder / "seconds").write_text(str(time.monotonic() - began))
     return folder
 
 
 def pytest_collection_modifyitems(items):
-    "Slow tests run when they are asked for; where several processes share the tests, one of them has all that need the smoke report."
-    for item in items:
-        if item.get_closest_marker("slow") and not os.environ.get("STARLIGHT_SLOW"):
-            item.add_marker(pytest.mark.skip(reason="slow; STARLIGHT_SLOW=1 runs it"))
-        if "smoke_report" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("smoke"))
+    "Slow tests run when they are asked for."
+    if not os.environ.get("STARLIGHT_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; STARLIGHT_SLOW=1 runs it"))
