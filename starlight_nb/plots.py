@@ -13,7 +13,7 @@ from .base import write_whole
 from .study import Experiment, summarise
 
 # %% auto #0
-__all__ = ['KINDS', 'AVERAGES', 'AVERAGE_METRICS', 'PREDICTORS', 'look', 'save_figure', 'span', 'pair_counts',
+__all__ = ['KINDS', 'AVERAGES', 'AVERAGE_METRICS', 'PREDICTORS', 'look', 'finish_figure', 'save_figure', 'span', 'pair_counts',
            'plot_source_count', 'plot_paths', 'plot_averages', 'plot_reliability', 'plot_fusion']
 
 # %% ../nbs/30_plots.ipynb #look
@@ -31,7 +31,7 @@ def look():
     with sns.axes_style("ticks"), sns.plotting_context("paper"), plt.rc_context(settings): yield
 
 # %% ../nbs/30_plots.ipynb #finish
-def _finish(figure, axes, columns=len(KINDS)):
+def finish_figure(figure, axes, columns=len(KINDS)):
     "Legend below the panels, no frame, no second showing."
     sns.despine(figure)
     figure.tight_layout()
@@ -110,7 +110,7 @@ def plot_source_count(frame: pd.DataFrame,  # tidy rows with metric loss_barrier
                 _each_star(axis, kind, stars)
             _count_axis(axis, part, setting)
         axes[0][0].set_ylabel(f"loss barrier, {split} (nats)")
-        _finish(figure, axes)
+        finish_figure(figure, axes)
     return figure
 
 # %% ../nbs/30_plots.ipynb #path-panel
@@ -137,7 +137,7 @@ def plot_paths(frame: pd.DataFrame,  # tidy rows with metric loss or accuracy an
             axes[1][column].set(xlabel="$t$ (star, or first regular model, at 0)")
         axes[0][0].set_ylabel(f"loss, {split} (nats)")
         axes[1][0].set_ylabel(f"accuracy, {split}")
-        _finish(figure, axes)
+        finish_figure(figure, axes)
     return figure
 
 # %% ../nbs/30_plots.ipynb #averages
@@ -173,7 +173,7 @@ def plot_averages(frame: pd.DataFrame,  # tidy rows with method and draws
         for axis, setting in zip(axes[0], settings): axis.set_title(setting)
         for axis in axes[-1]: axis.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="networks averaged $S$")
         for axis in axes[-1]: axis.minorticks_off()
-        _finish(figure, axes)
+        finish_figure(figure, axes)
     return figure
 
 # %% ../nbs/30_plots.ipynb #pooled-bins
@@ -206,7 +206,7 @@ def plot_reliability(frame: pd.DataFrame,  # tidy rows with method and bin
             below.minorticks_off()
         axes[0][0].set_ylabel("accuracy")
         axes[1][0].set_ylabel("predictions (%)")
-        _finish(figure, axes)
+        finish_figure(figure, axes)
     return figure
 
 # %% ../nbs/30_plots.ipynb #plot-fusion
@@ -242,5 +242,5 @@ def plot_fusion(summary: pd.DataFrame,  # setting, n_source, method, mean, low, 
         figure, axes = plt.subplots(1, len(settings), figsize=(3.3 * len(settings), 2.9), squeeze=False)
         for axis, setting in zip(axes[0], settings): _fusion_panel(axis, summary[summary.setting == setting], setting)
         axes[0][0].set_ylabel("test accuracy (%)")
-        _finish(figure, axes, columns=3)
+        finish_figure(figure, axes, columns=3)
     return figure

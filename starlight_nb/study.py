@@ -28,9 +28,9 @@ from .training import PopulationPlan, plan_population, train_together
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'NAMES', 'FROM_TWO', 'Setting', 'Profile', 'load_profile', 'check_fits', 'Member',
            'regular_member', 'star_member', 'star_name', 'Pair', 'single_models', 'Study', 'with_recipe',
-           'matched_state', 'regular_pairs', 'star_pairs', 'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio',
-           'summarise', 'barrier_ratios', 'barrier_table', 'order_spread', 'Experiment', 'save_data', 'write_table',
-           'save_table', 'save_finding', 'save_measured']
+           'matched_state', 'regular_pairs', 'star_pairs', 'model_draws', 'resampled_means', 'bootstrap_mean',
+           'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread',
+           'Experiment', 'save_data', 'write_table', 'save_table', 'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def star_pairs(stars: list[tuple[int, int, Member]], heldouts: list[Member], sou
     return to_heldouts + to_sources
 
 # %% ../nbs/22_study.ipynb #model-draws
-def _model_draws(frame, resamples, seed):
+def model_draws(frame, resamples, seed):
     "How often each model is drawn in each resample; a model's role is its name without the last number."
     random, draws = np.random.default_rng(seed), {"": np.ones(resamples)}
     models = pd.Series(sorted({*frame.model_a, *frame.model_b.dropna()}))
@@ -390,7 +390,7 @@ def _model_draws(frame, resamples, seed):
         draws |= dict(zip(names, counts.T))
     return draws
 
-def _resampled_means(draws, frame):
+def resampled_means(draws, frame):
     "The mean of `value` over pairs in each resample; not a number where no pair was drawn."
     ends = zip(frame.model_a, frame.model_b.astype(object).fillna(""))
     weights = np.stack([draws[a] * draws[b] for a, b in ends])
@@ -407,8 +407,8 @@ def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and val
 
 def bootstrap_of(function, *frames: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     "Interval for a function of the means of several frames; models that occur in more than one are resampled together."
-    draws = _model_draws(pd.concat(frames), resamples, seed)
-    with np.errstate(invalid="ignore", divide="ignore"): values = function(*(_resampled_means(draws, frame) for frame in frames))
+    draws = model_draws(pd.concat(frames), resamples, seed)
+    with np.errstate(invalid="ignore", divide="ignore"): values = function(*(resampled_means(draws, frame) for frame in frames))
     return tuple(np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
 def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, **options) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from .plots import KINDS, _finish, look
+from .plots import KINDS, finish_figure, look
 from .study import summarise
 from .variation_study import Line, power_law
 
@@ -59,7 +59,7 @@ def plot_trend(points: dict[str, pd.DataFrame],  # by title: rows of `barrier_po
         figure, axes = plt.subplots(1, len(points), figsize=(3.5 * len(points), 3.1), squeeze=False)
         for axis, title in zip(axes[0], points): _trend_panel(axis, points[title], lines[title], paper[title], paper_lines[title], title)
         axes[0][0].set_ylabel("star – held-out barrier (nats)")
-        _finish(figure, axes, columns=3)
+        finish_figure(figure, axes, columns=3)
     return figure
 
 # %% ../nbs/30a_trend_plots.ipynb #width-panel
@@ -85,7 +85,7 @@ def plot_widths(points: pd.DataFrame,  # rows of `barrier_points`, with `width`
             _width_series(axes[0][1], ordered.width, ordered[name], kind, True)
             _width_series(axes[0][1], paper.sort_values("width").width, paper.sort_values("width")[kind], kind, False)
         axes[0][1].set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (nats)", title="one over the width?")
-        _finish(figure, axes, columns=2)
+        finish_figure(figure, axes, columns=2)
     return figure
 
 # %% ../nbs/30a_trend_plots.ipynb #plot-samplings
@@ -106,5 +106,5 @@ def plot_samplings(frame: pd.DataFrame,  # tidy rows with t and t_sampling
                 axis.fill_between(summary.t, summary.low, summary.high, color=colour, alpha=0.15, linewidth=0)
             axis.set(title=setting, xlabel="$t$ (star at 0)", ylim=(0, None))
         axes[0][0].set_ylabel(f"loss, {split} (nats)")
-        _finish(figure, axes, columns=4)
+        finish_figure(figure, axes, columns=4)
     return figure

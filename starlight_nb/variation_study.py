@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
-from .study import Experiment, Study, _model_draws, _resampled_means, barrier_ratios, bootstrap_ratio, regular_pairs, single_models, star_pairs, summarise
+from .study import Experiment, Study, model_draws, resampled_means, barrier_ratios, bootstrap_ratio, regular_pairs, single_models, star_pairs, summarise
 
 # %% auto #0
 __all__ = ['AXES', 'measure_rows', 'barrier_points', 'Line', 'fit_line', 'power_law', 'network_widths', 'compare_fit',
@@ -72,8 +72,8 @@ def _resampled_points(rows, resamples, seed):
     "Barriers of both kinds (settings, resamples); the settings' models are drawn independently."
     drawn = []
     for number, (_, part) in enumerate(rows.groupby("setting", sort=False)):
-        draws = _model_draws(part, resamples, [seed, number])
-        means = np.stack([_resampled_means(draws, part[part["pair"] == kind]) for kind in AXES.values()])
+        draws = model_draws(part, resamples, [seed, number])
+        means = np.stack([resampled_means(draws, part[part["pair"] == kind]) for kind in AXES.values()])
         drawn.append(means[:, np.isfinite(means).all(0)])
     count = min(means.shape[1] for means in drawn)
     return np.stack([means[:, :count] for means in drawn], axis=1)
