@@ -12,11 +12,14 @@ import torch
 from torch import nn
 from .base import choose
 from .data import Dataset, batches, check_dataset
-from .evaluation import batch_norms, check_same, evaluate, interpolate, midpoint_loss, refresh_batchnorm  # found here too
+from .evaluation import (batch_norms, check_same, evaluate, evaluate_together, interpolate, midpoint_loss, refresh_batchnorm,  # found here too
+                                     refresh_together)
+from .recipes import Recipe, check_number
+from .vectors import LARGE
 
 # %% auto #0
-__all__ = ['unit_statistics', 'rescaled', 'repaired', 'PathCurve', 'path_losses', 'loss_barrier', 'accuracy_barrier', 'Plane',
-           'plane_grid', 'plane_segments', 'plane_losses']
+__all__ = ['unit_statistics', 'rescaled', 'repaired', 'PathCurve', 'points_together', 'path_losses', 'loss_barrier',
+           'accuracy_barrier', 'Plane', 'plane_grid', 'plane_segments', 'plane_losses']
 
 # %% ../nbs/12_barriers.ipynb #unit-statistics
 def _hooked(model, state, hook, names=None):
@@ -115,6 +118,39 @@ def _grid(ts):
         raise ValueError(f"ts: at least two points rising from 0 to 1 are needed, or their number, not {ts!r}")
     return points.round(12)
 
+# %% ../nbs/12_barriers.ipynb #one-by-one
+def _one_by_one(model, ends, data, ts, refresh, repair, recipe):
+    "Losses and accuracies (points, splits, 2), one point after the other."
+    wanted, values = [unit_statistics(model, state, data) for state in ends] if repair else None, []
+    for t in ts:
+        state = interpolate(*ends, t)
+        if repair and 0 < t < 1: state = rescaled(model, state, _between(*wanted, t), data)
+        elif refresh and 0 < t < 1: state = refresh_batchnorm(model, state, data, recipe=recipe)
+        values.append([evaluate(model, state, part, recipe=recipe) for part in data.splits.values()])
+    return values
+
+def _at_once(model, ends, data, ts, refresh, recipe):
+    "The same, all points as one network."
+    states, inner = [interpolate(*ends, t) for t in ts], [n for n, t in enumerate(ts) if refresh and 0 < t < 1]
+    fresh = refresh_together(model, [states[n] for n in inner], data, recipe=recipe) if inner else []
+    for n, state in zip(inner, fresh): states[n] = state
+    return list(zip(*(evaluate_together(model, states, part, recipe=recipe) for part in data.splits.values())))
+
+def _in_stacks(model, ends, data, ts, refresh, recipe, together):
+    "The same, `together` points at once; fewer where the memory does not hold them."
+    try: return [row for n in range(0, len(ts), together) for row in _at_once(model, ends, data, ts[n:n + together], refresh, recipe)]
+    except torch.OutOfMemoryError:
+        if together == 1: raise
+    return _in_stacks(model, ends, data, ts, refresh, recipe, together // 2)
+
+def points_together(model: nn.Module,
+                    count: int,  # points of a path
+                   ) -> int:
+    "How many points are best evaluated at once: all of a network that alone would not fill a GPU; else one."
+    small = sum(p.numel() for p in model.parameters()) <= LARGE["cuda"]
+    return count if small and next(model.parameters()).is_cuda else 1
+
+# %% ../nbs/12_barriers.ipynb #path-losses
 def path_losses(model: nn.Module,
                 state_a: dict[str, torch.Tensor],
                 state_b: dict[str, torch.Tensor],
@@ -122,21 +158,20 @@ def path_losses(model: nn.Module,
                 ts=11,                      # number of points, or the points themselves
                 refresh: bool = True,       # measure the normalisations' statistics at interior points
                 repair: bool = False,       # rescale hidden units at interior points (`repaired`), which includes the above
+                recipe: Recipe = Recipe(),  # its precision and memory format count
+                together: int | None = None,  # points that are evaluated as one network; None: what is fastest (`points_together`)
                ) -> PathCurve:
     """Loss and accuracy on the straight line from A (t = 0) to B (t = 1), on every split of `data`.
 
     The states are taken as they are: align them first. Raises `ValueError` where their shapes differ."""
     check_dataset(data)
-    points, values = _grid(ts), []
+    points = _grid(ts)
     check_same(state_a, state_b)
+    if together is not None: check_number("together", together, int, 1, np.inf)
+    together, ends, where = together or points_together(model, len(points)), (state_a, state_b), points.tolist()
     moves = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
-    ends = [unit_statistics(model, state, data) for state in (state_a, state_b)] if repair else None
-    for t in points.tolist():
-        state = interpolate(state_a, state_b, t)
-        if repair and moves and 0 < t < 1: state = rescaled(model, state, _between(*ends, t), data)
-        elif refresh and moves and 0 < t < 1: state = refresh_batchnorm(model, state, data)
-        values.append([evaluate(model, state, part) for part in data.splits.values()])
-    values = np.array(values)
+    values = np.array(_one_by_one(model, ends, data, where, moves and refresh, moves and repair, recipe) if together == 1 or repair
+                      else _in_stacks(model, ends, data, where, moves and refresh, recipe, together))
     loss, accuracy = ({split: values[:, i, k] for i, split in enumerate(data.splits)} for k in (0, 1))
     return PathCurve(points, loss, accuracy)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from .devices import free_memory
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'PATIENCE', 'FOLDERS', 'PARTS', 'NEWS', 'NEWS_MD5', 'PUNCTUATION', 'CorpusError', 'read_images',
@@ -142,8 +143,7 @@ def read_folders(name: str, root: Path,
 # %% ../nbs/00_corpora.ipynb #read-rows
 def _check_memory(name, size, count):
     "Refuse what the memory cannot hold, as bytes and as floats, before hours are spent on reading it."
-    import psutil
-    needed, free = count * 3 * size**2 * (1 + 4), psutil.virtual_memory().available
+    needed, free = count * 3 * size**2 * (1 + 4), free_memory()
     if needed > free:
         raise CorpusError(f"dataset: {count} images of {name!r} at {size}x{size} need {needed / 1e9:.1f} GB of memory\n{free / 1e9:.1f} GB are free\n"
                           "a number after the name, as in imagenet64-10000, takes so many of the training images")

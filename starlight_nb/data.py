@@ -164,29 +164,34 @@ LOADERS = {"digits": load_digits, "digit-pairs": load_digit_pairs} | {name: part
 
 def known_dataset(name: str,
                   argument: str = "dataset",  # the argument's name, for the message
-                 ) -> tuple[str, int | None]:
-    "The key of `LOADERS` and the number of training examples that a name stands for; an unknown one raises `ValueError`."
-    part = re.fullmatch(r"(.+)-([1-9]\d*)", name) if isinstance(name, str) and name not in LOADERS else None
-    return (choose(argument, part[1], LOADERS), int(part[2])) if part else (choose(argument, name, LOADERS), None)
+                 ) -> tuple[str, int | None, int | None]:
+    "The key of `LOADERS` and the numbers of training and of test examples that a name stands for; an unknown one raises `ValueError`."
+    part = re.fullmatch(r"(.+?)-([1-9]\d*)(?:-([1-9]\d*))?", name) if isinstance(name, str) and name not in LOADERS else None
+    return (choose(argument, part[1], LOADERS), int(part[2]), part[3] and int(part[3])) if part else (choose(argument, name, LOADERS), None, None)
 
-def load(name: str,     # a name in `LOADERS`, or such a name and a number, as in "cifar10-5000"
+def load(name: str,     # a name in `LOADERS`, also with the number of training examples and that of test examples, as in "cifar10-5000-2000"
          root=None,     # folder with the files of sets that need files; None is `STARLIGHT_DATA` or .starlight/data
          device="cpu",  # where the tensors are put
         ) -> Dataset:
     "Load the data set `name`; an unknown name raises `ValueError` with the nearest known one, and so do missing files."
-    key, count = known_dataset(name)
+    key, *counts = known_dataset(name)
     loader, root = LOADERS[key], Path(root or data_folder()).expanduser()
-    limit = {"count": count} if count and "count" in inspect.signature(loader).parameters else {}
+    limit = {"count": counts[0]} if counts[0] and "count" in inspect.signature(loader).parameters else {}
     data = loader(root, **limit)
-    return (_first(data, name, count) if count else data).to(device)
+    return (_first(data, name, *counts) if counts[0] else data).to(device)
 
 # %% ../nbs/00_data.ipynb #first
-def _first(data, name, count):
-    "The data set with only the first `count` training examples."
-    if count > len(data.train):
-        raise ValueError(f"dataset: {name!r} asks for {count} training examples, {data.name!r} has {len(data.train)}")
-    x, y = (part if len(part) == count else part[:count].clone() for part in (data.train.x, data.train.y))
-    return replace(data, name=name, train=Split(x, y))
+def _first(data, name, train, test):
+    "The data set with only the first examples for training and, where there is a number, for the test."
+    wanted = {"train": ("training", train)} | ({"test": ("test", test)} if test else {})
+    for part, (word, count) in wanted.items():
+        have = len(data.splits[part])
+        if count > have: raise ValueError(f"dataset: {name!r} asks for {count} {word} examples, {data.name!r} has {have}")
+    return replace(data, name=name, **{part: _cut(data.splits[part], count) for part, (_, count) in wanted.items()})
+
+def _cut(split, count):
+    "Its first examples, in a memory of their own."
+    return split if len(split) == count else Split(split.x[:count].clone(), split.y[:count].clone())
 
 # %% ../nbs/00_data.ipynb #available
 def available(root=None) -> list[str]:

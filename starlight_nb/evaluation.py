@@ -8,10 +8,14 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, vmap
 from .data import Dataset, Split, batches, check_dataset
+from .recipes import Recipe
+from .vectors import logits_of
 
 # %% auto #0
-__all__ = ['check_same', 'interpolate', 'batch_norms', 'refresh_batchnorm', 'evaluate', 'midpoint_loss']
+__all__ = ['check_same', 'interpolate', 'batch_norms', 'refresh_batchnorm', 'evaluate', 'midpoint_loss', 'refresh_together',
+           'evaluate_together']
 
 # %% ../nbs/04_evaluation.ipynb #check-same
 def check_same(state_a, state_b):
@@ -41,39 +45,71 @@ def refresh_batchnorm(model: nn.Module,
                       state: dict[str, torch.Tensor],
                       data: Dataset | Split,         # the training split is used
                       batch_size: int = 500,
+                      recipe: Recipe = Recipe(),     # its precision and memory format count
                      ) -> dict[str, torch.Tensor]:
     """The state with running statistics measured on the training data;
     the same state where there is nothing to measure."""
     if not batch_norms(model): return state
     model = copy.deepcopy(model).eval()
     model.load_state_dict(state)
-    for norm in batch_norms(model):
-        norm.reset_running_stats()
-        norm.train()
+    for norm in batch_norms(model): norm.reset_running_stats()
+    _average(batch_norms(model), data, batch_size, lambda x: logits_of(model, x, recipe))
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+def _average(norms, data, batch_size, look):
+    "Have the normalisations average over all batches that `look` shows to them."
     seen = 0
+    for norm in norms: norm.train()
     with torch.no_grad():
         for x, _ in batches(getattr(data, "train", data), batch_size):
             if len(x) == 1: continue  # one example has no variance
             seen += len(x)
-            for norm in batch_norms(model): norm.momentum = len(x) / seen
-            model(x)
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            for norm in norms: norm.momentum = len(x) / seen
+            look(x)
 
 # %% ../nbs/04_evaluation.ipynb #evaluate
 def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Split,
-             batch_size: int = 2000) -> tuple[float, float]:
+             batch_size: int = 2000,
+             recipe: Recipe = Recipe(),  # its precision and memory format count
+            ) -> tuple[float, float]:
     "Mean cross-entropy in nats, and accuracy from 0 to 1, in evaluation mode."
-    model, loss, right = copy.deepcopy(model).eval(), 0.0, 0.0
+    model = copy.deepcopy(model).eval()
     model.load_state_dict(state)
-    with torch.no_grad():
-        for x, y in batches(split, batch_size):
-            logits = model(x)
-            loss += F.cross_entropy(logits, y, reduction="sum").double()
-            right += (logits.argmax(1) == y).sum()
-    return float(loss) / len(split), float(right) / len(split)
+    with torch.no_grad(): total = sum(_score(logits_of(model, x, recipe), y) for x, y in batches(split, batch_size))
+    return tuple((total / len(split)).tolist())
+
+def _score(logits, y):
+    "Sum of the losses, and number of right answers, of a batch; left on the device, for the host to ask once."
+    return torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()]).double()
 
 # %% ../nbs/04_evaluation.ipynb #midpoint-loss
 def midpoint_loss(model: nn.Module, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor], data: Dataset) -> float:
     "The training loss, in nats, half-way between A and B."
     check_dataset(data)
     return evaluate(model, refresh_batchnorm(model, interpolate(state_a, state_b, 0.5), data), data.train)[0]
+
+# %% ../nbs/04_evaluation.ipynb #together
+def _stack(states): return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+def _look(network, stack, x, recipe):
+    "What the networks say of a batch, (states, examples, classes)."
+    return vmap(lambda state: logits_of(lambda x: functional_call(network, state, (x,)), x, recipe))(stack)
+
+def refresh_together(model: nn.Module, states: list[dict[str, torch.Tensor]], data: Dataset | Split, batch_size: int = 500,
+                     recipe: Recipe = Recipe()) -> list[dict[str, torch.Tensor]]:
+    "As `refresh_batchnorm` for each of the states, all evaluated as one network."
+    if not batch_norms(model): return list(states)
+    network, stack = copy.deepcopy(model).eval(), _stack(states)
+    for place, module in network.named_modules():
+        if module in batch_norms(network):
+            for name, _ in module.named_buffers(): stack[f"{place}.{name}".lstrip(".")].zero_()
+    _average(batch_norms(network), data, batch_size, lambda x: _look(network, stack, x, recipe))
+    return [dict(zip(stack, tensors)) for tensors in zip(*(tensor.unbind() for tensor in stack.values()))]
+
+def evaluate_together(model: nn.Module, states: list[dict[str, torch.Tensor]], split: Split, batch_size: int = 2000,
+                      recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
+    "As `evaluate` for each of the states, all evaluated as one network."
+    network, stack = copy.deepcopy(model).eval(), _stack(states)
+    with torch.no_grad():
+        total = sum(torch.stack([_score(logits, y) for logits in _look(network, stack, x, recipe)]) for x, y in batches(split, batch_size))
+    return list(map(tuple, (total / len(split)).tolist()))

@@ -11,6 +11,7 @@ from .base import choose
 from .barriers import rescaled, unit_statistics
 from .bma import average_predictions
 from .data import Dataset, Split
+from .devices import wait_for
 from .evaluation import check_same, refresh_batchnorm
 from .matching import match_many, match_together
 from .permutation import PermutationSpec, permute
@@ -99,12 +100,12 @@ def inference_cost(model: nn.Module,
 
 def _seconds(network, x, members, repeats):
     "The median time of a prediction; work that a GPU has not done yet is waited for."
-    wait, times = torch.cuda.synchronize if x.is_cuda else lambda: None, []
+    times = []
     with torch.no_grad():
         for _ in range(repeats + 1):  # the first one warms up
-            wait()
+            wait_for(x.device)
             start = time.perf_counter()
             for _ in range(members): network(x)
-            wait()
+            wait_for(x.device)
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])

@@ -13,7 +13,7 @@ from .base import choose, experiments_folder
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'BOUNDS', 'Recipe', 'check_number', 'recipe_from',
-           'published_recipes', 'learning_rate', 'augment']
+           'published_recipes', 'learning_rate', 'draw_moves', 'move', 'augment']
 
 # %% ../nbs/01d_recipes.ipynb #recipe
 @dataclass(frozen=True)
@@ -102,23 +102,29 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     warmup = recipe.warmup_epochs * steps_per_epoch
     return recipe.lr * factor * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
-# %% ../nbs/01d_recipes.ipynb #crop
-def _crop(x, padding, generator):
-    count, _, height, width = x.shape
-    shift = torch.randint(2 * padding + 1, (2, count, 1), generator=generator).to(x.device)
-    rows = shift[0] + torch.arange(height, device=x.device)
-    columns = shift[1] + torch.arange(width, device=x.device)
-    example = torch.arange(count, device=x.device)[:, None, None]
-    return F.pad(x, [padding] * 4).movedim(1, 3)[example, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+# %% ../nbs/01d_recipes.ipynb #draw-moves
+def draw_moves(recipe: Recipe, count: int, generator: torch.Generator) -> torch.Tensor:
+    "For each of `count` images whether it is mirrored, and the row and the column at which its crop begins, (count, 3)."
+    mirrored = torch.rand(count, generator=generator) < (0.5 if "flip" in recipe.augmentation else 0.0)
+    reach = 2 * recipe.crop_padding + 1 if "crop" in recipe.augmentation else 1
+    return torch.cat([mirrored[:, None], torch.randint(reach, (count, 2), generator=generator)], 1)
 
-# %% ../nbs/01d_recipes.ipynb #augment
-def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    "The batch of images `x` (n, c, h, w), each example moved and mirrored as the recipe says."
-    if recipe.augmentation == "none": return x
+# %% ../nbs/01d_recipes.ipynb #move
+def move(x: torch.Tensor, moves: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    "The images `x` (n, c, h, w), each moved and mirrored as a row of `moves` (n, 3) says, which lies on the same device."
     if x.ndim != 4:
         raise ValueError(f"recipe.augmentation: {recipe.augmentation!r} needs images (n, c, h, w), "
                          f"not a batch of shape {tuple(x.shape)}")
-    if "flip" in recipe.augmentation:
-        mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
-        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
-    return _crop(x, recipe.crop_padding, generator) if "crop" in recipe.augmentation else x
+    if "flip" in recipe.augmentation: x = torch.where(moves[:, 0, None, None, None] > 0, x.flip(-1), x)
+    return _crop(x, recipe.crop_padding, moves[:, 1:]) if "crop" in recipe.augmentation else x
+
+def _crop(x, padding, corners):
+    count, _, height, width = x.shape
+    rows = corners[:, :1] + torch.arange(height, device=x.device)
+    columns = corners[:, 1:] + torch.arange(width, device=x.device)
+    example = torch.arange(count, device=x.device)[:, None, None]
+    return F.pad(x, [padding] * 4).movedim(1, 3)[example, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+
+def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
+    "The batch of images `x` (n, c, h, w), each example moved and mirrored as the recipe says."
+    return x if recipe.augmentation == "none" else move(x, draw_moves(recipe, len(x), generator).to(x.device), recipe)

@@ -14,7 +14,7 @@ from .gallery import experiment_title, write_gallery
 
 # %% auto #0
 __all__ = ['TYPES', 'PACKAGES', 'REPRODUCE', 'STORE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch', 'tidy',
-           'NotebookFailed', 'versions', 'reproduce', 'doctor', 'main']
+           'NotebookFailed', 'OutOfTime', 'versions', 'reproduce', 'doctor', 'main']
 
 # %% ../nbs/32_reproduce.ipynb #full-names
 def full_names(starts: list[str]) -> list[str]:
@@ -55,12 +55,12 @@ def _check_profile(profile, only, parameters):
     chosen = check_parameters(full_names(only) if only else [name for name in experiment_names() if name in content.experiments], parameters)
     if not chosen: raise ValueError(f"profile {content.name}: it has no experiments")
     for name in chosen: check_parameters([name], content.experiments.get(name, {}))
-    needed = {}
-    for name, given in chosen.items():
-        resolved = dict.fromkeys(notebook_parameters(name)) | given
-        experiment = Experiment(name, profile, **{k: v for k, v in resolved.items() if k != "profile"})
-        needed |= {study.setting.name: study.setting for study in experiment.studies}
-    return content, chosen, list(needed.values())
+    resolved = {name: dict.fromkeys(notebook_parameters(name)) | given for name, given in chosen.items()}
+    return content, chosen, {name: Experiment(name, profile, **{k: v for k, v in own.items() if k != "profile"}) for name, own in resolved.items()}
+
+def _settings(experiments):
+    "The settings that experiments need, each once."
+    return list({study.setting.name: study.setting for experiment in experiments.values() for study in experiment.studies}.values())
 
 # %% ../nbs/32_reproduce.ipynb #clock
 def _clock(seconds): return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
@@ -176,15 +176,20 @@ def tidy(notebook: dict) -> dict:
 class NotebookFailed(RuntimeError):
     "An experiment notebook stopped with an error; the message names the cell, the error and the executed notebook."
 
-def _run_notebook(experiment, parameters, out, staging):
-    "Execute one notebook into the staging folder, and move its files into the report."
+class OutOfTime(RuntimeError):
+    "An experiment notebook was stopped because its time was over; what it had trained is in the store."
+
+def _run_notebook(experiment, parameters, out, staging, seconds=None):
+    "Execute one notebook into the staging folder, each cell in at most so many seconds, and move its files into the report."
     import papermill
+    from nbclient.exceptions import CellTimeoutError
     shutil.rmtree(staging, ignore_errors=True)
     executed = staging / "notebooks" / f"{experiment}.ipynb"
     with writing(out): executed.parent.mkdir(parents=True)
     try:
         papermill.execute_notebook(str(experiments_folder() / executed.name), str(executed), parameters,
-                                   kernel_name="python3", progress_bar=False)
+                                   kernel_name="python3", progress_bar=False, execution_timeout=seconds and max(1, int(seconds)))
+    except CellTimeoutError as error: raise OutOfTime(experiment) from error
     except Exception as error:
         raise NotebookFailed(_failure(experiment, error, _keep_failed(executed, out))) from error
     write_whole(executed, json.dumps(tidy(json.loads(executed.read_text())), indent=1, ensure_ascii=False) + "\n")
@@ -239,9 +244,10 @@ def _commit():
     except (OSError, subprocess.CalledProcessError): return None
 
 # %% ../nbs/32_reproduce.ipynb #save-evidence
-def _save_evidence(out, profile, times, entries_before):
-    "Merge this run's evidence into the report's."
+def _save_evidence(out, profile, times, entries_before, planner=None):
+    "Merge this run's evidence into the report's; under a budget with what was measured, made smaller, and left."
     import platform
+    from starlight_nb.devices import chosen_device, device_words
     path = out / "evidence.json"
     try: before = json.loads(path.read_text())
     except (OSError, ValueError): before = {}
@@ -250,9 +256,9 @@ def _save_evidence(out, profile, times, entries_before):
     walls |= {name: dict(seconds=round(seconds, 1), entries_before=entries_before[name])
               for name, seconds in times.items()}
     evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(),
-                    versions=versions(), device="cpu", machine=f"{platform.system()} {platform.machine()}",
+                    versions=versions(), device=device_words(chosen_device()), machine=f"{platform.system()} {platform.machine()}",
                     cores=os.cpu_count(), workers=worker_count(), backend=os.environ.get("STARLIGHT_BACKEND") or "processes",
-                    wall_seconds=walls, measured=measured)
+                    wall_seconds=walls, measured=measured, **({"budget": _spent(planner)} if planner else {}))
     write_whole(path, json.dumps(evidence, indent=1) + "\n")
     shutil.rmtree(out / "measured", ignore_errors=True)
 
@@ -274,31 +280,43 @@ def reproduce(
     only: list[str] | None = None,    # experiments, or how their names begin; None runs all that the profile has
     parameters: dict | None = None,   # values that take the place of the profile's
     out=None, store=None, data=None,  # folders of the report, the trained models, the data sets
-    jobs: int | None = None,          # worker processes; None is one a core
+    jobs: int | None = None,          # worker processes; None is one a core, or one where a GPU does the work
+    budget: str | None = None,        # a time such as 25min: what fits is run, the most telling first
+    dry_run: bool = False,            # only say what it would take here
+    device: str | None = None,        # where networks are trained and measured: cpu, cuda, auto; None is what the profile says
     backend: str | None = None,       # where jobs run: processes, ray; None is what the environment says, or processes
     ray_address: str | None = None,   # of a Ray cluster; None is what the environment says, or Ray started here
     force: bool = False,              # train and measure again what the store has
     keep_going: bool = False,         # run the other notebooks when one fails
     log_json: bool = False,           # say what happens as one JSON object a line
 ) -> Path:
-    """Run experiment notebooks under a profile and write their report; returns its folder.
+    """Run experiment notebooks under a profile and write their report; returns its folder, which a dry run leaves as it was.
 
     Raises `ValueError` for bad input, `OSError` for a folder that cannot be written to and `ConnectionError` where no cluster
     answers, before anything runs, and `NotebookFailed` when a notebook fails."""
+    from starlight_nb.devices import chosen_device
+    from starlight_nb.planning import budget_seconds
     if jobs is not None and jobs < 1: raise ValueError(f"jobs: at least one worker process is needed, not {jobs}")
-    content, chosen, needed = _check_profile(profile, only, parameters or {})
+    content, chosen, experiments = _check_profile(profile, only, parameters or {})
+    began, allowed, needed = time.time(), budget and budget_seconds(budget), _settings(experiments)
+    device = chosen_device(device or os.environ.get("STARLIGHT_DEVICE") or content.device)
+    jobs = jobs or (worker_count() if device == "cpu" else 1)
     out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
     profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
     _check_folders(out, store, data or os.environ.get("STARLIGHT_DATA"))
     _check_data(needed, data := Path(data or data_folder()).resolve())
-    with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging, _environment(
-              STARLIGHT_OUT=str(staging), STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(data),
-              STARLIGHT_JOBS=str(jobs or worker_count()), STARLIGHT_SINCE=str(time.time() if force else 0),
-              STARLIGHT_PROGRESS=f"{staging}.progress", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
-          Watch({name: content.minutes.get(name, 1.0) for name in chosen}, Path(f"{staging}.progress"), log_json) as watch):
+    place = dict(STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(data), STARLIGHT_JOBS=str(jobs), STARLIGHT_DEVICE=device,
+                 STARLIGHT_SINCE=str(began if force else 0), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    with _environment(**place): planner = _planner(experiments, store, jobs, log_json) if budget or dry_run else None
+    if dry_run: return out
+    minutes = {name: seconds / 60 for name, seconds in planner.expected().items()} if planner else content.minutes
+    with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging,
+          _environment(STARLIGHT_OUT=str(staging), STARLIGHT_PROGRESS=f"{staging}.progress", **place),
+          Watch({name: minutes.get(name, 1.0) for name in chosen}, Path(f"{staging}.progress"), log_json) as watch):
         watch.tell("run started", profile=content.name, report=str(out), notebooks=list(chosen))
-        _run_all(content, {name: {"profile": profile} | given for name, given in chosen.items()},
-                 out, staging, store, keep_going, watch)
+        steps = ((name, changes, left) for name, changes, left in planner.steps(began + allowed)) if budget else ((name, {}, None) for name in chosen)
+        given = {name: {"profile": profile} | own for name, own in chosen.items()}
+        _run_all(content, given, steps, planner, out, staging, store, keep_going, watch)
     return out
 
 # %% ../nbs/32_reproduce.ipynb #cluster
@@ -333,6 +351,16 @@ def _check_data(settings, root):
         for setting in settings:
             if setting.dataset == name: check_fits(setting, data)
 
+# %% ../nbs/32_reproduce.ipynb #planned
+def _planner(experiments, store, jobs, log_json):
+    "Measure what the settings cost here, say what is expected, and return who plans with it."
+    from starlight_nb.jobs import single_thread
+    from starlight_nb.planning import Planner, expectation, measure_cost
+    from starlight_nb.store import Store
+    with single_thread(): planner = Planner(experiments, [measure_cost(setting, jobs) for setting in _settings(experiments)], Store(store), jobs)
+    _say(expectation(planner), sys.stderr if log_json else None)
+    return planner
+
 # %% ../nbs/32_reproduce.ipynb #only-run
 @contextmanager
 def _only_run(out):
@@ -354,25 +382,35 @@ def _clear(out):
         else: path.unlink(missing_ok=True)
 
 # %% ../nbs/32_reproduce.ipynb #run-all
-def _run_all(content, parameters, out, staging, store, keep_going, watch):
+def _run_all(content, parameters, steps, planner, out, staging, store, keep_going, watch):
     "Run the notebooks one after another; the gallery shows those that have ended well."
     times, before, failures = {}, {}, {}
-    for number, (name, given) in enumerate(parameters.items(), 1):
+    for number, (name, changes, seconds) in enumerate(steps, 1):
         place = dict(name=name, number=number, total=len(parameters))
         watch.tell("notebook started", **place)
         before[name], began = len(list(store.glob("*/*.safetensors"))), time.time()
         watch.begin(name)
-        try: _run_notebook(name, given, out, staging)
+        try: _run_notebook(name, parameters[name] | changes, out, staging, seconds)
         except NotebookFailed as error: failures[name] = str(error)
+        except OutOfTime: planner.left.append(name)
         else: times[name] = time.time() - began
         watch.end()
         _tell_end(watch, place, round(time.time() - began, 1), failures.get(name), keep_going)
         if failures and not keep_going: break
     if times:
         write_gallery(out, content.title)
-        _save_evidence(out, content.name, times, before)
-    watch.tell("run done", seconds=round(time.time() - watch.start, 1), failed=list(failures))
+        _save_evidence(out, content.name, times, before, planner)
+    if planner and not watch.log_json: _say(_left_in_words(planner))
+    watch.tell("run done", seconds=round(time.time() - watch.start, 1), failed=list(failures), **_spent(planner))
     if failures: raise NotebookFailed("\n".join(failures.values()))
+
+def _spent(planner): return dict(done=planner.done, left=planner.left) if planner else {}
+
+def _left_in_words(planner):
+    "What a budget was enough for."
+    made = [name + (f" with {', '.join(f'{key} {value}' for key, value in changes.items())}" if changes else "") for name, changes in planner.done.items()]
+    rest = [*planner.left, *(name for name, changes in planner.done.items() if changes)]
+    return f"within the budget: {'; '.join(made) or 'nothing'}" + (f"\nleft for the next call: {', '.join(rest)}" if rest else "")
 
 def _tell_end(watch, place, seconds, error, keep_going):
     "A notebook has ended, well or not; an error after which the run goes on is shown now."
@@ -455,6 +493,9 @@ REPRODUCE = [
     (["--store"], dict(metavar="DIR", help="the folder of trained models (default: .starlight/store)")),
     (["--data"], dict(metavar="DIR", help="the folder of data sets that need files (default: STARLIGHT_DATA, or .starlight/data)")),
     (["--jobs"], dict(type=int, metavar="N", help="worker processes (default: one a core)")),
+    (["--budget"], dict(metavar="TIME", help="run what fits into 90s, 25min or 1.5h, the most telling first; the same command goes on")),
+    (["--dry-run"], dict(action="store_true", help="only say what it would cost here: seconds, minutes, memory")),
+    (["--device"], dict(metavar="NAME", help="where networks are trained and measured: cpu, cuda, cuda:1, auto (default: what the profile says)")),
     (["--backend"], dict(metavar="NAME", help="where jobs run: processes, here, or ray (default: processes)")),
     (["--ray-address"], dict(metavar="ADDRESS", help="a Ray cluster: HOST:PORT, ray://HOST:PORT, auto (default: Ray is started here)")),
     (["--force"], dict(action="store_true", help="train and measure again what the store has")),
@@ -478,14 +519,17 @@ def _list():
     "Print experiments and profiles with their expected minutes."
     import tomllib
     contents = {name: tomllib.loads((experiments_folder() / "profiles" / f"{name}.toml").read_text()) for name in profile_names()}
-    minutes = [content.get("minutes", {}) for content in contents.values()]
-    rows = [[name, experiment_title(name), *(f"{own[name]:g}" if name in own else "–" for own in minutes)] for name in experiment_names()]
-    totals = [f"{sum(own.values()):g}" for own in minutes]
-    print(f"experiments: the notebooks in {os.path.relpath(experiments_folder())}, with the minutes that each profile expects")
-    print("(two cores, an empty store, in this order: the later ones find what the earlier ones trained)")
-    _print_table([["", "", *contents], *rows, ["all", "", *totals]], left=2, indent="  ")
-    print("profiles")
-    _print_table([[name, content.get("title", name)] for name, content in contents.items()], left=2, indent="  ")
+    print(f"experiments: the notebooks in {os.path.relpath(experiments_folder())}, with the minutes that each profile expects on two cores")
+    print("(from an empty store, in this order: the later ones find what the earlier ones trained; where nothing stands, --dry-run says how long)")
+    for name in experiment_names():
+        print(f"  {name}: {experiment_title(name)}")
+        own = [_with_minutes(profile, content.get("minutes", {}).get(name)) for profile, content in contents.items() if name in content.get("experiments", {})]
+        print(f"      {', '.join(own)}")
+    print("profiles, with the minutes of all their experiments")
+    _print_table([[_with_minutes(name, sum(content.get("minutes", {}).values())), content.get("title", name)] for name, content in contents.items()],
+                 left=2, indent="  ")
+
+def _with_minutes(profile, minutes): return f"{profile} {minutes:g}" if minutes else profile
 
 def _print_table(rows, left, indent=""):
     "Print rows of text in columns, the first `left` of them flush left."

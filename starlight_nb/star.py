@@ -13,6 +13,7 @@ from torch import nn
 from .base import choose
 from .checkpoints import Checkpoint
 from .data import Dataset, check_dataset
+from .devices import free_memory
 from .evaluation import refresh_batchnorm
 from .files import below, config_key, state_digest
 from .matching import METHODS, WITH_DATA, match, match_weights
@@ -105,9 +106,8 @@ class Sources:
 
 # %% ../nbs/13_star.ipynb #mapped
 def _fits(like, count):
-    "Is there memory for so many numbers, in the rows and twice as wide in a matcher?"
-    import psutil
-    return 3 * count * like.element_size() <= psutil.virtual_memory().available / 2
+    "Is there memory for so many numbers, in the rows and twice as wide in a matcher, on the device where `like` is?"
+    return 3 * count * like.element_size() <= free_memory(like.device) / 2
 
 def _mapped(shape, dtype):
     "A matrix in a temporary file, which is gone when the matrix is."
@@ -217,4 +217,4 @@ def train_star(model: nn.Module,                       # the star's initialisati
                                               rematch_every=rematch_every, spec=config_key({"spec": spec.to_json()}),
                                               matching=matching, draws=draws, own_loss=own_loss)
     state, loss = descend(model, data, recipe, seed, segments, checkpoint)
-    return StarResult(refresh_batchnorm(model, state, data), segments.table.permutations, loss, seed)
+    return StarResult(refresh_batchnorm(model, state, data, recipe=recipe), segments.table.permutations, loss, seed)

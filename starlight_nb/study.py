@@ -15,6 +15,7 @@ from .base import (checkpoint_seconds, choose, experiments_folder, profile_names
                                store_folder, worker_count, write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import Dataset, known_dataset, load
+from .devices import chosen_device
 from .files import below, config_key
 from .jobs import check_resources, spread
 from .matching import WITH_DATA, match, match_weights, partial_spec
@@ -27,10 +28,10 @@ from .training import PopulationPlan, plan_population, train_together
 
 # %% auto #0
 __all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'NAMES', 'FROM_TWO', 'Setting', 'Profile', 'load_profile', 'check_fits', 'Member',
-           'regular_member', 'star_member', 'star_name', 'Pair', 'single_models', 'Study', 'with_recipe',
-           'matched_state', 'regular_pairs', 'star_pairs', 'model_draws', 'resampled_means', 'bootstrap_mean',
-           'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table', 'order_spread',
-           'Experiment', 'save_data', 'write_table', 'save_table', 'save_finding', 'save_measured']
+           'regular_member', 'star_member', 'star_members', 'star_name', 'Pair', 'path_config', 'single_models',
+           'Study', 'with_recipe', 'matched_state', 'regular_pairs', 'star_pairs', 'model_draws', 'resampled_means',
+           'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table',
+           'order_spread', 'Experiment', 'save_data', 'write_table', 'save_table', 'save_finding', 'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Profile:
     experiments: dict[str, dict]  # for each experiment, values of its notebook's parameters
     minutes: dict[str, float]     # for each experiment, how long it takes on two cores from an empty store
     resources: dict[str, float]   # what each job asks of a node of a cluster: cpus, gpus
+    device: str = "cpu"           # where networks are trained and measured: cpu, or auto, a GPU where there is one
 
 # %% ../nbs/22_study.ipynb #load-profile
 def load_profile(profile: str) -> Profile:
@@ -104,7 +106,8 @@ def load_profile(profile: str) -> Profile:
     try: content = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
-    for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes", "resources"})
+    for key in content: choose(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes", "resources", "device"})
+    choose(f"profile {path.stem}, device", content.get("device", "cpu"), ("cpu", "auto"))
     for key in ("settings", "experiments", "minutes"):
         if not isinstance(content.get(key, {}), dict): raise ValueError(f"profile {path.stem}, {key}: a table is needed")
     settings = {name: _setting(name, table) for name, table in content.get("settings", {}).items()}
@@ -115,7 +118,8 @@ def load_profile(profile: str) -> Profile:
     _check_rest(path.stem, content)
     return Profile(path.stem, content.get("title", path.stem), settings,
                    content.get("experiments", {}), content.get("minutes", {}),
-                   check_resources(content.get("resources", {}), f"profile {path.stem}, resources"))
+                   check_resources(content.get("resources", {}), f"profile {path.stem}, resources"),
+                   content.get("device", "cpu"))
 
 # %% ../nbs/22_study.ipynb #check-rest
 def _check_rest(profile, content):
@@ -162,7 +166,7 @@ def _base(setting, recipe):
                 model=setting.model, recipe=dataclasses.asdict(recipe))
 
 @lru_cache(maxsize=4)
-def _data(name): return load(name)
+def _data(name): return load(name, device=chosen_device())
 
 def regular_member(setting: Setting, role: str, number: int) -> Member:
     "The regular solution number `number`, counted from 0, among sources, held-outs or those trained as `long` as a star."
@@ -181,6 +185,10 @@ def star_member(setting: Setting, n_source: int, seed: int, first: int = 0, **op
                   **_base(setting, setting.star_recipe))
     return Member(star_name(n_source, seed, options, first, setting.variant), config, sources)
 
+def star_members(setting: Setting, counts: list[int], seeds: int, first: int = 0, **options) -> list[tuple[int, int, Member]]:
+    "`(n_source, seed, star)` for `seeds` stars of each number of sources, from number `first` on."
+    return [(n, seed, star_member(setting, n, seed, first, **options)) for n in counts for seed in range(seeds)]
+
 def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: str = "") -> str:
     "What a star is called: number of sources, options by which it differs, seed, number of its first source."
     kind, others = "fused" if options.get("own_loss") else "star", [key for key in sorted(options) if key != "own_loss"]
@@ -189,7 +197,10 @@ def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: 
 
 # %% ../nbs/22_study.ipynb #model
 def _model(setting):
-    return partial(build, setting.architecture, num_classes=_data(setting.dataset).num_classes, **setting.model)
+    "Builds a setting's network, on the device; initial weights are drawn on the CPU, so that a seed gives the same ones everywhere."
+    return lambda: build(setting.architecture, num_classes=_data(setting.dataset).num_classes, **setting.model).to(chosen_device())
+
+def _placed(state): return {name: tensor.to(chosen_device()) for name, tensor in state.items()}
 
 def _train_regular(setting, store, *members):
     "The states of regular solutions; those that are missing are trained together."
@@ -198,8 +209,8 @@ def _train_regular(setting, store, *members):
         recipe = recipe_from(members[0].config["recipe"])
         models = [initialise(_model(setting), seed) for seed in seeds]
         states = train_together(models, data, recipe, seeds, checkpoint)
-        return [refresh_batchnorm(model, state, data) for model, state in zip(models, states)]
-    return store.get_or_train_together([member.config for member in members], make)
+        return [refresh_batchnorm(model, state, data, recipe=recipe) for model, state in zip(models, states)]
+    return list(map(_placed, store.get_or_train_together([member.config for member in members], make)))
 
 # %% ../nbs/22_study.ipynb #train-star
 def _train_star(setting, store, member):
@@ -221,13 +232,13 @@ def _spec(setting, groups="all"): return _cached_spec(setting.dataset, setting.a
 @lru_cache(maxsize=16)
 def _cached_spec(dataset, architecture, model, groups):
     data = _data(dataset)
-    network, x = build(architecture, num_classes=data.num_classes, **json.loads(model)), data.train.x[:2]
+    network, x = build(architecture, num_classes=data.num_classes, **json.loads(model)), data.train.x[:2].cpu()
     return infer_spec(network, x) if groups == "all" else partial_spec(_cached_spec(dataset, architecture, model, "all"), network, x)
 
 # %% ../nbs/22_study.ipynb #state
 def _state(setting, store, member):
     "A member's state, whatever its kind."
-    return (below("state/", _train_star(setting, store, member)) if member.sources
+    return (_placed(below("state/", _train_star(setting, store, member))) if member.sources
             else _train_regular(setting, store, member)[0])
 
 # %% ../nbs/22_study.ipynb #pair
@@ -272,15 +283,19 @@ def _moved(setting, store, pair):
     state_a, state_b = _state(setting, store, pair.a), _state(setting, store, pair.b)
     return state_a, permute(_spec(setting), _match(setting, store, pair, state_a, state_b), state_b)
 
+def path_config(pair: Pair, points: int) -> dict:
+    "What the path between the two members of a pair is stored under."
+    return dict(kind="path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
+
 def _measure(setting, store, pair, points):
     "The path between the two members of a pair, from the store or measured now."
-    config = dict(kind="path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
     def make():
-        curve = path_losses(_model(setting)(), *_moved(setting, store, pair), _data(setting.dataset), points)
+        data, recipe = dataclasses.replace(_data(setting.dataset), val=None), setting.recipe
+        curve = path_losses(_model(setting)(), *_moved(setting, store, pair), data, points, recipe=recipe)
         values = {f"{metric}/{split}": v
                   for metric in ("loss", "accuracy") for split, v in getattr(curve, metric).items()}
         return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in (values | {"ts": curve.ts}).items()}
-    saved = {name: tensor.numpy() for name, tensor in store.get_or_train(config, make).items()}
+    saved = {name: tensor.numpy() for name, tensor in store.get_or_train(path_config(pair, points), make).items()}
     return PathCurve(saved["ts"], below("loss/", saved), below("accuracy/", saved))
 
 # %% ../nbs/22_study.ipynb #rows
@@ -341,7 +356,7 @@ class Study:
         return members
     def stars(self, counts: list[int], seeds: int, first: int = 0, **options) -> list[tuple[int, int, Member]]:
         "`(n_source, seed, star)` for `seeds` stars of each number of sources, from number `first` on, trained."
-        stars = [(n, seed, star_member(self.setting, n, seed, first, **options)) for n in counts for seed in range(seeds)]
+        stars = star_members(self.setting, counts, seeds, first, **options)
         self.members("source", first + max(counts))
         longest_first = self._missing([star for *_, star in sorted(stars, key=lambda s: -s[0])])
         self.spread(_train_star, [(self.setting, self.store, star) for star in longest_first], "stars")
@@ -479,7 +494,7 @@ def order_spread(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
 class Experiment:
     "One experiment notebook's parameters, studies and results."
     def __init__(self, name: str, profile: str, **overrides):
-        self.name, self.profile = name, load_profile(profile)
+        self.name, self.profile, self.profile_path = name, load_profile(profile), profile
         given = self.profile.experiments.get(name, {})
         for key in given: choose(f"profile {self.profile.name}, experiments.{name}", key, overrides)
         self.parameters = {key: given.get(key) if value is None else value for key, value in overrides.items()}

@@ -4,22 +4,23 @@
 
 # %% ../nbs/02_training.ipynb #from-future-import-annotations
 from __future__ import annotations
-import dataclasses, math, operator
+import dataclasses, math, operator, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 import torch
 from torch import nn
 from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
+from .devices import wait_for
 from .files import below, state_digest
 from .jobs import chosen_backend, epochs, spread
 from .models import RANDOM, initialise, stream, stream_seed
-from .recipes import Recipe, augment, check_number, learning_rate
+from .recipes import Recipe, check_number, draw_moves, learning_rate, move
 from .vectors import FlatModule, StackedModules, draws_random_numbers, state_of, why_apart
 
 # %% auto #0
-__all__ = ['THREADS', 'STACK', 'SMALLEST', 'Course', 'descend', 'train', 'train_together', 'PopulationPlan', 'plan_population',
-           'train_population', 'check_seeds']
+__all__ = ['WARM', 'THREADS', 'STACK', 'SMALLEST', 'Course', 'step_seconds', 'descend', 'train', 'train_together',
+           'PopulationPlan', 'plan_population', 'train_population', 'check_seeds']
 
 # %% ../nbs/02_training.ipynb #course
 class Course:
@@ -64,13 +65,17 @@ class _Adam:
 _OPTIMIZERS = {"sgd": _Sgd, "adam": _Adam, "adamw": _Adam}
 
 # %% ../nbs/02_training.ipynb #epoch
+def _moves(split, recipe, generators):
+    "How each example of an epoch is moved for each network, (networks, examples, 3), on the device of the data."
+    return torch.stack([draw_moves(recipe, len(split), generator) for generator in generators]).to(split.x.device)
+
 def _batches(data, recipe, generators, stacked):
     "The batches of an epoch, for one network or one for each of a stack, augmented."
-    shuffles, moves = zip(*generators)
-    for x, y in batches(data.train, recipe.batch_size, shuffles if stacked else shuffles[0]):
-        if recipe.augmentation != "none":
-            x = torch.stack(list(map(augment, x, [recipe] * len(moves), moves))) if stacked else augment(x, recipe, moves[0])
-        yield x, y
+    shuffles, others = zip(*generators)
+    drawn = batches(data.train, recipe.batch_size, shuffles if stacked else shuffles[0])
+    if recipe.augmentation == "none": yield from drawn; return
+    for (x, y), moves in zip(drawn, _moves(data.train, recipe, others).split(recipe.batch_size, 1)):
+        yield torch.stack([move(own, its, recipe) for own, its in zip(x, moves)]) if stacked else move(x, moves[0], recipe), y
 
 def _rates(data, recipe, epoch):
     "The learning rates of an epoch's batches."
@@ -154,6 +159,25 @@ def _run(networks, data, recipe, seeds, course, checkpoint):
     if checkpoint: checkpoint.done()
     networks.vector.copy_(position.theta)
     return position.history
+
+# %% ../nbs/02_training.ipynb #step-seconds
+WARM = 2  # steps
+
+def step_seconds(models: list[nn.Module],        # that are trained together, one or a stack; not changed
+                 data: Dataset, recipe: Recipe,
+                 course: Course | None = None,
+                 steps: int = 10,                # at most, of the first epoch
+                ) -> float:
+    "Seconds that a step takes on the device of the data, measured now."
+    networks, course = FlatModule(models[0], recipe) if len(models) == 1 else StackedModules(models, recipe), course or Course()
+    position = _Position(networks, data, recipe, list(range(len(models))), course)
+    course.begin_epoch(0, position.theta)
+    each = list(zip(range(WARM + steps), _batches(data, recipe, position.own, len(models) > 1)))
+    for number, (x, y) in each:
+        if number == min(WARM, len(each) - 1): wait_for(x.device); start = time.perf_counter()
+        _step(position, x, y, recipe.lr / 1000)
+    wait_for(x.device)
+    return (time.perf_counter() - start) / max(len(each) - WARM, 1)
 
 # %% ../nbs/02_training.ipynb #descend
 def descend(model: nn.Module,      # where to start; not changed

@@ -24,7 +24,7 @@ def measure_rows(experiment: Experiment,  # with the parameters settings, others
         setting, other = study.setting, study in few
         held = study.members("heldout", setting.heldouts if other else experiment.heldouts)
         trained = study.stars([setting.sources if other else experiment.sources], 1 if other else experiment.stars)
-        matchings = ["forward"] if other else ["none", "forward", *(f"random-{order}" for order in range(orders))]
+        matchings = ["none", "forward", *(f"random-{order}" for order in range(0 if other else orders))]
         frames.append(study.paths([pair for matching in matchings for pair in regular_pairs(held, matching)] + star_pairs(trained, held, len(held))))
     paths = pd.concat(frames, ignore_index=True)
     return pd.concat([paths[paths.t.isna()], single_models(paths)], ignore_index=True)

@@ -12,21 +12,26 @@ import torch.nn.functional as F
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKED', 'LARGE', 'training_loss', 'state_of', 'FlatModule', 'StackedModules', 'first_names', 'why_apart',
-           'draws_random_numbers']
+__all__ = ['STACKED', 'LARGE', 'logits_of', 'training_loss', 'state_of', 'FlatModule', 'StackedModules', 'first_names',
+           'why_apart', 'draws_random_numbers']
 
 # %% ../nbs/01e_vectors.ipynb #training-loss
+def logits_of(network,          # called as `network(x)`
+              x: torch.Tensor,  # (examples, ...)
+              recipe: Recipe,   # its precision and memory format count
+             ) -> torch.Tensor:
+    "What the network says of a batch, (examples, classes), evaluated as the recipe says."
+    if recipe.channels_last and x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)
+    if recipe.precision == "float32": return network(x)
+    with torch.autocast(x.device.type, getattr(torch, recipe.precision)): return network(x).float()
+
 def training_loss(network,           # called as `network(x)`
                   x: torch.Tensor,   # (examples, ...)
                   y: torch.Tensor,   # (examples,), classes
                   recipe: Recipe,    # its label smoothing, precision and memory format count
                  ) -> torch.Tensor:
     "The mean cross-entropy of a batch, evaluated as the recipe says."
-    if recipe.channels_last and x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)
-    if recipe.precision == "float32": logits = network(x)
-    else:
-        with torch.autocast(x.device.type, getattr(torch, recipe.precision)): logits = network(x).float()
-    return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+    return F.cross_entropy(logits_of(network, x, recipe), y, label_smoothing=recipe.label_smoothing)
 
 # %% ../nbs/01e_vectors.ipynb #state-of
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
