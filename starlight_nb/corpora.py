@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from .devices import free_memory
+from .compute import free_memory
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'PATIENCE', 'FOLDERS', 'PARTS', 'NEWS', 'NEWS_MD5', 'PUNCTUATION', 'CorpusError', 'read_images',

@@ -166,8 +166,10 @@ def known_dataset(name: str,
                   argument: str = "dataset",  # the argument's name, for the message
                  ) -> tuple[str, int | None, int | None]:
     "The key of `LOADERS` and the numbers of training and of test examples that a name stands for; an unknown one raises `ValueError`."
-    part = re.fullmatch(r"(.+?)-([1-9]\d*)(?:-([1-9]\d*))?", name) if isinstance(name, str) and name not in LOADERS else None
-    return (choose(argument, part[1], LOADERS), int(part[2]), part[3] and int(part[3])) if part else (choose(argument, name, LOADERS), None, None)
+    numbers, key = [], name
+    while isinstance(key, str) and key not in LOADERS and len(numbers) < 2 and (part := re.fullmatch(r"(.+)-([1-9]\d*)", key)):
+        key, numbers = part[1], [int(part[2]), *numbers]
+    return choose(argument, key, LOADERS), *numbers, *[None] * (2 - len(numbers))
 
 def load(name: str,     # a name in `LOADERS`, also with the number of training examples and that of test examples, as in "cifar10-5000-2000"
          root=None,     # folder with the files of sets that need files; None is `STARLIGHT_DATA` or .starlight/data

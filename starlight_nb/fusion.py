@@ -11,7 +11,7 @@ from .base import choose
 from .barriers import rescaled, unit_statistics
 from .bma import average_predictions
 from .data import Dataset, Split
-from .devices import wait_for
+from .compute import wait_for
 from .evaluation import check_same, refresh_batchnorm
 from .matching import match_many, match_together
 from .permutation import PermutationSpec, permute

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from . import __version__
 from .base import (check_folder, choose, data_folder, experiment_names, experiments_folder, profile_names, report_folder,
-                               store_folder, worker_count, write_whole, writing)
+                               since_seconds, store_folder, worker_count, write_whole, writing)
 from .gallery import experiment_title, write_gallery
 
 # %% auto #0
@@ -56,7 +56,9 @@ def _check_profile(profile, only, parameters):
     if not chosen: raise ValueError(f"profile {content.name}: it has no experiments")
     for name in chosen: check_parameters([name], content.experiments.get(name, {}))
     resolved = {name: dict.fromkeys(notebook_parameters(name)) | given for name, given in chosen.items()}
-    return content, chosen, {name: Experiment(name, profile, **{k: v for k, v in own.items() if k != "profile"}) for name, own in resolved.items()}
+    experiments = {name: Experiment(name, profile, **{k: v for k, v in own.items() if k != "profile"}) for name, own in resolved.items()}
+    where = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+    return content, {name: {"profile": where} | given for name, given in chosen.items()}, experiments
 
 def _settings(experiments):
     "The settings that experiments need, each once."
@@ -247,7 +249,7 @@ def _commit():
 def _save_evidence(out, profile, times, entries_before, planner=None):
     "Merge this run's evidence into the report's; under a budget with what was measured, made smaller, and left."
     import platform
-    from starlight_nb.devices import chosen_device, device_words
+    from starlight_nb.compute import chosen_device, device_words
     path = out / "evidence.json"
     try: before = json.loads(path.read_text())
     except (OSError, ValueError): before = {}
@@ -274,6 +276,22 @@ def _environment(**values):
             if value is None: del os.environ[key]
             else: os.environ[key] = value
 
+# %% ../nbs/32_reproduce.ipynb #place
+def _place(device, store, data, jobs, force):
+    "The environment in which notebooks, and their jobs, find where things are and how much they may use."
+    from starlight_nb.compute import chosen_device
+    if jobs is not None and jobs < 1: raise ValueError(f"jobs: at least one worker process is needed, not {jobs}")
+    device = chosen_device(device)
+    return dict(STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(Path(data or data_folder()).resolve()), STARLIGHT_DEVICE=device,
+                STARLIGHT_JOBS=str(jobs or (worker_count() if device == "cpu" else 1)), STARLIGHT_SINCE=str(time.time() if force else 0),
+                OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+def _end(budget):
+    "When a budget that begins now is over, in seconds since 1970; None where there is none."
+    if budget is None: return None
+    from starlight_nb.planning import budget_seconds
+    return time.time() + budget_seconds(budget)
+
 # %% ../nbs/32_reproduce.ipynb #reproduce
 def reproduce(
     profile: str = "digits",          # a profile's name, or the path of a TOML file
@@ -294,29 +312,17 @@ def reproduce(
 
     Raises `ValueError` for bad input, `OSError` for a folder that cannot be written to and `ConnectionError` where no cluster
     answers, before anything runs, and `NotebookFailed` when a notebook fails."""
-    from starlight_nb.devices import chosen_device
-    from starlight_nb.planning import budget_seconds
-    if jobs is not None and jobs < 1: raise ValueError(f"jobs: at least one worker process is needed, not {jobs}")
     content, chosen, experiments = _check_profile(profile, only, parameters or {})
-    began, allowed, needed = time.time(), budget and budget_seconds(budget), _settings(experiments)
-    device = chosen_device(device or os.environ.get("STARLIGHT_DEVICE") or content.device)
-    jobs = jobs or (worker_count() if device == "cpu" else 1)
-    out, store = Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
-    profile = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
+    end, out, store = _end(budget), Path(out or report_folder(content.name)).resolve(), Path(store or store_folder()).resolve()
+    place = _place(device or os.environ.get("STARLIGHT_DEVICE") or content.device, store, data, jobs, force)
     _check_folders(out, store, data or os.environ.get("STARLIGHT_DATA"))
-    _check_data(needed, data := Path(data or data_folder()).resolve())
-    place = dict(STARLIGHT_STORE=str(store), STARLIGHT_DATA=str(data), STARLIGHT_JOBS=str(jobs), STARLIGHT_DEVICE=device,
-                 STARLIGHT_SINCE=str(began if force else 0), OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    with _environment(**place): planner = _planner(experiments, store, jobs, log_json) if budget or dry_run else None
-    if dry_run: return out
-    minutes = {name: seconds / 60 for name, seconds in planner.expected().items()} if planner else content.minutes
-    with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging,
-          _environment(STARLIGHT_OUT=str(staging), STARLIGHT_PROGRESS=f"{staging}.progress", **place),
-          Watch({name: minutes.get(name, 1.0) for name in chosen}, Path(f"{staging}.progress"), log_json) as watch):
-        watch.tell("run started", profile=content.name, report=str(out), notebooks=list(chosen))
-        steps = ((name, changes, left) for name, changes, left in planner.steps(began + allowed)) if budget else ((name, {}, None) for name in chosen)
-        given = {name: {"profile": profile} | own for name, own in chosen.items()}
-        _run_all(content, given, steps, planner, out, staging, store, keep_going, watch)
+    _check_data(_settings(experiments), place["STARLIGHT_DATA"])
+    with _environment(**place):
+        planner = _planner(experiments, store, log_json) if budget or dry_run else None
+        if dry_run: return out
+        with (_cluster(backend, ray_address, content.resources), _only_run(out) as staging,
+              _environment(STARLIGHT_OUT=str(staging), STARLIGHT_PROGRESS=f"{staging}.progress")):
+            _run_all(content, chosen, planner, end, out, staging, store, keep_going, log_json)
     return out
 
 # %% ../nbs/32_reproduce.ipynb #cluster
@@ -352,12 +358,13 @@ def _check_data(settings, root):
             if setting.dataset == name: check_fits(setting, data)
 
 # %% ../nbs/32_reproduce.ipynb #planned
-def _planner(experiments, store, jobs, log_json):
+def _planner(experiments, store, log_json):
     "Measure what the settings cost here, say what is expected, and return who plans with it."
     from starlight_nb.jobs import single_thread
     from starlight_nb.planning import Planner, expectation, measure_cost
     from starlight_nb.store import Store
-    with single_thread(): planner = Planner(experiments, [measure_cost(setting, jobs) for setting in _settings(experiments)], Store(store), jobs)
+    with single_thread(): costs = [measure_cost(setting, worker_count()) for setting in _settings(experiments)]
+    planner = Planner(experiments, costs, Store(store, since_seconds()), worker_count())
     _say(expectation(planner), sys.stderr if log_json else None)
     return planner
 
@@ -382,8 +389,23 @@ def _clear(out):
         else: path.unlink(missing_ok=True)
 
 # %% ../nbs/32_reproduce.ipynb #run-all
-def _run_all(content, parameters, steps, planner, out, staging, store, keep_going, watch):
-    "Run the notebooks one after another; the gallery shows those that have ended well."
+def _run_all(content, parameters, planner, end, out, staging, store, keep_going, log_json):
+    "Run the notebooks and write the gallery of those that have ended well; under a budget say what is left."
+    minutes = {name: seconds / 60 for name, seconds in planner.expected().items()} if planner else content.minutes
+    steps = planner.steps(end) if planner else ((name, {}, None) for name in parameters)
+    with Watch({name: minutes.get(name, 1.0) for name in parameters}, Path(f"{staging}.progress"), log_json) as watch:
+        watch.tell("run started", profile=content.name, report=str(out), notebooks=list(parameters))
+        times, before, failures = _run_each(parameters, steps, planner, out, staging, store, keep_going, watch)
+        if times:
+            write_gallery(out, content.title)
+            _save_evidence(out, content.name, times, before, planner)
+        if planner: _say(_left_in_words(planner), sys.stderr if log_json else None)
+        watch.tell("run done", seconds=round(time.time() - watch.start, 1), failed=list(failures), **_spent(planner))
+    if failures: raise NotebookFailed("\n".join(failures.values()))
+
+# %% ../nbs/32_reproduce.ipynb #run-each
+def _run_each(parameters, steps, planner, out, staging, store, keep_going, watch):
+    "Run one notebook after another: seconds, entries of the store before, and errors, by name."
     times, before, failures = {}, {}, {}
     for number, (name, changes, seconds) in enumerate(steps, 1):
         place = dict(name=name, number=number, total=len(parameters))
@@ -395,15 +417,12 @@ def _run_all(content, parameters, steps, planner, out, staging, store, keep_goin
         except OutOfTime: planner.left.append(name)
         else: times[name] = time.time() - began
         watch.end()
-        _tell_end(watch, place, round(time.time() - began, 1), failures.get(name), keep_going)
+        outcome = "done" if name in times else "failed" if name in failures else "stopped"
+        _tell_end(watch, outcome, place | dict(seconds=round(time.time() - began, 1)), failures.get(name), keep_going)
         if failures and not keep_going: break
-    if times:
-        write_gallery(out, content.title)
-        _save_evidence(out, content.name, times, before, planner)
-    if planner and not watch.log_json: _say(_left_in_words(planner))
-    watch.tell("run done", seconds=round(time.time() - watch.start, 1), failed=list(failures), **_spent(planner))
-    if failures: raise NotebookFailed("\n".join(failures.values()))
+    return times, before, failures
 
+# %% ../nbs/32_reproduce.ipynb #left-in-words
 def _spent(planner): return dict(done=planner.done, left=planner.left) if planner else {}
 
 def _left_in_words(planner):
@@ -412,11 +431,10 @@ def _left_in_words(planner):
     rest = [*planner.left, *(name for name, changes in planner.done.items() if changes)]
     return f"within the budget: {'; '.join(made) or 'nothing'}" + (f"\nleft for the next call: {', '.join(rest)}" if rest else "")
 
-def _tell_end(watch, place, seconds, error, keep_going):
+def _tell_end(watch, outcome, place, error, keep_going):
     "A notebook has ended, well or not; an error after which the run goes on is shown now."
     if error and keep_going: _say(error, sys.stderr)
-    if error: watch.tell("notebook failed", **place, seconds=seconds, error=error)
-    else: watch.tell("notebook done", **place, seconds=seconds)
+    watch.tell(f"notebook {outcome}", **place, **({"error": error} if error else {}))
 
 # %% ../nbs/32_reproduce.ipynb #check-import
 def _check_import(name):

@@ -13,7 +13,7 @@ from torch import nn
 from .base import choose
 from .checkpoints import Checkpoint
 from .data import Dataset, check_dataset
-from .devices import free_memory
+from .compute import free_memory
 from .evaluation import refresh_batchnorm
 from .files import below, config_key, state_digest
 from .matching import METHODS, WITH_DATA, match, match_weights

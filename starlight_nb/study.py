@@ -15,7 +15,7 @@ from .base import (checkpoint_seconds, choose, experiments_folder, profile_names
                                store_folder, worker_count, write_whole)
 from .barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses, refresh_batchnorm
 from .data import Dataset, known_dataset, load
-from .devices import chosen_device
+from .compute import chosen_device
 from .files import below, config_key
 from .jobs import check_resources, spread
 from .matching import WITH_DATA, match, match_weights, partial_spec
@@ -328,7 +328,11 @@ def _train_missing(study, missing, what):
     model, recipe = study.model(), recipe_from(missing[0].config["recipe"])
     plan = plan_population(model, study.data, recipe, len(missing), study.jobs)
     tasks = [(study.setting, study.store, *(missing[n] for n in group)) for group in plan.groups]
-    study.spread(_train_regular, tasks, what, plan)
+    study.spread(_train_for_store, [(_train_regular, *task) for task in tasks], what, plan)
+
+def _train_for_store(train, *arguments):
+    "Train what the store has not; the states stay there, where many large ones do not fill this process's memory."
+    train(*arguments)
 
 # %% ../nbs/22_study.ipynb #check-role
 def _check_role(setting, role, count):
@@ -359,7 +363,7 @@ class Study:
         stars = star_members(self.setting, counts, seeds, first, **options)
         self.members("source", first + max(counts))
         longest_first = self._missing([star for *_, star in sorted(stars, key=lambda s: -s[0])])
-        self.spread(_train_star, [(self.setting, self.store, star) for star in longest_first], "stars")
+        self.spread(_train_for_store, [(_train_star, self.setting, self.store, star) for star in longest_first], "stars")
         return stars
     def _missing(self, members): return [member for member in members if member.config not in self.store]
     def paths(self, pairs: list[Pair]) -> pd.DataFrame:

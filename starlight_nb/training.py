@@ -7,11 +7,12 @@ from __future__ import annotations
 import dataclasses, math, operator, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 import torch
 from torch import nn
 from .checkpoints import Checkpoint
 from .data import Dataset, batches, check_dataset
-from .devices import wait_for
+from .compute import wait_for
 from .files import below, state_digest
 from .jobs import chosen_backend, epochs, spread
 from .models import RANDOM, initialise, stream, stream_seed
@@ -19,7 +20,7 @@ from .recipes import Recipe, check_number, draw_moves, learning_rate, move
 from .vectors import FlatModule, StackedModules, draws_random_numbers, state_of, why_apart
 
 # %% auto #0
-__all__ = ['WARM', 'THREADS', 'STACK', 'SMALLEST', 'Course', 'step_seconds', 'descend', 'train', 'train_together',
+__all__ = ['PATIENCE', 'THREADS', 'STACK', 'SMALLEST', 'Course', 'step_seconds', 'descend', 'train', 'train_together',
            'PopulationPlan', 'plan_population', 'train_population', 'check_seeds']
 
 # %% ../nbs/02_training.ipynb #course
@@ -161,23 +162,29 @@ def _run(networks, data, recipe, seeds, course, checkpoint):
     return position.history
 
 # %% ../nbs/02_training.ipynb #step-seconds
-WARM = 2  # steps
+PATIENCE = 2.0  # seconds that a measurement goes on for
 
 def step_seconds(models: list[nn.Module],        # that are trained together, one or a stack; not changed
                  data: Dataset, recipe: Recipe,
                  course: Course | None = None,
-                 steps: int = 10,                # at most, of the first epoch
+                 steps: int = 10,                # at most
                 ) -> float:
     "Seconds that a step takes on the device of the data, measured now."
     networks, course = FlatModule(models[0], recipe) if len(models) == 1 else StackedModules(models, recipe), course or Course()
     position = _Position(networks, data, recipe, list(range(len(models))), course)
     course.begin_epoch(0, position.theta)
-    each = list(zip(range(WARM + steps), _batches(data, recipe, position.own, len(models) > 1)))
-    for number, (x, y) in each:
-        if number == min(WARM, len(each) - 1): wait_for(x.device); start = time.perf_counter()
-        _step(position, x, y, recipe.lr / 1000)
-    wait_for(x.device)
-    return (time.perf_counter() - start) / max(len(each) - WARM, 1)
+    each = chain.from_iterable(_batches(data, recipe, position.own, len(models) > 1) for _ in iter(int, 1))
+    first = _timed(position, each, 1)
+    if first > PATIENCE and not position.theta.is_cuda: return first
+    return _timed(position, each, max(1, min(steps, int(PATIENCE / _timed(position, each, 1)))))
+
+def _timed(position, each, count):
+    "Seconds of one of so many steps that are taken in one go."
+    wait_for(position.theta.device)
+    start = time.perf_counter()
+    for x, y in islice(each, count): _step(position, x, y, position.networks.recipe.lr / 1000)
+    wait_for(position.theta.device)
+    return (time.perf_counter() - start) / count
 
 # %% ../nbs/02_training.ipynb #descend
 def descend(model: nn.Module,      # where to start; not changed

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["base", "corpora", "data", "models", "files", "checkpoints", "jobs", "recipes", "vectors", "training", "store", "evaluation", "units", "rules", "permutation", "descent", "small_descent",
-         "weights", "activations", "relaxations", "matching", "barriers", "star", "bma", "fusion", "study", "average_study", "fusion_study", "variation_study", "matching_study", "plots", "trend_plots", "matching_plots", "published", "housekeeping", "gallery", "reproduce"]
+ORDER = ["base", "compute", "corpora", "data", "models", "files", "checkpoints", "jobs", "recipes", "vectors", "training", "store", "evaluation", "units", "rules", "permutation", "descent", "small_descent",
+         "weights", "activations", "relaxations", "matching", "barriers", "star", "bma", "fusion", "study", "average_study", "fusion_study", "variation_study", "matching_study", "planning", "plots", "trend_plots", "matching_plots", "published", "housekeeping", "gallery", "reproduce"]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.name != "index.ipynb"]
 EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]

@@ -403,19 +403,20 @@ def test_help_and_list_answer_without_torch():
         assert "fig1_source_count" in result.stdout or "usage: starlight" in result.stdout
 
 
-def test_list_names_every_experiment_with_its_minutes(capsys):
+def test_list_names_every_experiment_with_its_profiles_and_minutes(capsys):
     import tomllib
     assert reproduce.main(["list"]) == 0
     said = capsys.readouterr().out
-    lines = said[:said.index("\nprofiles\n")].splitlines()
-    minutes = {name: tomllib.loads((ROOT / f"nbs/experiments/profiles/{name}.toml").read_text()).get("minutes", {}) for name in profile_names()}
-    header, = (n for n, line in enumerate(lines) if line.split() == list(minutes))
-    *rows, total = lines[header + 1:]
-    assert [row.split()[0] for row in rows] == experiment_names() and total.split()[0] == "all"
-    for row, name in zip(rows, experiment_names()):
-        assert row.split()[-len(minutes):] == [f"{own[name]:g}" if name in own else "–" for own in minutes.values()]
-    assert [float(cell) for cell in total.split()[1:]] == [pytest.approx(sum(own.values())) for own in minutes.values()]
-    assert all(f"\n  {name} " in said[said.index("\nprofiles\n"):] for name in minutes)
+    experiments, profiles = said[:said.index("\nprofiles")].splitlines(), said[said.index("\nprofiles"):]
+    contents = {name: tomllib.loads((ROOT / f"nbs/experiments/profiles/{name}.toml").read_text()) for name in profile_names()}
+    named = {line.split(":")[0].strip(): below.strip() for line, below in zip(experiments, experiments[1:]) if line.startswith("  ") and line[2] != " "}
+    assert list(named) == experiment_names()
+    for name, below in named.items():
+        minutes = {profile: content.get("minutes", {}).get(name) for profile, content in contents.items() if name in content["experiments"]}
+        assert below == ", ".join(profile + (f" {own:g}" if own else "") for profile, own in minutes.items())
+    for name, content in contents.items():
+        total = sum(content.get("minutes", {}).values())
+        assert f"\n  {name}{f' {total:g}' if total else ''} " in profiles
 
 
 def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
