@@ -1,7 +1,7 @@
 # make reproduce [PROFILE=digits]   run every experiment notebook and write reports/PROFILE/
 # make test                         check notebooks against the package, run their tests and pytest
 # make lab                          open JupyterLab on the notebooks
-# make bench                        time matching (beside rebasin), training and path evaluation; writes reports/bench/
+# make bench                        time matching (beside rebasin), training, path evaluation and the paper's settings; writes reports/bench/
 # make export                       after editing a notebook: write starlight_nb/ and README.md
 # make outputs                      run the library's notebooks and keep what they show
 PYTHON ?= python3
@@ -34,6 +34,7 @@ bench: $(VENV)/.installed-bench
 	@$(BIN)/python tests/bench/estimators.py $(OPTIONS)
 	@$(BIN)/python tests/bench/populations.py $(OPTIONS)
 	@$(BIN)/python tests/bench/architectures.py
+	@$(BIN)/python tests/bench/costs.py
 
 export: $(VENV)/.installed-dev
 	@find starlight_nb -name '*.py' ! -name '__init__.py' -delete

@@ -1175,6 +1175,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'starlight_nb/variation_study.py'),
                                               'starlight_nb.variation_study.heldout_table': ( 'variation_study.html#heldout_table',
                                                                                               'starlight_nb/variation_study.py'),
+                                              'starlight_nb.variation_study.matching_in_words': ( 'variation_study.html#matching_in_words',
+                                                                                                  'starlight_nb/variation_study.py'),
                                               'starlight_nb.variation_study.measure_at_points': ( 'variation_study.html#measure_at_points',
                                                                                                   'starlight_nb/variation_study.py'),
                                               'starlight_nb.variation_study.measure_rows': ( 'variation_study.html#measure_rows',

@@ -570,7 +570,7 @@ def _reproduce(arguments):
     options = {key: value for key, value in vars(arguments).items() if key != "command"}
     start = time.time()
     out = reproduce(**options | {"parameters": dict(options["parameters"])})
-    if not arguments.log_json: print(f"report: {os.path.relpath(out / 'index.html')} ({_clock(time.time() - start)})")
+    if not arguments.log_json and not arguments.dry_run: print(f"report: {os.path.relpath(out / 'index.html')} ({_clock(time.time() - start)})")
 
 # %% ../nbs/32_reproduce.ipynb #store
 def _store(arguments):

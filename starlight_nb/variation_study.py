@@ -11,8 +11,9 @@ from .study import Experiment, Study, model_draws, resampled_means, barrier_rati
 
 # %% auto #0
 __all__ = ['AXES', 'measure_rows', 'barrier_points', 'Line', 'fit_line', 'power_law', 'network_widths', 'compare_fit',
-           'claim_in_words', 'among_heldouts', 'heldout_table', 'measure_at_points', 'points_table', 'sampling_name',
-           'measure_samplings', 'sampling_table', 'compare_samplings', 'sampling_in_words']
+           'claim_in_words', 'matching_in_words', 'among_heldouts', 'heldout_table', 'measure_at_points',
+           'points_table', 'sampling_name', 'measure_samplings', 'sampling_table', 'compare_samplings',
+           'sampling_in_words']
 
 # %% ../nbs/22c_variation_study.ipynb #measure-rows
 def measure_rows(experiment: Experiment,  # with the parameters settings, others, sources, stars, heldouts
@@ -141,6 +142,16 @@ def claim_in_words(frame: pd.DataFrame, split: str = "train", floor: float = 0.0
     told = ", ".join(f"{row.setting} ({row.star:.2f} against {row.regular:.2f})" for row in fails.itertuples())
     return (f"The star – held-out barrier is NOT below the regular – regular one in {told}; it is below, where that is above {floor:g}, "
             f"in {len(above) - len(fails)} of {len(above)} settings{doubt}.")
+
+# %% ../nbs/22c_variation_study.ipynb #matching-in-words
+def matching_in_words(frame: pd.DataFrame, split: str = "train") -> str:
+    "Is the barrier between regular solutions lower when they are matched than when they are not, in every setting that has both?"
+    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & (frame["pair"] == "regular-regular")]
+    means = rows.pivot_table(index="setting", columns="matching", values="value", sort=False).reindex(columns=["none", "forward"]).dropna()
+    worse = means[means.forward >= means.none]
+    if not len(worse): return f"Matching lowers the barrier between regular solutions in all of {len(means)} settings."
+    told = ", ".join(f"{row.Index} ({row.forward:.2f} against {row.none:.2f})" for row in worse.itertuples())
+    return f"Matching lowers the barrier between regular solutions in {len(means) - len(worse)} of {len(means)} settings, but NOT in {told}."
 
 # %% ../nbs/22c_variation_study.ipynb #among-heldouts
 def among_heldouts(frame: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from starlight_nb.training import Course, _batches, _Position, _step
 from starlight_nb.vectors import FlatModule, state_of
 
 STANDS_FOR = {"cifar10": "cifar10-64-32", "cifar100": "cifar100-64-20", "imagenet": "imagenette64-64-32"}
+SLOW = {"cifar10-wrn22-4", "cifar10-wrn22-8", "cifar10-wrn34-1", "cifar10-wrn40-1", "cifar100-densenet"}  # as others, but wider, deeper, or on other data
 LARGE = ("cifar10", "cifar100", "imagenet", "cifar10-fast", "cifar100-fast")
 
 
@@ -35,7 +36,8 @@ def settings():
         for setting in load_profile(profile).settings.values():
             data = setting.dataset if profile in ("cifar10", "cifar100", "imagenet") else "cifar10"
             found.setdefault((data, setting.architecture, str(setting.model), str(setting.recipe)), (profile, setting))
-    return [pytest.param(profile, setting, id=f"{profile}-{setting.name}") for profile, setting in found.values()]
+    return [pytest.param(profile, setting, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+            for profile, setting in found.values() for name in [f"{profile}-{setting.name}"]]
 
 
 @pytest.fixture
