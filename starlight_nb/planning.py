@@ -25,8 +25,9 @@ from .vectors import state_of
 from .weights import Matcher, match_weights
 
 # %% auto #0
-__all__ = ['PLANS', 'PEAKS', 'OVERHEAD', 'VALUE', 'Needs', 'needs_of', 'Cost', 'measure_cost', 'in_operations', 'share_of_peak',
-           'cost_table', 'seconds_of', 'by_value', 'smaller', 'budget_seconds', 'Planner', 'estimate', 'expectation']
+__all__ = ['PLANS', 'PEAKS', 'OVERHEAD', 'VALUE', 'MARGIN', 'Needs', 'needs_of', 'Cost', 'measure_cost', 'in_operations',
+           'share_of_peak', 'cost_table', 'seconds_of', 'by_value', 'smaller', 'budget_seconds', 'Planner', 'estimate',
+           'expectation']
 
 # %% ../nbs/22e_planning.ipynb #needs
 @dataclass(frozen=True)
@@ -266,6 +267,8 @@ def budget_seconds(text: str) -> float:
     return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
 
 # %% ../nbs/22e_planning.ipynb #planner
+MARGIN = 0.9  # the part of what is left that an experiment may be expected to take
+
 class Planner:
     "Chooses what of a profile is run, so that it ends in time."
     def __init__(self, experiments: dict[str, Experiment], costs: list[Cost], store: Store, jobs: int = 1):
@@ -288,7 +291,7 @@ class Planner:
     def steps(self, end: float) -> Iterator[tuple[str, dict, float]]:
         "Yield experiment, changed parameters and seconds left, for what fits until `end` (seconds since 1970)."
         for name in by_value(self.experiments):
-            if (changes := self.choose(name, end - time.time())) is None: self.left.append(name); continue
+            if (changes := self.choose(name, MARGIN * (end - time.time()))) is None: self.left.append(name); continue
             expected, began = self.seconds(name, changes), time.time()
             yield name, changes, end - began
             self.pace *= min(max((time.time() - began) / expected, 1.0), 3.0)

@@ -260,7 +260,7 @@ def _save_evidence(out, profile, times, entries_before, planner=None):
     evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(),
                     versions=versions(), device=device_words(chosen_device()), machine=f"{platform.system()} {platform.machine()}",
                     cores=os.cpu_count(), workers=worker_count(), backend=os.environ.get("STARLIGHT_BACKEND") or "processes",
-                    wall_seconds=walls, measured=measured, **({"budget": _spent(planner)} if planner else {}))
+                    wall_seconds=walls, measured=measured, **_budget(planner))
     write_whole(path, json.dumps(evidence, indent=1) + "\n")
     shutil.rmtree(out / "measured", ignore_errors=True)
 
@@ -414,8 +414,9 @@ def _run_each(parameters, steps, planner, out, staging, store, keep_going, watch
         watch.begin(name)
         try: _run_notebook(name, parameters[name] | changes, out, staging, seconds)
         except NotebookFailed as error: failures[name] = str(error)
-        except OutOfTime: planner.left.append(name)
+        except OutOfTime: pass
         else: times[name] = time.time() - began
+        if planner and name not in times: planner.left.append(name)
         watch.end()
         outcome = "done" if name in times else "failed" if name in failures else "stopped"
         _tell_end(watch, outcome, place | dict(seconds=round(time.time() - began, 1)), failures.get(name), keep_going)
@@ -424,6 +425,12 @@ def _run_each(parameters, steps, planner, out, staging, store, keep_going, watch
 
 # %% ../nbs/32_reproduce.ipynb #left-in-words
 def _spent(planner): return dict(done=planner.done, left=planner.left) if planner else {}
+
+def _budget(planner):
+    "What the evidence has of a run under a budget."
+    if not planner: return {}
+    from starlight_nb.planning import cost_table
+    return {"budget": _spent(planner) | {"costs": cost_table(list(planner.costs.values())).to_dict("records")}}
 
 def _left_in_words(planner):
     "What a budget was enough for."
