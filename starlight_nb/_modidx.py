@@ -607,6 +607,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'starlight_nb/planning.py'),
                                        'starlight_nb.planning._needs': ('planning.html#_needs', 'starlight_nb/planning.py'),
                                        'starlight_nb.planning._partial': ('planning.html#_partial', 'starlight_nb/planning.py'),
+                                       'starlight_nb.planning._pass': ('planning.html#_pass', 'starlight_nb/planning.py'),
                                        'starlight_nb.planning._peak': ('planning.html#_peak', 'starlight_nb/planning.py'),
                                        'starlight_nb.planning._plane': ('planning.html#_plane', 'starlight_nb/planning.py'),
                                        'starlight_nb.planning._predictors': ('planning.html#_predictors', 'starlight_nb/planning.py'),

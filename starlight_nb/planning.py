@@ -4,9 +4,10 @@
 
 # %% ../nbs/22e_planning.ipynb #imports
 from __future__ import annotations
-import math, re, resource, time
+import copy, math, re, resource, time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 import pandas as pd
 import torch
 from .compute import chosen_device, device_words, wait_for
@@ -21,7 +22,7 @@ from .store import Store
 from .study import (Experiment, Member, Pair, Setting, Study, path_config, regular_member, regular_pairs, star_members, star_pairs,
                                 with_recipe)
 from .training import plan_population, step_seconds
-from .vectors import state_of
+from .vectors import logits_of, state_of
 from .weights import Matcher, match_weights
 
 # %% auto #0
@@ -126,6 +127,7 @@ class Cost:
     match: float               # seconds to match a network to another
     rematch: float             # seconds to match a source again, a little later
     look: float                # seconds to evaluate an example
+    forward: float             # seconds of a forward pass of an example, within which nothing else is done
     refresh: float             # seconds to measure the normalisations' statistics on an example
     multiply_adds: int         # of one example, forwards
     parameters: int
@@ -169,13 +171,17 @@ def measure_cost(setting: Setting, jobs: int = 1, steps: int = 10) -> Cost:
     star_step = step_seconds(models[2:], study.data, star_recipe, segments, steps)
     match, rematch = _matching_seconds(study.spec, states, device)
     look = _seconds_each(lambda part: evaluate(models[0], states[0], part, recipe=recipe), study.data.train, 2000)
+    forward = _seconds_each(partial(_pass, copy.deepcopy(models[0]).eval(), recipe), study.data.train, 2000)
     refresh = _seconds_each(lambda part: refresh_batchnorm(models[0], states[0], part, recipe=recipe), study.data.train, 500)
     size = sum(p.numel() for p in models[0].parameters())
     memory = _peak(device) + 3 * setting.sources * size * next(models[0].parameters()).element_size()
-    return Cost(setting, (len(study.data.train), len(study.data.test)), step, star_step, match, rematch, look, refresh,
+    return Cost(setting, (len(study.data.train), len(study.data.test)), step, star_step, match, rematch, look, forward, refresh,
                 inference_cost(models[0], study.data.train.x[:2], repeats=1)["multiply_adds"], size, memory, device_words(device))
 
 # %% ../nbs/22e_planning.ipynb #matching-seconds
+def _pass(network, recipe, part):
+    with torch.no_grad(): logits_of(network, part.x, recipe)
+
 def _seconds_each(look, split, most):
     "Seconds an example that `look` takes at a batch of `most`, or at as many examples as it sees in a second."
     part = lambda count: Split(split.x[:count], split.y[:count])
@@ -195,7 +201,7 @@ def in_operations(cost: Cost) -> Cost:
     "The same setting with floating-point operations where seconds were."
     step = lambda recipe: 6.0 * cost.multiply_adds * min(recipe.batch_size, cost.examples[0])
     return replace(cost, step=step(cost.setting.recipe), star_step=step(cost.setting.star_recipe), match=0.0, rematch=0.0,
-                   look=2.0 * cost.multiply_adds, refresh=2.0 * cost.multiply_adds)
+                   look=2.0 * cost.multiply_adds, forward=2.0 * cost.multiply_adds, refresh=2.0 * cost.multiply_adds)
 
 # %% ../nbs/22e_planning.ipynb #cost-table
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}  # operations a second, dense bfloat16; by a word in the card's name
@@ -213,7 +219,7 @@ def cost_table(costs: list[Cost]) -> pd.DataFrame:
         "training (images/s)": f"{batch(cost.setting.recipe, cost) / cost.step:,.0f}",
         "Starlight (images/s)": f"{batch(cost.setting.star_recipe, cost) / cost.star_step:,.0f}",
         "share of peak": "–" if math.isnan(share_of_peak(cost)) else f"{share_of_peak(cost):.0%}",
-        "evaluation (images/s)": f"{1 / cost.look:,.0f}", "a pair (s)": f"{cost.path():.3g}", "a matching (s)": f"{cost.match:.3g}",
+        "evaluation (images/s)": f"{1 / cost.look:,.0f}", "forward passes in it": f"{min(cost.forward / cost.look, 1):.0%}", "a pair (s)": f"{cost.path():.3g}", "a matching (s)": f"{cost.match:.3g}",
         "a regular model (min)": f"{cost.regular / 60:.3g}", "a star (min)": f"{cost.star(cost.setting.sources) / 60:.3g}",
         "memory (GB)": f"{cost.memory / 1e9:.2g}"} for cost in costs])
 

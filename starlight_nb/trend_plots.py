@@ -24,8 +24,10 @@ def _points(axis, points):
     axis.errorbar(points.regular, points.star, **{k: np.maximum(v, 0) for k, v in bars.items()}, fmt="o", markersize=4, color=OURS, elinewidth=0.8, label="our networks")
 
 def _names(axis, points):
-    "Names of neighbours on different sides: below to the right, above to the left where there is room."
-    for number, row in enumerate(points.sort_values("regular").itertuples()):
+    "Names of neighbours on different sides: below to the right, above to the left where there is room; none in a crowd."
+    where = axis.transLimits.transform(points[["regular", "star"]].to_numpy())
+    crowded = (np.linalg.norm(where[:, None] - where, axis=2) + np.eye(len(where)) < 0.1).any(1)
+    for number, row in enumerate(points[~crowded].sort_values("regular").itertuples()):
         room = row.regular > axis.get_xlim()[1] / 4
         place, align = ((5, -9), "left") if number % 2 == 0 else ((-5, 6), "right") if room else ((0, 12), "center")
         axis.annotate(row.setting, (row.regular, row.star), xytext=place, ha=align, textcoords="offset points", fontsize="x-small")

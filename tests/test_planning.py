@@ -146,5 +146,5 @@ def test_time_that_is_over_leaves_what_is_done_and_the_next_call_goes_on(tmp_pat
 def test_shares_of_peaks_that_are_known():
     "A hundred images of 10^9 multiply-adds in a millisecond."
     setting = dataclasses.replace(load_profile("smoke").settings["mlp"], recipe=Recipe(batch_size=100))
-    cost = Cost(setting, (1000, 1), step=1e-3, star_step=1, match=1, rematch=1, look=1, refresh=1, multiply_adds=10**9, parameters=1, memory=1, device="NVIDIA H200")
+    cost = Cost(setting, (1000, 1), step=1e-3, star_step=1, match=1, rematch=1, look=1, forward=1, refresh=1, multiply_adds=10**9, parameters=1, memory=1, device="NVIDIA H200")
     assert share_of_peak(cost) == pytest.approx(6e14 / 989e12) and math.isnan(share_of_peak(dataclasses.replace(cost, device="cpu")))
