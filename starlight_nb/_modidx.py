@@ -269,6 +269,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'starlight_nb.evaluation._stack': ('evaluation.html#_stack', 'starlight_nb/evaluation.py'),
                                          'starlight_nb.evaluation.batch_norms': ( 'evaluation.html#batch_norms',
                                                                                   'starlight_nb/evaluation.py'),
+                                         'starlight_nb.evaluation.best_batch': ('evaluation.html#best_batch', 'starlight_nb/evaluation.py'),
                                          'starlight_nb.evaluation.check_same': ('evaluation.html#check_same', 'starlight_nb/evaluation.py'),
                                          'starlight_nb.evaluation.evaluate': ('evaluation.html#evaluate', 'starlight_nb/evaluation.py'),
                                          'starlight_nb.evaluation.evaluate_together': ( 'evaluation.html#evaluate_together',

@@ -14,8 +14,8 @@ from .recipes import Recipe
 from .vectors import logits_of
 
 # %% auto #0
-__all__ = ['check_same', 'interpolate', 'batch_norms', 'refresh_batchnorm', 'evaluate', 'midpoint_loss', 'refresh_together',
-           'evaluate_together']
+__all__ = ['CACHED', 'check_same', 'interpolate', 'best_batch', 'batch_norms', 'refresh_batchnorm', 'evaluate', 'midpoint_loss',
+           'refresh_together', 'evaluate_together']
 
 # %% ../nbs/04_evaluation.ipynb #check-same
 def check_same(state_a, state_b):
@@ -36,6 +36,16 @@ def interpolate(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tenso
     return {name: torch.lerp(a, state_b[name], t) if a.is_floating_point() else a.clone()
             for name, a in state_a.items()}
 
+# %% ../nbs/04_evaluation.ipynb #best-batch
+CACHED = 768_000  # numbers in a batch of images
+
+def best_batch(model: nn.Module, split: Split,
+               most: int,  # examples
+              ) -> int:
+    "How many examples a network is best shown together, where it is only looked at."
+    if split.x.is_cuda or not any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()): return most
+    return max(1, min(most, CACHED // split.x[0].numel()))
+
 # %% ../nbs/04_evaluation.ipynb #norms
 def batch_norms(model: nn.Module) -> list[nn.Module]:
     "The layers of a network that keep running statistics."
@@ -44,7 +54,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 def refresh_batchnorm(model: nn.Module,
                       state: dict[str, torch.Tensor],
                       data: Dataset | Split,         # the training split is used
-                      batch_size: int = 500,
+                      batch_size: int | None = None, # None: 500, or what a CPU does best
                       recipe: Recipe = Recipe(),     # its precision and memory format count
                      ) -> dict[str, torch.Tensor]:
     """The state with running statistics measured on the training data;
@@ -53,15 +63,16 @@ def refresh_batchnorm(model: nn.Module,
     model = copy.deepcopy(model).eval()
     model.load_state_dict(state)
     for norm in batch_norms(model): norm.reset_running_stats()
-    _average(batch_norms(model), data, batch_size, lambda x: logits_of(model, x, recipe))
+    split = getattr(data, "train", data)
+    _average(batch_norms(model), split, batch_size or best_batch(model, split, 500), lambda x: logits_of(model, x, recipe))
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
-def _average(norms, data, batch_size, look):
+def _average(norms, split, batch_size, look):
     "Have the normalisations average over all batches that `look` shows to them."
     seen = 0
     for norm in norms: norm.train()
     with torch.no_grad():
-        for x, _ in batches(getattr(data, "train", data), batch_size):
+        for x, _ in batches(split, batch_size):
             if len(x) == 1: continue  # one example has no variance
             seen += len(x)
             for norm in norms: norm.momentum = len(x) / seen
@@ -69,11 +80,11 @@ def _average(norms, data, batch_size, look):
 
 # %% ../nbs/04_evaluation.ipynb #evaluate
 def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Split,
-             batch_size: int = 2000,
+             batch_size: int | None = None,  # None: 2,000, or what a CPU does best
              recipe: Recipe = Recipe(),  # its precision and memory format count
             ) -> tuple[float, float]:
     "Mean cross-entropy in nats, and accuracy from 0 to 1, in evaluation mode."
-    model = copy.deepcopy(model).eval()
+    model, batch_size = copy.deepcopy(model).eval(), batch_size or best_batch(model, split, 2000)
     model.load_state_dict(state)
     with torch.no_grad(): total = sum(_score(logits_of(model, x, recipe), y) for x, y in batches(split, batch_size))
     return tuple((total / len(split)).tolist())
@@ -103,7 +114,7 @@ def refresh_together(model: nn.Module, states: list[dict[str, torch.Tensor]], da
     for place, module in network.named_modules():
         if module in batch_norms(network):
             for name, _ in module.named_buffers(): stack[f"{place}.{name}".lstrip(".")].zero_()
-    _average(batch_norms(network), data, batch_size, lambda x: _look(network, stack, x, recipe))
+    _average(batch_norms(network), getattr(data, "train", data), batch_size, lambda x: _look(network, stack, x, recipe))
     return [dict(zip(stack, tensors)) for tensors in zip(*(tensor.unbind() for tensor in stack.values()))]
 
 def evaluate_together(model: nn.Module, states: list[dict[str, torch.Tensor]], split: Split, batch_size: int = 2000,
