@@ -143,7 +143,7 @@ class Cost:
         "Seconds for a pair: matched, and evaluated at each point on both splits."
         return self.match + (points - 2) * self.examples[0] * self.refresh + points * sum(self.examples) * self.look
 
-# %% ../nbs/22e_planning.ipynb #measure-cost
+# %% ../nbs/22e_planning.ipynb #timed
 def _seconds(function, device, often=3):
     "The shortest time that a call takes, after a first one."
     times = []
@@ -158,6 +158,7 @@ def _peak(device):
     "Bytes that this process had on the device, or at all, at most."
     return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
+# %% ../nbs/22e_planning.ipynb #measure-cost
 def measure_cost(setting: Setting, jobs: int = 1, steps: int = 10) -> Cost:
     "Time the parts of which the work of a setting consists, on the chosen device, in seconds."
     study, device = Study(setting, None), chosen_device()
