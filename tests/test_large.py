@@ -25,7 +25,8 @@ from starlight_nb.training import Course, _batches, _Position, _step
 from starlight_nb.vectors import FlatModule, state_of
 
 STANDS_FOR = {"cifar10": "cifar10-64-32", "cifar100": "cifar100-64-20", "imagenet": "imagenette64-64-32"}
-SLOW = {"cifar10-wrn22-4", "cifar10-wrn22-8", "cifar10-wrn34-1", "cifar10-wrn40-1", "cifar100-densenet"}  # as others, but wider, deeper, or on other data
+SLOW = {"cifar10-wrn22-4", "cifar10-wrn22-8", "cifar10-wrn34-1", "cifar10-wrn40-1", "cifar100-densenet",
+        "cifar10-resnet18-adam", "cifar10-fast-vgg11", "cifar10-fast-vgg19"}  # as others, but wider, deeper, on other data, by another recipe
 LARGE = ("cifar10", "cifar100", "imagenet", "cifar10-fast", "cifar100-fast")
 
 
