@@ -47,17 +47,20 @@ def _range(values):
 
 def _barrier_claim(out, entries):
     "In how many settings stars are better connected than regular solutions, and how near zero their barriers are."
-    from starlight_nb.study import barrier_ratios
+    from starlight_nb.study import barrier_ratios, with_interval
     rows = _barrier_rows(out, entries)
     if not len(rows): return []
     ratios, means = barrier_ratios(rows), rows.groupby(["pair", "setting"]).value.mean()
     regular, star = means["regular-regular"], means["star-heldout"]
-    below, missed = ratios[ratios.high < 1], ratios[~(ratios.high < 1)]
+    below, single = ratios[ratios.high < 1], ratios[ratios.high.isna() & (ratios.ratio < 1)]
+    missed = ratios.drop([*below.index, *single.index])
     words = [f"The barrier from stars to held-out solutions is below that between regular solutions, with the whole 95 % interval of "
              f"their ratio, in {len(below)} of {len(ratios)} settings" + (f" ({_range(below.ratio)} times it)." if len(below) else ".")]
     for row in missed.itertuples():
-        said = f"{row.Index}: {row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}] times {regular[row.Index]:.3f} nats"
+        said = f"{row.Index}: {with_interval(row.ratio, row.low, row.high)} times {regular[row.Index]:.3f} nats"
         words.append(f"**Not so in {said}.**" if regular[row.Index] > NEAR_ZERO else f"Regular solutions are connected anyway in {said}.")
+    words += [f"Below, but of one pair of regular solutions, which has no interval, in {row.Index}: {row.ratio:.2f} times {regular[row.Index]:.3f} nats."
+              for row in single.itertuples()]
     near = (star < NEAR_ZERO).sum()
     zero = f"The star – held-out barrier is near zero, below {NEAR_ZERO} nats, in {near} of {len(star)} ({_range(star)} nats)."
     return [*words, zero if near == len(star) else f"**{zero}**"]

@@ -77,7 +77,7 @@ def _band(axis, summary):
     "The regular-regular mean and interval across the whole width."
     label, colour, line, _ = KINDS["regular-regular"]
     axis.axhline(summary["mean"].item(), color=colour, linestyle=line, label=label)
-    axis.axhspan(summary.low.item(), summary.high.item(), color=colour, alpha=0.15, linewidth=0)
+    if summary.low.notna().all(): axis.axhspan(summary.low.item(), summary.high.item(), color=colour, alpha=0.15, linewidth=0)
 
 # %% ../nbs/30_plots.ipynb #each-star
 def _each_star(axis, kind, rows):

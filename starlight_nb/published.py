@@ -6,7 +6,7 @@
 from __future__ import annotations
 import pandas as pd
 from .base import choose, experiments_folder
-from .study import Experiment, Setting, summarise, write_table
+from .study import Experiment, Setting, summarise, with_interval, write_table
 
 # %% auto #0
 __all__ = ['PARTS', 'FILES', 'ROW', 'ON', 'published', 'paper_settings', 'same_settings', 'compare', 'paper_ratios',
@@ -121,23 +121,19 @@ def _at(row):
     "For how many sources, and where on a path."
     return "".join(f", {symbol} = {getattr(row, column):g}" for symbol, column in (("N", "n_source"), ("t", "t")) if pd.notna(getattr(row, column, None)))
 
-def _span(value, low, high, digits):
-    "A value, with its interval where it has one."
-    return f"{value:.{digits}f}" if pd.isna(low) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
 def _compared_row(row):
     "The same setting: value beside value."
     verdict = ("one value, no interval" if pd.isna(row.within) else "within our interval" if row.within
                else "intervals overlap" if row.overlap else f"apart: {row.ratio:.3g} times the paper's")
     spread = "" if pd.isna(row.std) else f" ± {row.std:.3f}"
-    return (row.setting, f"{row.pair}, {row.split} {row.metric.replace('_', ' ')}{_at(row)}", _span(row.ours, row.low, row.high, 3),
+    return (row.setting, f"{row.pair}, {row.split} {row.metric.replace('_', ' ')}{_at(row)}", with_interval(row.ours, row.low, row.high, 3),
             f"{row.published:.3f}{spread}, the same setting", verdict)
 
 def _ratio_row(quantity, row):
     "Another setting: a part beside the range of the paper's."
     paper, sources = ((f"{a:{form}}" if a == b else f"{a:{form}} to {b:{form}}") for a, b, form in ((row.lowest, row.highest, ".2f"), (row.fewest, row.most, ".0f")))
-    verdict = "interval overlaps" if row.overlap else "above" if row.low > row.highest else "below"
-    return (row.setting, quantity + _at(row), _span(row.ratio, row.low, row.high, 2),
+    verdict = "one value, no interval" if pd.isna(row.low) else "interval overlaps" if row.overlap else "above" if row.low > row.highest else "below"
+    return (row.setting, quantity + _at(row), with_interval(row.ratio, row.low, row.high),
             f"{paper}, in {row.rows} other setting{'s' * (row.rows > 1)} with N = {sources}", verdict)
 
 # %% ../nbs/31_published.ipynb #save-comparison

@@ -246,8 +246,9 @@ def _commit():
     except (OSError, subprocess.CalledProcessError): return None
 
 # %% ../nbs/32_reproduce.ipynb #save-evidence
-def _save_evidence(out, profile, times, entries_before, planner=None):
-    "Merge this run's evidence into the report's; under a budget with what was measured, made smaller, and left."
+def _save_evidence(out, profile, times, entries, planner=None):
+    """Merge this run's evidence into the report's; under a budget with what was measured, made smaller, and left.
+    A run that found everything in its store does not replace the times of one that made it."""
     import platform
     from starlight_nb.compute import chosen_device, device_words
     path = out / "evidence.json"
@@ -255,8 +256,8 @@ def _save_evidence(out, profile, times, entries_before, planner=None):
     except (OSError, ValueError): before = {}
     walls, measured = before.get("wall_seconds", {}), before.get("measured", {})
     measured |= {path.stem: json.loads(path.read_text()) for path in sorted((out / "measured").glob("*.json"))}
-    walls |= {name: dict(seconds=round(seconds, 1), entries_before=entries_before[name])
-              for name, seconds in times.items()}
+    walls |= {name: dict(seconds=round(seconds, 1), entries_before=entries[name][0], entries_made=entries[name][1] - entries[name][0])
+              for name, seconds in times.items() if name not in walls or entries[name][1] > entries[name][0]}
     evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), commit=_commit(),
                     versions=versions(), device=device_words(chosen_device()), machine=f"{platform.system()} {platform.machine()}",
                     cores=os.cpu_count(), workers=worker_count(), backend=os.environ.get("STARLIGHT_BACKEND") or "processes",
@@ -395,33 +396,35 @@ def _run_all(content, parameters, planner, end, out, staging, store, keep_going,
     steps = planner.steps(end) if planner else ((name, {}, None) for name in parameters)
     with Watch({name: minutes.get(name, 1.0) for name in parameters}, Path(f"{staging}.progress"), log_json) as watch:
         watch.tell("run started", profile=content.name, report=str(out), notebooks=list(parameters))
-        times, before, failures = _run_each(parameters, steps, planner, out, staging, store, keep_going, watch)
+        times, entries, failures = _run_each(parameters, steps, planner, out, staging, store, keep_going, watch)
         if times:
             write_gallery(out, content.title)
-            _save_evidence(out, content.name, times, before, planner)
+            _save_evidence(out, content.name, times, entries, planner)
         if planner: _say(_left_in_words(planner), sys.stderr if log_json else None)
         watch.tell("run done", seconds=round(time.time() - watch.start, 1), failed=list(failures), **_spent(planner))
     if failures: raise NotebookFailed("\n".join(failures.values()))
 
 # %% ../nbs/32_reproduce.ipynb #run-each
 def _run_each(parameters, steps, planner, out, staging, store, keep_going, watch):
-    "Run one notebook after another: seconds, entries of the store before, and errors, by name."
-    times, before, failures = {}, {}, {}
+    "Run one notebook after another: seconds, entries of the store before and after, and errors, by name."
+    times, entries, failures = {}, {}, {}
     for number, (name, changes, seconds) in enumerate(steps, 1):
         place = dict(name=name, number=number, total=len(parameters))
         watch.tell("notebook started", **place)
-        before[name], began = len(list(store.glob("*/*.safetensors"))), time.time()
+        before, began = _entries(store), time.time()
         watch.begin(name)
         try: _run_notebook(name, parameters[name] | changes, out, staging, seconds)
         except NotebookFailed as error: failures[name] = str(error)
         except OutOfTime: pass
-        else: times[name] = time.time() - began
+        else: times[name], entries[name] = time.time() - began, (before, _entries(store))
         if planner and name not in times: planner.left.append(name)
         watch.end()
         outcome = "done" if name in times else "failed" if name in failures else "stopped"
         _tell_end(watch, outcome, place | dict(seconds=round(time.time() - began, 1)), failures.get(name), keep_going)
         if failures and not keep_going: break
-    return times, before, failures
+    return times, entries, failures
+
+def _entries(store): return len(list(store.glob("*/*.safetensors")))
 
 # %% ../nbs/32_reproduce.ipynb #left-in-words
 def _spent(planner): return dict(done=planner.done, left=planner.left) if planner else {}

@@ -30,8 +30,9 @@ from .training import PopulationPlan, plan_population, train_together
 __all__ = ['SEEDS', 'COLUMNS', 'VARIED', 'NAMES', 'FROM_TWO', 'Setting', 'Profile', 'load_profile', 'check_fits', 'Member',
            'regular_member', 'star_member', 'star_members', 'star_name', 'Pair', 'path_config', 'single_models',
            'Study', 'with_recipe', 'matched_state', 'regular_pairs', 'star_pairs', 'model_draws', 'resampled_means',
-           'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise', 'barrier_ratios', 'barrier_table',
-           'order_spread', 'Experiment', 'save_data', 'write_table', 'save_table', 'save_finding', 'save_measured']
+           'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise', 'with_interval', 'barrier_ratios',
+           'barrier_table', 'order_spread', 'Experiment', 'save_data', 'write_table', 'save_table', 'save_finding',
+           'save_measured']
 
 # %% ../nbs/22_study.ipynb #setting
 @dataclass(frozen=True)
@@ -425,7 +426,8 @@ def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and val
     return bootstrap_of(lambda mean: mean, frame, resamples=resamples, level=level, seed=seed)
 
 def bootstrap_of(function, *frames: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    "Interval for a function of the means of several frames; models that occur in more than one are resampled together."
+    "Interval for a function of the means of several frames; models that occur in more than one are resampled together. A single pair has none."
+    if min(map(len, frames)) < 2: return np.nan, np.nan
     draws = model_draws(pd.concat(frames), resamples, seed)
     with np.errstate(invalid="ignore", divide="ignore"): values = function(*(resampled_means(draws, frame) for frame in frames))
     return tuple(np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist())
@@ -452,6 +454,10 @@ def _cell(part):
     row = summarise(part, ["setting"]).iloc[0]
     return (f"{row['mean']:.3f} ± {row.sd:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1
             else f"{row['mean']:.3f}")
+
+def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    "A value, with its interval where it has one."
+    return f"{value:.{digits}f}" if pd.isna(low) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 def barrier_ratios(frame: pd.DataFrame, split: str = "train",
                    by: tuple[str, ...] = ("setting",),  # with n_source, stars of each number of sources by themselves
@@ -481,7 +487,7 @@ def barrier_table(frame: pd.DataFrame, split: str = "train", metric: str = "loss
     return pd.DataFrame([{"setting": s, "data": of.dataset, "architecture": of.architecture, "N": f"{ratios.n_source[s]:.0f}"}
                          | {name: _cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()}
                          | {"star-heldout / regular-regular":
-                            "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**ratios.loc[s])}
+                            with_interval(*ratios.loc[s, ["ratio", "low", "high"]])}
                          for s, of in made.iterrows()])
 
 # %% ../nbs/22_study.ipynb #order-spread

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
-from .study import Experiment, Study, model_draws, resampled_means, barrier_ratios, bootstrap_ratio, regular_pairs, single_models, star_pairs, summarise
+from .study import Experiment, Study, model_draws, resampled_means, barrier_ratios, bootstrap_ratio, regular_pairs, single_models, star_pairs, summarise, with_interval
 
 # %% auto #0
 __all__ = ['AXES', 'measure_rows', 'barrier_points', 'Line', 'fit_line', 'power_law', 'network_widths', 'compare_fit',
@@ -135,7 +135,7 @@ def claim_in_words(frame: pd.DataFrame, split: str = "train", floor: float = 0.0
     above = points[points.regular > floor]
     if not len(above): return f"In no setting is the regular – regular barrier above {floor:g}."
     fails, unclear = above[above.star >= above.regular], ratios.loc[above.setting[above.star < above.regular]].query("not high < 1")
-    doubt = "".join(f"; not clearly in {row.Index} ({row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}] times)" for row in unclear.itertuples())
+    doubt = "".join(f"; not clearly in {row.Index} ({with_interval(row.ratio, row.low, row.high)} times{', of one pair' * pd.isna(row.low)})" for row in unclear.itertuples())
     if not len(fails):
         return (f"Wherever the regular – regular barrier is above {floor:g} ({len(above)} of {len(points)} settings), the star – held-out barrier "
                 f"is below it, in {len(above) - len(unclear)} of them with the whole interval of the ratio{doubt}.")

@@ -198,7 +198,9 @@ def test_a_table_from_known_values():
     accuracies = barrier_table(made.assign(metric=made.metric.str.replace("loss", "accuracy")), metric="accuracy").iloc[0]
     assert accuracies["star-heldout"] == table["star-heldout"] and accuracies["regular accuracy"] == table["regular loss"] and "regular loss" not in accuracies
     assert table["regular-regular, unmatched"] == "3.000" and table["regular-regular"] == "1.000" and table["star-source"] == "0.125"
-    assert table["star-heldout / regular-regular"].startswith("0.50 [")
+    assert table["star-heldout / regular-regular"] == "0.50", "a single pair has no interval"
+    again = made[made.pair == "regular-regular"].assign(model_b="h2")
+    assert barrier_table(pd.concat([made, again])).iloc[0]["star-heldout / regular-regular"].startswith("0.50 [")
     assert table["star-heldout"].startswith("0.500 ± 0.354 [") and table["star loss"] == table["regular loss"] == "0.500"
     more = pd.concat([pd.DataFrame(rows), pd.DataFrame(rows).query("pair == 'star-heldout'").assign(n_source=2, model_a="star-n2-s0", value=0.1)])
     assert barrier_ratios(more, by=("setting", "n_source"))[["n_source", "ratio"]].values.tolist() == [[1, 0.5], [2, pytest.approx(0.1)]]
