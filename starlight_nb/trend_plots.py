@@ -26,7 +26,7 @@ def _points(axis, points):
 def _names(axis, points):
     "Names of neighbours on different sides: below to the right, above to the left where there is room; none in a crowd."
     where = axis.transLimits.transform(points[["regular", "star"]].to_numpy())
-    crowded = (np.linalg.norm(where[:, None] - where, axis=2) + np.eye(len(where)) < 0.1).any(1)
+    crowded = (np.linalg.norm(where[:, None] - where, axis=2) + np.eye(len(where)) < 0.05).any(1)
     for number, row in enumerate(points[~crowded].sort_values("regular").itertuples()):
         room = row.regular > axis.get_xlim()[1] / 4
         place, align = ((5, -9), "left") if number % 2 == 0 else ((-5, 6), "right") if room else ((0, 12), "center")
