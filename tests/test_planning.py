@@ -62,7 +62,7 @@ def test_the_plan_is_what_a_run_makes(smoke_report):
     "For every experiment, all models and paths; nothing is forgotten and nothing made up."
     planned = {config_key(config): config["kind"] for name in experiment_names() for own in needs_of(experiment(name))
                for config in [*(member.config for member in own.regular + own.stars), *own.paths]}
-    made = {entry.key: entry.config["kind"] for entry in stored(smoke_report / "store")}
+    made = {entry.key: entry.config["kind"] for entry in stored(smoke_report / "store") if entry.config.get("points") != 5}  # 5: another test's
     assert planned == {key: kind for key, kind in made.items() if kind in ("regular", "star", "path")}
 
 
