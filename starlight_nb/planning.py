@@ -22,6 +22,7 @@ from .store import Store
 from .study import (Experiment, Member, Pair, Setting, Study, path_config, regular_member, regular_pairs, star_members, star_pairs,
                                 with_recipe)
 from .training import plan_population, step_seconds
+from .variation_study import row_matchings, sampling_options
 from .vectors import logits_of, state_of
 from .weights import Matcher, match_weights
 
@@ -62,15 +63,14 @@ def _rows(study, e):
     other, orders = study in e.named("others"), e.parameters.get("orders", 0)
     held = _solutions(study, "heldout", study.setting.heldouts if other else e.heldouts)
     stars = star_members(study.setting, [study.setting.sources if other else e.sources], 1 if other else e.stars)
-    matchings = ["none", "forward", *(f"random-{order}" for order in range(0 if other else orders))]
-    return [_needs(study, held, stars, [pair for m in matchings for pair in regular_pairs(held, m)] + star_pairs(stars, held, len(held)), [e.points])]
+    return [_needs(study, held, stars, [pair for m in row_matchings(0 if other else orders) for pair in regular_pairs(held, m)] + star_pairs(stars, held, len(held)), [e.points])]
 
 def _partial(study, e):
     return [own for options, matching, again in SPECS.values()
             for own in _grid(study, e, options=[options], matchings=[matching, *(again.format(n) for n in range(e.orders) if again)])]
 
 def _samplings(study, e):
-    return _grid(study, e, options=[{} if t == "uniform" else dict(t_sampling=t) for t in e.t_sampling])
+    return _grid(study, e, options=list(map(sampling_options, e.t_sampling)))
 
 def _rematching(study, e):
     return _grid(study, e, options=rematch_options(e.every).values(), to_sources=e.heldouts)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import dataclasses, json, tomllib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 import numpy as np
 import pandas as pd

@@ -10,12 +10,16 @@ import pandas as pd
 from .study import Experiment, Study, model_draws, resampled_means, barrier_ratios, bootstrap_ratio, regular_pairs, single_models, star_pairs, summarise, with_interval
 
 # %% auto #0
-__all__ = ['AXES', 'measure_rows', 'barrier_points', 'Line', 'fit_line', 'power_law', 'network_widths', 'compare_fit',
-           'claim_in_words', 'matching_in_words', 'among_heldouts', 'heldout_table', 'measure_at_points',
-           'points_table', 'sampling_name', 'measure_samplings', 'sampling_table', 'compare_samplings',
-           'sampling_in_words']
+__all__ = ['AXES', 'row_matchings', 'measure_rows', 'barrier_points', 'Line', 'fit_line', 'power_law', 'network_widths',
+           'compare_fit', 'claim_in_words', 'matching_in_words', 'among_heldouts', 'heldout_table', 'measure_at_points',
+           'points_table', 'sampling_name', 'sampling_options', 'measure_samplings', 'sampling_table',
+           'compare_samplings', 'sampling_in_words']
 
 # %% ../nbs/22c_variation_study.ipynb #measure-rows
+def row_matchings(orders: int) -> list[str]:
+    "How the regular solutions of a row are matched: not at all, in the forward order, and in so many random ones."
+    return ["none", "forward", *(f"random-{order}" for order in range(orders))]
+
 def measure_rows(experiment: Experiment,  # with the parameters settings, others, sources, stars, heldouts
                  orders: int = 0,         # random matching orders of the former, besides the forward one
                 ) -> pd.DataFrame:
@@ -25,8 +29,8 @@ def measure_rows(experiment: Experiment,  # with the parameters settings, others
         setting, other = study.setting, study in few
         held = study.members("heldout", setting.heldouts if other else experiment.heldouts)
         trained = study.stars([setting.sources if other else experiment.sources], 1 if other else experiment.stars)
-        matchings = ["none", "forward", *(f"random-{order}" for order in range(0 if other else orders))]
-        frames.append(study.paths([pair for matching in matchings for pair in regular_pairs(held, matching)] + star_pairs(trained, held, len(held))))
+        frames.append(study.paths([pair for matching in row_matchings(0 if other else orders) for pair in regular_pairs(held, matching)]
+                                  + star_pairs(trained, held, len(held))))
     paths = pd.concat(frames, ignore_index=True)
     return pd.concat([paths[paths.t.isna()], single_models(paths)], ignore_index=True)
 
@@ -198,13 +202,16 @@ def sampling_name(t_sampling: str | float) -> str:
     "How a way to draw t is called."
     return {"uniform": "uniform", "beta": "Beta(2,2)", "adaptive": "adaptive"}.get(t_sampling, f"constant {t_sampling}")
 
+def sampling_options(t_sampling: str | float) -> dict:
+    "The options of stars for which t is drawn like this; uniform ones are those of other experiments."
+    return {} if t_sampling == "uniform" else dict(t_sampling=t_sampling)
+
 def measure_samplings(study: Study, sources: int, stars: int, heldouts: int, samplings: list[str | float]) -> pd.DataFrame:
     "Tidy rows of the pairs of stars trained with each way to draw t, which stands in the column `t_sampling`, and of held-outs."
     held = study.members("heldout", heldouts)
     frames = [study.paths(regular_pairs(held))]
     for sampling in samplings:
-        options = {} if sampling == "uniform" else dict(t_sampling=sampling)  # uniform stars are those of other experiments
-        trained = study.stars([sources], stars, **options)
+        trained = study.stars([sources], stars, **sampling_options(sampling))
         frames.append(study.paths(star_pairs(trained, held, 0)).assign(t_sampling=sampling_name(sampling)))
     ends = [single_models(paths) for paths in frames]
     ends[1:] = [end[end.model_a.str.startswith("star")] for end in ends[1:]]
