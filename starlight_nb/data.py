@@ -31,8 +31,14 @@ class Split:
         if self.y.is_floating_point() or self.y.ndim != 1 or self.y.min() < 0:
             raise ValueError(f"y: labels are integers from 0 in one dimension, not {self.y.dtype} "
                              f"of shape {tuple(self.y.shape)}")
+        if self.x.ndim == 4: object.__setattr__(self, "x", _in_order(self.x))
     def __len__(self): return len(self.x)
     def to(self, device) -> Split: return Split(self.x.to(device), self.y.to(device))
+
+def _in_order(x):
+    "The tensor itself or, unless it lies in memory in the order of its axes, a copy that does."
+    if x.stride() == torch.empty(x.shape, device="meta").stride(): return x
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)  # `contiguous` overlooks an axis of length 1
 
 # %% ../nbs/00_data.ipynb #batches
 def batches(split: Split,
@@ -136,7 +142,7 @@ PIXELS = {"mnist": ((0.1307,), (0.3081,)), "fashion-mnist": ((0.2860,), (0.3530,
 def _standardised(images, mean, std):
     "Bytes as floats of mean 0 and deviation 1 over the whole set; one new tensor and no other."
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
-    return images.float().div_(255).sub_(mean).div_(std)
+    return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
 
 # %% ../nbs/00_data.ipynb #load-published
 def load_images(name, root, count=None) -> Dataset:

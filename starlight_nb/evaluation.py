@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 from .data import Dataset, Split, batches, check_dataset
 from .recipes import Recipe
-from .vectors import logits_of
+from .vectors import logits_of, safe_format
 
 # %% auto #0
 __all__ = ['CACHED', 'check_same', 'interpolate', 'best_batch', 'batch_norms', 'refresh_batchnorm', 'evaluate', 'midpoint_loss',
@@ -60,7 +60,7 @@ def refresh_batchnorm(model: nn.Module,
     """The state with running statistics measured on the training data;
     the same state where there is nothing to measure."""
     if not batch_norms(model): return state
-    model = copy.deepcopy(model).eval()
+    model, recipe = copy.deepcopy(model).eval(), safe_format(model, recipe)
     model.load_state_dict(state)
     for norm in batch_norms(model): norm.reset_running_stats()
     split = getattr(data, "train", data)
@@ -85,6 +85,7 @@ def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Split,
             ) -> tuple[float, float]:
     "Mean cross-entropy in nats, and accuracy from 0 to 1, in evaluation mode."
     model, batch_size = copy.deepcopy(model).eval(), batch_size or best_batch(model, split, 2000)
+    recipe = safe_format(model, recipe)
     model.load_state_dict(state)
     with torch.no_grad(): total = sum(_score(logits_of(model, x, recipe), y) for x, y in batches(split, batch_size))
     return tuple((total / len(split)).tolist())
@@ -110,7 +111,7 @@ def refresh_together(model: nn.Module, states: list[dict[str, torch.Tensor]], da
                      recipe: Recipe = Recipe()) -> list[dict[str, torch.Tensor]]:
     "As `refresh_batchnorm` for each of the states, all evaluated as one network."
     if not batch_norms(model): return list(states)
-    network, stack = copy.deepcopy(model).eval(), _stack(states)
+    network, stack, recipe = copy.deepcopy(model).eval(), _stack(states), safe_format(model, recipe)
     for place, module in network.named_modules():
         if module in batch_norms(network):
             for name, _ in module.named_buffers(): stack[f"{place}.{name}".lstrip(".")].zero_()
@@ -120,7 +121,7 @@ def refresh_together(model: nn.Module, states: list[dict[str, torch.Tensor]], da
 def evaluate_together(model: nn.Module, states: list[dict[str, torch.Tensor]], split: Split, batch_size: int = 2000,
                       recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
     "As `evaluate` for each of the states, all evaluated as one network."
-    network, stack = copy.deepcopy(model).eval(), _stack(states)
+    network, stack, recipe = copy.deepcopy(model).eval(), _stack(states), safe_format(model, recipe)
     with torch.no_grad():
         total = sum(torch.stack([_score(logits, y) for logits in _look(network, stack, x, recipe)]) for x, y in batches(split, batch_size))
     return list(map(tuple, (total / len(split)).tolist()))

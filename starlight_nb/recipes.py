@@ -119,11 +119,12 @@ def move(x: torch.Tensor, moves: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return _crop(x, recipe.crop_padding, moves[:, 1:]) if "crop" in recipe.augmentation else x
 
 def _crop(x, padding, corners):
-    count, _, height, width = x.shape
-    rows = corners[:, :1] + torch.arange(height, device=x.device)
-    columns = corners[:, 1:] + torch.arange(width, device=x.device)
-    example = torch.arange(count, device=x.device)[:, None, None]
-    return F.pad(x, [padding] * 4).movedim(1, 3)[example, rows[:, :, None], columns[:, None, :]].movedim(3, 1)
+    "The padded images from these rows and columns on, in their old size; in memory in the order of the axes."
+    padded = F.pad(x, [padding] * 4)
+    image, channel, row = (torch.arange(size, device=x.device) for size in x.shape[:3])
+    lines = (image[:, None] * x.shape[1] + channel)[:, :, None] * padded.shape[2] + corners[:, :1, None] + row
+    starts = lines * padded.shape[3] + corners[:, 1:, None]  # where each row of each crop begins
+    return padded.reshape(-1).unfold(0, x.shape[3], 1).index_select(0, starts.flatten()).view(x.shape)
 
 def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
     "The batch of images `x` (n, c, h, w), each example moved and mirrored as the recipe says."

@@ -13,8 +13,8 @@ from .base import (check_folder, choose, data_folder, experiment_names, experime
 from .gallery import experiment_title, write_gallery
 
 # %% auto #0
-__all__ = ['TYPES', 'PACKAGES', 'REPRODUCE', 'STORE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch', 'tidy',
-           'NotebookFailed', 'OutOfTime', 'versions', 'reproduce', 'doctor', 'main']
+__all__ = ['TYPES', 'PACKAGES', 'THIN', 'REPRODUCE', 'STORE', 'full_names', 'notebook_parameters', 'check_parameters', 'Watch',
+           'tidy', 'NotebookFailed', 'OutOfTime', 'versions', 'reproduce', 'doctor', 'main']
 
 # %% ../nbs/32_reproduce.ipynb #full-names
 def full_names(starts: list[str]) -> list[str]:
@@ -487,6 +487,30 @@ def doctor() -> dict[str, str | None]:
         "data folder": _check_data_folder(),
     }
 
+# %% ../nbs/32_reproduce.ipynb #try-processor
+THIN = """
+import torch
+from torch import nn
+print(torch.backends.cpu.get_cpu_capability(), flush=True)
+model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 1, stride=2))
+x = torch.randn(200, 3, 8, 8).to(memory_format=torch.channels_last)
+for _ in range(200): model(x).square().mean().backward()
+"""
+
+def _try_processor():
+    "`ok` or `note`, and a line on what PyTorch uses of this processor and whether thin convolutions are sound."
+    import subprocess
+    with subprocess.Popen([sys.executable, "-c", THIN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trial:
+        try: out, error = trial.communicate(timeout=60)
+        except subprocess.TimeoutExpired:  # memory that was written over may also make it hang
+            trial.kill()
+            out, error = trial.communicate()
+    if trial.returncode == 1 or not out: return "note", f"thin convolutions could not be tried: {(error.splitlines() or ['no word'])[-1]}"
+    if trial.returncode == 0: return "ok  ", f"PyTorch uses {out.strip()}, and its thin convolutions are sound"
+    return "note", (f"PyTorch uses {out.strip()}, and in channels_last its gradient of a 1x1 convolution with a stride and fewer than 8 input "
+                    "channels writes outside its memory; starlight_nb leaves such networks in the usual format")
+
+
 # %% ../nbs/32_reproduce.ipynb #parameter
 def _parameter(text):
     "`name=value`, the value as JSON where it is JSON and as text otherwise."
@@ -570,6 +594,7 @@ def _doctor():
     found = doctor()
     for name, problem in found.items():
         print(f"{'ok  ' if problem is None else 'WRONG'} {name}{': ' + problem if problem else ''}")
+    print("{} processor: {}".format(*_try_processor()))
     if not found["torchvision imports"]:
         from starlight_nb.data import available
         print(f"data sets in {data_folder()}: {', '.join(available())}")

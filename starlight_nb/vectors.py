@@ -4,7 +4,7 @@
 
 # %% ../nbs/01e_vectors.ipynb #imports
 from __future__ import annotations
-import copy
+import copy, warnings
 import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKED', 'LARGE', 'logits_of', 'training_loss', 'state_of', 'FlatModule', 'StackedModules', 'first_names',
-           'why_apart', 'draws_random_numbers']
+__all__ = ['STACKED', 'LARGE', 'logits_of', 'training_loss', 'safe_format', 'state_of', 'FlatModule', 'StackedModules',
+           'first_names', 'why_apart', 'draws_random_numbers']
 
 # %% ../nbs/01e_vectors.ipynb #training-loss
 def logits_of(network,          # called as `network(x)`
@@ -33,6 +33,22 @@ def training_loss(network,           # called as `network(x)`
     "The mean cross-entropy of a batch, evaluated as the recipe says."
     return F.cross_entropy(logits_of(network, x, recipe), y, label_smoothing=recipe.label_smoothing)
 
+# %% ../nbs/01e_vectors.ipynb #safe-format
+def safe_format(module: nn.Module, recipe: Recipe) -> Recipe:
+    "The recipe, without `channels_last`, and with a warning, where that is not safe for the module."
+    if not recipe.channels_last: return recipe
+    thin = [name for name, layer in module.named_modules() if _is_thin(layer)]
+    if not thin: return recipe
+    warnings.warn(f"recipe.channels_last is ignored: on a CPU PyTorch may write outside its memory in the gradient of {thin[0]!r}, "
+                  "a 1x1 convolution with a stride and fewer than 8 input channels", stacklevel=3)
+    return recipe.replace(channels_last=False)
+
+def _is_thin(layer):
+    "Is it, on the CPU, of the kind whose gradient is not safe?"
+    return (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+            and layer.in_channels // layer.groups < 8 and layer.weight.device.type == "cpu")
+
+
 # %% ../nbs/01e_vectors.ipynb #state-of
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
     "The module's state as a plain dict of tensors of its own, no longer tied to the module."
@@ -42,7 +58,7 @@ def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
 class FlatModule:
     "A copy of `module` whose parameters are views of `vector`, and their gradients of `gradient`."
     def __init__(self, module: nn.Module, recipe: Recipe = Recipe()):
-        self.module, self.recipe = _trainable(module), recipe
+        self.module, self.recipe = _trainable(module), safe_format(module, recipe)
         parameters = list(self.module.parameters())
         self.vector = torch.cat([p.detach().flatten() for p in parameters])
         self.gradient, sizes = torch.zeros_like(self.vector), [p.numel() for p in parameters]
@@ -73,7 +89,7 @@ class StackedModules:
         modules = [_trainable(module) for module in modules]
         if len({tuple((n, p.shape) for n, p in module.named_parameters()) for module in modules}) != 1:
             raise ValueError("modules: all must be of one architecture, with the same parameters in the same shapes")
-        self.module, self.recipe = modules[0], recipe
+        self.module, self.recipe = modules[0], safe_format(modules[0], recipe)
         self.vector = torch.stack([torch.cat([p.detach().flatten() for p in module.parameters()]) for module in modules])
         self.gradient, self.shared = torch.zeros_like(self.vector), first_names(self.module)
         self.names = [name for name, _ in self.module.named_parameters()]

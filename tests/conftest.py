@@ -84,8 +84,15 @@ def smoke_report(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    "Slow tests run when they are asked for."
-    if not os.environ.get("STARLIGHT_SLOW"):
-        for item in items:
-            if item.get_closest_marker("slow"):
+    "Slow tests run when they are asked for, and may take an hour."
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
+            if not os.environ.get("STARLIGHT_SLOW"):
                 item.add_marker(pytest.mark.skip(reason="slow; STARLIGHT_SLOW=1 runs it"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem):
+    "A worker that died ends the run at once; pytest-xdist alone would let the others finish their files first."
+    pytest.exit(f"a worker died in {crashitem}", returncode=1)

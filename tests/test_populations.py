@@ -138,9 +138,9 @@ def test_a_checkpoint_of_a_stack_belongs_to_its_seeds(data, tmp_path):
 
 @pytest.mark.parametrize("changes", [dict(precision="bfloat16"), dict(channels_last=True)])
 def test_other_precisions_and_formats_train_as_well(changes, data):
-    recipe = RECIPE.replace(epochs=4)
-    plain, other = (train(initialise(MAKE["resnet"], 0), data, recipe.replace(**c), 0) for c in ({}, changes))
-    model = MAKE["resnet"]().eval()
+    recipe, wide = RECIPE.replace(epochs=4), partial(build, "resnet", width=8)  # a thinner one keeps its format on a CPU
+    plain, other = (train(initialise(wide, 0), data, recipe.replace(**c), 0) for c in ({}, changes))
+    model = wide().eval()
     def loss(state):
         model.load_state_dict(state)
         with torch.no_grad(): return nn.functional.cross_entropy(model(data.train.x), data.train.y).item()

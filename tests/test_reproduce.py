@@ -430,6 +430,17 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
     assert f"data sets in {tmp_path / 'nowhere'}: digits, digit-pairs\n" in said
 
 
+@pytest.mark.parametrize("trial, said", [
+    ("print('AVX9')", "ok   processor: PyTorch uses AVX9, and its thin convolutions are sound\n"),
+    ("import os; print('AVX9', flush=True); os.abort()", "note processor: PyTorch uses AVX9, and in channels_last its gradient"),
+    ("import no_such_module", "note processor: thin convolutions could not be tried: ModuleNotFoundError")])
+def test_the_doctor_tries_the_processor_and_does_not_fail_of_it(trial, said, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "doctor", lambda: {"torchvision imports": None})
+    monkeypatch.setattr(reproduce, "THIN", trial)
+    assert reproduce.main(["doctor"]) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_executed_notebooks_hold_no_trace_of_the_machine(smoke_report):
     for path in (smoke_report / "report").rglob("*"):
         if path.suffix in (".ipynb", ".json", ".csv", ".md", ".html") and path.name != "evidence.json":
