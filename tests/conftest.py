@@ -1,4 +1,6 @@
-"""What several test files need: small data, small solutions, and one smoke report for the whole session."""
+"""What several test files need: small data, small solutions, and one smoke report for the whole
+session."""
+
 import os
 import subprocess
 import sys
@@ -47,13 +49,51 @@ def solutions(digits, recipe, make_mlp):
     return train_population(make_mlp, digits, recipe, seeds=range(3))
 
 
+PROFILE = """
+title = "mine"
+[settings.small]
+dataset = "digits"
+architecture = "mlp"
+model = { depth = 1, width = 4 }
+recipe = { epochs = 1, batch_size = 200, lr = 0.05 }
+sources = 3
+heldouts = 2
+[experiments.fig3_paths]
+settings = ["small"]
+sources = 2
+stars = 1
+heldouts = 2
+points = 3
+"""
+
+
+@pytest.fixture
+def small_profile(tmp_path):
+    "Write a profile of one small setting, with texts replaced by others, and return its path."
+    def write(changes=()):
+        text, path = PROFILE, tmp_path / "mine.toml"
+        for old, new in dict(changes).items():
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+        return str(path)
+    return write
+
+
 def starlight(*words, folder, store=None, **environment):
     "Start the command in a process of its own, with a report and a store below `folder`."
     command = [str(Path(sys.executable).with_name("starlight")), *words]
     if words[0] == "reproduce":
         command += ["--out", str(folder / "report"), "--store", str(store or folder / "store")]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True, env=os.environ | environment)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | environment,
+    )
 
 
 def finish(process):
@@ -65,7 +105,11 @@ def finish(process):
 def report_bytes(folder, report=None):
     "Every file of a report except the evidence, which is what may vary."
     report = Path(report or folder / "report")
-    return {str(p.relative_to(report)): p.read_bytes() for p in sorted(report.rglob("*")) if p.is_file() and p.name != "evidence.json"}
+    return {
+        str(p.relative_to(report)): p.read_bytes()
+        for p in sorted(report.rglob("*"))
+        if p.is_file() and p.name != "evidence.json"
+    }
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""Published data sets: files in their official formats, small ones made here and the real ones where STARLIGHT_DATA has them."""
+"""Published data sets: files in their official formats, small ones made here and the real ones
+where STARLIGHT_DATA has them."""
+
 import gzip
 import hashlib
 import http.server
@@ -54,7 +56,8 @@ def serve(request):
 
 
 md5 = lambda path: hashlib.md5(path.read_bytes()).hexdigest()
-numbered = lambda count, size: np.arange(count, dtype=np.uint8)[:, None].repeat(size, 1)  # image n is filled with n
+# image n is filled with n
+numbered = lambda count, size: np.arange(count, dtype=np.uint8)[:, None].repeat(size, 1)
 
 
 def make_cifar(folder, kind, patch):
@@ -62,26 +65,41 @@ def make_cifar(folder, kind, patch):
     folder = folder / kind.base_folder
     folder.mkdir(parents=True)
     key, classes = ("fine_labels", 100) if kind is datasets.CIFAR100 else ("labels", 10)
-    parts = {name: 100 // len(kind.train_list) for name, _ in kind.train_list} | {name: 20 for name, _ in kind.test_list}
+    parts = {name: 100 // len(kind.train_list) for name, _ in kind.train_list} | {
+        name: 20 for name, _ in kind.test_list
+    }
     first = 0
     for name, count in parts.items():
         first = 0 if name in dict(kind.test_list) else first
         images = numbered(100, 3072)[first:first + count]
-        (folder / name).write_bytes(pickle.dumps({"data": images, key: [int(row[0]) % classes for row in images]}, protocol=2))
+        (folder / name).write_bytes(
+            pickle.dumps(
+                {"data": images, key: [int(row[0]) % classes for row in images]}, protocol=2
+            )
+        )
         first += count
-    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: [str(n) for n in range(classes)]}, protocol=2))
+    (folder / kind.meta["filename"]).write_bytes(
+        pickle.dumps({kind.meta["key"]: [str(n) for n in range(classes)]}, protocol=2)
+    )
     for list_name in ("train_list", "test_list"):
-        patch.setattr(kind, list_name, [[name, md5(folder / name)] for name, _ in getattr(kind, list_name)])
+        patch.setattr(
+            kind, list_name, [[name, md5(folder / name)] for name, _ in getattr(kind, list_name)]
+        )
     patch.setattr(kind, "meta", kind.meta | {"md5": md5(folder / kind.meta["filename"])})
     return folder
 
 
 def make_mnist(folder, kind, patch):
-    "100 training images and 20 test images as MNIST's four archives; torchvision is told their checksums."
+    """100 training images and 20 test images as MNIST's four archives; torchvision is told their
+    checksums."""
     folder = folder / kind.__name__ / "raw"
     folder.mkdir(parents=True)
     for (name, _), count in zip(kind.resources, (100, 100, 20, 20)):
-        shape, rows = ((count, 28, 28), numbered(count, 784)) if "images" in name else ((count,), numbered(count, 1) % 10)
+        shape, rows = (
+            ((count, 28, 28), numbered(count, 784))
+            if "images" in name
+            else ((count,), numbered(count, 1) % 10)
+        )
         head = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
         (folder / name).write_bytes(gzip.compress(head + rows.tobytes(), mtime=0))
     patch.setattr(kind, "resources", [(name, md5(folder / name)) for name, _ in kind.resources])
@@ -93,7 +111,9 @@ def make_images(folder):
     for part, count in (("train", 30), ("val", 6)):
         for n in range(count):
             (folder / part / "abc"[n % 3]).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((20, 30, 3), n, np.uint8)).save(folder / part / "abc"[n % 3] / f"{n:02d}.png")
+            Image.fromarray(np.full((20, 30, 3), n, np.uint8)).save(
+                folder / part / "abc"[n % 3] / f"{n:02d}.png"
+            )
 
 
 def make_news(folder, rows=400):
@@ -101,7 +121,11 @@ def make_news(folder, rows=400):
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for part, count in (("train", rows), ("test", rows // 4)):
-        lines = [f'"{n % 4 + 1}","Topic{n % 4} w{draw.integers(9)}","Text {n}, with ""quotes"": and (brackets).{" more" * (n % 3)}"' for n in range(count)]
+        lines = [
+            f'"{n % 4 + 1}","Topic{n % 4} w{draw.integers(9)}","Text {n}, with ""quotes"": and '
+            f'(brackets).{" more" * (n % 3)}"'
+            for n in range(count)
+        ]
         (folder / f"{part}.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -109,11 +133,17 @@ def numbers(x, name):
     "Which images these were, from the bytes that their pixels had."
     mean, std = (torch.tensor(values)[:, None, None] for values in PIXELS[name])
     bytes_ = (x.double() * std + mean) * 255
-    assert (bytes_ - bytes_.round()).abs().max() < 1e-3 and (bytes_.flatten(1) - bytes_[:, 0, 0, 0, None]).abs().max() < 1e-3
+    assert (bytes_ - bytes_.round()).abs().max() < 1e-3
+    assert (bytes_.flatten(1) - bytes_[:, 0, 0, 0, None]).abs().max() < 1e-3
     return bytes_[:, 0, 0, 0].round().int().tolist()
 
 
-KINDS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}
+KINDS = {
+    "cifar10": datasets.CIFAR10,
+    "cifar100": datasets.CIFAR100,
+    "mnist": datasets.MNIST,
+    "fashion-mnist": datasets.FashionMNIST,
+}
 make_kind = lambda name, *arguments: (make_cifar if "cifar" in name else make_mnist)(*arguments)
 
 
@@ -121,29 +151,43 @@ make_kind = lambda name, *arguments: (make_cifar if "cifar" in name else make_mn
 def test_the_splits_are_those_of_the_paper_and_the_same_each_time(name, tmp_path, monkeypatch):
     make_kind(name, tmp_path, KINDS[name], monkeypatch)
     data, again = load(name, tmp_path), load(name, tmp_path)
-    assert data.digest == again.digest and data.train.x.dtype == torch.float32 and data.train.y.dtype == torch.int64
-    order, classes = torch.randperm(100, generator=torch.Generator().manual_seed(42)).tolist(), 100 if name == "cifar100" else 10
+    assert data.digest == again.digest
+    assert data.train.x.dtype == torch.float32
+    assert data.train.y.dtype == torch.int64
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(42)).tolist()
+    classes = 100 if name == "cifar100" else 10
     for part, wanted in (("train", order[:90]), ("val", order[90:]), ("test", list(range(20)))):
         split = data.splits[part]
-        assert numbers(split.x, name) == wanted and split.y.tolist() == [n % classes for n in wanted]
+        assert numbers(split.x, name) == wanted
+        assert split.y.tolist() == [n % classes for n in wanted]
         assert split.x.shape[1:] == ((3, 32, 32) if "cifar" in name else (1, 28, 28))
     few = load(f"{name}-30", tmp_path)
-    assert numbers(few.train.x, name) == order[:30] and few.train.y.tolist() == data.train.y[:30].tolist()
+    assert numbers(few.train.x, name) == order[:30]
+    assert few.train.y.tolist() == data.train.y[:30].tolist()
     assert torch.equal(few.test.x, data.test.x) and few.digest != data.digest
-    with pytest.raises(ValueError, match=f"dataset: '{name}-91' asks for 91 training examples, '{name}' has 90"):
+    with pytest.raises(
+        ValueError, match=f"dataset: '{name}-91' asks for 91 training examples, '{name}' has 90"
+    ):
         load(f"{name}-91", tmp_path)
     assert available(tmp_path) == ["digits", "digit-pairs", name]
 
 
-@pytest.mark.parametrize("name", [*corpora.TORCHVISION, *corpora.FOLDERS, "imagenet64", "imagenette64", "cifar10-5000"])
+@pytest.mark.parametrize(
+    "name", [*corpora.TORCHVISION, *corpora.FOLDERS, "imagenet64", "imagenette64", "cifar10-5000"]
+)
 def test_missing_files_are_one_clear_error_and_leave_nothing(name, tmp_path):
     with pytest.raises(CorpusError) as error:
         load(name, tmp_path / "data")
     asked, expected, why, rest = str(error.value).splitlines()
-    assert asked.startswith(f"dataset: the files of {name.removesuffix('64').removesuffix('-5000')!r} are not in {tmp_path / 'data'}")
+    assert asked.startswith(
+        f"dataset: the files of {name.removesuffix('64').removesuffix('-5000')!r} are "
+        f"not in {tmp_path / 'data'}"
+    )
     assert expected.startswith("expected there: ") and "--data or STARLIGHT_DATA" in rest
     downloaded = name.removesuffix("-5000") in {*corpora.TORCHVISION, "agnews"}
-    assert why.startswith("they could not be downloaded: " if downloaded else "they have to be brought there by hand")
+    assert why.startswith(
+        "they could not be downloaded: " if downloaded else "they have to be brought there by hand"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -155,7 +199,9 @@ def test_a_file_that_is_cut_off_is_named(name, tmp_path, monkeypatch):
         whole = file.read_bytes()
         for part in (whole[:len(whole) // 2], whole[:3], b""):
             file.write_bytes(part)
-            with pytest.raises(CorpusError, match="dataset: the files of .* are damaged: ") as error:
+            with pytest.raises(
+                CorpusError, match="dataset: the files of .* are damaged: "
+            ) as error:
                 load(name, tmp_path)
             assert str(error.value).splitlines()[0].endswith(f"damaged: {file}")
         file.write_bytes(whole)
@@ -165,7 +211,9 @@ def test_a_file_that_is_cut_off_is_named(name, tmp_path, monkeypatch):
 def test_images_of_one_set_and_labels_of_another(tmp_path, monkeypatch):
     folder = make_mnist(tmp_path, datasets.MNIST, monkeypatch)
     load("mnist", tmp_path)
-    (folder / "train-labels-idx1-ubyte").write_bytes((folder / "t10k-labels-idx1-ubyte").read_bytes())
+    (folder / "train-labels-idx1-ubyte").write_bytes(
+        (folder / "t10k-labels-idx1-ubyte").read_bytes()
+    )
     with pytest.raises(CorpusError, match="100 images have 20 labels"):
         load("mnist", tmp_path)
 
@@ -181,7 +229,8 @@ def make_archive(tmp_path, monkeypatch):
     return archive
 
 
-def files_below(folder): return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_what_is_missing_is_downloaded_once(tmp_path, monkeypatch, serve):
@@ -191,7 +240,9 @@ def test_what_is_missing_is_downloaded_once(tmp_path, monkeypatch, serve):
     before = socket.getdefaulttimeout()
     data = load("cifar100")
     assert data.num_classes == 100 and socket.getdefaulttimeout() == before
-    assert files_below(tmp_path / "data") == [f"cifar-100-python/{name}" for name in ("meta", "test", "train")]
+    assert files_below(tmp_path / "data") == [
+        f"cifar-100-python/{name}" for name in ("meta", "test", "train")
+    ]
     archive.unlink()
     assert load("cifar100").digest == data.digest
 
@@ -201,14 +252,19 @@ def test_archives_that_are_there_need_no_network(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     archive.rename(tmp_path / "data" / archive.name)
     load("cifar100", tmp_path / "data")
-    assert files_below(tmp_path / "data") == ["cifar-100-python.tar.gz", *(f"cifar-100-python/{name}" for name in ("meta", "test", "train"))]
+    assert files_below(tmp_path / "data") == [
+        "cifar-100-python.tar.gz",
+        *(f"cifar-100-python/{name}" for name in ("meta", "test", "train")),
+    ]
 
 
 def test_a_download_that_is_not_what_was_published_leaves_nothing(tmp_path, monkeypatch, serve):
     archive = make_archive(tmp_path, monkeypatch)
     monkeypatch.setattr(datasets.CIFAR100, "url", serve(archive.parent) + archive.name)
     archive.write_bytes(archive.read_bytes()[:-50])
-    with pytest.raises(CorpusError, match="they could not be downloaded: RuntimeError: File not found or corrupted"):
+    with pytest.raises(
+        CorpusError, match="they could not be downloaded: RuntimeError: File not found or corrupted"
+    ):
         load("cifar100", tmp_path / "data")
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob(".*"))
 
@@ -216,7 +272,9 @@ def test_a_download_that_is_not_what_was_published_leaves_nothing(tmp_path, monk
 def test_a_silent_server_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "PATIENCE", SILENCE)
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
-        monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{server.getsockname()[1]}/cifar")
+        monkeypatch.setattr(
+            datasets.CIFAR10, "url", f"http://127.0.0.1:{server.getsockname()[1]}/cifar"
+        )
         began = time.monotonic()
         with pytest.raises(CorpusError, match="they could not be downloaded: .*timed out"):
             load("cifar10", tmp_path / "data")
@@ -235,17 +293,22 @@ def test_a_download_that_is_stopped_between_files_goes_on(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         load("mnist", tmp_path)
     monkeypatch.setattr(os, "replace", replace)
-    assert len([path for path in folder.iterdir() if path.suffix != ".gz"]) == 2 and not list(tmp_path.glob(".*"))
+    assert len([path for path in folder.iterdir() if path.suffix != ".gz"]) == 2
+    assert not list(tmp_path.glob(".*"))
     assert "mnist" not in available(tmp_path) and len(load("mnist", tmp_path).train) == 90
 
 
 def test_news_are_downloaded_whole_or_not_at_all(tmp_path, monkeypatch, serve):
     make_news(tmp_path / "served")
     monkeypatch.setattr(corpora, "NEWS", serve(tmp_path / "served"))
-    with pytest.raises(CorpusError, match="they could not be downloaded: RuntimeError: File not found or corrupted"):
+    with pytest.raises(
+        CorpusError, match="they could not be downloaded: RuntimeError: File not found or corrupted"
+    ):
         load("agnews", tmp_path / "data")  # these are not the published files
     assert not (tmp_path / "data").exists()
-    monkeypatch.setattr(corpora, "NEWS_MD5", {name: md5(tmp_path / "served" / name) for name in corpora.NEWS_MD5})
+    monkeypatch.setattr(
+        corpora, "NEWS_MD5", {name: md5(tmp_path / "served" / name) for name in corpora.NEWS_MD5}
+    )
     load("agnews", tmp_path / "data")
     assert files_below(tmp_path / "data") == ["ag_news_csv/test.csv", "ag_news_csv/train.csv"]
 
@@ -255,13 +318,19 @@ def test_news_are_rows_of_token_numbers(tmp_path):
     data = load("agnews", tmp_path)
     assert (len(data.train), len(data.val), len(data.test), data.num_classes) == (380, 20, 100, 4)
     order = shuffled_rows(400)
-    assert torch.equal(torch.cat([data.train.y, data.val.y]), order % 4) and data.digest == load("agnews", tmp_path).digest
+    assert torch.equal(torch.cat([data.train.y, data.val.y]), order % 4)
+    assert data.digest == load("agnews", tmp_path).digest
     x = torch.cat([data.train.x, data.val.x])
-    assert 1 <= x[x > 0].min() and x.max() == len(x.unique()) - 1  # every number stands for a token of the training file
+    # every number stands for a token of the training file
+    assert (1 <= x[x > 0].min() and x.max() == len(x.unique()) - 1)
     assert data.test.x.max() <= x.max() and len({tuple(row) for row in x.tolist()}) == 400
     assert torch.equal(load("agnews-40", tmp_path).train.x, data.train.x[:40])
     (tmp_path / "ag_news_csv").rename(tmp_path / "ag_news_small")
-    assert load("agnews-small", tmp_path).digest == data.digest == load("agnews", tmp_path / "ag_news_small").digest
+    assert (
+        load("agnews-small", tmp_path).digest
+        == data.digest
+        == load("agnews", tmp_path / "ag_news_small").digest
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -273,7 +342,10 @@ def test_a_bag_of_words_learns_from_them(dtype, tmp_path):
     assert spec.groups == {"embedding": 8}
     state = train(model, data, Recipe(epochs=1, batch_size=10, optimizer="adam", lr=0.05), 0)
     assert state["embedding.weight"].dtype == dtype
-    outputs = [torch.func.functional_call(model, weights, (data.test.x,)) for weights in (state, permute(spec, spec.random(torch.Generator().manual_seed(0)), state))]
+    outputs = [
+        torch.func.functional_call(model, weights, (data.test.x,))
+        for weights in (state, permute(spec, spec.random(torch.Generator().manual_seed(0)), state))
+    ]
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-12 if dtype is torch.float64 else 1e-5)
     assert (outputs[0].argmax(1) == data.test.y).float().mean() > 0.9
 
@@ -283,14 +355,19 @@ def test_folders_of_images(tmp_path):
     data = load("imagenet64", tmp_path)
     assert data.train.x.shape == (30, 3, 64, 64) and data.val is None and data.num_classes == 3
     mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
-    shades = [((part.x * std + mean) * 255).mean((1, 2, 3)).round().int().tolist() for part in (data.train, data.test)]
-    by_class = [n for label in range(3) for n in range(label, 30, 3)]  # an ImageFolder goes class by class
+    shades = [
+        ((part.x * std + mean) * 255).mean((1, 2, 3)).round().int().tolist()
+        for part in (data.train, data.test)
+    ]
+    # an ImageFolder goes class by class
+    by_class = [n for label in range(3) for n in range(label, 30, 3)]
     assert shades == [[by_class[row] for row in shuffled_rows(30)], [0, 3, 1, 4, 2, 5]]
     assert data.train.y.tolist() == [n % 3 for n in shades[0]]
     few, whole = load("imagenet-5", tmp_path / "imagenet"), load("imagenet", tmp_path)
     assert few.train.x.shape == (5, 3, 224, 224) and torch.equal(few.train.x, whole.train.x[:5])
     (tmp_path / "imagenet").rename(tmp_path / "imagenette2-160")
-    assert load("imagenette64", tmp_path).digest == data.digest and available(tmp_path)[2:] == ["imagenette", "imagenette64"]
+    assert load("imagenette64", tmp_path).digest == data.digest
+    assert available(tmp_path)[2:] == ["imagenette", "imagenette64"]
 
 
 def test_damaged_folders_of_images(tmp_path):
@@ -301,7 +378,10 @@ def test_damaged_folders_of_images(tmp_path):
         load("imagenet64", tmp_path)
     for image in (tmp_path / "val" / "a").iterdir():
         image.unlink()
-    with pytest.raises(CorpusError, match="damaged: .*\nreading them: FileNotFoundError: Found no valid file for the classes a"):
+    with pytest.raises(
+        CorpusError,
+        match="damaged: .*\nreading them: FileNotFoundError: Found no valid file for the classes a",
+    ):
         load("imagenet64", tmp_path)
     (tmp_path / "val" / "a").rmdir()
     with pytest.raises(CorpusError, match="train/ and val/ have different classes"):
@@ -311,7 +391,10 @@ def test_damaged_folders_of_images(tmp_path):
 def test_more_than_the_memory_holds(tmp_path, monkeypatch):
     make_images(tmp_path)
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**6}))
-    with pytest.raises(CorpusError, match="36 images of 'imagenet' at 224x224 need 0.0 GB of memory\n0.0 GB are free"):
+    with pytest.raises(
+        CorpusError,
+        match="36 images of 'imagenet' at 224x224 need 0.0 GB of memory\n0.0 GB are free",
+    ):
         load("imagenet", tmp_path)
     with pytest.raises(CorpusError, match="8 images of 'imagenet' at 224x224"):
         load("imagenet-2", tmp_path)
@@ -320,7 +403,10 @@ def test_more_than_the_memory_holds(tmp_path, monkeypatch):
 def test_pairs_are_made_of_images_of_their_own_part(digits):
     pairs = load_digit_pairs()
     for part in ("train", "test"):
-        known = {(tuple(x.flatten().tolist()), y.item()) for x, y in zip(digits.splits[part].x, digits.splits[part].y)}
+        known = {
+            (tuple(x.flatten().tolist()), y.item())
+            for x, y in zip(digits.splits[part].x, digits.splits[part].y)
+        }
         split = pairs.splits[part]
         halves = [(tuple(half.flatten().tolist()), label.item()) for x, y in zip(split.x, split.y)
                   for half, label in ((x[:, :, :8], y // 10), (x[:, :, 8:], y % 10))]
@@ -332,69 +418,94 @@ def test_loaders_of_ones_own_have_parts_too(small, monkeypatch):
     asked = []
     monkeypatch.setitem(LOADERS, "small", lambda root: small)
     monkeypatch.setitem(LOADERS, "small-2", lambda root, count=None: asked.append(count) or small)
-    assert torch.equal(load("small-10").train.x, small.train.x[:10]) and load("small-2") is not None and asked == [None]
+    assert torch.equal(load("small-10").train.x, small.train.x[:10])
+    assert load("small-2") is not None
+    assert asked == [None]
     assert len(load("small-2-7").train) == 7 and asked == [None, 7]
 
 
-@pytest.mark.parametrize("name, message", [("cifra10-500", "'cifra10' is not known; did you mean 'cifar10'"), ("digits-0", "'digits-0' is not known; did you mean 'digits'"),
-                                           (7, "7 is not known"), (["digits"], r"\['digits'\] is not known")])
-def test_names_that_are_not_known(name, message, tmp_path):
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("cifra10-500", "'cifra10' is not known; did you mean 'cifar10'"),
+        ("digits-0", "'digits-0' is not known; did you mean 'digits'"),
+        (7, "7 is not known"),
+        (["digits"], r"\['digits'\] is not known"),
+    ],
+)
+def test_names_that_are_not_known(name, message, small_profile):
     with pytest.raises(ValueError, match="dataset: " + message):
         load(name)
-    path = tmp_path / "mine.toml"
-    path.write_text(f'[settings.small]\ndataset = {name!r}\narchitecture = "mlp"\nrecipe = {{ epochs = 1 }}\nsources = 2\nheldouts = 1\n')
     with pytest.raises(ValueError, match="settings.small.dataset: " + message):
-        load_profile(str(path))
+        load_profile(small_profile({'"digits"': repr(name)}))
 
 
-PROFILE = """[settings.small]
-dataset = "{dataset}"
-architecture = "mlp"
-model = {{ depth = 1, width = 4 }}
-recipe = {{ epochs = 1, batch_size = 10 }}
-sources = 2
-heldouts = 2
-[experiments.fig3_paths]
-settings = ["small"]
-sources = 2
-stars = 1
-heldouts = 2
-points = 3
-"""
-
-
-def test_a_profile_trains_on_a_part(tmp_path):
+def test_a_profile_trains_on_a_part(small_profile, tmp_path):
     study_module._data.cache_clear()
-    path = tmp_path / "mine.toml"
-    path.write_text(PROFILE.format(dataset="digits-60"))
-    study = Study(load_profile(str(path)).settings["small"], Store(tmp_path / "store"))
+    profile = load_profile(small_profile({'"digits"': '"digits-60"'}))
+    study = Study(profile.settings["small"], Store(tmp_path / "store"))
     member, = study.members("source", 1)
-    assert member.config["dataset"] == "digits-60" and len(study.data.train) == 60 and study.state(member)
+    assert member.config["dataset"] == "digits-60"
+    assert len(study.data.train) == 60
+    assert study.state(member)
 
 
-def test_a_run_without_its_data_ends_before_it_begins(tmp_path, capsys):
-    path, out, store = tmp_path / "mine.toml", tmp_path / "report", tmp_path / "store"
-    path.write_text(PROFILE.format(dataset="cifar10-500"))
-    words = ["reproduce", "--profile", str(path), "--out", str(out), "--store", str(store), "--data", str(tmp_path)]
+def test_a_run_without_its_data_ends_before_it_begins(small_profile, tmp_path, capsys):
+    path = small_profile({'"digits"': '"cifar10-500"'})
+    out = tmp_path / "report"
+    store = tmp_path / "store"
+    words = [
+        "reproduce", "--profile", path, "--out", str(out), "--store", str(store), "--data",
+        str(tmp_path),
+    ]
     assert reproduce.main(words) == 2
     said = capsys.readouterr().err
-    assert "starlight: dataset: the files of 'cifar10' are not in" in said and "cifar-10-batches-py/data_batch_1" in said
-    assert sorted(tmp_path.iterdir()) == [path]
+    assert "starlight: dataset: the files of 'cifar10' are not in" in said
+    assert "cifar-10-batches-py/data_batch_1" in said
+    assert [str(left) for left in tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("model, message", [("{ width = 4, vocabulary = 20 }", "embedding_bag: Expected idx"), ("{ width = 4, vocabulary = 1000 }", None)])
-def test_a_vocabulary_that_is_too_small_is_told_before_anything_runs(model, message, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ("{ width = 4, vocabulary = 20 }", "embedding_bag: Expected idx"),
+        ("{ width = 4, vocabulary = 1000 }", None),
+    ],
+)
+def test_a_vocabulary_that_is_too_small_is_told_before_anything_runs(
+    model, message, small_profile, tmp_path, monkeypatch, capsys
+):
     make_news(tmp_path / "ag_news_csv")
-    path, out = tmp_path / "mine.toml", tmp_path / "report"
-    path.write_text(PROFILE.format(dataset="agnews-60").replace("{ depth = 1, width = 4 }", model).replace("mlp", "text_bag"))
-    monkeypatch.setattr(reproduce, "_run_all", lambda *arguments: None)
-    assert reproduce.main(["reproduce", "--profile", str(path), "--out", str(out), "--store", str(tmp_path / "store"), "--data", str(tmp_path)]) == (2 if message else 0)
+    changes = {'"digits"': '"agnews-60"', '"mlp"': '"text_bag"', "{ depth = 1, width = 4 }": model}
+    path, out = small_profile(changes), tmp_path / "report"
+    ran = []
+    monkeypatch.setattr(reproduce, "_run_all", lambda *arguments: ran.append(arguments))
+    words = [
+        "reproduce", "--profile", path, "--out", str(out), "--store", str(tmp_path / "store"),
+        "--data", str(tmp_path),
+    ]
+    assert reproduce.main(words) == (2 if message else 0)
+    assert len(ran) == (0 if message else 1)
     said = capsys.readouterr().err
-    assert not message or f"settings.small.model: text_bag {{'width': 4, 'vocabulary': 20}} does not take the train examples of 'agnews-60': {message}" in said
+    if not message:
+        assert "settings.small.model" not in said
+    else:
+        assert (
+            f"settings.small.model: text_bag {{'width': 4, 'vocabulary': 20}} does not take the "
+            f"train examples of 'agnews-60': {message}"
+            in said
+        )
 
 
-SIZES = {"mnist": (54_000, 6_000, 10_000), "fashion-mnist": (54_000, 6_000, 10_000), "cifar10": (45_000, 5_000, 10_000), "cifar100": (45_000, 5_000, 10_000),
-         "agnews": (114_000, 6_000, 7_600), "agnews-small": (9_500, 500, 7_600), "imagenette64": (1_200, 300)}
+SIZES = {
+    "mnist": (54_000, 6_000, 10_000),
+    "fashion-mnist": (54_000, 6_000, 10_000),
+    "cifar10": (45_000, 5_000, 10_000),
+    "cifar100": (45_000, 5_000, 10_000),
+    "agnews": (114_000, 6_000, 7_600),
+    "agnews-small": (9_500, 500, 7_600),
+    "imagenette64": (1_200, 300),
+}
 
 
 @pytest.fixture
@@ -414,10 +525,14 @@ def test_the_real_files(name, real):
     assert tuple(map(len, data.splits.values())) == SIZES[name]
     assert data.num_classes == {"cifar100": 100, "agnews": 4, "agnews-small": 4}.get(name, 10)
     if name.startswith("agnews"):
-        assert data.train.x.max() < 95_811 and data.test.x.max() < 95_811 and (data.train.x > 0).any(1).all()
-        assert name == "agnews-small" or max(data.train.x.max(), data.val.x.max()) == 95_810  # the published vocabulary, with 0
+        assert data.train.x.max() < 95_811
+        assert data.test.x.max() < 95_811
+        assert (data.train.x > 0).any(1).all()
+        # the published vocabulary, with 0
+        assert (name == "agnews-small" or max(data.train.x.max(), data.val.x.max()) == 95_810)
     else:
-        low, high = (0.25, 1.35) if name != "mnist" else (0.01, 1.01)  # CIFAR and Imagenette have ImageNet's mean and deviation
+        # CIFAR and Imagenette have ImageNet's mean and deviation
+        low, high = ((0.25, 1.35) if name != "mnist" else (0.01, 1.01))
         assert abs(data.train.x.mean()) < low and 0.95 < data.train.x.std() < high
 
 

@@ -6,10 +6,15 @@ import torch
 from torch import nn
 
 from starlight_nb import fusion_study, study
+from starlight_nb.barriers import unit_statistics
 from starlight_nb.data import load
 from starlight_nb.evaluation import evaluate, refresh_batchnorm
-from starlight_nb.fusion import aligned, average, average_aligned, ensemble, inference_cost, train_fused_star
-from starlight_nb.fusion_study import cost_table, fusion_summary, fusion_table, measure_predictors, predictors
+from starlight_nb.fusion import (
+    aligned, average, average_aligned, ensemble, inference_cost, train_fused_star,
+)
+from starlight_nb.fusion_study import (
+    cost_table, fusion_summary, fusion_table, measure_predictors, predictors,
+)
 from starlight_nb.models import build, stream
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.recipes import Recipe
@@ -32,18 +37,32 @@ def networks(request, data):
 @pytest.mark.parametrize("around", ["first", "together"])
 def test_an_average_does_not_depend_on_the_order_of_the_units(networks, around, data):
     model, spec, states = networks
-    moved = [states[0]] + [permute(spec, spec.random(stream(n, "test")), state) for n, state in enumerate(states[1:])]
-    one, other = (average_aligned(spec, them, around="first" if around == "first" else "together") for them in (states, moved))
-    for name, tensor in one.items(): torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-4)
+    moved = [states[0]] + [
+        permute(spec, spec.random(stream(n, "test")), state) for n, state in enumerate(states[1:])
+    ]
+    one, other = (average_aligned(spec, them, around=around) for them in (states, moved))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-4)
 
 
 def test_restored_statistics_are_those_of_the_training_data(networks, data):
     model, spec, states = networks
-    plain, restored = average_aligned(spec, states), average_aligned(spec, states, model=model, data=data)
+    plain = average_aligned(spec, states)
+    restored = average_aligned(spec, states, model=model, data=data)
     expected = refresh_batchnorm(model, plain, data)
     assert all(torch.equal(restored[name], expected[name]) for name in expected)
     repaired = average_aligned(spec, states, model=model, data=data, repair=True)
-    assert evaluate(model, repaired, data.train)[0] <= 1.5 * evaluate(model, restored, data.train)[0]
+    assert (
+        evaluate(model, repaired, data.train)[0] <= 1.5 * evaluate(model, restored, data.train)[0]
+    )
+    members = [unit_statistics(model, state, data) for state in aligned(spec, states)]
+    wanted = {name: sum(own[name] for own in members) / 3 for name in members[0]}
+    found, unrepaired = (unit_statistics(model, state, data) for state in (repaired, restored))
+    for name, statistics in wanted.items():
+        torch.testing.assert_close(found[name], statistics, atol=1e-3, rtol=1e-3)
+        assert not torch.allclose(unrepaired[name], statistics, atol=1e-3, rtol=1e-3)
+    normalised = any("running" in name for name in states[0])
+    assert bool(wanted) != normalised, "layers before a normalisation have no biases to repair"
 
 
 def test_an_ensemble_is_the_mean_of_its_members_whatever_the_batch(networks, data):
@@ -53,7 +72,12 @@ def test_an_ensemble_is_the_mean_of_its_members_whatever_the_batch(networks, dat
         model.load_state_dict(state)
         with torch.no_grad(): by_hand.append(model.eval()(data.test.x).double().softmax(1))
     for batch_size in (1, 7, 1000):
-        torch.testing.assert_close(ensemble(model, states, data.test.x[:50], batch_size), sum(by_hand)[:50] / 3, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            ensemble(model, states, data.test.x[:50], batch_size),
+            sum(by_hand)[:50] / 3,
+            atol=1e-6,
+            rtol=0,
+        )
 
 
 def test_a_fused_star_is_a_star_with_its_own_loss(networks, data):
@@ -63,23 +87,42 @@ def test_a_fused_star_is_a_star_with_its_own_loss(networks, data):
     one = train_fused_star(model, states, data, recipe, spec=spec, seed=3)
     other = train_star(model, states, data, recipe, spec=spec, seed=3, own_loss=1.0)
     assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
-    with pytest.raises(ValueError, match="own_loss: a number of at least 0 is needed, not -1"): train_fused_star(model, states, data, recipe, own_loss=-1)
+    with pytest.raises(ValueError, match="own_loss: a number of at least 0 is needed, not -1"):
+        train_fused_star(model, states, data, recipe, own_loss=-1)
 
 
 def test_multiplications_are_counted_as_by_hand():
-    conv = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5))
+    conv = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5)
+    )
     cost = inference_cost(conv, torch.zeros(7, 3, 4, 4), members=3, repeats=1)
-    assert cost["multiply_adds"] == 3 * (16 * 8 * 27 + 128 * 5) and cost["parameters"] == 3 * (8 * 27 + 8 + 128 * 5 + 5)
+    assert cost["multiply_adds"] == 3 * (16 * 8 * 27 + 128 * 5)
+    assert cost["parameters"] == 3 * (8 * 27 + 8 + 128 * 5 + 5)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda s, m, d: aligned(s, []), "states: at least one"),
-    (lambda s, m, d: aligned(s, [state_of(m)], "mean"), "around: 'mean' is not known"),
-    (lambda s, m, d: average_aligned(s, [state_of(m)], model=m), "model, data: the statistics of an average need both"),
-    (lambda s, m, d: average([state_of(m), {}]), "only one of the two states"),
-    (lambda s, m, d: inference_cost(m, d.test.x[:2], members=0), "members: a whole number of at least 1"),
-    (lambda s, m, d: ensemble(m, [], d.test), "states: at least one"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda spec, model, data: aligned(spec, []), "states: at least one"),
+        (
+            lambda spec, model, data: aligned(spec, [state_of(model)], "mean"),
+            "around: 'mean' is not known",
+        ),
+        (
+            lambda spec, model, data: average_aligned(spec, [state_of(model)], model=model),
+            "model, data: the statistics of an average need both",
+        ),
+        (
+            lambda spec, model, data: average([state_of(model), {}]),
+            "only one of the two states",
+        ),
+        (
+            lambda spec, model, data: inference_cost(model, data.test.x[:2], members=0),
+            "members: a whole number of at least 1",
+        ),
+        (lambda spec, model, data: ensemble(model, [], data.test), "states: at least one"),
+    ],
+)
 def test_bad_input(networks, data, call, message):
     model, spec, _ = networks
     with pytest.raises(ValueError, match=message): call(spec, model, data)
@@ -92,33 +135,59 @@ def small(tmp_path_factory):
 
 def test_splits_have_no_source_in_common(small):
     found = predictors(small, [1, 2], stars=1, splits=3, longs=1)
-    sets = {(p.n_source, p.first): {m.name for m in p.members} for p in found if p.method == "ensemble"}
-    assert list(sets) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 2)]  # four sources make two sets of two
-    assert not sets[2, 0] & sets[2, 2] and all(len(own) == n for (n, _), own in sets.items())
-    assert {p.name for p in found if p.method == "fused star"} >= {"fused-n2-s0", "fused-n2-s0-from2"}
-    assert all(set(m.name for m in p.members[0].sources) == sets[p.n_source, p.first] for p in found if p.method == "fused star")
+    sources_of = {
+        (predictor.n_source, predictor.first): {member.name for member in predictor.members}
+        for predictor in found
+        if predictor.method == "ensemble"
+    }
+    # four sources make two sets of two
+    assert list(sources_of) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 2)]
+    assert not sources_of[2, 0] & sources_of[2, 2]
+    assert all(len(sources) == count for (count, _), sources in sources_of.items())
+    stars = [predictor for predictor in found if predictor.method == "fused star"]
+    assert {star.name for star in stars} >= {"fused-n2-s0", "fused-n2-s0-from2"}
+    for star in stars:
+        own = {source.name for source in star.members[0].sources}
+        assert own == sources_of[star.n_source, star.first]
 
 
 def test_of_one_source_everything_but_the_star_is_that_source(small):
     frame = measure_predictors(small, predictors(small, [1], stars=1, splits=1, longs=1))
     test = frame[(frame.split == "test") & (frame.metric == "accuracy")].set_index("method").value
-    for method in ("ensemble", "average", "matched average, refreshed"): assert test[method] == test["regular"]
+    for method in ("ensemble", "average", "matched average, refreshed"):
+        assert test[method] == test["regular"]
 
 
 def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
     found = predictors(small, [2], stars=1, splits=1, longs=1)
     first = measure_predictors(small, found)
-    for module, name in ((study, "train_together"), (study, "train_star"), (fusion_study, "predictions")): monkeypatch.setattr(module, name, None)
-    assert measure_predictors(small, predictors(small, [2], stars=1, splits=1, longs=1)).equals(first)
+    for module, name in (
+        (study, "train_together"),
+        (study, "train_star"),
+        (fusion_study, "predictions"),
+    ):
+        monkeypatch.setattr(module, name, None)
+    assert measure_predictors(small, predictors(small, [2], stars=1, splits=1, longs=1)).equals(
+        first
+    )
 
 
 def test_the_table_says_what_the_rows_say(small):
     frame = measure_predictors(small, predictors(small, [2], stars=2, splits=2, longs=2))
-    summary, rows = fusion_summary(frame).set_index("method"), frame[(frame.split == "test") & (frame.metric == "accuracy")]
+    summary = fusion_summary(frame).set_index("method")
+    rows = frame[(frame.split == "test") & (frame.metric == "accuracy")]
     stars = rows[rows.method == "fused star"]
-    assert summary.loc["fused star", "mean"] == pytest.approx(stars.value.mean()) and summary.loc["fused star", "n"] == len(stars) == 4
-    assert summary.loc["best fused star", "mean"] == pytest.approx(stars.groupby("first").value.max().mean())
-    assert f"{100 * stars.value.mean():.1f} [" in fusion_table(summary.reset_index())["fused star"].item()
+    assert summary.loc["fused star", "mean"] == pytest.approx(stars.value.mean())
+    assert summary.loc["fused star", "n"] == len(stars) == 4
+    assert summary.loc["best fused star", "mean"] == pytest.approx(
+        stars.groupby("first").value.max().mean()
+    )
+    assert (
+        f"{100 * stars.value.mean():.1f} ["
+        in fusion_table(summary.reset_index())["fused star"].item()
+    )
     costs = cost_table(small, [2]).set_index("method")
     recipe, star = small.setting.recipe, small.setting.star_recipe
-    assert costs.loc["fused star", "gradients to train"] == 14 * (2 * recipe.epochs + 2 * star.epochs)
+    assert costs.loc["fused star", "gradients to train"] == 14 * (
+        2 * recipe.epochs + 2 * star.epochs
+    )

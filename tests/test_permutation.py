@@ -1,4 +1,6 @@
-"""Permutation symmetries: what a spec says must hold for any network, and what it cannot say must be pinned."""
+"""Permutation symmetries: what a spec says must hold for any network, and what it cannot say must
+be pinned."""
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -6,7 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from starlight_nb.models import build
-from starlight_nb.permutation import PermutationSpec, check_spec, compose, infer_spec, invert, permute, rule, RULES
+from starlight_nb.permutation import (
+    PermutationSpec, check_spec, compose, infer_spec, invert, permute, rule, RULES,
+)
 from starlight_nb.training import state_of
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU]
@@ -25,13 +29,22 @@ class Residual(nn.Module):
 
 @st.composite
 def networks(draw):
-    "A random chain of convolutions, normalisations, pools and residual blocks with a random classifier."
+    """A random chain of convolutions, normalisations, pools and residual blocks with a random
+    classifier."""
     channels, layers, size = 2, [], 8
     for _ in range(draw(st.integers(1, 4))):
         kind = draw(st.sampled_from(["conv", "residual", "pool", "depthwise", "deep residual"]))
         if kind == "conv":
             out = draw(st.integers(2, 5))
-            layers += [nn.Conv2d(channels, out, draw(st.sampled_from([1, 3])), padding="same", bias=draw(st.booleans()))]
+            layers += [
+                nn.Conv2d(
+                    channels,
+                    out,
+                    draw(st.sampled_from([1, 3])),
+                    padding="same",
+                    bias=draw(st.booleans()),
+                )
+            ]
             channels = out
         elif kind == "depthwise":
             layers += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels)]
@@ -39,9 +52,18 @@ def networks(draw):
             layers += [draw(st.sampled_from([nn.MaxPool2d, nn.AvgPool2d]))(2)]
             size //= 2
         else:
-            inner = [nn.Conv2d(channels, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, channels, 1)]
+            inner = [
+                nn.Conv2d(channels, 3, 3, padding=1),
+                nn.BatchNorm2d(3),
+                nn.ReLU(),
+                nn.Conv2d(3, channels, 1),
+            ]
             block = Residual(nn.Sequential(*inner), draw(st.booleans()))
-            layers += [Residual(nn.Sequential(block, nn.ReLU()), False) if kind == "deep residual" else block]
+            layers += [
+                Residual(nn.Sequential(block, nn.ReLU()), False)
+                if kind == "deep residual"
+                else block
+            ]
         if draw(st.booleans()):
             layers += [nn.BatchNorm2d(channels)]
         layers += [draw(st.sampled_from(ACTIVATIONS))()]
@@ -49,7 +71,13 @@ def networks(draw):
         layers += [nn.AdaptiveAvgPool2d(draw(st.integers(1, 2)))]
         size = layers[-1].output_size
     width = draw(st.integers(2, 6))
-    classifier = [nn.Flatten(), nn.Linear(channels * size * size, width), draw(st.sampled_from(ACTIVATIONS))(), nn.Dropout(), nn.Linear(width, 3)]
+    classifier = [
+        nn.Flatten(),
+        nn.Linear(channels * size * size, width),
+        draw(st.sampled_from(ACTIVATIONS))(),
+        nn.Dropout(),
+        nn.Linear(width, 3),
+    ]
     return nn.Sequential(*layers, *classifier)
 
 
@@ -71,7 +99,9 @@ def test_a_random_permutation_leaves_any_network_as_it_is(model, seed):
 def test_groups_of_known_networks():
     x = torch.randn(2, 1, 8, 8)
     assert list(infer_spec(build("mlp", depth=4, width=7), x).groups.values()) == [7] * 4
-    assert list(infer_spec(build("resnet", width=4, blocks=(2, 2)), x).groups.values()) == [4, 4, 4, 8, 8, 8]
+    assert list(infer_spec(build("resnet", width=4, blocks=(2, 2)), x).groups.values()) == [
+        4, 4, 4, 8, 8, 8,
+    ]
 
 
 def test_every_hidden_channel_of_resnet18_moves():
@@ -106,18 +136,31 @@ def test_everything_that_meets_elementwise_shares_a_group():
 
         def forward(self, x):
             a, b, c, d, e = (layer(x) for layer in self.layers)
-            gated = torch.where(a > b, torch.sigmoid(c) * d.abs().clamp(min=0.1, max=2), nn.functional.gelu(e, approximate="tanh"))
-            return self.top(torch.sub(gated, self.scale, alpha=2).mean(dim=-1, keepdim=True) + gated)
+            gated = torch.where(
+                a > b,
+                torch.sigmoid(c) * d.abs().clamp(min=0.1, max=2),
+                nn.functional.gelu(e, approximate="tanh"),
+            )
+            return self.top(
+                torch.sub(gated, self.scale, alpha=2).mean(dim=-1, keepdim=True) + gated
+            )
 
     spec = infer_spec(Gates(), torch.randn(3, 4))
-    assert list(spec.groups.values()) == [6] and spec.axes["scale"] and all(spec.axes[f"layers.{i}.weight"] for i in range(5))
+    assert list(spec.groups.values()) == [6]
+    assert spec.axes["scale"]
+    assert all(spec.axes[f"layers.{i}.weight"] for i in range(5))
 
 
 def test_tied_weights_share_and_the_example_s_values_do_not_matter():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.a, self.b, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.first, self.a, self.b, self.last = (
+                nn.Linear(4, 6),
+                nn.Linear(6, 6),
+                nn.Linear(6, 6),
+                nn.Linear(6, 2),
+            )
             self.b.weight = self.a.weight
 
         def forward(self, x):
@@ -126,7 +169,12 @@ def test_tied_weights_share_and_the_example_s_values_do_not_matter():
     spec = infer_spec(Tied(), torch.zeros(2, 4))
     assert list(spec.groups.values()) == [6] and spec.axes["a.weight"] == spec.axes["b.weight"]
     check_spec(Tied(), spec, torch.zeros(2, 4))
-    pooled = nn.Sequential(nn.Conv2d(1, 5, 3, bias=False), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(20, 3, bias=False))
+    pooled = nn.Sequential(
+        nn.Conv2d(1, 5, 3, bias=False),
+        nn.AdaptiveMaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(20, 3, bias=False),
+    )
     assert list(infer_spec(pooled, torch.zeros(2, 1, 8, 8)).groups.values()) == [5]
 
 
@@ -178,10 +226,14 @@ def test_a_wrong_rule_of_a_user_is_caught_by_the_proof():
     rule("cumsum")(lambda units, node, x, *rest: x)
     try:
         with pytest.warns(UserWarning, match="Sequential has nothing to permute"):
-            spec = infer_spec(nn.Sequential(nn.Linear(4, 6), Summed(), nn.Linear(6, 2)), torch.randn(2, 4))
+            spec = infer_spec(
+                nn.Sequential(nn.Linear(4, 6), Summed(), nn.Linear(6, 2)), torch.randn(2, 4)
+            )
     finally:
         del RULES["cumsum"]
-    assert not spec.groups and "changed the outputs" in spec.pinned["0"] and "0.weight[0]" in spec.pinned["0"]
+    assert not spec.groups
+    assert "changed the outputs" in spec.pinned["0"]
+    assert "0.weight[0]" in spec.pinned["0"]
 
 
 def test_an_untraceable_model_is_one_clear_error():
@@ -189,7 +241,11 @@ def test_an_untraceable_model_is_one_clear_error():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ValueError, match=r"model: torch.export cannot trace Branching at .*test_permutation.py:\d+ `return x if x.sum"):
+    with pytest.raises(
+        ValueError,
+        match=r"model: torch.export cannot trace Branching at "
+              r".*test_permutation.py:\d+ `return x if x.sum",
+    ):
         infer_spec(Branching(), torch.randn(2, 4))
     with pytest.raises(ValueError, match="example_inputs: Sequential does not accept them"):
         infer_spec(build("mlp"), torch.randn(2, 3))
@@ -200,14 +256,19 @@ def test_an_untraceable_model_is_one_clear_error():
 @given(st.integers(0, 2**31))
 @settings(max_examples=20, deadline=None)
 def test_permutations_form_a_group(seed):
-    spec = PermutationSpec({"a": 5, "b": 3}, {"w": (((("a", 5),),), ((("b", 3), (None, 2)),))}, {"w": (5, 6)})
+    spec = PermutationSpec(
+        {"a": 5, "b": 3}, {"w": (((("a", 5),),), ((("b", 3), (None, 2)),))}, {"w": (5, 6)}
+    )
     p, q, r = (spec.random(torch.Generator().manual_seed(seed + i)) for i in range(3))
     same = lambda x, y: all(torch.equal(x[g], y[g]) for g in spec.groups)
     assert same(compose(p, compose(q, r)), compose(compose(p, q), r))
-    assert same(compose(p, invert(p)), spec.identity()) and same(compose(invert(p), p), spec.identity())
+    assert same(compose(p, invert(p)), spec.identity())
+    assert same(compose(invert(p), p), spec.identity())
     state = {"w": torch.randn(5, 6)}
     before = state["w"].clone()
-    assert torch.equal(permute(spec, compose(p, q), state)["w"], permute(spec, p, permute(spec, q, state))["w"])
+    assert torch.equal(
+        permute(spec, compose(p, q), state)["w"], permute(spec, p, permute(spec, q, state))["w"]
+    )
     assert torch.equal(state["w"], before), "the argument is left as it was"
 
 
@@ -220,9 +281,19 @@ def test_a_spec_survives_json():
 
 def test_other_shapes_are_named(make_mlp):
     spec = infer_spec(make_mlp(), torch.randn(2, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"state: '1.weight' has the shape \(9, 64\), the spec's is \(8, 64\)"):
+    with pytest.raises(
+        ValueError, match=r"state: '1.weight' has the shape \(9, 64\), the spec's is \(8, 64\)"
+    ):
         permute(spec, spec.identity(), build("mlp", depth=2, width=9).state_dict())
-    with pytest.raises(ValueError, match=r"state: the tensor '7.weight' is only in the state \(1 more on one side only\); both"):
+    with pytest.raises(
+        ValueError,
+        match=r"state: the tensor '7.weight' is only in the state \(1 "
+              r"more on one side only\); both",
+    ):
         permute(spec, spec.identity(), build("mlp", depth=3, width=8).state_dict())
     with pytest.raises(ValueError, match="state: '1.weight' is no tensor but list"):
-        permute(spec, spec.identity(), {name: tensor.tolist() for name, tensor in make_mlp().state_dict().items()})
+        permute(
+            spec,
+            spec.identity(),
+            {name: tensor.tolist() for name, tensor in make_mlp().state_dict().items()},
+        )

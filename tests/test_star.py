@@ -1,4 +1,6 @@
 """Starlight: its gradient, its special cases, and that it does what it is for."""
+from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,17 +24,27 @@ def small_network():
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.75, 1.0])
 def test_the_gradient_is_one_minus_t_times_that_of_the_interpolated_network(small, t):
-    """One step without momentum moves the star by -lr times the gradient of what eq. 4 averages, as finite differences give it."""
+    """One step without momentum moves the star by -lr times the gradient of what eq. 4 averages, as
+    finite differences give it."""
     data, lr = double(small), 1e-3
     star, source = (initialise(small_network, seed) for seed in (0, 1))
     spec = infer_spec(star, data.train.x[:2])
-    recipe = Recipe(epochs=1, batch_size=len(data.train), lr=lr, momentum=0.0, weight_decay=0.0, schedule="constant")
+    recipe = Recipe(
+        epochs=1,
+        batch_size=len(data.train),
+        lr=lr,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+    )
     result = train_star(star, [state_of(source)], data, recipe, spec=spec, t_sampling=t)
     matched = permute(spec, result.permutations[0], state_of(source))
 
     def objective(state):
         point = {name: (1 - t) * value + t * matched[name] for name, value in state.items()}
-        return F.cross_entropy(torch.func.functional_call(star, point, data.train.x), data.train.y).item()
+        return F.cross_entropy(
+            torch.func.functional_call(star, point, data.train.x), data.train.y
+        ).item()
 
     start, step = state_of(star), 1e-6
     for name, tensor in start.items():
@@ -40,29 +52,49 @@ def test_the_gradient_is_one_minus_t_times_that_of_the_interpolated_network(smal
         for index in range(tensor.numel()):
             nudge = torch.zeros_like(tensor).flatten()
             nudge[index] = step
-            up, down = (objective(start | {name: tensor + sign * nudge.view_as(tensor)}) for sign in (1, -1))
-            assert gradient.flatten()[index].item() == pytest.approx((up - down) / (2 * step), abs=1e-6)
+            up, down = (
+                objective(start | {name: tensor + sign * nudge.view_as(tensor)}) for sign in (1, -1)
+            )
+            assert gradient.flatten()[index].item() == pytest.approx(
+                (up - down) / (2 * step), abs=1e-6
+            )
 
 
 def test_at_t_zero_it_is_plain_training_bit_for_bit(digits, recipe, solutions, make_mlp):
     start = initialise(make_mlp, 9)
-    plain, star = train(start, digits, recipe, 4), train_star(start, solutions[:1], digits, recipe, t_sampling=0.0, seed=4).state
+    plain = train(start, digits, recipe, 4)
+    star = train_star(start, solutions[:1], digits, recipe, t_sampling=0.0, seed=4).state
     assert all(torch.equal(plain[name], star[name]) for name in plain)
 
 
 def test_weight_decay_acts_on_the_star_alone(small):
     "At t = 1 no gradient reaches the star, so one step only shrinks its weights."
     data, start = double(small), initialise(small_network, 0)
-    recipe = Recipe(epochs=1, batch_size=len(data.train), lr=0.1, momentum=0.0, weight_decay=0.5, schedule="constant")
-    star = train_star(start, [state_of(initialise(small_network, 1))], data, recipe, t_sampling=1.0).state
+    recipe = Recipe(
+        epochs=1,
+        batch_size=len(data.train),
+        lr=0.1,
+        momentum=0.0,
+        weight_decay=0.5,
+        schedule="constant",
+    )
+    star = train_star(
+        start, [state_of(initialise(small_network, 1))], data, recipe, t_sampling=1.0
+    ).state
     for name, tensor in start.state_dict().items():
         torch.testing.assert_close(star[name], 0.95 * tensor)
 
 
-def test_the_same_seed_gives_the_same_star_and_nothing_is_changed(digits, recipe, solutions, make_mlp):
-    start, copies = initialise(make_mlp, 9), [{k: v.clone() for k, v in s.items()} for s in solutions]
-    first, again, other = (train_star(start, solutions, digits, recipe, seed=seed) for seed in (1, 1, 2))
-    assert all(torch.equal(first.state[k], again.state[k]) for k in first.state) and first.loss == again.loss
+def test_the_same_seed_gives_the_same_star_and_nothing_is_changed(
+    digits, recipe, solutions, make_mlp
+):
+    start = initialise(make_mlp, 9)
+    copies = [{k: v.clone() for k, v in s.items()} for s in solutions]
+    first, again, other = (
+        train_star(start, solutions, digits, recipe, seed=seed) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first.state[k], again.state[k]) for k in first.state)
+    assert first.loss == again.loss
     assert not torch.equal(first.state["1.weight"], other.state["1.weight"])
     assert all(torch.equal(s[k], c[k]) for s, c in zip(solutions, copies) for k in s)
 
@@ -71,7 +103,10 @@ def test_the_order_in_which_a_source_comes_does_not_matter(digits, recipe, solut
     "A source with its units shuffled is the same source."
     start = initialise(make_mlp, 9)
     spec = infer_spec(start, digits.train.x[:2])
-    shuffled = [permute(spec, spec.random(torch.Generator().manual_seed(n)), s) for n, s in enumerate(solutions)]
+    shuffled = [
+        permute(spec, spec.random(torch.Generator().manual_seed(n)), s)
+        for n, s in enumerate(solutions)
+    ]
     plain, other = (train_star(start, s, digits, recipe, spec=spec) for s in (solutions, shuffled))
     assert all(torch.equal(plain.state[k], other.state[k]) for k in plain.state)
 
@@ -82,29 +117,47 @@ def test_permutations_bring_the_sources_to_the_star(digits, recipe, solutions, m
     star = train_star(start, solutions, digits, recipe.replace(epochs=10), spec=spec)
     distance = lambda a, b: sum(((a[k] - b[k]) ** 2).sum() for k in a)
     for source, permutation in zip(solutions, star.permutations):
-        assert distance(star.state, permute(spec, permutation, source)) < distance(star.state, source)
+        assert distance(star.state, permute(spec, permutation, source)) < distance(
+            star.state, source
+        )
 
 
-def test_matching_once_or_never_again(digits, recipe, solutions, make_mlp):
-    start = initialise(make_mlp, 9)
-    once = train_star(start, solutions, digits, recipe, rematch_every=0)
-    always = train_star(start, solutions, digits, recipe, rematch_every=1)
-    assert not torch.equal(once.state["1.weight"], always.state["1.weight"])
+def test_matching_once_or_never_again(digits, recipe, solutions, make_mlp, monkeypatch):
+    "How often the sources are matched in the three epochs, and whether it makes a difference."
+    start, rematch, weights = initialise(make_mlp, 9), Sources.rematch, {}
+    for rematch_every, expected in ((None, 0), (0, 1), (1, 3), (2, 2), (3, 1)):
+        calls = []
+
+        def counted(table, theta):
+            calls.append(table)
+            rematch(table, theta)
+
+        monkeypatch.setattr(Sources, "rematch", counted)
+        star = train_star(start, solutions, digits, recipe, rematch_every=rematch_every)
+        weights[rematch_every] = star.state["1.weight"]
+        assert len(calls) == expected, f"rematch_every={rematch_every}"
+    assert torch.equal(weights[0], weights[3]) and not torch.equal(weights[0], weights[1])
 
 
 @pytest.mark.parametrize("rematch_every", [0, 1, 2])
 @pytest.mark.parametrize("make", ["mlp", "resnet"])
-def test_a_killed_star_ends_with_the_same_bits(digits, solutions, make_mlp, tmp_path, rematch_every, make):
+def test_a_killed_star_ends_with_the_same_bits(
+    digits, solutions, make_mlp, tmp_path, rematch_every, make
+):
     "Weights, losses, permutations and draws, wherever it was killed."
     from functools import partial
 
     from starlight_nb.models import build
     make = make_mlp if make == "mlp" else partial(build, "resnet", width=4)
-    start, part = initialise(make, 9), Dataset("part", Split(digits.train.x[:300], digits.train.y[:300]), digits.test)
-    sources = solutions if make is make_mlp else [state_of(initialise(make, seed)) for seed in range(3)]
+    start = initialise(make, 9)
+    part = Dataset("part", Split(digits.train.x[:300], digits.train.y[:300]), digits.test)
+    sources = (
+        solutions if make is make_mlp else [state_of(initialise(make, seed)) for seed in range(3)]
+    )
     recipe = Recipe(epochs=5, batch_size=100, lr=0.05, augmentation="crop+flip", crop_padding=1)
     spec = infer_spec(start, digits.train.x[:2])
-    options, checkpoint = dict(spec=spec, rematch_every=rematch_every, seed=2), Checkpoint(tmp_path / "star", every=0)
+    options = dict(spec=spec, rematch_every=rematch_every, seed=2)
+    checkpoint = Checkpoint(tmp_path / "star", every=0)
     whole = train_star(start, sources, part, recipe, **options)
     for batches in (4, 4, 5):  # of three an epoch; the second and third go on from what is there
         dying, left = initialise(make, 9), iter([None] * batches)
@@ -113,16 +166,23 @@ def test_a_killed_star_ends_with_the_same_bits(digits, solutions, make_mlp, tmp_
             train_star(dying, sources, part, recipe, checkpoint=checkpoint, **options)
         assert checkpoint.path.exists()
     again = train_star(start, sources, part, recipe, checkpoint=checkpoint, **options)
-    assert whole.loss == again.loss and all(torch.equal(whole.state[k], again.state[k]) for k in whole.state)
-    assert all(torch.equal(one[g], other[g]) for one, other in zip(whole.permutations, again.permutations) for g in spec.groups)
+    assert whole.loss == again.loss
+    assert all(torch.equal(whole.state[k], again.state[k]) for k in whole.state)
+    assert all(
+        torch.equal(one[g], other[g])
+        for one, other in zip(whole.permutations, again.permutations)
+        for g in spec.groups
+    )
     assert not checkpoint.path.exists()
     for change in ({"t_sampling": "beta"}, {"rematch_every": 3}):
         dying, left = initialise(make, 9), iter([None] * 4)
         dying.register_forward_pre_hook(lambda *_: next(left))
         with pytest.raises(StopIteration):
             train_star(dying, sources, part, recipe, checkpoint=checkpoint, **options)
-        with pytest.warns(UserWarning, match=f"it holds another configuration: {list(change)[0]} differs"):
-            train_star(start, sources, part, recipe.replace(), checkpoint=checkpoint, **options | change)
+        with pytest.warns(
+            UserWarning, match=f"it holds another configuration: {list(change)[0]} differs"
+        ):
+            train_star(start, sources, part, recipe, checkpoint=checkpoint, **options | change)
 
 
 def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
@@ -130,12 +190,16 @@ def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
     with pytest.raises(ValueError, match="sources: at least one trained state"):
         train_star(start, [], digits, recipe)
     with pytest.raises(ValueError, match=r"sources\[1\]: '1.weight' has the shape"):
-        train_star(start, [solutions[0], solutions[0] | {"1.weight": torch.zeros(3, 64)}], digits, recipe)
+        train_star(
+            start, [solutions[0], solutions[0] | {"1.weight": torch.zeros(3, 64)}], digits, recipe
+        )
     with pytest.raises(ValueError, match=r"sources\[0\]: '1.bias' has values that are not finite"):
         train_star(start, [solutions[0] | {"1.bias": torch.full((8,), torch.inf)}], digits, recipe)
     with pytest.raises(ValueError, match="t_sampling: 'betta' is not known; did you mean 'beta'"):
         train_star(start, solutions, digits, recipe, t_sampling="betta")
-    with pytest.raises(ValueError, match="rematch_every"):
+    with pytest.raises(
+        ValueError, match="rematch_every: a whole number of at least 0 is needed, not -1"
+    ):
         train_star(start, solutions, digits, recipe, rematch_every=-1)
     with pytest.raises(FloatingPointError, match=r"epoch \d+, batch \d+, seed 6"):
         train_star(start, solutions, digits, recipe.replace(lr=1e9, schedule="constant"), seed=6)
@@ -144,8 +208,12 @@ def test_bad_input_is_named(digits, recipe, solutions, make_mlp):
 def test_parts_of_a_batch_make_up_the_gradient_of_the_whole(digits, recipe, solutions, make_mlp):
     "With one source and one t, it does not matter in how many parts a batch is taken."
     start, one = initialise(make_mlp, 9), recipe.replace(epochs=1)
-    whole, parts = (train_star(start, solutions[:1], digits, one, t_sampling=0.4, draws=draws) for draws in (1, 3))
-    for name in whole.state: torch.testing.assert_close(parts.state[name], whole.state[name], rtol=1e-3, atol=1e-5)
+    whole, parts = (
+        train_star(start, solutions[:1], digits, one, t_sampling=0.4, draws=draws)
+        for draws in (1, 3)
+    )
+    for name in whole.state:
+        torch.testing.assert_close(parts.state[name], whole.state[name], rtol=1e-3, atol=1e-5)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-4)
 
 
@@ -154,33 +222,55 @@ def test_each_part_has_another_source_and_a_t_from_another_part(digits, solution
     table = Sources(model, solutions, infer_spec(model, digits.train.x[:2]))
     theta = torch.zeros(table.rows.shape[1])
     table.rows = torch.arange(1.0, 4.0)[:, None].expand(3, len(theta)).contiguous()
-    segments, seen = Segments(table, t_sampler("uniform"), torch.Generator().manual_seed(0), 1, 3, 0.0), []
+    segments = Segments(table, t_sampler("uniform"), torch.Generator().manual_seed(0), 1, 3, 0.0)
+    seen = []
     for _ in range(200):
         losses, point = [], torch.empty_like(theta)
-        for x, y, weight, factor in segments.parts(theta, point, digits.train.x[:90], digits.train.y[:90], losses):
+        for x, y, weight, factor in segments.parts(
+            theta, point, digits.train.x[:90], digits.train.y[:90], losses
+        ):
             seen.append((len(seen) % 3, round(point[0].item() / (1 - factor)), 1 - factor, weight))
             losses.append(torch.tensor(0.0))
-    for i in range(0, len(seen), 3): assert {source for _, source, _, _ in seen[i:i + 3]} == {1, 2, 3}
-    for part, _, t, weight in seen: assert part / 3 <= t <= (part + 1) / 3 and weight == pytest.approx(1 / 3)
+    for i in range(0, len(seen), 3):
+        assert {source for _, source, _, _ in seen[i : i + 3]} == {1, 2, 3}
+    for part, _, t, weight in seen:
+        assert part / 3 <= t <= (part + 1) / 3 and weight == pytest.approx(1 / 3)
 
 
 def test_its_own_loss_alone_is_plain_training(digits, recipe, solutions, make_mlp):
     "At t = 1 no gradient comes from the segment, so what is left is the star's own loss."
     start = initialise(make_mlp, 9)
-    star = train_star(start, solutions[:1], digits, recipe, t_sampling=1.0, own_loss=1.0, seed=4).state
-    for name, tensor in train(start, digits, recipe, 4).items(): torch.testing.assert_close(star[name], tensor)
+    star = train_star(
+        start, solutions[:1], digits, recipe, t_sampling=1.0, own_loss=1.0, seed=4
+    ).state
+    for name, tensor in train(start, digits, recipe, 4).items():
+        torch.testing.assert_close(star[name], tensor)
 
 
 def test_never_matched_and_matched_by_other_methods(digits, recipe, solutions, make_mlp):
     start, short = initialise(make_mlp, 9), recipe.replace(epochs=1)
-    never, none = train_star(start, solutions, digits, short, rematch_every=None), train_star(start, solutions, digits, short, matching="none")
+    never = train_star(start, solutions, digits, short, rematch_every=None)
+    none = train_star(start, solutions, digits, short, matching="none")
     assert all(torch.equal(never.state[k], none.state[k]) for k in never.state)
-    assert all(torch.equal(order, torch.arange(len(order))) for p in never.permutations for order in p.values())
-    by_activations = train_star(start, solutions, digits, short, matching="activations")
-    assert not torch.equal(by_activations.state["1.weight"], never.state["1.weight"])
+    assert all(
+        torch.equal(order, torch.arange(len(order)))
+        for p in never.permutations
+        for order in p.values()
+    )
+    stars = [
+        never,
+        *(
+            train_star(start, solutions, digits, short, matching=name)
+            for name in ("weights", "activations")
+        ),
+    ]
+    for one, other in combinations(stars, 2):
+        assert not torch.equal(one.state["1.weight"], other.state["1.weight"])
 
 
-def test_an_adaptive_star_goes_on_from_its_checkpoint(digits, recipe, solutions, make_mlp, tmp_path):
+def test_an_adaptive_star_goes_on_from_its_checkpoint(
+    digits, recipe, solutions, make_mlp, tmp_path
+):
     start, options = initialise(make_mlp, 9), dict(t_sampling="adaptive", draws=2, own_loss=0.3)
     whole = train_star(start, solutions, digits, recipe, **options)
 
@@ -191,15 +281,37 @@ def test_an_adaptive_star_goes_on_from_its_checkpoint(digits, recipe, solutions,
     def stop(*_):
         if next(calls, None) is None: raise Killed
     stopping.register_forward_pre_hook(stop)
-    with pytest.raises(Killed): train_star(stopping, solutions, digits, recipe, spec=infer_spec(start, digits.train.x[:2]), checkpoint=checkpoint, **options)
+    with pytest.raises(Killed):
+        train_star(
+            stopping,
+            solutions,
+            digits,
+            recipe,
+            spec=infer_spec(start, digits.train.x[:2]),
+            checkpoint=checkpoint,
+            **options,
+        )
     assert (tmp_path / "star").exists()
-    resumed = train_star(start, solutions, digits, recipe, checkpoint=Checkpoint(tmp_path / "star", every=0), **options)
-    assert all(torch.equal(whole.state[k], resumed.state[k]) for k in whole.state) and whole.loss == resumed.loss
+    resumed = train_star(
+        start,
+        solutions,
+        digits,
+        recipe,
+        checkpoint=Checkpoint(tmp_path / "star", every=0),
+        **options,
+    )
+    assert all(torch.equal(whole.state[k], resumed.state[k]) for k in whole.state)
+    assert whole.loss == resumed.loss
 
 
 def test_bad_options_are_named(digits, recipe, solutions, make_mlp):
     start = initialise(make_mlp, 0)
-    for option, value in (("draws", 0), ("own_loss", -1.0), ("rematch_every", 0.5)):
-        with pytest.raises(ValueError, match=f"{option}: a"): train_star(start, solutions, digits, recipe, **{option: value})
+    for option, value, needed in (
+        ("draws", 0, "a whole number of at least 1"),
+        ("own_loss", -1.0, "a number of at least 0"),
+        ("rematch_every", 0.5, "a whole number of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=f"{option}: {needed} is needed, not {value}"):
+            train_star(start, solutions, digits, recipe, **{option: value})
     with pytest.raises(ValueError, match="matching: 'weight' is not known; did you mean 'weights'"):
         train_star(start, solutions, digits, recipe, matching="weight")

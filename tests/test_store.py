@@ -24,7 +24,11 @@ CONFIG = {"kind": "test", "seed": 1}
 
 def some_state(seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {"w": torch.randn(30, 7, generator=generator), "b": torch.randn(7, generator=generator).double(), "n": torch.tensor(3)}
+    return {
+        "w": torch.randn(30, 7, generator=generator),
+        "b": torch.randn(7, generator=generator).double(),
+        "n": torch.tensor(3),
+    }
 
 
 @pytest.fixture
@@ -37,7 +41,9 @@ def store(tmp_path):
 def test_what_was_put_comes_back(store):
     found = store.get(CONFIG)
     assert list(found) == ["w", "b", "n"] and state_digest(found) == state_digest(some_state())
-    assert all(found[k].dtype == v.dtype and found[k].shape == v.shape for k, v in some_state().items())
+    assert all(
+        found[k].dtype == v.dtype and found[k].shape == v.shape for k, v in some_state().items()
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, 0.5, -1])
@@ -167,8 +173,11 @@ def test_a_lease_of_another_machine_runs_out(tmp_path, leases):
 
 
 @pytest.mark.parametrize("seconds, had", [(100, True), (0, False)])
-def test_who_does_not_wait_knows_at_once_whether_a_lease_is_left_behind(tmp_path, monkeypatch, seconds, had):
-    "The disk's clock tells, so that a run whose report was begun on a machine that died need not wait for anything."
+def test_who_does_not_wait_knows_at_once_whether_a_lease_is_left_behind(
+    tmp_path, monkeypatch, seconds, had
+):
+    """The disk's clock tells, so that a run whose report was begun on a machine that died need not
+    wait for anything."""
     _take_flock_away(monkeypatch.setattr)
     monkeypatch.setattr(files, "LEASE", 60.0)
     store = Store(tmp_path)
@@ -200,7 +209,8 @@ def test_a_slow_holder_keeps_its_lease(tmp_path, leases, monkeypatch):
 
 
 def _make_and_stop(root, calls):
-    "Stop in the middle of a training, as on a machine that goes to sleep, and go on when somebody says so."
+    """Stop in the middle of a training, as on a machine that goes to sleep, and go on when somebody
+    says so."""
     _take_flock_away()
     files.LEASE = 0.6
 
@@ -213,7 +223,10 @@ def _make_and_stop(root, calls):
 
 def test_a_holder_that_was_stopped_does_no_harm_when_it_goes_on(tmp_path, leases):
     "Its lease is another's by then, who is not disturbed; both write the same."
-    store, worker = Store(tmp_path / "store"), multiprocessing.get_context("spawn").Process(target=_make_and_stop, args=(tmp_path / "store", tmp_path / "calls"))
+    store = Store(tmp_path / "store")
+    worker = multiprocessing.get_context("spawn").Process(
+        target=_make_and_stop, args=(tmp_path / "store", tmp_path / "calls")
+    )
     worker.start()
     while not (tmp_path / "calls").exists():
         time.sleep(0.05)
@@ -223,7 +236,8 @@ def test_a_holder_that_was_stopped_does_no_harm_when_it_goes_on(tmp_path, leases
         os.kill(worker.pid, signal.SIGCONT)
         worker.join(60)
         assert worker.exitcode == 0 and mine.read_text() == before
-    assert state_digest(store.get(CONFIG)) == state_digest(some_state()) and not list(store.root.glob("locks/*.lease*"))
+    assert state_digest(store.get(CONFIG)) == state_digest(some_state())
+    assert not list(store.root.glob("locks/*.lease*"))
 
 
 def test_of_many_who_take_over_one_has_the_lease(tmp_path, leases, monkeypatch):
@@ -270,31 +284,45 @@ def test_a_lease_that_cannot_be_written_is_not_left_empty(tmp_path, leases, monk
     assert [p.name for p in tmp_path.glob("locks/*")] == ["lock"]
 
 
-@pytest.mark.parametrize("code, words", [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the disk can only be read"),
-                                         (errno.EACCES, "permission is denied"), (errno.EDQUOT, "the disk quota is used up")])
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "the disk can only be read"),
+        (errno.EACCES, "permission is denied"),
+        (errno.EDQUOT, "the disk quota is used up"),
+    ],
+)
 def test_a_disk_that_refuses_is_one_clear_error_and_leaves_nothing(store, monkeypatch, code, words):
     def refuse(*_):
         raise OSError(code, os.strerror(code))
     monkeypatch.setattr(os, "fsync", refuse)
     other = {"kind": "test", "seed": 2}
-    with pytest.raises(OSError, match=f"the folder {store.path(other).parent} cannot be written to: {words}"):
+    with pytest.raises(
+        OSError, match=f"the folder {store.path(other).parent} cannot be written to: {words}"
+    ):
         store.get_or_train(other, some_state)
     monkeypatch.undo()
-    assert not list(store.root.rglob("*.new")) and other not in store and store.get(CONFIG) is not None
+    assert not list(store.root.rglob("*.new"))
+    assert other not in store
+    assert store.get(CONFIG) is not None
     assert store.get_or_train(other, some_state)
 
 
 def test_a_disk_that_fills_up_keeps_what_was_there(store, monkeypatch):
     "A full disk while a file is replaced leaves the old one."
     before = store.path(CONFIG).read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(
+        os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+    )
     with pytest.raises(OSError, match="the disk is full"):
         store.put(CONFIG, some_state(1))
     assert store.path(CONFIG).read_bytes() == before
 
 
 def test_a_store_that_can_only_be_read_is_read(store, monkeypatch):
-    "What is there comes back; what is not ends before its training; a damaged file stays where it is."
+    """What is there comes back; what is not ends before its training; a damaged file stays where it
+    is."""
     real = os.open
 
     def refuse(path, flags, *rest, **options):
@@ -303,10 +331,17 @@ def test_a_store_that_can_only_be_read_is_read(store, monkeypatch):
         return real(path, flags, *rest, **options)
     monkeypatch.setattr(os, "open", refuse)
     assert store.get_or_train(CONFIG, None) is not None
-    with pytest.raises(OSError, match=f"the folder {store.root}/locks cannot be written to: the disk can only be read"):
+    with pytest.raises(
+        OSError,
+        match=f"the folder {store.root}/locks cannot be written to: the disk can only be read",
+    ):
         store.get_or_train({"kind": "test", "seed": 2}, None)
     store.path(CONFIG).write_bytes(b"short")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, os.strerror(errno.EROFS))))
+    monkeypatch.setattr(
+        os,
+        "replace",
+        lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, os.strerror(errno.EROFS))),
+    )
     with pytest.warns(UserWarning, match="is damaged .* left where it is"):
         assert store.get(CONFIG) is None
     assert store.path(CONFIG).exists()
@@ -315,7 +350,9 @@ def test_a_store_that_can_only_be_read_is_read(store, monkeypatch):
 @pytest.mark.parametrize("at", ["store", "store/locks"])
 def test_a_file_where_the_store_s_folder_should_be(tmp_path, at):
     write_whole(tmp_path / at, "a file")
-    with pytest.raises(OSError, match="store/locks cannot be written to: a file is where a folder should be"):
+    with pytest.raises(
+        OSError, match="store/locks cannot be written to: a file is where a folder should be"
+    ):
         Store(tmp_path / "store").get_or_train(CONFIG, None)
     assert (tmp_path / at).read_text() == "a file"
 
@@ -325,7 +362,9 @@ def test_a_training_whose_result_could_not_be_written_is_not_lost(store, monkeyp
 
     def make():
         store.checkpoint(other).save(some_state())
-        monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        monkeypatch.setattr(
+            os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+        )
         return some_state()
     with pytest.raises(OSError, match="the disk is full"):
         store.get_or_train(other, make)
@@ -346,7 +385,15 @@ def test_entries_from_before_a_moment_count_as_missing(store):
 
 def test_keys_depend_on_everything_and_on_no_order():
     assert config_key({"a": 1, "b": [1, 2]}) == config_key({"b": [1, 2], "a": 1})
-    assert len({config_key(c) for c in ({"a": 1}, {"a": 2}, {"a": 1.5}, {"a": "1"}, {"b": 1}, {"a": [1]}, {})}) == 7
+    assert (
+        len(
+            {
+                config_key(c)
+                for c in ({"a": 1}, {"a": 2}, {"a": 1.5}, {"a": "1"}, {"b": 1}, {"a": [1]}, {})
+            }
+        )
+        == 7
+    )
     for bad in ({"a": float("nan")}, {"a": Path(".")}, {"a": torch.zeros(1)}):
         with pytest.raises(ValueError, match="config: only plain data"):
             config_key(bad)

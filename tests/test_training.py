@@ -1,4 +1,6 @@
-"""Training: the same seed is the same bits, whoever runs it, killed or not, and a divergence says where."""
+"""Training: the same seed is the same bits, whoever runs it, killed or not, and a divergence says
+where."""
+
 import copy
 import errno
 import multiprocessing
@@ -34,15 +36,33 @@ def test_the_same_bits_in_any_number_of_processes(digits, recipe, make_mlp):
 @pytest.mark.parametrize("augmentation", ["none", "crop+flip"])
 def test_every_kind_of_recipe_learns(digits, optimizer, augmentation):
     from starlight_nb.barriers import evaluate
-    recipe = Recipe(epochs=15, lr=0.1 if optimizer == "sgd" else 3e-3, optimizer=optimizer, augmentation=augmentation,
-                    crop_padding=1, warmup_epochs=0.5, label_smoothing=0.1, schedule="step", batch_size=100)
+    recipe = Recipe(
+        epochs=15,
+        lr=0.1 if optimizer == "sgd" else 3e-3,
+        optimizer=optimizer,
+        augmentation=augmentation,
+        crop_padding=1,
+        warmup_epochs=0.5,
+        label_smoothing=0.1,
+        schedule="step",
+        batch_size=100,
+    )
     model = initialise(partial(build, "mlp", width=32), 0)
-    before, after = (evaluate(model, state, digits.train)[0] for state in (model.state_dict(), train(model, digits, recipe, 0)))
+    before, after = (
+        evaluate(model, state, digits.train)[0]
+        for state in (model.state_dict(), train(model, digits, recipe, 0))
+    )
     assert after < 0.6 * before
 
 
 def test_dropout_draws_from_the_seed_alone(small):
-    make = partial(torch.nn.Sequential, torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(16, 3))
+    make = partial(
+        torch.nn.Sequential,
+        torch.nn.Linear(5, 16),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.5),
+        torch.nn.Linear(16, 3),
+    )
     model, recipe = make(), Recipe(epochs=2, batch_size=8)
     first = train(model, small, recipe, 0)
     torch.rand(7)
@@ -54,13 +74,19 @@ def test_the_model_and_the_global_generator_are_left_alone(small):
     model = torch.nn.Linear(5, 3)
     weight, state = model.weight.detach().clone(), torch.random.get_rng_state()
     train(model, small, Recipe(epochs=1, batch_size=8), 0)
-    assert torch.equal(model.weight, weight) and torch.equal(torch.random.get_rng_state(), state) and model.weight.grad is None
+    assert torch.equal(model.weight, weight)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.weight.grad is None
 
 
 def test_a_loss_that_is_not_finite_names_step_epoch_and_seed(small):
     model = torch.nn.Linear(5, 3)
-    broken = Dataset("broken", Split(torch.full_like(small.train.x, torch.nan), small.train.y), small.test)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0 \(epoch 0, batch 0, seed 5\)"):
+    broken = Dataset(
+        "broken", Split(torch.full_like(small.train.x, torch.nan), small.train.y), small.test
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is nan at step 0 \(epoch 0, batch 0, seed 5\)"
+    ):
         train(model, broken, Recipe(epochs=1, batch_size=8), seed=5)
 
 
@@ -81,22 +107,39 @@ def test_a_batch_of_one_is_left_out_only_when_shuffled():
     assert sum(len(x) for x, _ in batches(split, 4)) == 9
     assert sum(len(x) for x, _ in batches(split, 4, torch.Generator())) == 8
     assert sum(len(x) for x, _ in batches(split, 1, torch.Generator())) == 9
-    assert [len(x) for x, _ in batches(Split(split.x[:1], split.y[:1]), 4, torch.Generator())] == [1]
+    assert [len(x) for x, _ in batches(Split(split.x[:1], split.y[:1]), 4, torch.Generator())] == [
+        1
+    ]
 
 
 def test_normalisation_trains_on_any_number_of_examples(digits):
     part = Dataset("part", Split(digits.train.x[:33], digits.train.y[:33]), digits.test)
-    state = train(initialise(partial(build, "resnet", width=2), 0), part, Recipe(epochs=2, batch_size=16, lr=0.01), 0)
+    state = train(
+        initialise(partial(build, "resnet", width=2), 0),
+        part,
+        Recipe(epochs=2, batch_size=16, lr=0.01),
+        0,
+    )
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
-@pytest.mark.parametrize("settings, message", [
-    (dict(lr=-0.1), "recipe.lr: a number of at least 0 is needed, not -0.1"),
-    (dict(lr=float("nan")), "recipe.lr"), (dict(lr="fast"), "recipe.lr"),
-    (dict(epochs=1.5), "recipe.epochs: a whole number of at least 0 is needed, not 1.5"), (dict(batch_size=0), "recipe.batch_size"),
-    (dict(momentum=1.0), "recipe.momentum: a number of at least 0 and below 1"), (dict(momentum="0.9"), "recipe.momentum"),
-    (dict(milestones=0.5), "recipe.milestones"), (dict(gamma=float("nan")), "recipe.gamma"), (dict(epochs=6.0), "recipe.epochs"), (dict(optimizer="sdg"), "did you mean 'sgd'"),
-    (dict(shedule="cosine"), "did you mean 'schedule'")])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(lr=-0.1), "recipe.lr: a number of at least 0 is needed, not -0.1"),
+        (dict(lr=float("nan")), "recipe.lr"),
+        (dict(lr="fast"), "recipe.lr"),
+        (dict(epochs=1.5), "recipe.epochs: a whole number of at least 0 is needed, not 1.5"),
+        (dict(batch_size=0), "recipe.batch_size"),
+        (dict(momentum=1.0), "recipe.momentum: a number of at least 0 and below 1"),
+        (dict(momentum="0.9"), "recipe.momentum"),
+        (dict(milestones=0.5), "recipe.milestones"),
+        (dict(gamma=float("nan")), "recipe.gamma"),
+        (dict(epochs=6.0), "recipe.epochs"),
+        (dict(optimizer="sdg"), "did you mean 'sgd'"),
+        (dict(shedule="cosine"), "did you mean 'schedule'"),
+    ],
+)
 def test_bad_recipes_are_one_clear_error(settings, message):
     with pytest.raises(ValueError, match=message):
         recipe_from(settings)
@@ -111,7 +154,9 @@ def test_warmup_rises_from_nothing():
 def test_bad_data_are_one_clear_error(small):
     with pytest.raises(ValueError, match="x: the split is empty"):
         Split(small.train.x[:0], small.train.y[:0])
-    with pytest.raises(ValueError, match="train: every label is 1; a classifier needs at least two classes"):
+    with pytest.raises(
+        ValueError, match="train: every label is 1; a classifier needs at least two classes"
+    ):
         Dataset("one", Split(small.train.x, torch.ones_like(small.train.y)), small.test)
     with pytest.raises(ValueError, match="dataset: 'digit' is not known; did you mean 'digits'"):
         load("digit")
@@ -132,19 +177,35 @@ def killed(model, data, recipe, seed, checkpoint, batches):
 
 
 def dropping():
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(16, 10))
+    return torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 16),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(0.5),
+        torch.nn.Linear(16, 10),
+    )
 
 
-@pytest.mark.parametrize("make, changes", [
-    (partial(build, "mlp"), {}), (partial(build, "mlp"), dict(momentum=0.0)), (partial(build, "mlp"), dict(schedule="step", warmup_epochs=2.5)),
-    (partial(build, "mlp"), dict(optimizer="adam", lr=1e-3)), (partial(build, "mlp"), dict(optimizer="adamw", lr=1e-3, schedule="one-cycle")),
-    (partial(build, "mlp"), dict(augmentation="crop+flip", crop_padding=1)), (dropping, {}), (dropping, dict(optimizer="adam", augmentation="flip")),
-    (partial(build, "resnet", width=2), dict(augmentation="crop"))])
+@pytest.mark.parametrize(
+    "make, changes",
+    [
+        (partial(build, "mlp"), {}),
+        (partial(build, "mlp"), dict(momentum=0.0)),
+        (partial(build, "mlp"), dict(schedule="step", warmup_epochs=2.5)),
+        (partial(build, "mlp"), dict(optimizer="adam", lr=1e-3)),
+        (partial(build, "mlp"), dict(optimizer="adamw", lr=1e-3, schedule="one-cycle")),
+        (partial(build, "mlp"), dict(augmentation="crop+flip", crop_padding=1)),
+        (dropping, {}),
+        (dropping, dict(optimizer="adam", augmentation="flip")),
+        (partial(build, "resnet", width=2), dict(augmentation="crop")),
+    ],
+)
 def test_a_killed_training_ends_with_the_same_bits(digits, tmp_path, make, changes):
     recipe = Recipe(epochs=4, batch_size=200, lr=0.05).replace(**changes)
     model, checkpoint = initialise(make, 0), Checkpoint(tmp_path / "training", every=0)
     whole, steps = train(model, digits, recipe, 0), -(-len(digits.train) // recipe.batch_size)
-    for batches in (steps // 2, steps + 1, steps * 2 - 1):  # in the first epoch, then each time a little further
+    # in the first epoch, then each time a little further
+    for batches in (steps // 2, steps + 1, steps * 2 - 1):
         killed(model, digits, recipe, 0, checkpoint, batches)
     assert checkpoint.path.exists()
     torch.rand(3)
@@ -185,7 +246,8 @@ def test_thin_networks_train_on_every_processor():
 
 
 def test_a_checkpoint_at_the_very_end_is_enough(small, tmp_path):
-    recipe, checkpoint = Recipe(epochs=2, batch_size=8), Checkpoint(tmp_path / "training", every=0, keep=True)
+    recipe = Recipe(epochs=2, batch_size=8)
+    checkpoint = Checkpoint(tmp_path / "training", every=0, keep=True)
     model = torch.nn.Linear(5, 3)
     whole = train(model, small, recipe, 0, checkpoint)
     assert checkpoint.path.exists()
@@ -200,7 +262,8 @@ def _train_slowly(path, data):
 
 
 def test_a_process_that_was_killed_goes_on(digits, tmp_path):
-    path, part = tmp_path / "training", Dataset("part", Split(digits.train.x[:60], digits.train.y[:60]), digits.test)
+    path = tmp_path / "training"
+    part = Dataset("part", Split(digits.train.x[:60], digits.train.y[:60]), digits.test)
     process = multiprocessing.get_context("spawn").Process(target=_train_slowly, args=(path, part))
     process.start()
     while not path.exists():
@@ -209,7 +272,9 @@ def test_a_process_that_was_killed_goes_on(digits, tmp_path):
     process.kill()  # SIGKILL
     process.join()
     assert path.exists()
-    model, recipe, seen = initialise(partial(build, "mlp", width=8), 0), Recipe(epochs=300, batch_size=20), []
+    model = initialise(partial(build, "mlp", width=8), 0)
+    recipe = Recipe(epochs=300, batch_size=20)
+    seen = []
     whole = train(model, part, recipe, 0)
     model.register_forward_pre_hook(lambda *_: seen.append(1))
     with warnings.catch_warnings():
@@ -219,34 +284,66 @@ def test_a_process_that_was_killed_goes_on(digits, tmp_path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-3], lambda b: b[:40], lambda b: b"no numbers" * 20,
-                                    lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b"",
+        lambda b: b[:-3],
+        lambda b: b[:40],
+        lambda b: b"no numbers" * 20,
+        lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:],
+    ],
+)
 def test_a_damaged_checkpoint_is_set_aside(small, tmp_path, damage):
-    model, recipe, checkpoint = torch.nn.Linear(5, 3), Recipe(epochs=3, batch_size=8), Checkpoint(tmp_path / "training", every=0)
+    model = torch.nn.Linear(5, 3)
+    recipe = Recipe(epochs=3, batch_size=8)
+    checkpoint = Checkpoint(tmp_path / "training", every=0)
     killed(model, small, recipe, 0, checkpoint, 12)
     checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
-    with pytest.warns(UserWarning, match="checkpoint: training is damaged .* set aside as training.damaged"):
+    with pytest.warns(
+        UserWarning, match="checkpoint: training is damaged .* set aside as training.damaged"
+    ):
         assert equal(train(model, small, recipe, 0, checkpoint), train(model, small, recipe, 0))
     assert os.listdir(tmp_path) == ["training.damaged"]
 
 
 def test_a_checkpoint_of_another_training_is_not_used(small, tmp_path):
-    model, recipe, config = torch.nn.Linear(5, 3), Recipe(epochs=3, batch_size=8), {"architecture": "linear"}
+    model = torch.nn.Linear(5, 3)
+    recipe = Recipe(epochs=3, batch_size=8)
+    config = {"architecture": "linear"}
     other_data = Dataset("other", Split(small.train.x + 1, small.train.y), small.test)
-    for other, name in (((model, small, recipe.replace(lr=0.2), 0, config), "recipe"), ((model, small, recipe, 1, config), "seed"),
-                        ((model, other_data, recipe, 0, config), "data"), ((torch.nn.Linear(5, 3), small, recipe, 0, config), "start"),
-                        ((model, small, recipe, 0, {"architecture": "line"}), "architecture")):
+    for training_and_config, what_differs in (
+        ((model, small, recipe.replace(lr=0.2), 0, config), "recipe"),
+        ((model, small, recipe, 1, config), "seed"),
+        ((model, other_data, recipe, 0, config), "data"),
+        ((torch.nn.Linear(5, 3), small, recipe, 0, config), "start"),
+        ((model, small, recipe, 0, {"architecture": "line"}), "architecture"),
+    ):
         killed(model, small, recipe, 0, Checkpoint(tmp_path / "training", config, every=0), 12)
-        *training, own = other
-        with pytest.warns(UserWarning, match=f"it holds another configuration: {name} differs"):
-            assert equal(train(*training, Checkpoint(tmp_path / "training", own)), train(*training))
+        *training, other_config = training_and_config
+        checkpoint = Checkpoint(tmp_path / "training", other_config)
+        with pytest.warns(
+            UserWarning, match=f"it holds another configuration: {what_differs} differs"
+        ):
+            assert equal(train(*training, checkpoint), train(*training))
 
 
-def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(small, tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
+    small, tmp_path, monkeypatch
+):
     model, recipe = torch.nn.Linear(5, 3), Recipe(epochs=2, batch_size=8)
-    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.warns(UserWarning, match=f"checkpoint: not written, .*the folder {tmp_path} cannot be written to: the disk is full"):
-        assert equal(train(model, small, recipe, 0, Checkpoint(tmp_path / "training", every=0)), train(model, small, recipe, 0))
+    monkeypatch.setattr(
+        os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+    )
+    with pytest.warns(
+        UserWarning,
+        match=f"checkpoint: not written, .*the folder {tmp_path} cannot be "
+              "written to: the disk is full",
+    ):
+        assert equal(
+            train(model, small, recipe, 0, Checkpoint(tmp_path / "training", every=0)),
+            train(model, small, recipe, 0),
+        )
     assert not os.listdir(tmp_path)
 
 
@@ -254,11 +351,20 @@ def test_a_checkpoint_where_no_folder_can_be_is_a_warning(small, tmp_path):
     model, recipe = torch.nn.Linear(5, 3), Recipe(epochs=1, batch_size=8)
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="a file is where a folder should be") as said:
-        assert equal(train(model, small, recipe, 0, Checkpoint(tmp_path / "file" / "training", every=0)), train(model, small, recipe, 0))
+        assert equal(
+            train(model, small, recipe, 0, Checkpoint(tmp_path / "file" / "training", every=0)),
+            train(model, small, recipe, 0),
+        )
     assert "is left behind (Not a directory)" in str(said[-1].message)
 
 
 def test_a_short_training_writes_nothing(small, tmp_path, monkeypatch):
     monkeypatch.setattr("starlight_nb.checkpoints.write_tensors", None)
-    train(torch.nn.Linear(5, 3), small, Recipe(epochs=3, batch_size=8), 0, Checkpoint(tmp_path / "deep" / "training"))
+    train(
+        torch.nn.Linear(5, 3),
+        small,
+        Recipe(epochs=3, batch_size=8),
+        0,
+        Checkpoint(tmp_path / "deep" / "training"),
+    )
     assert not os.listdir(tmp_path)
