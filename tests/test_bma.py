@@ -14,25 +14,24 @@ from netcal.metrics import ECE
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import nn
 
-from starlight_nb import average_study, study as study_module
-from starlight_nb.average_study import (
-    average_differences, average_table, measure_averages, posteriors,
-)
+from starlight_nb.paper import averages, study as study_module
+from starlight_nb.paper.averages import (
+    average_differences, average_table, measure_averages, posteriors)
 from starlight_nb.bma import (
     auroc, average_predictions, calibration_error, cross_temperature, dropout_predictions,
     example_scores, fit_temperature, interval, matched_sources, metrics_of, predictions,
     reliability, resample_weights, resampled_metrics, running_average, sample_gaussian,
-    sample_star_domain, uncertainty_metrics, with_temperature,
-)
+    sample_star_domain, uncertainty_metrics, with_temperature)
 from starlight_nb.data import LOADERS, SHIFTS, gather, shifted
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
-from starlight_nb.housekeeping import stored
-from starlight_nb.models import build, initialise, stream
+from starlight_nb.paper.housekeeping import stored
+from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.recipes import Recipe
+from starlight_nb.training import Recipe
 from starlight_nb.star import StarResult, train_star
-from starlight_nb.store import Store
-from starlight_nb.study import Study, load_profile
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import Study
 from starlight_nb.training import state_of, train_population
 
 RECIPE = Recipe(epochs=2, batch_size=100, lr=0.05, schedule="one-cycle")
@@ -268,7 +267,7 @@ def test_the_ends_are_the_star_and_a_matched_source(trained, digits):
     model, spec, sources, star = trained
     ends = {
         t: sample_star_domain(
-            star, sources, 1, stream(0, "draws"), spec=spec, model=model, data=digits, t_sampling=t
+            star, sources, 1, generator(0, "draws"), spec=spec, model=model, data=digits, t_sampling=t
         )
         for t in (0, 1)
     }
@@ -289,7 +288,7 @@ def test_the_ends_are_the_star_and_a_matched_source(trained, digits):
 
 def test_a_draw_between_the_ends_has_refreshed_statistics(trained, digits):
     model, spec, sources, star = trained
-    draws = sample_star_domain(star, sources, 4, stream(0, "draws"), model=model, data=digits)
+    draws = sample_star_domain(star, sources, 4, generator(0, "draws"), model=model, data=digits)
     for state, (number, t) in zip(draws, draws.plan):
         point = interpolate(
             star.state, permute(spec, star.permutations[number], sources[number]), t
@@ -307,9 +306,9 @@ def test_statistics_need_model_and_data_or_a_word(digits):
             with pytest.raises(
                 ValueError, match="model, data: both are needed to measure 'stem.1.running_var'"
             ):
-                sample(state, [state], 1, stream(0, "draws"), **missing)
+                sample(state, [state], 1, generator(0, "draws"), **missing)
     source = state | {"stem.1.running_var": state["stem.1.running_var"] + 1}
-    draws = sample_star_domain(state, [source], 1, stream(0, "draws"), refresh=False)
+    draws = sample_star_domain(state, [source], 1, generator(0, "draws"), refresh=False)
     (_, t), = draws.plan
     wanted = interpolate(state, source, t)
     assert 0 < t < 1 and draws[0].keys() == state.keys()
@@ -327,7 +326,7 @@ def test_nothing_that_is_given_changes(trained, digits):
     for sample in (sample_star_domain, sample_gaussian):
         average_predictions(
             model,
-            sample(star, sources, 3, stream(0, "draws"), spec=spec, model=model, data=digits),
+            sample(star, sources, 3, generator(0, "draws"), spec=spec, model=model, data=digits),
             digits.test,
         )
     for old, new in zip(before, [star.state, *sources, state_of(model)]):
@@ -337,14 +336,14 @@ def test_nothing_that_is_given_changes(trained, digits):
 def test_draws_are_uniform_and_repeatable(trained):
     model, spec, sources, star = trained
     sample = partial(sample_star_domain, star, sources, spec=spec, refresh=False)
-    draws = sample(3000, stream(0, "draws"))
+    draws = sample(3000, generator(0, "draws"))
     numbers, ts = (np.array(part) for part in zip(*draws.plan))
     assert np.abs(np.bincount(numbers) / 3000 - 1 / 3).max() < 0.04
     assert abs(ts.mean() - 0.5) < 0.02
     assert abs(ts.var() - 1 / 12) < 0.005
     assert abs(np.corrcoef(numbers, ts)[0, 1]) < 0.06
     assert (
-        draws.plan[:7] == sample(7, stream(0, "draws")).plan != sample(7, stream(1, "draws")).plan
+        draws.plan[:7] == sample(7, generator(0, "draws")).plan != sample(7, generator(1, "draws")).plan
     )
     assert all(torch.equal(draws[5][name], draws[2:9][3][name]) for name in star.state)
 
@@ -360,14 +359,14 @@ def test_sources_may_be_read_when_they_are_needed(trained):
             self.reads += 1
             return sources[n]
     read = Read()
-    draws = sample_star_domain(star, read, 5, stream(0, "draws"), spec=spec, refresh=False)
+    draws = sample_star_domain(star, read, 5, generator(0, "draws"), spec=spec, refresh=False)
     checked = read.reads
     assert checked == 3 and len(list(draws)) == 5 and read.reads == checked + 5
 
 
 def test_the_gaussian_has_the_moments_of_the_segments(trained):
     model, spec, sources, star = trained
-    draws = sample_gaussian(star, sources, 4000, stream(0, "draws"), spec=spec, refresh=False)
+    draws = sample_gaussian(star, sources, 4000, generator(0, "draws"), spec=spec, refresh=False)
     name = next(name for name, tensor in star.state.items() if tensor.ndim > 1)
     drawn = torch.stack([state[name] for state in draws])
     ts = torch.linspace(0, 1, 201, dtype=torch.double)
@@ -388,13 +387,13 @@ def test_a_wrong_star_is_one_clear_error(trained):
     model, spec, sources, star = trained
     other = StarResult(star.state, star.permutations[:2], [], 0)
     with pytest.raises(ValueError, match="sources: 3 are given, the star was trained with 2"):
-        sample_star_domain(other, sources, 1, stream(0, "draws"), spec=spec)
+        sample_star_domain(other, sources, 1, generator(0, "draws"), spec=spec)
     cut = {name: tensor[..., :-1] if tensor.ndim else tensor for name, tensor in sources[0].items()}
     with pytest.raises(ValueError, match=r"sources\[2\]: it does not fit the star"):
-        sample_gaussian(star, [*sources[:2], cut], 1, stream(0, "draws"), spec=spec, refresh=False)
+        sample_gaussian(star, [*sources[:2], cut], 1, generator(0, "draws"), spec=spec, refresh=False)
     with pytest.raises(ValueError, match="t_sampling: a constant t"):
         sample_star_domain(
-            star, sources, 1, stream(0, "draws"), spec=spec, t_sampling=2.0, refresh=False
+            star, sources, 1, generator(0, "draws"), spec=spec, t_sampling=2.0, refresh=False
         )
 
 
@@ -403,7 +402,7 @@ def test_a_wrong_star_is_one_clear_error(trained):
 def test_averages_do_not_depend_on_the_batch_size(trained, digits):
     model, spec, sources, star = trained
     draws = sample_star_domain(
-        star, sources, 4, stream(0, "draws"), spec=spec, model=model, data=digits
+        star, sources, 4, generator(0, "draws"), spec=spec, model=model, data=digits
     )
     whole = average_predictions(model, draws, digits.test)
     for size in (1, 64, 397, 5000):
@@ -436,7 +435,7 @@ def test_no_more_than_two_states_and_predictions_are_alive(make_mlp, solutions, 
             most[kind] = max(most[kind], sum(ref() is not None for ref in alive[kind]))
             yield item
             del item
-    draws = sample_star_domain(solutions[0], solutions[1:], count, stream(0, "draws"))
+    draws = sample_star_domain(solutions[0], solutions[1:], count, generator(0, "draws"))
     found = watched(
         "predictions",
         predictions(model, watched("states", draws, lambda state: state["1.weight"]), digits.test),
@@ -531,7 +530,7 @@ def test_averages_of_a_study(study, monkeypatch):
     assert {p.compared for p in found} == {1, 3}
     frame = measure_averages(study, found, resamples=50)
     with monkeypatch.context() as patch:
-        patch.setattr(average_study, "predictions", None)
+        patch.setattr(averages, "predictions", None)
         pd.testing.assert_frame_equal(frame, measure_averages(study, found, resamples=50))
     for entry in stored(study.store.root):
         if entry.config["kind"] == "average":

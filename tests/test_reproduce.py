@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, finish, report_bytes, starlight
 
-from starlight_nb import reproduce
-from starlight_nb.base import experiment_names, profile_names, write_whole
+from starlight_nb.paper import cli, runner
+from starlight_nb.paper.catalogue import experiment_names, profile_names
+from starlight_nb.runtime.files import write_atomic
 
 FIG3 = ["reproduce", "--profile", "smoke", "--only", "fig3"]
 
@@ -110,14 +111,14 @@ def test_parameters_take_the_place_of_the_profile(smoke_report, tmp_path):
 def test_bad_input_is_told_before_anything_runs(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = words if "--profile" in words else ["--profile", "smoke", *words]
-    assert reproduce.main(["reproduce", *words]) == 2
+    assert cli.main(["reproduce", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_malformed_parameter_is_told(capsys):
     with pytest.raises(SystemExit):
-        reproduce.main(["reproduce", "-p", "stars"])
+        cli.main(["reproduce", "-p", "stars"])
     assert "'stars' is not of the form name=value" in capsys.readouterr().err
 
 
@@ -142,7 +143,7 @@ def broken(tmp_path, monkeypatch):
             dict(notebook["cells"][position], id="next", metadata={}, source=source)
         ]
         (folder / f"{name}.ipynb").write_text(json.dumps(notebook))
-    monkeypatch.setattr(reproduce, "experiments_folder", lambda: folder)
+    monkeypatch.setattr(runner, "experiments_folder", lambda: folder)
     return tmp_path
 
 
@@ -151,7 +152,7 @@ def test_a_failing_notebook_stops_the_run_and_is_shown(broken, capsys):
     (out / "data").mkdir(parents=True)
     (out / "data/fig3_paths.csv").write_text("as it was")
     words = ["reproduce", "--profile", "smoke", "--out", str(out), "--store", str(broken / "store")]
-    assert reproduce.main(words) == 1
+    assert cli.main(words) == 1
     said = capsys.readouterr()
     failed = out / "failed/fig3_paths.ipynb"
     assert "fig3_paths failed in cell" in said.err
@@ -162,7 +163,7 @@ def test_a_failing_notebook_stops_the_run_and_is_shown(broken, capsys):
     assert (out / "notebooks/fig1_source_count.ipynb").exists()
     assert not (out / "notebooks/fig3_paths.ipynb").exists()
     assert "table1_barriers" not in said.out, "it stops at the first failing notebook"
-    assert reproduce.main([*words, "--keep-going"]) == 1
+    assert cli.main([*words, "--keep-going"]) == 1
     assert "table1_barriers: done" in capsys.readouterr().out
     assert (out / "notebooks/table1_barriers.ipynb").exists()
 
@@ -178,7 +179,7 @@ def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(
         "reproduce", "--profile", "smoke", "--only", "fig1", "--out", str(out), "--store",
         str(broken / "store"),
     ]
-    write_whole(out / target, "as it was")
+    write_atomic(out / target, "as it was")
 
     def full(old, new):
         if new == out / target:
@@ -186,18 +187,18 @@ def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(
         replace(old, new)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        assert reproduce.main(words) == 2
+        assert cli.main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"starlight: the folder {out} cannot be written to: the disk is full")
     assert (out / target).read_text() == "as it was" and not [p for p in out.rglob(".*")]
-    assert reproduce.main(words) == 0 and (out / target).read_text() != "as it was"
+    assert cli.main(words) == 0 and (out / target).read_text() != "as it was"
 
 
 def test_a_failing_notebook_is_told_even_where_it_cannot_be_kept(broken, capsys):
     out = broken / "report"
-    write_whole(out / "failed", "a file where a folder should be")
+    write_atomic(out / "failed", "a file where a folder should be")
     assert (
-        reproduce.main(
+        cli.main(
             [
                 "reproduce", "--profile", "smoke", "--only", "fig3", "--out", str(out), "--store",
                 str(broken / "store"),
@@ -257,7 +258,7 @@ def test_a_failing_notebook_is_told_to_machines_too(broken, capsys):
         "reproduce", "--profile", "smoke", "--out", str(broken / "report"), "--store",
         str(broken / "store"), "--keep-going", "--log-json",
     ]
-    assert reproduce.main(words) == 1
+    assert cli.main(words) == 1
     said = capsys.readouterr()
     events = [json.loads(line) for line in said.out.splitlines()]
     failed, = (e for e in events if e["event"] == "notebook failed")
@@ -282,7 +283,7 @@ def test_a_failing_notebook_is_told_to_machines_too(broken, capsys):
 def test_a_cluster_that_does_not_answer_is_told_before_anything_runs(tmp_path, capsys, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
-    assert reproduce.main([*FIG3, "--backend", "ray", "--ray-address", "localhost:1"]) == 2
+    assert cli.main([*FIG3, "--backend", "ray", "--ray-address", "localhost:1"]) == 2
     assert (
         "starlight: ray-address: no Ray cluster answers at localhost:1" in capsys.readouterr().err
     )
@@ -291,9 +292,9 @@ def test_a_cluster_that_does_not_answer_is_told_before_anything_runs(tmp_path, c
 
 def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):
     "Whatever their stores."
-    with reproduce._only_run((tmp_path / "report").resolve()):
+    with runner._only_run((tmp_path / "report").resolve()):
         assert (
-            reproduce.main(
+            cli.main(
                 [*FIG3, "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]
             )
             == 2
@@ -306,8 +307,10 @@ def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):
 @pytest.fixture
 def kept(tmp_path):
     "A store with two solutions, their path, and what a killed run leaves."
-    from starlight_nb.store import Store
-    from starlight_nb.study import Study, load_profile, regular_pairs
+    from starlight_nb.runtime.store import Store
+    from starlight_nb.paper.members import regular_pairs
+    from starlight_nb.paper.profiles import load_profile
+    from starlight_nb.paper.study import Study
     store = Store(tmp_path / "store")
     study = Study(load_profile("smoke").settings["mlp"], store)
     study.paths(regular_pairs(study.members("heldout", 2)))
@@ -323,7 +326,7 @@ def kept(tmp_path):
 
 
 def store_command(kept, *words):
-    return reproduce.main(["store", *words, "--store", str(kept.root)])
+    return cli.main(["store", *words, "--store", str(kept.root)])
 
 
 def files(kept):
@@ -344,7 +347,8 @@ def test_the_store_is_listed(kept, capsys):
 
 
 def held(kept):
-    from starlight_nb.study import load_profile, regular_member
+    from starlight_nb.paper.members import regular_member
+    from starlight_nb.paper.profiles import load_profile
     return [regular_member(load_profile("smoke").settings["mlp"], "heldout", n) for n in range(2)]
 
 
@@ -447,7 +451,7 @@ def test_wrong_words_for_the_store_are_one_clear_error(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store").mkdir()
     assert (
-        reproduce.main(["store", *words, *([] if "--store" in words else ["--store", "store"])])
+        cli.main(["store", *words, *([] if "--store" in words else ["--store", "store"])])
         == 2
     )
     assert message in capsys.readouterr().err
@@ -455,7 +459,7 @@ def test_wrong_words_for_the_store_are_one_clear_error(
 
 def folders_command(tmp_path, **folders):
     folders = dict(out="report", store="store") | folders
-    return reproduce.main(
+    return cli.main(
         [
             *FIG3,
             *(
@@ -539,11 +543,11 @@ def test_a_folder_without_permission_is_told(argument, tmp_path, capsys):
 
 def test_a_store_with_entries_may_be_one_that_can_only_be_read(kept, tmp_path, monkeypatch):
     refuse_below(kept.root, errno.EROFS, monkeypatch)
-    reproduce._check_folders(tmp_path / "report", kept.root, None)
+    runner._check_folders(tmp_path / "report", kept.root, None)
     with pytest.raises(
         OSError, match="out: the folder .*store cannot be written to: the disk can only be read"
     ):
-        reproduce._check_folders(kept.root, kept.root, None)
+        runner._check_folders(kept.root, kept.root, None)
 
 
 def test_a_data_folder_that_is_not_there_is_told(tmp_path, capsys):
@@ -612,7 +616,7 @@ def test_a_wrong_recipe_in_a_profile_is_told_with_its_setting(
 ):
     profile = small_profile({"epochs = 1, batch_size = 200, lr = 0.05 }": f"{recipe} }}\n{star}"})
     assert (
-        reproduce.main(
+        cli.main(
             [
                 "reproduce", "--profile", profile, "--out", str(tmp_path / "report"), "--store",
                 str(tmp_path / "store"),
@@ -627,11 +631,11 @@ def test_a_wrong_recipe_in_a_profile_is_told_with_its_setting(
 def test_a_profile_that_is_no_text_is_told(tmp_path, capsys):
     profile = tmp_path / "mine.toml"
     profile.write_bytes(b"\xff\xfe")
-    assert reproduce.main(["reproduce", "--profile", str(profile)]) == 2
+    assert cli.main(["reproduce", "--profile", str(profile)]) == 2
     assert "profile: mine.toml is not valid TOML" in capsys.readouterr().err
     profile.unlink()
     profile.mkdir()
-    assert reproduce.main(["reproduce", "--profile", str(profile)]) == 2
+    assert cli.main(["reproduce", "--profile", str(profile)]) == 2
     assert "profile: there is no file" in capsys.readouterr().err
 
 
@@ -642,7 +646,7 @@ def test_a_profile_that_is_no_text_is_told(tmp_path, capsys):
 def test_help_and_list_answer_without_torch(words, first):
     code = f"""
 import sys
-from starlight_nb.reproduce import main
+from starlight_nb.paper.cli import main
 try:
     status = main({words!r})
 except SystemExit as end:
@@ -657,7 +661,7 @@ sys.exit(status)
 
 def test_list_names_every_experiment_with_its_profiles_and_minutes(capsys):
     import tomllib
-    assert reproduce.main(["list"]) == 0
+    assert cli.main(["list"]) == 0
     said = capsys.readouterr().out
     experiments = said[:said.index("\nprofiles")].splitlines()
     profiles = said[said.index("\nprofiles"):]
@@ -689,7 +693,7 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("STARLIGHT_DATA", str(tmp_path / "nowhere"))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STARLIGHT_STORE", str(tmp_path / "file" / "store"))
-    assert reproduce.main(["doctor"]) == 1
+    assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "ok   torch imports" in said and "ok   kernel python3" in said
     assert "WRONG data folder: STARLIGHT_DATA names" in said and "WRONG store folder:" in said
@@ -701,9 +705,9 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
     ("import os; print('AVX9', flush=True); os.abort()", "note processor: PyTorch uses AVX9, and in channels_last its gradient"),
     ("import no_such_module", "note processor: thin convolutions could not be tried: ModuleNotFoundError")])
 def test_the_doctor_tries_the_processor_and_does_not_fail_of_it(trial, said, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "doctor", lambda: {"torchvision imports": None})
-    monkeypatch.setattr(reproduce, "THIN", trial)
-    assert reproduce.main(["doctor"]) == 0
+    monkeypatch.setattr(runner, "doctor", lambda: {"torchvision imports": None})
+    monkeypatch.setattr(runner, "THIN", trial)
+    assert cli.main(["doctor"]) == 0
     assert said in capsys.readouterr().out
 
 
@@ -720,7 +724,7 @@ def test_executed_notebooks_hold_no_trace_of_the_machine(smoke_report):
 
 def test_data_keep_the_contract(smoke_report):
     import pandas as pd
-    from starlight_nb.study import COLUMNS
+    from starlight_nb.paper.study import COLUMNS
     extra = {
         "table1_barriers": ["matching"],
         "fig4_bma": ["method", "draws", "bin"],
