@@ -37,7 +37,7 @@ bench: $(VENV)/.installed-bench
 	@$(BIN)/python tests/bench/costs.py
 
 export: $(VENV)/.installed-dev
-	@find starlight_nb -name '*.py' ! -name '__init__.py' -delete
+	@find starlight_nb -name '*.py' ! -path 'starlight_nb/__init__.py' -delete
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
 	@$(MAKE) --no-print-directory readme

@@ -14,10 +14,10 @@ from scipy.stats import rankdata
 from torch import nn
 from .data import Dataset, Split
 from .evaluation import check_same, interpolate, refresh_batchnorm
-from .models import stream_seed
+from .models import generator_seed
 from .permutation import PermutationSpec, infer_spec, permute
-from .recipes import check_number
 from .star import StarResult, t_sampler
+from .training.recipes import check_number
 
 # %% auto #0
 __all__ = ['FLOOR', 'Draws', 'matched_sources', 'sample_star_domain', 'sample_gaussian', 'predictions', 'running_average',
@@ -200,7 +200,7 @@ def dropout_predictions(model: nn.Module, state: dict, inputs: Split | torch.Ten
     layers = [module for module in network.modules() if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0]
     if not layers: raise ValueError("model: it has no dropout layer with a rate above 0, so that its passes do not differ")
     for layer in layers: layer.train()
-    return (_dropout_pass(network, x, stream_seed(seed, f"dropout pass {number}"), batch_size) for number in range(n))
+    return (_dropout_pass(network, x, generator_seed(seed, f"dropout pass {number}"), batch_size) for number in range(n))
 
 # %% ../nbs/20_bma.ipynb #example-scores
 FLOOR = torch.finfo(torch.float32).tiny  # the least probability that enters a logarithm

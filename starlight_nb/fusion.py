@@ -7,16 +7,16 @@ from __future__ import annotations
 import copy, statistics, time
 import torch
 from torch import nn
-from .base import choose
 from .barriers import rescaled, unit_statistics
 from .bma import average_predictions
 from .data import Dataset, Split
-from .compute import wait_for
 from .evaluation import check_same, refresh_batchnorm
-from .matching import match_many, match_together
+from .matching import match_jointly, match_many
 from .permutation import PermutationSpec, permute
-from .recipes import Recipe, check_number
+from .runtime.settings import check_choice, synchronize
 from .star import StarResult, train_star
+from .training import Recipe
+from .training.recipes import check_number
 
 # %% auto #0
 __all__ = ['ensemble', 'aligned', 'average', 'average_aligned', 'train_fused_star', 'inference_cost']
@@ -38,8 +38,8 @@ def aligned(spec: PermutationSpec,
     "The states in one order. Raises `ValueError` for an unknown `around` or states that do not fit."
     states = list(states)
     if not states: raise ValueError("states: at least one is needed, not an empty list")
-    if isinstance(around, str): choose("around", around, ("first", "together"))
-    if around == "together" and len(states) > 1: found = match_together(spec, states).permutations
+    if isinstance(around, str): check_choice("around", around, ("first", "together"))
+    if around == "together" and len(states) > 1: found = match_jointly(spec, states).permutations
     else: found = [matching.permutation for matching in match_many(spec, states[0] if isinstance(around, str) else around, states)]
     return [permute(spec, permutation, state) for permutation, state in zip(found, states)]
 
@@ -75,12 +75,12 @@ def train_fused_star(model: nn.Module,                       # the star's initia
                      sources: list[dict[str, torch.Tensor]],  # trained states of the same architecture
                      data: Dataset, recipe: Recipe,
                      *,
-                     own_loss: float = 1.0,                  # weight of the star's own loss
+                     own_loss_weight: float = 1.0,                  # weight of the star's own loss
                      **options,                              # of `train_star`
                     ) -> StarResult:
     "Starlight with the star's own cross-entropy in the objective; the errors of `train_star`."
-    check_number("own_loss", own_loss, float, 0, float("inf"))
-    return train_star(model, sources, data, recipe, own_loss=own_loss, **options)
+    check_number("own_loss_weight", own_loss_weight, float, 0, float("inf"))
+    return train_star(model, sources, data, recipe, own_loss_weight=own_loss_weight, **options)
 
 # %% ../nbs/21_fusion.ipynb #inference-cost
 def inference_cost(model: nn.Module,
@@ -103,9 +103,9 @@ def _seconds(network, x, members, repeats):
     times = []
     with torch.no_grad():
         for _ in range(repeats + 1):  # the first one warms up
-            wait_for(x.device)
+            synchronize(x.device)
             start = time.perf_counter()
             for _ in range(members): network(x)
-            wait_for(x.device)
+            synchronize(x.device)
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])

@@ -7,11 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from starlight_nb.descent import inner_product
+from starlight_nb.matching.coordinate_descent import inner_product
 from starlight_nb.matching import match_weights
 from starlight_nb.models import ZOO, build
-from starlight_nb.permutation import PermutationSpec, check_permutation, check_spec, compose, infer_spec, invert, permute
-from starlight_nb.weights import matched_names
+from starlight_nb.permutation import (
+    PermutationSpec, check_permutation, check_spec, compose, infer_spec, invert, permute)
+from starlight_nb.matching.weights import matched_names
 
 IMAGE = {"alexnet": 64, "inception_v3": 75, "maxvit_t": 224}
 SMALLER = {"vit_h_14": {"image_size": 28}, "vit_b_16": {"image_size": 32}, "vit_l_16": {"image_size": 32}, "vit_b_32": {"image_size": 64}, "vit_l_32": {"image_size": 64}}

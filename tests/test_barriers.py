@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from starlight_nb.barriers import (PathCurve, accuracy_barrier, evaluate, interpolate, loss_barrier, path_losses, refresh_batchnorm, repaired,
-                                   unit_statistics)
+from starlight_nb.barriers import (
+    PathCurve, accuracy_barrier, loss_barrier, path_losses, repair, unit_statistics)
+from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
 from starlight_nb.data import Dataset, Split
 from starlight_nb.models import build, initialise
 from starlight_nb.training import state_of, train
@@ -117,7 +118,7 @@ def test_repaired_units_have_the_statistics_between_the_two_networks(digits, kin
     model = REPAIRABLE[kind]()
     a, b = (refresh_batchnorm(model, state_of(initialise(REPAIRABLE[kind], seed)), small) for seed in (0, 1))
     copies = [{k: v.clone() for k, v in s.items()} for s in (a, b)]
-    ends, middle = [unit_statistics(model, state, small) for state in (a, b)], unit_statistics(model, repaired(model, a, b, 0.25, small), small)
+    ends, middle = [unit_statistics(model, state, small) for state in (a, b)], unit_statistics(model, repair(model, a, b, 0.25, small), small)
     hidden = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][:-1]
     assert list(middle) == hidden or set(middle) == set(hidden), "all but the last layer"
     for name, (mean, deviation) in middle.items():
@@ -140,5 +141,5 @@ def test_a_unit_that_never_changes_is_only_shifted(small):
     make = lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
     a, b = ({k: v.clone() for k, v in initialise(make, seed).state_dict().items()} for seed in (0, 1))
     for state, bias in ((a, 1.0), (b, 3.0)): state["0.weight"][2], state["0.bias"][2] = 0, bias
-    middle = repaired(make(), a, b, 0.5, small)
+    middle = repair(make(), a, b, 0.5, small)
     assert middle["0.weight"][2].abs().max() == 0 and middle["0.bias"][2] == pytest.approx(2.0)

@@ -14,19 +14,23 @@ from netcal.metrics import ECE
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import nn
 
-from starlight_nb import average_study, study as study_module
-from starlight_nb.average_study import average_differences, average_table, measure_averages, posteriors
-from starlight_nb.bma import (auroc, average_predictions, calibration_error, cross_temperature, dropout_predictions, example_scores, fit_temperature, interval,
-                              matched_sources, metrics_of, predictions, reliability, resample_weights, resampled_metrics, running_average,
-                              sample_gaussian, sample_star_domain, uncertainty_metrics, with_temperature)
+from starlight_nb.paper import averages, study as study_module
+from starlight_nb.paper.averages import (
+    average_differences, average_table, measure_averages, posteriors)
+from starlight_nb.bma import (
+    auroc, average_predictions, calibration_error, cross_temperature, dropout_predictions,
+    example_scores, fit_temperature, interval, matched_sources, metrics_of, predictions,
+    reliability, resample_weights, resampled_metrics, running_average, sample_gaussian,
+    sample_star_domain, uncertainty_metrics, with_temperature)
 from starlight_nb.data import LOADERS, SHIFTS, gather, shifted
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
-from starlight_nb.models import build, initialise, stream
+from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.recipes import Recipe
+from starlight_nb.training import Recipe
 from starlight_nb.star import StarResult, train_star
-from starlight_nb.store import Store
-from starlight_nb.study import Study, load_profile
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import Study
 from starlight_nb.training import state_of, train_population
 
 RECIPE = Recipe(epochs=2, batch_size=100, lr=0.05, schedule="one-cycle")
@@ -187,7 +191,7 @@ def test_temperature_is_found_again():
 
 def test_the_ends_are_the_star_and_a_matched_source(trained, digits):
     model, spec, sources, star = trained
-    ends = {t: sample_star_domain(star, sources, 1, stream(0, "draws"), spec=spec, model=model, data=digits, t_sampling=t) for t in (0, 1)}
+    ends = {t: sample_star_domain(star, sources, 1, generator(0, "draws"), spec=spec, model=model, data=digits, t_sampling=t) for t in (0, 1)}
     number, t = ends[1].plan[0]
     predict = lambda state: average_predictions(model, [state], digits.test)
     assert t == 1 and torch.equal(predict(ends[0][0]), predict(star.state))
@@ -199,7 +203,7 @@ def test_the_ends_are_the_star_and_a_matched_source(trained, digits):
 
 def test_a_draw_between_the_ends_has_refreshed_statistics(trained, digits):
     model, spec, sources, star = trained
-    draws = sample_star_domain(star, sources, 4, stream(0, "draws"), model=model, data=digits)
+    draws = sample_star_domain(star, sources, 4, generator(0, "draws"), model=model, data=digits)
     for state, (number, t) in zip(draws, draws.plan):
         point = interpolate(star.state, permute(spec, star.permutations[number], sources[number]), t)
         wanted = refresh_batchnorm(model, point, digits)
@@ -212,15 +216,15 @@ def test_statistics_need_model_and_data_or_a_word(digits):
     for missing in (dict(), dict(model=model), dict(data=digits)):
         for sample in (sample_star_domain, sample_gaussian):
             with pytest.raises(ValueError, match="model, data: both are needed to measure 'stem.1.running_var'"):
-                sample(state, [state], 1, stream(0, "draws"), **missing)
-    assert sample_star_domain(state, [state], 1, stream(0, "draws"), refresh=False)[0].keys() == state.keys()
+                sample(state, [state], 1, generator(0, "draws"), **missing)
+    assert sample_star_domain(state, [state], 1, generator(0, "draws"), refresh=False)[0].keys() == state.keys()
 
 
 def test_nothing_that_is_given_changes(trained, digits):
     model, spec, sources, star = trained
     before = [{name: tensor.clone() for name, tensor in state.items()} for state in [star.state, *sources, state_of(model)]]
     for sample in (sample_star_domain, sample_gaussian):
-        average_predictions(model, sample(star, sources, 3, stream(0, "draws"), spec=spec, model=model, data=digits), digits.test)
+        average_predictions(model, sample(star, sources, 3, generator(0, "draws"), spec=spec, model=model, data=digits), digits.test)
     for old, new in zip(before, [star.state, *sources, state_of(model)]):
         assert all(torch.equal(old[name], new[name]) for name in old)
 
@@ -228,11 +232,11 @@ def test_nothing_that_is_given_changes(trained, digits):
 def test_draws_are_uniform_and_repeatable(trained):
     model, spec, sources, star = trained
     sample = partial(sample_star_domain, star, sources, spec=spec, refresh=False)
-    draws = sample(3000, stream(0, "draws"))
+    draws = sample(3000, generator(0, "draws"))
     numbers, ts = (np.array(part) for part in zip(*draws.plan))
     assert np.abs(np.bincount(numbers) / 3000 - 1 / 3).max() < 0.04 and abs(ts.mean() - 0.5) < 0.02 and abs(ts.var() - 1 / 12) < 0.005
     assert abs(np.corrcoef(numbers, ts)[0, 1]) < 0.06
-    assert draws.plan[:7] == sample(7, stream(0, "draws")).plan != sample(7, stream(1, "draws")).plan
+    assert draws.plan[:7] == sample(7, generator(0, "draws")).plan != sample(7, generator(1, "draws")).plan
     assert all(torch.equal(draws[5][name], draws[2:9][3][name]) for name in star.state)
 
 
@@ -247,14 +251,14 @@ def test_sources_may_be_read_when_they_are_needed(trained):
             self.reads += 1
             return sources[n]
     read = Read()
-    draws = sample_star_domain(star, read, 5, stream(0, "draws"), spec=spec, refresh=False)
+    draws = sample_star_domain(star, read, 5, generator(0, "draws"), spec=spec, refresh=False)
     checked = read.reads
     assert checked == 3 and len(list(draws)) == 5 and read.reads == checked + 5
 
 
 def test_the_gaussian_has_the_moments_of_the_segments(trained):
     model, spec, sources, star = trained
-    draws = sample_gaussian(star, sources, 4000, stream(0, "draws"), spec=spec, refresh=False)
+    draws = sample_gaussian(star, sources, 4000, generator(0, "draws"), spec=spec, refresh=False)
     name = next(name for name, tensor in star.state.items() if tensor.ndim > 1)
     drawn = torch.stack([state[name] for state in draws])
     ts = torch.linspace(0, 1, 201, dtype=torch.double)
@@ -270,19 +274,19 @@ def test_a_wrong_star_is_one_clear_error(trained):
     model, spec, sources, star = trained
     other = StarResult(star.state, star.permutations[:2], [], 0)
     with pytest.raises(ValueError, match="sources: 3 are given, the star was trained with 2"):
-        sample_star_domain(other, sources, 1, stream(0, "draws"), spec=spec)
+        sample_star_domain(other, sources, 1, generator(0, "draws"), spec=spec)
     cut = {name: tensor[..., :-1] if tensor.ndim else tensor for name, tensor in sources[0].items()}
     with pytest.raises(ValueError, match=r"sources\[2\]: it does not fit the star"):
-        sample_gaussian(star, [*sources[:2], cut], 1, stream(0, "draws"), spec=spec, refresh=False)
+        sample_gaussian(star, [*sources[:2], cut], 1, generator(0, "draws"), spec=spec, refresh=False)
     with pytest.raises(ValueError, match="t_sampling: a constant t"):
-        sample_star_domain(star, sources, 1, stream(0, "draws"), spec=spec, t_sampling=2.0, refresh=False)
+        sample_star_domain(star, sources, 1, generator(0, "draws"), spec=spec, t_sampling=2.0, refresh=False)
 
 
 # --- averages
 
 def test_averages_do_not_depend_on_the_batch_size(trained, digits):
     model, spec, sources, star = trained
-    draws = sample_star_domain(star, sources, 4, stream(0, "draws"), spec=spec, model=model, data=digits)
+    draws = sample_star_domain(star, sources, 4, generator(0, "draws"), spec=spec, model=model, data=digits)
     whole = average_predictions(model, draws, digits.test)
     for size in (1, 64, 397, 5000):
         assert (average_predictions(model, draws, digits.test.x, batch_size=size) - whole).abs().max() < 1e-6
@@ -306,7 +310,7 @@ def test_no_more_than_two_states_and_predictions_are_alive(make_mlp, solutions, 
             most[kind] = max(most[kind], sum(ref() is not None for ref in alive[kind]))
             yield item
             del item
-    draws = sample_star_domain(solutions[0], solutions[1:], count, stream(0, "draws"))
+    draws = sample_star_domain(solutions[0], solutions[1:], count, generator(0, "draws"))
     found = watched("predictions", predictions(model, watched("states", draws, lambda state: state["1.weight"]), digits.test), lambda probs: probs)
     for average in running_average(found):
         pass
@@ -365,7 +369,7 @@ def test_averages_of_a_study(study, monkeypatch):
     assert [p.counts for p in found if p.method == "deep ensemble"] == [(1, 2, 3)] * 2 and {p.compared for p in found} == {1, 3}
     frame = measure_averages(study, found, resamples=50)
     study.jobs = 2
-    monkeypatch.setattr(average_study, "predictions", None)
+    monkeypatch.setattr(averages, "predictions", None)
     pd.testing.assert_frame_equal(frame, measure_averages(study, found, resamples=50))
     plain = frame[(frame.split == "test") & frame.bin.isna() & frame.model_a.notna()]
     assert set(plain[plain.method == "star domain"].draws) == {1, 2, 3, 5} and set(plain[plain.method == "Gaussian"].draws) == {3}

@@ -17,13 +17,15 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from starlight_nb import corpora, reproduce, study as study_module
-from starlight_nb.corpora import CorpusError, read_images, shuffled_rows
-from starlight_nb.data import IMAGENET, LOADERS, PIXELS, available, load, load_digit_pairs
+import starlight_nb.data as data_module
+from starlight_nb.paper import cli, runner, study as study_module
+from starlight_nb.data import CorpusError, read_images, shuffled_rows
+from starlight_nb.data import IMAGENET, LOADERS, PIXELS, available_datasets, load, load_digit_pairs
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.store import Store
-from starlight_nb.study import Study, load_profile
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import Study
 from starlight_nb.training import Recipe, train
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: nobody listens
@@ -37,7 +39,7 @@ def no_network(monkeypatch):
         monkeypatch.setattr(kind, "url", NOWHERE + kind.filename)
     for kind in (datasets.MNIST, datasets.FashionMNIST):
         monkeypatch.setattr(kind, "mirrors", [NOWHERE])
-    monkeypatch.setattr(corpora, "NEWS", NOWHERE)
+    monkeypatch.setattr(data_module, "NEWS", NOWHERE)
 
 
 @pytest.fixture
@@ -132,17 +134,17 @@ def test_the_splits_are_those_of_the_paper_and_the_same_each_time(name, tmp_path
     assert torch.equal(few.test.x, data.test.x) and few.digest != data.digest
     with pytest.raises(ValueError, match=f"dataset: '{name}-91' asks for 91 training examples, '{name}' has 90"):
         load(f"{name}-91", tmp_path)
-    assert available(tmp_path) == ["digits", "digit-pairs", name]
+    assert available_datasets(tmp_path) == ["digits", "digit-pairs", name]
 
 
-@pytest.mark.parametrize("name", [*corpora.TORCHVISION, *corpora.FOLDERS, "imagenet64", "imagenette64", "cifar10-5000"])
+@pytest.mark.parametrize("name", [*data_module.TORCHVISION, *data_module.FOLDERS, "imagenet64", "imagenette64", "cifar10-5000"])
 def test_missing_files_are_one_clear_error_and_leave_nothing(name, tmp_path):
     with pytest.raises(CorpusError) as error:
         load(name, tmp_path / "data")
     asked, expected, why, rest = str(error.value).splitlines()
     assert asked.startswith(f"dataset: the files of {name.removesuffix('64').removesuffix('-5000')!r} are not in {tmp_path / 'data'}")
     assert expected.startswith("expected there: ") and "--data or STARLIGHT_DATA" in rest
-    downloaded = name.removesuffix("-5000") in {*corpora.TORCHVISION, "agnews"}
+    downloaded = name.removesuffix("-5000") in {*data_module.TORCHVISION, "agnews"}
     assert why.startswith("they could not be downloaded: " if downloaded else "they have to be brought there by hand")
     assert not list(tmp_path.iterdir())
 
@@ -214,7 +216,7 @@ def test_a_download_that_is_not_what_was_published_leaves_nothing(tmp_path, monk
 
 
 def test_a_silent_server_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "PATIENCE", SILENCE)
+    monkeypatch.setattr(data_module, "PATIENCE", SILENCE)
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
         monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{server.getsockname()[1]}/cifar")
         began = time.monotonic()
@@ -236,16 +238,16 @@ def test_a_download_that_is_stopped_between_files_goes_on(tmp_path, monkeypatch)
         load("mnist", tmp_path)
     monkeypatch.setattr(os, "replace", replace)
     assert len([path for path in folder.iterdir() if path.suffix != ".gz"]) == 2 and not list(tmp_path.glob(".*"))
-    assert "mnist" not in available(tmp_path) and len(load("mnist", tmp_path).train) == 90
+    assert "mnist" not in available_datasets(tmp_path) and len(load("mnist", tmp_path).train) == 90
 
 
 def test_news_are_downloaded_whole_or_not_at_all(tmp_path, monkeypatch, serve):
     make_news(tmp_path / "served")
-    monkeypatch.setattr(corpora, "NEWS", serve(tmp_path / "served"))
+    monkeypatch.setattr(data_module, "NEWS", serve(tmp_path / "served"))
     with pytest.raises(CorpusError, match="they could not be downloaded: RuntimeError: File not found or corrupted"):
         load("agnews", tmp_path / "data")  # these are not the published files
     assert not (tmp_path / "data").exists()
-    monkeypatch.setattr(corpora, "NEWS_MD5", {name: md5(tmp_path / "served" / name) for name in corpora.NEWS_MD5})
+    monkeypatch.setattr(data_module, "NEWS_MD5", {name: md5(tmp_path / "served" / name) for name in data_module.NEWS_MD5})
     load("agnews", tmp_path / "data")
     assert files_below(tmp_path / "data") == ["ag_news_csv/test.csv", "ag_news_csv/train.csv"]
 
@@ -290,7 +292,7 @@ def test_folders_of_images(tmp_path):
     few, whole = load("imagenet-5", tmp_path / "imagenet"), load("imagenet", tmp_path)
     assert few.train.x.shape == (5, 3, 224, 224) and torch.equal(few.train.x, whole.train.x[:5])
     (tmp_path / "imagenet").rename(tmp_path / "imagenette2-160")
-    assert load("imagenette64", tmp_path).digest == data.digest and available(tmp_path)[2:] == ["imagenette", "imagenette64"]
+    assert load("imagenette64", tmp_path).digest == data.digest and available_datasets(tmp_path)[2:] == ["imagenette", "imagenette64"]
 
 
 def test_damaged_folders_of_images(tmp_path):
@@ -376,7 +378,7 @@ def test_a_run_without_its_data_ends_before_it_begins(tmp_path, capsys):
     path, out, store = tmp_path / "mine.toml", tmp_path / "report", tmp_path / "store"
     path.write_text(PROFILE.format(dataset="cifar10-500"))
     words = ["reproduce", "--profile", str(path), "--out", str(out), "--store", str(store), "--data", str(tmp_path)]
-    assert reproduce.main(words) == 2
+    assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert "starlight: dataset: the files of 'cifar10' are not in" in said and "cifar-10-batches-py/data_batch_1" in said
     assert sorted(tmp_path.iterdir()) == [path]
@@ -387,8 +389,8 @@ def test_a_vocabulary_that_is_too_small_is_told_before_anything_runs(model, mess
     make_news(tmp_path / "ag_news_csv")
     path, out = tmp_path / "mine.toml", tmp_path / "report"
     path.write_text(PROFILE.format(dataset="agnews-60").replace("{ depth = 1, width = 4 }", model).replace("mlp", "text_bag"))
-    monkeypatch.setattr(reproduce, "_run_all", lambda *arguments: None)
-    assert reproduce.main(["reproduce", "--profile", str(path), "--out", str(out), "--store", str(tmp_path / "store"), "--data", str(tmp_path)]) == (2 if message else 0)
+    monkeypatch.setattr(runner, "_run_all", lambda *arguments: None)
+    assert cli.main(["reproduce", "--profile", str(path), "--out", str(out), "--store", str(tmp_path / "store"), "--data", str(tmp_path)]) == (2 if message else 0)
     said = capsys.readouterr().err
     assert not message or f"settings.small.model: text_bag {{'width': 4, 'vocabulary': 20}} does not take the train examples of 'agnews-60': {message}" in said
 
@@ -401,7 +403,7 @@ SIZES = {"mnist": (54_000, 6_000, 10_000), "fashion-mnist": (54_000, 6_000, 10_0
 def real(request):
     "The folder of real files, for the data set of the test."
     root, name = os.environ.get("STARLIGHT_DATA"), request.getfixturevalue("name")
-    if not root or name not in available(root):
+    if not root or name not in available_datasets(root):
         pytest.skip(f"the files of {name} are not in STARLIGHT_DATA")
     return Path(root)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, finish, report_bytes, starlight
 
-from starlight_nb import reproduce
+from starlight_nb.paper import cli
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the processes of a run are found through /proc")
 ENTRY, CHECKPOINT, REPORT = r"/\.\w+\.safetensors\.", r"/\.\w+\.checkpoint\.", r"/report/\.staging"
@@ -49,7 +49,7 @@ def kill_when(process, notes, moment):
 def check_now(folder, smoke_report, *words):
     "After a kill: whatever a reader finds, in the store or in the report, is whole."
     if (folder / "store").exists():
-        assert reproduce.main(["store", "verify", "--store", str(folder / "store")]) == 0
+        assert cli.main(["store", "verify", "--store", str(folder / "store")]) == 0
     whole, found = report_bytes(smoke_report), report_bytes(folder)
     for name, contents in found.items():
         if name.startswith(("measured/", "failed/")):  # what is on its way into the evidence, and what failed
@@ -68,9 +68,9 @@ def check_end(folder, smoke_report, *words):
     assert {name for name in found if found[name] != whole.get(name)} == (GALLERY if words else set())
     assert all(before.get(name, found[name]) == found[name] for name in found), "what was there was right"
     assert not list(folder.glob("report/**/.*")), "no staging folder, no lock, no temporary file"
-    assert reproduce.main(["store", "verify", "--store", str(folder / "store")]) == 0
+    assert cli.main(["store", "verify", "--store", str(folder / "store")]) == 0
     assert {path.suffix for path in folder.glob("store/??/*")} <= {".safetensors", ".checkpoint"}, "no half of a file"
-    assert reproduce.main(["store", "prune", "--store", str(folder / "store")]) == 0
+    assert cli.main(["store", "prune", "--store", str(folder / "store")]) == 0
     entries = lambda store: {path.name: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     left, reference = entries(folder / "store"), entries(smoke_report / "store")
     assert all(reference[name] == left[name] for name in left), "entries too are the same bytes, and there is nothing else"

@@ -5,16 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from starlight_nb import fusion_study, study
+from starlight_nb.paper import predictors as predictors_module, study
 from starlight_nb.data import load
 from starlight_nb.evaluation import evaluate, refresh_batchnorm
-from starlight_nb.fusion import aligned, average, average_aligned, ensemble, inference_cost, train_fused_star
-from starlight_nb.fusion_study import cost_table, fusion_summary, fusion_table, measure_predictors, predictors
-from starlight_nb.models import build, stream
+from starlight_nb.fusion import (
+    aligned, average, average_aligned, ensemble, inference_cost, train_fused_star)
+from starlight_nb.paper.predictors import (
+    cost_table, fusion_summary, fusion_table, measure_predictors, predictors)
+from starlight_nb.models import build, generator
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.recipes import Recipe
-from starlight_nb.store import Store
-from starlight_nb.study import Study, load_profile
+from starlight_nb.training import Recipe
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import Study
 from starlight_nb.training import state_of, train_population
 
 
@@ -32,7 +35,7 @@ def networks(request, data):
 @pytest.mark.parametrize("around", ["first", "together"])
 def test_an_average_does_not_depend_on_the_order_of_the_units(networks, around, data):
     model, spec, states = networks
-    moved = [states[0]] + [permute(spec, spec.random(stream(n, "test")), state) for n, state in enumerate(states[1:])]
+    moved = [states[0]] + [permute(spec, spec.random(generator(n, "test")), state) for n, state in enumerate(states[1:])]
     one, other = (average_aligned(spec, them, around="first" if around == "first" else "together") for them in (states, moved))
     for name, tensor in one.items(): torch.testing.assert_close(tensor, other[name], atol=1e-5, rtol=1e-4)
 
@@ -61,9 +64,9 @@ def test_a_fused_star_is_a_star_with_its_own_loss(networks, data):
     model, spec, states = networks
     recipe = Recipe(epochs=1, batch_size=200, lr=0.02)
     one = train_fused_star(model, states, data, recipe, spec=spec, seed=3)
-    other = train_star(model, states, data, recipe, spec=spec, seed=3, own_loss=1.0)
+    other = train_star(model, states, data, recipe, spec=spec, seed=3, own_loss_weight=1.0)
     assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
-    with pytest.raises(ValueError, match="own_loss: a number of at least 0 is needed, not -1"): train_fused_star(model, states, data, recipe, own_loss=-1)
+    with pytest.raises(ValueError, match="own_loss_weight: a number of at least 0 is needed, not -1"): train_fused_star(model, states, data, recipe, own_loss_weight=-1)
 
 
 def test_multiplications_are_counted_as_by_hand():
@@ -108,7 +111,7 @@ def test_of_one_source_everything_but_the_star_is_that_source(small):
 def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
     found = predictors(small, [2], stars=1, splits=1, longs=1)
     first = measure_predictors(small, found)
-    for module, name in ((study, "train_together"), (study, "train_star"), (fusion_study, "predictions")): monkeypatch.setattr(module, name, None)
+    for module, name in ((study, "train_stacked"), (study, "train_star"), (predictors_module, "predictions")): monkeypatch.setattr(module, name, None)
     assert measure_predictors(small, predictors(small, [2], stars=1, splits=1, longs=1)).equals(first)
 
 

@@ -10,11 +10,16 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from starlight_nb.base import experiment_names, reading_order, write_whole
-from starlight_nb.gallery import experiment_title, what_holds, write_gallery
-from starlight_nb.plots import plot_source_count, save_figure
-from starlight_nb.published import comparison_table, save_comparison
-from starlight_nb.study import COLUMNS, Experiment, save_data, save_finding, save_table
+from starlight_nb.paper.profiles import experiment_names, reading_order
+from starlight_nb.runtime.files import write_atomic
+from starlight_nb.paper.claims import claims, experiment_title
+from starlight_nb.paper.gallery import write_gallery
+from starlight_nb.paper.report import save_figure
+from starlight_nb.plots import plot_source_count
+from starlight_nb.paper.published import comparison_table, save_comparison
+from starlight_nb.paper.experiment import Experiment
+from starlight_nb.paper.report import save_data, save_finding, save_table
+from starlight_nb.paper.study import COLUMNS
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium; apt-get install chromium")
@@ -40,8 +45,8 @@ def make_report(folder, monkeypatch, *frames):
     save_comparison(experiment, comparison_table(ratios={"part": pd.DataFrame([dict(
         setting="A", n_source=4, ratio=0.5, low=0.4, high=0.6, lowest=0.2, highest=0.3, rows=2, fewest=5, most=50, overlap=False)])}))
     save_finding(experiment, "A & B: 3 < 4.")
-    write_whole(folder / "notebooks/fig1_source_count.ipynb", "{}")
-    write_whole(folder / "evidence.json", json.dumps(dict(machine="a machine of its own", wall_seconds=dict(fig1_source_count=1234.5))))
+    write_atomic(folder / "notebooks/fig1_source_count.ipynb", "{}")
+    write_atomic(folder / "evidence.json", json.dumps(dict(machine="a machine of its own", wall_seconds=dict(fig1_source_count=1234.5))))
     write_gallery(folder, "A small report")
     return folder
 
@@ -152,7 +157,7 @@ def test_a_browser_shows_every_image_of_committed_reports(report, tmp_path):
 
 
 def test_what_holds_is_counted_in_the_data(small_report):
-    held = what_holds(small_report)
+    held = claims(small_report)
     assert held in (small_report / "README.md").read_text()
     assert "in 1 of 3 settings (0.20 times it)." in held and "**Not so in B: 1.20 [" in held and "times 0.500 nats.**" in held
     assert "Regular solutions are connected anyway in C: 1.00 [" in held and "**Not so in C" not in held
@@ -161,7 +166,7 @@ def test_what_holds_is_counted_in_the_data(small_report):
 
 def test_a_setting_counts_once_with_its_most_sources(tmp_path, monkeypatch):
     frames = barriers("A", 0.5, 0.6, n_source=2), barriers("A", 0.5, 0.02, n_source=16)
-    held = what_holds(make_report(tmp_path / "report", monkeypatch, *frames))
+    held = claims(make_report(tmp_path / "report", monkeypatch, *frames))
     assert "in 1 of 1 settings (0.04 times it)." in held and held.endswith(" The star – held-out barrier is near zero, below 0.05 nats, in 1 of 1 (0.02 nats).")
 
 
@@ -170,9 +175,9 @@ def test_a_setting_without_regular_pairs_is_left_out(tmp_path, monkeypatch):
     path = report / "data/fig1_source_count.csv"
     data = pd.read_csv(path)
     data[(data.setting == "A") | (data["pair"] != "regular-regular")].to_csv(path, index=False)
-    assert "in 1 of 1 settings (0.20 times it)." in what_holds(report)
+    assert "in 1 of 1 settings (0.20 times it)." in claims(report)
     data[data["pair"] == "star-source"].to_csv(path, index=False)
-    assert what_holds(report) == ""
+    assert claims(report) == ""
 
 
 def test_nothing_in_the_gallery_varies_from_run_to_run(small_report):

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from starlight_nb import jobs
-from starlight_nb.jobs import BACKENDS, epochs, progress, read_progress, single_thread, spread, under_way, write_progress
+from starlight_nb.runtime import jobs, progress as progress_module
+from starlight_nb.runtime.jobs import BACKENDS, run_jobs, single_thread
+from starlight_nb.runtime.progress import (
+    epochs, progress, read_progress, trainings_in_progress, write_progress)
 from starlight_nb.models import build, initialise
-from starlight_nb.store import Store
+from starlight_nb.runtime.store import Store
 from starlight_nb.training import Recipe, train
 
 LOCAL = [backend for backend in BACKENDS if backend != "ray"]
@@ -53,15 +55,15 @@ def test_single_thread_puts_the_setting_back():
 @pytest.mark.parametrize("backend", LOCAL)
 @pytest.mark.parametrize("count", [1, 2])
 def test_results_come_in_the_order_of_the_tasks(backend, count):
-    assert spread(later, [(0.4, "a"), (0.0, "b"), (0.1, "c")], jobs=count, backend=backend) == ["a", "b", "c"]
-    assert spread(later, [], jobs=count, backend=backend) == []
+    assert run_jobs(later, [(0.4, "a"), (0.0, "b"), (0.1, "c")], jobs=count, backend=backend) == ["a", "b", "c"]
+    assert run_jobs(later, [], jobs=count, backend=backend) == []
 
 
 @pytest.mark.parametrize("backend", LOCAL)
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_error_of_a_job_is_raised_as_it_is(backend, count):
     with pytest.raises(Unwell) as raised:
-        spread(fails, [(n, "bad luck: 13") for n in range(4)], jobs=count, backend=backend)
+        run_jobs(fails, [(n, "bad luck: 13") for n in range(4)], jobs=count, backend=backend)
     assert type(raised.value) is Unwell and str(raised.value) == "bad luck: 13"
 
 
@@ -75,7 +77,7 @@ def test_every_job_has_one_thread(backend):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert spread(threads_inside, [(n,) for n in range(4)], jobs=2, backend=backend) == [1] * 4
+        assert run_jobs(threads_inside, [(n,) for n in range(4)], jobs=2, backend=backend) == [1] * 4
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -84,25 +86,25 @@ def test_every_job_has_one_thread(backend):
 def test_threads_give_the_bits_of_processes(digits, recipe, make_mlp):
     tasks = [(initialise(make_mlp, seed), digits, recipe, seed) for seed in range(4)]
     before = torch.random.get_rng_state()
-    threads, processes = (spread(train, tasks, jobs=2, backend=backend) for backend in ("threads", "processes"))
-    alone = spread(train, tasks)
+    threads, processes = (run_jobs(train, tasks, jobs=2, backend=backend) for backend in ("threads", "processes"))
+    alone = run_jobs(train, tasks)
     assert all(equal(a, b) and equal(a, c) for a, b, c in zip(threads, processes, alone)) and not equal(*threads[:2])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_wrong_backend_is_one_clear_error(monkeypatch):
     with pytest.raises(ValueError, match=r"backend: 'proceses' is not known; did you mean 'processes'\? \(accepted: processes, ray, threads\)"):
-        spread(pow, [(2, 3)], backend="proceses")
+        run_jobs(pow, [(2, 3)], backend="proceses")
     monkeypatch.setenv("STARLIGHT_BACKEND", "threads")
     with pytest.raises(ValueError, match=r"STARLIGHT_BACKEND: 'threads' is not known \(accepted: processes, ray\)"):
-        spread(pow, [(2, 3)])
-    assert spread(pow, [(2, 3)], backend="threads") == [8]
+        run_jobs(pow, [(2, 3)])
+    assert run_jobs(pow, [(2, 3)], backend="threads") == [8]
 
 
 def test_without_ray_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r'backend: "ray" needs Ray, which is not installed; pip install "starlight_nb\[ray\]"'):
-        spread(pow, [(2, 3)], backend="ray")
+        run_jobs(pow, [(2, 3)], backend="ray")
 
 
 def test_an_address_where_nobody_answers_is_told_soon(monkeypatch):
@@ -111,13 +113,13 @@ def test_an_address_where_nobody_answers_is_told_soon(monkeypatch):
         monkeypatch.setenv("STARLIGHT_RAY_ADDRESS", f"localhost:{silent.getsockname()[1]}")
         start = time.monotonic()
         with pytest.raises(ConnectionError, match=r"ray-address: no Ray cluster answers at localhost:\d+"):
-            spread(pow, [(2, 3)], backend="ray")
+            run_jobs(pow, [(2, 3)], backend="ray")
         assert time.monotonic() - start < 15
     for address in ("localhost:1", "ray://localhost:1"):
         with pytest.raises(ConnectionError, match=f"ray-address: no Ray cluster answers at {address}"):
-            spread(pow, [(2, 3)], backend="ray", address=address)
+            run_jobs(pow, [(2, 3)], backend="ray", address=address)
     with pytest.raises(ValueError, match="ray-address: HOST:PORT, ray://HOST:PORT, auto or local is needed, not 'cluster'"):
-        spread(pow, [(2, 3)], backend="ray", address="cluster")
+        run_jobs(pow, [(2, 3)], backend="ray", address="cluster")
 
 
 def run_epochs(count, seconds, label="epochs"):
@@ -132,11 +134,11 @@ def test_trainings_tell_how_far_they_are(backend, count, tmp_path, monkeypatch):
 
     def look():
         while not over.wait(0.02):
-            for label, (done, total) in under_way(folder).items():
+            for label, (done, total) in trainings_in_progress(folder).items():
                 seen.setdefault(label, set()).add((done, total))
     watcher = threading.Thread(target=look)
     watcher.start()
-    spread(run_epochs, [(50, 0.025), (60, 0.025)], jobs=count, label="models", backend=backend)
+    run_jobs(run_epochs, [(50, 0.025), (60, 0.025)], jobs=count, label="models", backend=backend)
     over.set()
     watcher.join()
     assert seen.keys() == {"models 1", "models 2"}
@@ -146,8 +148,8 @@ def test_trainings_tell_how_far_they_are(backend, count, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_gone_ends_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "EVERY", 0.0)
-    with jobs._heard(tmp_path / "gone" / "0.job", "models 1"):
+    monkeypatch.setattr(progress_module, "EVERY", 0.0)
+    with progress_module._heard(tmp_path / "gone" / "0.job", "models 1"):
         run_epochs(3, 0)
     monkeypatch.setenv("STARLIGHT_PROGRESS", str(tmp_path / "progress"))
     for number in progress(iter(range(3)), "numbers", 3):
@@ -164,7 +166,7 @@ def test_a_long_label_is_cut_off(tmp_path):
 SCRIPT = """
 import sys
 from test_jobs import run_epochs
-from starlight_nb.jobs import spread
+from starlight_nb.runtime.jobs import run_jobs
 spread(run_epochs, [(50, 0.05), (60, 0.05)], jobs=2, label="models")
 run_epochs(40, 0.05, "alone")
 """
@@ -279,14 +281,14 @@ def test_a_cluster_that_loses_a_node_trains_every_model_once(cluster, digits, tm
     monkeypatch.setenv("STARLIGHT_PROGRESS", str(tmp_path / "progress"))
     with jobs.connected(cluster.address):
         mine = ray.get_runtime_context().get_node_id()
-        assert spread(later, [(0.4, "a"), (0.0, "b")], backend="ray") == ["a", "b"] and ray.is_initialized()
-        nodes, environments, threads = zip(*spread(report, [(n,) for n in range(8)], backend="ray"))
+        assert run_jobs(later, [(0.4, "a"), (0.0, "b")], backend="ray") == ["a", "b"] and ray.is_initialized()
+        nodes, environments, threads = zip(*run_jobs(report, [(n,) for n in range(8)], backend="ray"))
         other, = set(nodes) - {mine}
         assert set(nodes) == {mine, other} and set(threads) == {1}
         for environment in environments:
             assert environment.items() >= {"STARLIGHT_DATA": str(tmp_path), "OMP_NUM_THREADS": "1", "STARLIGHT_BACKEND": "processes"}.items()
         with pytest.raises(Unwell) as raised:
-            spread(fails, [(n, "bad luck: 13") for n in range(4)], backend="ray")
+            run_jobs(fails, [(n, "bad luck: 13") for n in range(4)], backend="ray")
         assert type(raised.value) is Unwell and str(raised.value) == "bad luck: 13" and "test_jobs.py" in str(raised.value.__cause__)
 
         left = lambda kind: [tuple(p.name.split("-")[1:3]) for p in tmp_path.glob(f"{kind}-*")]
@@ -304,7 +306,7 @@ def test_a_cluster_that_loses_a_node_trains_every_model_once(cluster, digits, tm
             gone.set()
         threading.Thread(target=lose, daemon=True).start()
         seeds = list(range(6))
-        found = spread(train_stored, [(tmp_path, digits, seed) for seed in seeds], backend="ray")
+        found = run_jobs(train_stored, [(tmp_path, digits, seed) for seed in seeds], backend="ray")
     assert gone.is_set() and {node for node, _ in found} == {mine, other}
     assert sorted(seed for seed, _ in left("ended")) == [str(seed) for seed in seeds], "each was trained to its end once"
     twice = [seed for seed in seeds if len([s for s, _ in left("begun") if s == str(seed)]) > 1]

@@ -13,16 +13,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision import datasets
 
-from starlight_nb import study as study_module
-from starlight_nb.data import Dataset, Split, available
-from starlight_nb.models import build, initialise, stream
+from starlight_nb.paper import study as study_module
+from starlight_nb.data import Dataset, Split, available_datasets
+from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec
-from starlight_nb.recipes import Recipe
+from starlight_nb.training import Recipe
 from starlight_nb.star import Segments, Sources, t_sampler
-from starlight_nb.store import Store
-from starlight_nb.study import Study, load_profile, regular_pairs, star_pairs
-from starlight_nb.training import Course, _batches, _Position, _step
-from starlight_nb.vectors import FlatModule, state_of
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.members import regular_pairs, star_pairs
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import Study
+from starlight_nb.training import Objective
+from starlight_nb.training.loop import _TrainingState, _batches, _step
+from starlight_nb.training import state_of
+from starlight_nb.training.networks import FlatModule
 
 STANDS_FOR = {"cifar10": "cifar10-64-32", "cifar100": "cifar100-64-20", "imagenet": "imagenette64-64-32"}
 SLOW = {"cifar10-wrn22-4", "cifar10-wrn22-8", "cifar10-wrn34-1", "cifar10-wrn40-1", "cifar100-densenet",
@@ -48,7 +52,7 @@ def small_data(request, tmp_path, monkeypatch):
     if name == "cifar100":
         make_cifar(tmp_path / "data", datasets.CIFAR100, monkeypatch)
         monkeypatch.setenv("STARLIGHT_DATA", str(tmp_path / "data"))
-    elif not (root := os.environ.get("STARLIGHT_DATA")) or STANDS_FOR[name].split("-")[0] not in available(root):
+    elif not (root := os.environ.get("STARLIGHT_DATA")) or STANDS_FOR[name].split("-")[0] not in available_datasets(root):
         pytest.skip(f"the files of {STANDS_FOR[name]} are not in STARLIGHT_DATA")
     study_module._data.cache_clear()
     study_module._cached_spec.cache_clear()
@@ -73,7 +77,7 @@ def test_one_epoch_on_64_images(profile, setting, small_data, tmp_path):
 def test_the_tiny_profile_end_to_end(tmp_path):
     "All three experiments through the runner; the DenseNet's row has complete matching next to none."
     root = os.environ.get("STARLIGHT_DATA")
-    if not root or "cifar10" not in available(root):
+    if not root or "cifar10" not in available_datasets(root):
         pytest.skip("the files of cifar10 are not in STARLIGHT_DATA")
     text = (ROOT / "nbs/experiments/profiles/cifar10-tiny.toml").read_text()
     text = re.sub(r'"cifar10-[0-9-]+"', '"cifar10-64-32"', text).replace("epochs = 5", "epochs = 1").split("[minutes]")[0]
@@ -109,12 +113,12 @@ def epoch_on_meta(batch_size, star):
     data = object.__new__(Dataset)
     object.__setattr__(data, "train", split)
     model = initialise(lambda: build("resnet", width=4, channels_in=3), 0)
-    spec, course = infer_spec(model, torch.randn(2, 3, 8, 8)), Course()
+    spec, course = infer_spec(model, torch.randn(2, 3, 8, 8)), Objective()
     model = model.to("meta")
     if star:
         table = Sources(model, [state_of(model)] * 2, spec, matching="activations", in_memory=True)
-        course = Segments(table, t_sampler("uniform"), stream(0, "draws"), None, 2, 1.0)
-    position = _Position(FlatModule(model, recipe), data, recipe, [0], course)
+        course = Segments(table, t_sampler("uniform"), generator(0, "draws"), None, 2, 1.0)
+    position = _TrainingState(FlatModule(model, recipe), data, recipe, [0], course)
     with Crossings() as crossings:
         for x, y in _batches(data, recipe, position.own, False):
             _step(position, x, y, 0.1)

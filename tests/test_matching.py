@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from starlight_nb.data import Dataset, Split
-from starlight_nb.descent import Descent, Layout, descend
+from starlight_nb.matching.coordinate_descent import Layout, TensorDescent, coordinate_descent
 from starlight_nb.evaluation import midpoint_loss
-from starlight_nb.matching import (Matcher, align, inner_product, match, match_activations, match_many, match_together,
-                                   match_weights, partial_spec)
+from starlight_nb.matching import (
+    Matcher, align, match, match_activations, match_jointly, match_many, match_weights,
+    partial_spec)
+from starlight_nb.matching.coordinate_descent import inner_product
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import PermutationSpec, compose, infer_spec, invert, permute
-from starlight_nb.small_descent import SmallDescent, is_plain
+from starlight_nb.matching.flat_descent import FlatDescent, is_plain
 from starlight_nb.training import state_of
 
 IMAGE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -149,7 +151,7 @@ def test_bad_input_is_named(make_mlp):
     with pytest.raises(ValueError, match=r"states_b\[0\]: the tensor '5.bias' is only in the spec"):
         Matcher(spec, [{name: tensor for name, tensor in state.items() if name != "5.bias"}])
     with pytest.raises(ValueError, match="states: at least two networks are needed, not 1"):
-        match_together(spec, [state])
+        match_jointly(spec, [state])
     with pytest.raises(ValueError, match="method: 'weight' is not known; did you mean 'weights'"):
         align(make_mlp(), make_mlp(), IMAGE, method="weight")
     with pytest.raises(ValueError, match="shape"):
@@ -210,7 +212,7 @@ def test_many_at_once_are_one_after_the_other(order, together, monkeypatch):
     make = partial(build, "resnet", width=4, blocks=(2, 1))
     spec, (a, *others) = infer_spec(make(), IMAGE), (random_state(make, s) for s in range(8))
     size = sum(p.numel() for p in make().parameters())
-    monkeypatch.setattr("starlight_nb.weights.TOGETHER", together * size)
+    monkeypatch.setattr("starlight_nb.matching.weights.MAX_BATCH_NUMBERS", together * size)
     for one, other in zip(match_many(spec, a, others, order=order, seed=2), others):
         alone = match_weights(spec, a, other, order=order, seed=2)
         assert all(torch.equal(one.permutation[g], alone.permutation[g]) for g in spec.groups)
@@ -275,7 +277,7 @@ def test_several_networks_share_one_order():
     make = partial(build, "resnet", width=4, blocks=(1, 1))
     spec, state = infer_spec(make(), IMAGE), random_state(partial(build, "resnet", width=4), 0)
     planted = [spec.random(torch.Generator().manual_seed(seed)) for seed in range(4)]
-    found = match_together(spec, [permute(spec, p, state) for p in planted])
+    found = match_jointly(spec, [permute(spec, p, state) for p in planted])
     assert found.cosine == pytest.approx(1)
     for i, j in product(range(4), repeat=2):
         assert all(torch.equal(found.between(i, j)[g], compose(planted[i], invert(planted[j]))[g]) for g in spec.groups)
@@ -312,11 +314,11 @@ def test_the_descent_of_small_networks_finds_what_the_other_finds(name, options,
     names = [key for key, value in a.items() if key not in spec.buffers and value.is_floating_point()]
     stack, layout, found = lambda: {key: torch.stack([other[key].double() for other in others]) for key in names}, Layout(spec), []
     assert is_plain(layout)
-    for kind in (Descent, SmallDescent):
+    for kind in (TensorDescent, FlatDescent):
         descent = kind(layout, {key: a[key].double() for key in names}, stack(), len(others))
-        descend(descent, order, 5, 100, first_sweep=order == "forward")
+        coordinate_descent(descent, order, 5, 100, first_sweep=order == "forward")
         for own in descent.waiting.values(): own[:] = True
-        descend(descent, order, 6, 100, first_sweep=False)
+        coordinate_descent(descent, order, 6, 100, first_sweep=False)
         found.append(descent)
     large, small = found
     assert all(torch.equal(large.orders[group], small.orders[group]) for group in spec.groups)

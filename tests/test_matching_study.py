@@ -9,11 +9,16 @@ import torch
 from starlight_nb.barriers import Plane, plane_grid, plane_losses, plane_segments
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
 from starlight_nb.matching import partial_spec
-from starlight_nb.matching_study import SPECS, comparison_table, gap_closed, gap_in_words, measure_plane, measure_specs, relative_barriers, rematch_options
+from starlight_nb.paper.comparisons import (
+    SPECS, gap_closed, gap_in_words, matching_comparison, measure_plane, measure_specs,
+    relative_barriers, rematch_options)
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.store import Store
-from starlight_nb.study import Pair, Study, _match, _train_star, bootstrap_of, load_profile, star_member, star_pairs, with_recipe
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.members import Pair, star_member, star_pairs
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import Study, _match, _train_star, with_recipe
+from starlight_nb.statistics import bootstrap_of
 from starlight_nb.training import state_of
 
 
@@ -109,11 +114,11 @@ def test_three_specs_are_measured_once(study, monkeypatch):
     assert {spec: names.tolist() for spec, names in stars.items()} == {
         "unmatched": ["star-n2-rematch_every=None-s0"], "partial": ["star-n2-groups=partial-s0"], "complete": ["star-n2-s0"]}
     main = frame[~frame.matching.str.contains("random", na=False)]
-    table = comparison_table(main, "spec").set_index("spec")
+    table = matching_comparison(main, "spec").set_index("spec")
     assert list(table.index) == list(SPECS) and table["regular loss"].nunique() == 1 and table["star loss"].nunique() == 3
     assert all(word in gap_in_words(frame) for word in ("unmatched / partial / complete", "without a star"))
-    monkeypatch.setattr("starlight_nb.study.train_star", None)
-    monkeypatch.setattr("starlight_nb.study.path_losses", None)
+    monkeypatch.setattr("starlight_nb.paper.study.train_star", None)
+    monkeypatch.setattr("starlight_nb.paper.study.path_losses", None)
     pd.testing.assert_frame_equal(frame, measure_specs(study, sources=2, stars=1, heldouts=3, orders=2))
 
 
@@ -130,7 +135,7 @@ def test_comparisons_on_the_same_pairs_are_exact():
     assert np.allclose(ratios.loc["star-heldout", ["ratio", "low", "high"]].astype(float), 1)
     single = pd.DataFrame([dict(setting="s", pair="single", metric="loss", split="train", model_a=name, how=None, value=0.5) for name in ("star-n1-s0", "heldout-0")])
     across = pd.concat([barriers({None: 2.0}, "how"), barriers({"one": 1.0, "other": 0.5}, "how", "star-heldout"), single])
-    table = comparison_table(across, "how").set_index("how")
+    table = matching_comparison(across, "how").set_index("how")
     assert table["star-heldout / regular-regular"].to_dict() == {"one": "0.50 [0.50, 0.50]", "other": "0.25 [0.25, 0.25]"}
     assert table["regular-regular"].nunique() == 1 and "star-source" not in table and set(table["star loss"]) == {"0.500"}
 
@@ -202,7 +207,7 @@ def test_a_measured_plane_is_tidy_and_measured_once(study, role, monkeypatch):
     at_star = rows[(rows.model_a == star[2].name) & (rows.t == 0)]
     assert len(at_star) == 2 and set(at_star.value) == {evaluate(study.model(), study.state(star[2]), study.data.train)[0]}
     assert len(set(zip(at_star.x, at_star.y))) == 1
-    monkeypatch.setattr("starlight_nb.matching_study.plane_losses", None)
+    monkeypatch.setattr("starlight_nb.paper.comparisons.plane_losses", None)
     pd.testing.assert_frame_equal(frame, measure_plane(study, star, role, steps=3))
     paths = study.paths(star_pairs([star], study.members("heldout", 2), 2))
     for model in (f"{role}-0", f"{role}-1"):
@@ -216,7 +221,7 @@ def test_a_plane_of_others_is_refused(study):
 
 
 def test_the_published_mix_of_warm_ups_is_whole():
-    from starlight_nb.published import published
+    from starlight_nb.paper.published import published
     rows = published("appendix_warmup", split="train", metric="loss_barrier").set_index("pair")
     assert rows.n.to_dict() == {"regular-regular": 60, "star-heldout": 6, "star-source": 10} and rows["mean"].is_monotonic_decreasing
     assert published("appendix_warmup", metric="accuracy_barrier")["mean"].between(0, 0.05).all() and (published("appendix_warmup").n_source.dropna() == 10).all()

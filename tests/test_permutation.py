@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from starlight_nb.models import build
-from starlight_nb.permutation import PermutationSpec, check_spec, compose, infer_spec, invert, permute, rule, RULES
+from starlight_nb.permutation import (
+    PermutationSpec, check_spec, compose, infer_spec, invert, permute)
+from starlight_nb.permutation.rules import RULES, rule
 from starlight_nb.training import state_of
 
 ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU]

@@ -10,14 +10,16 @@ import time
 import pytest
 from conftest import finish, report_bytes, starlight
 
-from starlight_nb import reproduce
-from starlight_nb.base import experiment_names
-from starlight_nb.files import config_key
-from starlight_nb.housekeeping import stored, verify
-from starlight_nb.planning import Cost, Planner, needs_of, seconds_of, share_of_peak
-from starlight_nb.recipes import Recipe
-from starlight_nb.store import Store
-from starlight_nb.study import Experiment, load_profile
+from starlight_nb.paper import cli, runner
+from starlight_nb.paper.profiles import experiment_names
+from starlight_nb.runtime.store import config_key
+from starlight_nb.paper.housekeeping import stored, verify
+from starlight_nb.paper.costs import Cost, share_of_peak
+from starlight_nb.paper.plans import Planner, needs_of, seconds_of
+from starlight_nb.training import Recipe
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.experiment import Experiment
+from starlight_nb.paper.profiles import load_profile
 
 PROFILE = """[settings.small]
 label = "Small"
@@ -44,7 +46,7 @@ points = 5
 
 
 def experiment(name, profile="smoke"):
-    return Experiment(name, profile, **dict.fromkeys(key for key in reproduce.notebook_parameters(name) if key != "profile"))
+    return Experiment(name, profile, **dict.fromkeys(key for key in runner.notebook_parameters(name) if key != "profile"))
 
 
 @pytest.fixture
@@ -84,13 +86,13 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(profile, tmp_path):
 
 @pytest.mark.parametrize("budget", ["25", "soon", "0min", "-5s"])
 def test_a_budget_is_a_time(budget, profile, tmp_path, capsys):
-    assert reproduce.main(["reproduce", "--profile", str(profile), f"--budget={budget}", "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
+    assert cli.main(["reproduce", "--profile", str(profile), f"--budget={budget}", "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
     assert f"budget: a time such as 90s, 25min or 1.5h is needed, not '{budget}'" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
 def test_a_device_that_there_is_not(profile, tmp_path, capsys):
-    assert reproduce.main(["reproduce", "--profile", str(profile), "--device", "cuda:77", "--out", str(tmp_path / "report")]) == 2
+    assert cli.main(["reproduce", "--profile", str(profile), "--device", "cuda:77", "--out", str(tmp_path / "report")]) == 2
     assert "device: 'cuda:77' is asked for, and PyTorch sees" in capsys.readouterr().err
 
 

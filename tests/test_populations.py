@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from starlight_nb.checkpoints import Checkpoint
+from starlight_nb.runtime.store import Checkpoint
 from starlight_nb.data import load
-from starlight_nb.jobs import single_thread
+from starlight_nb.runtime.jobs import single_thread
 from starlight_nb.models import build, initialise
-from starlight_nb.recipes import Recipe, published_recipes, recipe_from
-from starlight_nb.training import THREADS, plan_population, train, train_population, train_together
-from starlight_nb.vectors import StackedModules, draws_random_numbers, why_apart
+from starlight_nb.training import Recipe, published_recipes, recipe_from
+from starlight_nb.training import plan_population, train, train_population, train_stacked
+from starlight_nb.training.populations import THREADS
+from starlight_nb.training.networks import StackedModules, draws_random_numbers, why_not_stacked
 
 RECIPE = Recipe(epochs=2, batch_size=100, lr=0.03)
 
@@ -51,7 +52,7 @@ def alone(make, data, recipe, seeds):
 @pytest.mark.parametrize("name", ["mlp", "tied"])
 def test_a_stack_is_its_networks(name, recipe, data):
     models = [initialise(MAKE[name], seed) for seed in (3, 1, 2)]
-    with single_thread(): stacked = train_together(models, data, recipe, [3, 1, 2])
+    with single_thread(): stacked = train_stacked(models, data, recipe, [3, 1, 2])
     assert equal(stacked, alone(MAKE[name], data, recipe, [3, 1, 2]))
 
 
@@ -79,9 +80,9 @@ def test_on_a_cluster_the_plan_is_for_a_cluster(data, monkeypatch):
 
 def test_reasons_against_a_stack(data):
     x = data.train.x[:2]
-    reasons = {name: why_apart(make(), x) for name, make in MAKE.items()}
+    reasons = {name: why_not_stacked(make(), x) for name, make in MAKE.items()}
     assert reasons["mlp"] == reasons["tied"] == "" and reasons["dropout"] == "it draws random numbers" and "buffers" in reasons["resnet"]
-    assert "compiled" in why_apart(MAKE["mlp"](), x, Recipe(compile=True)) and not draws_random_numbers(MAKE["resnet"](), x)
+    assert "compiled" in why_not_stacked(MAKE["mlp"](), x, Recipe(compile=True)) and not draws_random_numbers(MAKE["resnet"](), x)
     assert draws_random_numbers(dropout(), x) and not draws_random_numbers(dropout()[:3], x)
 
 
@@ -94,7 +95,7 @@ def test_no_stack_where_a_batch_is_so_small_that_sums_are_taken_in_another_order
 def test_a_divergence_in_a_stack_names_its_seed(data):
     models = [initialise(MAKE["mlp"], seed) for seed in (5, 6)]
     models[1][1].weight.data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="seed 6"): train_together(models, data, RECIPE, [5, 6])
+    with pytest.raises(FloatingPointError, match="seed 6"): train_stacked(models, data, RECIPE, [5, 6])
 
 
 def test_a_stack_of_different_networks_is_refused(data):
@@ -127,13 +128,13 @@ def test_numpys_integers_are_seeds(data):
 
 
 def test_a_stack_needs_a_seed_for_each_model(data):
-    with pytest.raises(ValueError, match="seeds: one for each model"): train_together([MAKE["mlp"]()], data, RECIPE, [0, 1])
+    with pytest.raises(ValueError, match="seeds: one for each model"): train_stacked([MAKE["mlp"]()], data, RECIPE, [0, 1])
 
 
 def test_a_checkpoint_of_a_stack_belongs_to_its_seeds(data, tmp_path):
     models, checkpoint = [initialise(MAKE["mlp"], seed) for seed in (0, 1)], Checkpoint(tmp_path / "stack", every=0, keep=True)
-    train_together(models, data, RECIPE, [0, 1], checkpoint)
-    with pytest.warns(UserWarning, match="seed differs"): train_together(models, data, RECIPE, [0, 2], checkpoint)
+    train_stacked(models, data, RECIPE, [0, 1], checkpoint)
+    with pytest.warns(UserWarning, match="seed differs"): train_stacked(models, data, RECIPE, [0, 2], checkpoint)
 
 
 @pytest.mark.parametrize("changes", [dict(precision="bfloat16"), dict(channels_last=True)])

@@ -6,9 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from starlight_nb.base import experiments_folder
-from starlight_nb.published import ROW, compare, compare_ratios, comparison_table, paper_ratios, paper_settings, published, same_settings, save_comparison
-from starlight_nb.study import Experiment, load_profile, summarise
+from starlight_nb.runtime.settings import experiments_folder
+from starlight_nb.paper.published import (
+    ROW, compare, compare_ratios, comparison_table, paper_ratios, paper_settings, published,
+    same_settings, save_comparison)
+from starlight_nb.paper.experiment import Experiment
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.statistics import summarise
 
 BARRIERS = dict(metric="loss_barrier", split="train")
 MLP = {"MLP": {"dataset": "MNIST", "architecture": "MLP-1x64", "optimizer": ""}}

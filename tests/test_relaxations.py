@@ -7,15 +7,17 @@ import torch
 from torch import nn
 
 from starlight_nb.data import Dataset, Split
-from starlight_nb.descent import Layout
+from starlight_nb.matching.coordinate_descent import Layout
 from starlight_nb.evaluation import midpoint_loss
-from starlight_nb.models import build, initialise, stream
+from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import check_permutation, infer_spec, permute
-from starlight_nb.relaxations import batch_loss, match_sinkhorn, match_straight_through, sinkhorn, soft_permute
+from starlight_nb.matching import match_sinkhorn, match_straight_through
+from starlight_nb.matching.sinkhorn import batch_loss, sinkhorn, soft_permute
 from starlight_nb.training import state_of
-from starlight_nb.weights import match_weights, matched_names
+from starlight_nb.matching import match_weights
+from starlight_nb.matching.weights import matched_names
 
-IMAGE = torch.randn(2, 1, 8, 8, generator=stream(0, "image"))
+IMAGE = torch.randn(2, 1, 8, 8, generator=generator(0, "image"))
 MAKES = {"mlp": partial(build, "mlp", depth=2, width=12), "resnet": partial(build, "resnet", width=4)}
 
 
@@ -46,7 +48,7 @@ class Odd(nn.Module):
 
 def random_state(make, seed):
     "A network with every parameter and statistic drawn at random."
-    state, generator = state_of(initialise(make, seed)), stream(seed, "values")
+    state, generator = state_of(initialise(make, seed)), generator(seed, "values")
     moved = {k: v + 0.1 * torch.rand(v.shape, generator=generator) if v.is_floating_point() else v for k, v in state.items()}
     return moved | {"again.weight": moved["inner.weight"]} if "again.weight" in moved else moved
 
@@ -54,7 +56,7 @@ def random_state(make, seed):
 def planted(make, example, seed=0):
     "A spec, a state, and the state with its units in another order."
     spec, state = infer_spec(make(), example), random_state(make, seed)
-    return spec, state, permute(spec, spec.random(stream(seed, "planted")), state)
+    return spec, state, permute(spec, spec.random(generator(seed, "planted")), state)
 
 
 def recovered(spec, state, moved, found):
@@ -86,19 +88,19 @@ def test_every_precision_is_matched(dtype):
 
 
 def test_heads_and_the_units_in_them_are_matched_with_the_rest():
-    tokens = Split(torch.randint(0, 30, (40, 7), generator=stream(0, "tokens")), torch.arange(40) % 2)
+    tokens = Split(torch.randint(0, 30, (40, 7), generator=generator(0, "tokens")), torch.arange(40) % 2)
     data, own = Dataset("tokens", tokens, tokens), planted(Text, tokens.x[:2])
     assert own[0].blocks
     assert recovered(*own, match_sinkhorn(*own))
     assert recovered(*own, match_straight_through(*own, model=Text(), data=data, steps=3))
-    check_permutation(own[0], match_sinkhorn(*own, cost="random", model=Text(), data=data, steps=3, init=own[0].random(stream(1, "init"))).permutation)
+    check_permutation(own[0], match_sinkhorn(*own, cost="random", model=Text(), data=data, steps=3, init=own[0].random(generator(1, "init"))).permutation)
 
 
 def test_concatenated_flattened_shared_and_tied_axes(digits):
     own = planted(Odd, IMAGE)
     spec, state, _ = own
     assert len(spec.groups) == 3 and "norm.running_mean" not in spec.axes
-    order = spec.random(stream(0, "order"))
+    order = spec.random(generator(0, "order"))
     soft = soft_permute(Layout(spec), {group: torch.eye(len(o))[o] for group, o in order.items()}, state)
     hard = permute(spec, order, state)
     assert all(torch.allclose(soft[name], hard[name]) for name in matched_names(spec, state))
@@ -112,7 +114,7 @@ def test_concatenated_flattened_shared_and_tied_axes(digits):
 def test_gradients_reach_every_group(name, digits):
     spec, a, b = planted(MAKES[name], IMAGE)
     layout, loss = Layout(spec), batch_loss(MAKES[name](), a)
-    free = {group: (0.1 * torch.randn(n, n, generator=stream(0, group))).requires_grad_() for group, n in spec.groups.items()}
+    free = {group: (0.1 * torch.randn(n, n, generator=generator(0, group))).requires_grad_() for group, n in spec.groups.items()}
     soft = soft_permute(layout, {group: sinkhorn(x) for group, x in free.items()}, b)
     parameters = [n for n, _ in MAKES[name]().named_parameters()]
     loss({n: torch.lerp(a[n], soft[n], 0.5) for n in parameters}, digits.train.x[:50], digits.train.y[:50]).backward()
@@ -127,7 +129,7 @@ def test_the_gradient_of_a_soft_permutation_is_exact():
         soft = soft_permute(layout, {group: sinkhorn(x, 5) for group, x in zip(spec.groups, free)}, state)
         return tuple(soft[name] for name in matched_names(spec, state))
 
-    free = [torch.randn(3, 3, generator=stream(i, "free"), dtype=torch.double, requires_grad=True) for i in range(2)]
+    free = [torch.randn(3, 3, generator=generator(i, "free"), dtype=torch.double, requires_grad=True) for i in range(2)]
     assert torch.autograd.gradcheck(moved, free)
 
 
@@ -136,7 +138,7 @@ def test_straight_through_is_never_worse_than_its_start(name, digits):
     make = MAKES[name]
     spec, a, b = infer_spec(make(), IMAGE), random_state(make, 0), random_state(make, 1)
     left = lambda permutation: midpoint_loss(make(), a, permute(spec, permutation, b), digits)
-    start, given = spec.random(stream(0, "start")), dict(model=make(), data=digits, steps=20, every=7)
+    start, given = spec.random(generator(0, "start")), dict(model=make(), data=digits, steps=20, every=7)
     assert left(match_straight_through(spec, a, b, **given).permutation) <= left(match_weights(spec, a, b).permutation)
     assert left(match_straight_through(spec, a, b, init=start, **given).permutation) <= left(start)
 
@@ -146,7 +148,7 @@ def test_straight_through_is_never_worse_than_its_start(name, digits):
 def test_the_same_seed_gives_the_same_answer_and_nothing_is_changed(match, digits):
     make = MAKES["resnet"]
     model, spec, a, b = make().train(), infer_spec(make(), IMAGE), random_state(make, 0), random_state(make, 1)
-    given = {"state_a": a, "state_b": b, "init": spec.random(stream(0, "init")), "model": model.state_dict()}
+    given = {"state_a": a, "state_b": b, "init": spec.random(generator(0, "init")), "model": model.state_dict()}
     before, state = copy.deepcopy(given), torch.get_rng_state()
     found = [match(spec, a, b, init=init, model=model, data=digits, steps=8, seed=3) for init in (None, None, given["init"])]
     assert all(torch.equal(order, found[1].permutation[group]) for group, order in found[0].permutation.items())

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, finish, report_bytes, starlight
 
-from starlight_nb import reproduce
-from starlight_nb.base import experiment_names, profile_names, write_whole
+from starlight_nb.paper import cli, runner
+from starlight_nb.paper.profiles import experiment_names, profile_names
+from starlight_nb.runtime.files import write_atomic
 
 FIG3 = ["reproduce", "--profile", "smoke", "--only", "fig3"]
 
@@ -74,14 +75,14 @@ def test_parameters_take_the_place_of_the_profile(smoke_report, tmp_path):
 def test_bad_input_is_told_before_anything_runs(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = words if "--profile" in words else ["--profile", "smoke", *words]
-    assert reproduce.main(["reproduce", *words]) == 2
+    assert cli.main(["reproduce", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_malformed_parameter_is_told(capsys):
     with pytest.raises(SystemExit):
-        reproduce.main(["reproduce", "-p", "stars"])
+        cli.main(["reproduce", "-p", "stars"])
     assert "'stars' is not of the form name=value" in capsys.readouterr().err
 
 
@@ -97,7 +98,7 @@ def broken(tmp_path, monkeypatch):
         source = "raise ZeroDivisionError('on purpose')" if name == "fig3_paths" else "print('fine')"
         notebook["cells"] = notebook["cells"][:position + 1] + [dict(notebook["cells"][position], id="next", metadata={}, source=source)]
         (folder / f"{name}.ipynb").write_text(json.dumps(notebook))
-    monkeypatch.setattr(reproduce, "experiments_folder", lambda: folder)
+    monkeypatch.setattr(runner, "experiments_folder", lambda: folder)
     return tmp_path
 
 
@@ -106,14 +107,14 @@ def test_a_failing_notebook_stops_the_run_and_is_shown(broken, capsys):
     (out / "data").mkdir(parents=True)
     (out / "data/fig3_paths.csv").write_text("as it was")
     words = ["reproduce", "--profile", "smoke", "--out", str(out), "--store", str(broken / "store")]
-    assert reproduce.main(words) == 1
+    assert cli.main(words) == 1
     said = capsys.readouterr()
     failed = out / "failed/fig3_paths.ipynb"
     assert "fig3_paths failed in cell" in said.err and "ZeroDivisionError: on purpose" in said.err and str(failed) in said.err
     assert "on purpose" in failed.read_text() and (out / "data/fig3_paths.csv").read_text() == "as it was"
     assert (out / "notebooks/fig1_source_count.ipynb").exists() and not (out / "notebooks/fig3_paths.ipynb").exists()
     assert "table1_barriers" not in said.out, "it stops at the first failing notebook"
-    assert reproduce.main([*words, "--keep-going"]) == 1
+    assert cli.main([*words, "--keep-going"]) == 1
     assert "table1_barriers: done" in capsys.readouterr().out and (out / "notebooks/table1_barriers.ipynb").exists()
 
 
@@ -121,7 +122,7 @@ def test_a_failing_notebook_stops_the_run_and_is_shown(broken, capsys):
 def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(target, broken, capsys, monkeypatch):
     out, replace = broken / "report", os.replace
     words = ["reproduce", "--profile", "smoke", "--only", "fig1", "--out", str(out), "--store", str(broken / "store")]
-    write_whole(out / target, "as it was")
+    write_atomic(out / target, "as it was")
 
     def full(old, new):
         if new == out / target:
@@ -129,17 +130,17 @@ def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(tar
         replace(old, new)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        assert reproduce.main(words) == 2
+        assert cli.main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"starlight: the folder {out} cannot be written to: the disk is full")
     assert (out / target).read_text() == "as it was" and not [p for p in out.rglob(".*")]
-    assert reproduce.main(words) == 0 and (out / target).read_text() != "as it was"
+    assert cli.main(words) == 0 and (out / target).read_text() != "as it was"
 
 
 def test_a_failing_notebook_is_told_even_where_it_cannot_be_kept(broken, capsys):
     out = broken / "report"
-    write_whole(out / "failed", "a file where a folder should be")
-    assert reproduce.main(["reproduce", "--profile", "smoke", "--only", "fig3", "--out", str(out), "--store", str(broken / "store")]) == 1
+    write_atomic(out / "failed", "a file where a folder should be")
+    assert cli.main(["reproduce", "--profile", "smoke", "--only", "fig3", "--out", str(out), "--store", str(broken / "store")]) == 1
     said = capsys.readouterr().err
     assert "ZeroDivisionError: on purpose" in said and f"could not be kept: the folder {out}/failed cannot be written to" in said
 def test_a_run_for_machines_prints_json_and_nothing_else(smoke_report, tmp_path):
@@ -161,7 +162,7 @@ def test_a_run_for_machines_prints_json_and_nothing_else(smoke_report, tmp_path)
 
 def test_a_failing_notebook_is_told_to_machines_too(broken, capsys):
     words = ["reproduce", "--profile", "smoke", "--out", str(broken / "report"), "--store", str(broken / "store"), "--keep-going", "--log-json"]
-    assert reproduce.main(words) == 1
+    assert cli.main(words) == 1
     said = capsys.readouterr()
     events = [json.loads(line) for line in said.out.splitlines()]
     failed, = (e for e in events if e["event"] == "notebook failed")
@@ -174,15 +175,15 @@ def test_a_failing_notebook_is_told_to_machines_too(broken, capsys):
 def test_a_cluster_that_does_not_answer_is_told_before_anything_runs(tmp_path, capsys, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
-    assert reproduce.main([*FIG3, "--backend", "ray", "--ray-address", "localhost:1"]) == 2
+    assert cli.main([*FIG3, "--backend", "ray", "--ray-address", "localhost:1"]) == 2
     assert "starlight: ray-address: no Ray cluster answers at localhost:1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):
     "Whatever their stores."
-    with reproduce._only_run((tmp_path / "report").resolve()):
-        assert reproduce.main([*FIG3, "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
+    with runner._only_run((tmp_path / "report").resolve()):
+        assert cli.main([*FIG3, "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
     assert "out: another run is writing to" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["report"] and not list((tmp_path / "report").iterdir())
 
@@ -190,8 +191,10 @@ def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):
 @pytest.fixture
 def kept(tmp_path):
     "A store with two solutions, their path, and what a killed run leaves."
-    from starlight_nb.store import Store
-    from starlight_nb.study import Study, load_profile, regular_pairs
+    from starlight_nb.runtime.store import Store
+    from starlight_nb.paper.members import regular_pairs
+    from starlight_nb.paper.profiles import load_profile
+    from starlight_nb.paper.study import Study
     store = Store(tmp_path / "store")
     study = Study(load_profile("smoke").settings["mlp"], store)
     study.paths(regular_pairs(study.members("heldout", 2)))
@@ -205,7 +208,7 @@ def kept(tmp_path):
 
 
 def store_command(kept, *words):
-    return reproduce.main(["store", *words, "--store", str(kept.root)])
+    return cli.main(["store", *words, "--store", str(kept.root)])
 
 
 def files(kept):
@@ -222,7 +225,8 @@ def test_the_store_is_listed(kept, capsys):
 
 
 def held(kept):
-    from starlight_nb.study import load_profile, regular_member
+    from starlight_nb.paper.members import regular_member
+    from starlight_nb.paper.profiles import load_profile
     return [regular_member(load_profile("smoke").settings["mlp"], "heldout", n) for n in range(2)]
 
 
@@ -298,13 +302,13 @@ def test_entries_are_pruned_by_age_and_profile(kept, capsys):
 def test_wrong_words_for_the_store_are_one_clear_error(words, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store").mkdir()
-    assert reproduce.main(["store", *words, *([] if "--store" in words else ["--store", "store"])]) == 2
+    assert cli.main(["store", *words, *([] if "--store" in words else ["--store", "store"])]) == 2
     assert message in capsys.readouterr().err
 
 
 def folders_command(tmp_path, **folders):
     folders = dict(out="report", store="store") | folders
-    return reproduce.main([*FIG3, *(word for name, folder in folders.items() for word in (f"--{name}", str(tmp_path / folder)))])
+    return cli.main([*FIG3, *(word for name, folder in folders.items() for word in (f"--{name}", str(tmp_path / folder)))])
 
 
 @pytest.mark.parametrize("argument", ["out", "store"])
@@ -351,9 +355,9 @@ def test_a_folder_without_permission_is_told(argument, tmp_path, capsys):
 
 def test_a_store_with_entries_may_be_one_that_can_only_be_read(kept, tmp_path, monkeypatch):
     refuse_below(kept.root, errno.EROFS, monkeypatch)
-    reproduce._check_folders(tmp_path / "report", kept.root, None)
+    runner._check_folders(tmp_path / "report", kept.root, None)
     with pytest.raises(OSError, match="out: the folder .*store cannot be written to: the disk can only be read"):
-        reproduce._check_folders(kept.root, kept.root, None)
+        runner._check_folders(kept.root, kept.root, None)
 
 
 def test_a_data_folder_that_is_not_there_is_told(tmp_path, capsys):
@@ -383,7 +387,7 @@ def test_a_wrong_recipe_in_a_profile_is_told_with_its_setting(recipe, star, mess
     profile = tmp_path / "mine.toml"
     profile.write_text(f'[settings.small]\ndataset = "digits"\narchitecture = "mlp"\nrecipe = {{ {recipe} }}\n{star}\nsources = 2\nheldouts = 2\n'
                        '[experiments.fig3_paths]\nsettings = ["small"]\nsources = 2\nstars = 1\nheldouts = 2\npoints = 3\n')
-    assert reproduce.main(["reproduce", "--profile", str(profile), "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
+    assert cli.main(["reproduce", "--profile", str(profile), "--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]) == 2
     assert capsys.readouterr().err.startswith(f"starlight: settings.small.{message}") and [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
 
 
@@ -392,7 +396,7 @@ def test_a_profile_that_is_no_text_is_told(tmp_path, capsys):
         profile = tmp_path / f"{message[-4:]}" / "mine.toml"
         profile.parent.mkdir()
         make(profile)
-        assert reproduce.main(["reproduce", "--profile", str(profile)]) == 2 and message in capsys.readouterr().err
+        assert cli.main(["reproduce", "--profile", str(profile)]) == 2 and message in capsys.readouterr().err
 
 
 def test_help_and_list_answer_without_torch():
@@ -405,7 +409,7 @@ def test_help_and_list_answer_without_torch():
 
 def test_list_names_every_experiment_with_its_profiles_and_minutes(capsys):
     import tomllib
-    assert reproduce.main(["list"]) == 0
+    assert cli.main(["list"]) == 0
     said = capsys.readouterr().out
     experiments, profiles = said[:said.index("\nprofiles")].splitlines(), said[said.index("\nprofiles"):]
     contents = {name: tomllib.loads((ROOT / f"nbs/experiments/profiles/{name}.toml").read_text()) for name in profile_names()}
@@ -423,7 +427,7 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("STARLIGHT_DATA", str(tmp_path / "nowhere"))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STARLIGHT_STORE", str(tmp_path / "file" / "store"))
-    assert reproduce.main(["doctor"]) == 1
+    assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "ok   torch imports" in said and "ok   kernel python3" in said
     assert "WRONG data folder: STARLIGHT_DATA names" in said and "WRONG store folder:" in said
@@ -440,7 +444,7 @@ def test_executed_notebooks_hold_no_trace_of_the_machine(smoke_report):
 
 def test_data_keep_the_contract(smoke_report):
     import pandas as pd
-    from starlight_nb.study import COLUMNS
+    from starlight_nb.paper.study import COLUMNS
     extra = {"table1_barriers": ["matching"], "fig4_bma": ["method", "draws", "bin"], "table2_fusion": ["method", "first"],
              "appendix_matching": ["matching"], "appendix_partial": ["matching", "spec"], "appendix_rematching": ["rematch"],
              "appendix_warmup": ["warmup"], "fig0_plane": ["matching", "ends", "x", "y"],

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from starlight_nb.checkpoints import Checkpoint
+from starlight_nb.runtime.store import Checkpoint
 from starlight_nb.data import Dataset, Split
 from starlight_nb.models import initialise
 from starlight_nb.permutation import infer_spec, permute
@@ -167,7 +167,7 @@ def test_each_part_has_another_source_and_a_t_from_another_part(digits, solution
 def test_its_own_loss_alone_is_plain_training(digits, recipe, solutions, make_mlp):
     "At t = 1 no gradient comes from the segment, so what is left is the star's own loss."
     start = initialise(make_mlp, 9)
-    star = train_star(start, solutions[:1], digits, recipe, t_sampling=1.0, own_loss=1.0, seed=4).state
+    star = train_star(start, solutions[:1], digits, recipe, t_sampling=1.0, own_loss_weight=1.0, seed=4).state
     for name, tensor in train(start, digits, recipe, 4).items(): torch.testing.assert_close(star[name], tensor)
 
 
@@ -181,7 +181,7 @@ def test_never_matched_and_matched_by_other_methods(digits, recipe, solutions, m
 
 
 def test_an_adaptive_star_goes_on_from_its_checkpoint(digits, recipe, solutions, make_mlp, tmp_path):
-    start, options = initialise(make_mlp, 9), dict(t_sampling="adaptive", draws=2, own_loss=0.3)
+    start, options = initialise(make_mlp, 9), dict(t_sampling="adaptive", draws=2, own_loss_weight=0.3)
     whole = train_star(start, solutions, digits, recipe, **options)
 
     class Killed(Exception): pass
@@ -199,7 +199,7 @@ def test_an_adaptive_star_goes_on_from_its_checkpoint(digits, recipe, solutions,
 
 def test_bad_options_are_named(digits, recipe, solutions, make_mlp):
     start = initialise(make_mlp, 0)
-    for option, value in (("draws", 0), ("own_loss", -1.0), ("rematch_every", 0.5)):
+    for option, value in (("draws", 0), ("own_loss_weight", -1.0), ("rematch_every", 0.5)):
         with pytest.raises(ValueError, match=f"{option}: a"): train_star(start, solutions, digits, recipe, **{option: value})
     with pytest.raises(ValueError, match="matching: 'weight' is not known; did you mean 'weights'"):
         train_star(start, solutions, digits, recipe, matching="weight")

@@ -14,10 +14,10 @@ import pytest
 import torch
 from filelock import Timeout
 
-from starlight_nb import files
-from starlight_nb.base import write_whole
-from starlight_nb.files import config_key, state_digest
-from starlight_nb.store import Store
+from starlight_nb.runtime import files
+from starlight_nb.runtime.files import write_atomic
+from starlight_nb.runtime.store import config_key, state_digest
+from starlight_nb.runtime.store import Store
 
 CONFIG = {"kind": "test", "seed": 1}
 
@@ -314,7 +314,7 @@ def test_a_store_that_can_only_be_read_is_read(store, monkeypatch):
 
 @pytest.mark.parametrize("at", ["store", "store/locks"])
 def test_a_file_where_the_store_s_folder_should_be(tmp_path, at):
-    write_whole(tmp_path / at, "a file")
+    write_atomic(tmp_path / at, "a file")
     with pytest.raises(OSError, match="store/locks cannot be written to: a file is where a folder should be"):
         Store(tmp_path / "store").get_or_train(CONFIG, None)
     assert (tmp_path / at).read_text() == "a file"

@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from starlight_nb.base import profile_names
-from starlight_nb.store import Store
-from starlight_nb.study import (COLUMNS, Experiment, Pair, Study, barrier_ratios, barrier_table, bootstrap_mean, bootstrap_ratio, load_profile, order_spread, regular_member, regular_pairs,
-                                single_models, star_member, star_pairs, summarise)
+from starlight_nb.paper.profiles import profile_names
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.experiment import Experiment
+from starlight_nb.paper.members import Pair, regular_member, regular_pairs, star_member, star_pairs
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import COLUMNS, Study, single_models
+from starlight_nb.paper.tables import barrier_ratios, barrier_table, order_spread
+from starlight_nb.statistics import bootstrap_mean, bootstrap_ratio, summarise
 
 PROFILE = """
 title = "mine"
@@ -49,8 +53,8 @@ def study(profile, tmp_path):
 
 
 def test_every_shipped_profile_is_valid_and_two_make_every_experiment():
-    from starlight_nb.base import experiment_names
-    from starlight_nb.reproduce import notebook_parameters
+    from starlight_nb.paper.profiles import experiment_names
+    from starlight_nb.paper.runner import notebook_parameters
     for name in profile_names():
         content = load_profile(name)
         assert set(content.minutes) <= set(content.experiments) <= set(experiment_names())
@@ -137,8 +141,8 @@ def test_measured_pairs_are_tidy_and_complete(study):
 def test_a_second_study_trains_nothing(study, monkeypatch):
     held = study.members("heldout", 2)
     first = study.paths(regular_pairs(held))
-    monkeypatch.setattr("starlight_nb.study.train_together", None)
-    monkeypatch.setattr("starlight_nb.study.path_losses", None)
+    monkeypatch.setattr("starlight_nb.paper.study.train_stacked", None)
+    monkeypatch.setattr("starlight_nb.paper.study.path_losses", None)
     pd.testing.assert_frame_equal(first, study.paths(regular_pairs(study.members("heldout", 2))))
 
 

@@ -10,10 +10,11 @@ from functools import partial
 import pytest
 import torch
 
-from starlight_nb.checkpoints import Checkpoint
+from starlight_nb.runtime.store import Checkpoint
 from starlight_nb.data import Dataset, Split, batches, load
 from starlight_nb.models import build, initialise
-from starlight_nb.recipes import Recipe, learning_rate, recipe_from
+from starlight_nb.training import Recipe, recipe_from
+from starlight_nb.training.recipes import learning_rate
 from starlight_nb.training import train, train_population
 
 
@@ -31,7 +32,7 @@ def test_the_same_bits_in_any_number_of_processes(digits, recipe, make_mlp):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("augmentation", ["none", "crop+flip"])
 def test_every_kind_of_recipe_learns(digits, optimizer, augmentation):
-    from starlight_nb.barriers import evaluate
+    from starlight_nb.evaluation import evaluate
     recipe = Recipe(epochs=15, lr=0.1 if optimizer == "sgd" else 3e-3, optimizer=optimizer, augmentation=augmentation,
                     crop_padding=1, warmup_epochs=0.5, label_smoothing=0.1, schedule="step", batch_size=100)
     model = initialise(partial(build, "mlp", width=32), 0)
@@ -226,6 +227,6 @@ def test_a_checkpoint_where_no_folder_can_be_is_a_warning(small, tmp_path):
 
 
 def test_a_short_training_writes_nothing(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("starlight_nb.checkpoints.write_tensors", None)
+    monkeypatch.setattr("starlight_nb.runtime.store.write_tensors", None)
     train(torch.nn.Linear(5, 3), small, Recipe(epochs=3, batch_size=8), 0, Checkpoint(tmp_path / "deep" / "training"))
     assert not os.listdir(tmp_path)

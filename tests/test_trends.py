@@ -5,10 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlight_nb.store import Store
-from starlight_nb.study import COLUMNS, Experiment, Study, barrier_table, bootstrap_mean, load_profile, regular_pairs, star_pairs
-from starlight_nb.variation_study import (Line, among_heldouts, barrier_points, claim_in_words, compare_fit, compare_samplings, fit_line, heldout_table, measure_at_points, measure_rows,
-                                          measure_samplings, network_widths, points_table, power_law, sampling_name, sampling_table)
+from starlight_nb.runtime.store import Store
+from starlight_nb.paper.experiment import Experiment
+from starlight_nb.paper.members import regular_pairs, star_pairs
+from starlight_nb.paper.profiles import load_profile
+from starlight_nb.paper.study import COLUMNS, Study
+from starlight_nb.paper.tables import barrier_table
+from starlight_nb.statistics import bootstrap_mean
+from starlight_nb.paper.trends import (
+    among_heldouts, claim_in_words, compare_fit, compare_samplings, heldout_table,
+    measure_at_points, measure_rows, measure_samplings, network_widths, points_table,
+    sampling_name, sampling_table)
+from starlight_nb.statistics import Line, barrier_points, fit_line, power_law
 
 FIG2 = dict(widths=["mlp"], depths=["mlp"], sources=2, stars=1, heldouts=2, points=3)
 TABLE1 = dict(settings=["mlp"], others=["resnet"], sources=1, stars=1, heldouts=2, orders=1, points=3)
@@ -144,7 +152,7 @@ def study(tmp_path_factory):
 
 def test_finer_paths_find_no_lower_barriers_and_train_nothing(study, monkeypatch):
     study.paths(regular_pairs(study.members("heldout", 2)) + star_pairs(study.stars([2], 1), study.members("heldout", 2), 0))
-    monkeypatch.setattr("starlight_nb.study.train_together", None)
+    monkeypatch.setattr("starlight_nb.paper.study.train_stacked", None)
     frame = measure_at_points(study, 2, 1, 2, [3, 5])
     assert set(frame.points.dropna()) == {3, 5} and frame[frame["pair"] == "single"].points.isna().all()
     barriers = frame[frame.metric == "loss_barrier"].pivot_table(index=["pair", "model_a", "model_b", "split"], columns="points", values="value")
@@ -223,7 +231,7 @@ def test_wrong_parameters_are_one_clear_error(name, given, message):
 
 def test_others_may_be_none_but_not_with_a_single_heldout(tmp_path):
     assert [s.setting.name for s in Experiment("table1_barriers", "smoke", **TABLE1 | dict(others=[])).studies] == ["mlp"]
-    from starlight_nb.base import experiments_folder
+    from starlight_nb.runtime.settings import experiments_folder
     text = (experiments_folder() / "profiles/smoke.toml").read_text()
     start = text.index("[settings.resnet]")
     profile = tmp_path / "mine.toml"

@@ -10,8 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_architectures import TORCHVISION, torchvision_spec
 
-from starlight_nb.base import write_whole
-from starlight_nb.permutation import NATURAL
+from starlight_nb.runtime.files import write_atomic
+from starlight_nb.permutation.spec import NATURAL
 
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", category=UserWarning)
@@ -30,6 +30,6 @@ def row(name):
 table = pd.DataFrame([row(name) for name in TORCHVISION])
 text = table.to_markdown(index=False)
 print(text)
-write_whole(Path(__file__).parents[2] / "reports/bench/architectures.md",
+write_atomic(Path(__file__).parents[2] / "reports/bench/architectures.md",
             "# Torchvision's classifiers: what can be permuted\n\nBuilding, inference and proof, in seconds of processor time on one thread; smallest images that the "
             f"architecture takes.\n\n{text}\n")

@@ -14,20 +14,21 @@ from matching_networks import trained_networks
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from starlight_nb.barriers import evaluate, loss_barrier, path_losses, refresh_batchnorm
-from starlight_nb.base import write_whole
-from starlight_nb.jobs import spread
+from starlight_nb.barriers import loss_barrier, path_losses
+from starlight_nb.evaluation import evaluate, refresh_batchnorm
+from starlight_nb.runtime.files import write_atomic
+from starlight_nb.runtime.jobs import run_jobs
 from starlight_nb.matching import match_weights
 from starlight_nb.models import initialise
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.star import train_star
-from starlight_nb.study import bootstrap_mean
+from starlight_nb.statistics import bootstrap_mean
 from starlight_nb.training import train_population
 
 OUT = Path(__file__).parents[2] / "reports/bench"
 SAMPLINGS = {"uniform": {}, "uniform, 4 draws": {"draws": 4}, "beta": {"t_sampling": "beta"}, "adaptive": {"t_sampling": "adaptive"},
              "constant 0.5": {"t_sampling": 0.5}}
-ESTIMATORS = {f"{name}{suffix}": options | own for suffix, own in (("", {}), (" + own loss", {"own_loss": 0.3})) for name, options in SAMPLINGS.items()}
+ESTIMATORS = {f"{name}{suffix}": options | own for suffix, own in (("", {}), (" + own loss", {"own_loss_weight": 0.3})) for name, options in SAMPLINGS.items()}
 SOURCES, HELDOUTS = 10, 5
 
 
@@ -36,7 +37,7 @@ def star_rows(make, data, recipe, epochs, states, estimator, seed):
     options, sources, heldouts = ESTIMATORS[estimator], states[:SOURCES], states[SOURCES:]
     model = initialise(make, 1000 + seed)
     spec = infer_spec(model, data.train.x[:2])
-    recipe = recipe.replace(epochs=epochs // 2 if "own_loss" in options else epochs)
+    recipe = recipe.replace(epochs=epochs // 2 if "own_loss_weight" in options else epochs)
     star = train_star(model, sources, data, recipe, spec=spec, seed=1000 + seed, **options)
     rows = [dict(model_a=f"star-{seed}", model_b=None, metric="star loss", value=evaluate(model, star.state, data.train)[0])]
     for role, others, starts in (("heldout", heldouts, [None] * len(heldouts)), ("source", sources[:HELDOUTS], star.permutations)):
@@ -52,7 +53,7 @@ def measure(label, make, data, recipe, epochs, stars, jobs):
     model, states = make(), train_population(make, data, recipe, range(SOURCES + HELDOUTS), jobs)
     states = [refresh_batchnorm(model, state, data) for state in states]
     tasks = [(make, data, recipe, epochs, states, estimator, seed) for estimator in ESTIMATORS for seed in range(stars)]
-    found = spread(star_rows, tasks, jobs, f"{label}: stars")
+    found = run_jobs(star_rows, tasks, jobs, f"{label}: stars")
     return [dict(network=label, estimator=task[5], **row) for task, rows in zip(tasks, found) for row in rows]
 
 
@@ -92,8 +93,8 @@ def main():
     text = wide.pivot_table(index=["network", "estimator"], columns="metric", values="text", aggfunc="first", sort=False).reset_index().to_markdown(index=False)
     print(text)
     if options.quick: return
-    write_whole(OUT / "estimators.csv", frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
-    write_whole(OUT / "estimators.md", f"# Estimators of the star objective at equal cost\n\n{SOURCES} sources, {HELDOUTS} held-outs, five stars of each "
+    write_atomic(OUT / "estimators.csv", frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+    write_atomic(OUT / "estimators.md", f"# Estimators of the star objective at equal cost\n\n{SOURCES} sources, {HELDOUTS} held-outs, five stars of each "
                 "estimator; an estimator with the star's own loss (weight 0.3) makes two passes a step and gets half of the epochs. Training loss in nats: "
                 f"means with 95 % intervals over models.\n\n{text}\n\n![the same as a picture](estimators.png)\n")
     draw(table, OUT / "estimators.png")

@@ -23,14 +23,15 @@ from matching_report import report
 from rebasin import PermutationCoordinateDescent
 
 from starlight_nb.barriers import loss_barrier, path_losses
-from starlight_nb.base import write_whole
+from starlight_nb.runtime.files import write_atomic
 from starlight_nb.data import load
-from starlight_nb.descent import inner_product
+from starlight_nb.matching.coordinate_descent import inner_product
 from starlight_nb.evaluation import refresh_batchnorm
 from starlight_nb.models import build
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.training import Recipe, state_of, train_population
-from starlight_nb.weights import Matcher, match_many, match_weights, matched_names
+from starlight_nb.matching import Matcher, match_many, match_weights
+from starlight_nb.matching.weights import matched_names
 
 torch.set_num_threads(1)
 RUNS, SLOW = 3, 15.0  # medians of so many runs; one run where it takes so many seconds or more
@@ -207,8 +208,8 @@ def main():
     if not (out or options.quick or options.only): out = Path("reports/bench")
     print(text := report(frame))
     if out:
-        write_whole(out / "matching.csv", frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
-        write_whole(out / "matching.md", text)
+        write_atomic(out / "matching.csv", frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
+        write_atomic(out / "matching.md", text)
 
 
 if __name__ == "__main__": main()

@@ -9,7 +9,7 @@ from torchvision.models import VisionTransformer
 
 from starlight_nb.data import Dataset, Split, load
 from starlight_nb.models import build
-from starlight_nb.study import load_profile
+from starlight_nb.paper.profiles import load_profile
 from starlight_nb.training import Recipe
 
 

@@ -5,7 +5,7 @@ from importlib.metadata import version
 import pandas as pd
 import torch
 
-from starlight_nb.study import bootstrap_mean
+from starlight_nb.statistics import bootstrap_mean
 
 
 def wide(frame, index, columns="metric"):

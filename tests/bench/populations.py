@@ -16,11 +16,11 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 from torch.nn import functional as F
 
-from starlight_nb.base import write_whole
+from starlight_nb.runtime.files import write_atomic
 from starlight_nb.data import load
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec
-from starlight_nb.recipes import Recipe
+from starlight_nb.training import Recipe
 from starlight_nb.star import Sources, train_star
 from starlight_nb.training import plan_population, train, train_population
 
@@ -107,9 +107,9 @@ def main():
 
 def write(populations, stars, jobs, rounds):
     tables = [populations, stars]
-    write_whole(OUT / "populations.csv", pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))
+    write_atomic(OUT / "populations.csv", pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))
     texts = [table.to_markdown(index=False, floatfmt=".3g") for table in tables]
-    write_whole(OUT / "populations.md", f"# Populations and stars\n\nDigits, {jobs} jobs, one thread each; medians of {rounds} rounds. Seconds of the plain "
+    write_atomic(OUT / "populations.md", f"# Populations and stars\n\nDigits, {jobs} jobs, one thread each; medians of {rounds} rounds. Seconds of the plain "
                 f"loop, which trains one network after another, and of `train_population`, with the start of workers where there are any.\n\n{texts[0]}\n\n"
                 f"A step of Starlight beside a plain step on the same batches, and a re-match of all sources beside a plain epoch, in processor time of one thread.\n\n{texts[1]}\n")
 
