@@ -38,7 +38,7 @@ def test_the_wheel_carries_notebooks_profiles_and_published_numbers(installed):
     assert (package / "experiments/published.csv").exists()
     metadata = next(installed.glob("*.dist-info/METADATA")).read_text()
     assert "Requires-Dist: torch" in metadata and "Provides-Extra: lab" in metadata
-    assert "starlight = starlight_nb.reproduce:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "starlight = starlight_nb.paper.cli:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
 
 
 def test_importing_everything_needs_none_of_the_tools(installed, tmp_path):
@@ -57,7 +57,7 @@ def test_the_core_needs_no_plotting_and_no_notebooks(installed, tmp_path):
 
 
 def test_a_report_without_a_clone(installed, tmp_path):
-    code = "from starlight_nb.reproduce import main; raise SystemExit(main(['reproduce', '--profile', 'smoke', '--only', 'fig1', '--out', 'here']))"
+    code = "from starlight_nb.paper.cli import main; raise SystemExit(main(['reproduce', '--profile', 'smoke', '--only', 'fig1', '--out', 'here']))"
     result = run(installed, tmp_path, code)
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads((tmp_path / "here/data/fig1_source_count.json").read_text())["finding"]
