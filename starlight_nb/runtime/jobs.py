@@ -14,7 +14,7 @@ from .settings import (
     BACKENDS, check_choice, given_variables, quiet_ray, ray_uses_tls, read_setting)
 
 # %% auto #0
-__all__ = ['WATCH_SECONDS', 'GREETING', 'RESOURCES', 'THREAD_VARIABLES', 'MAX_RETRIES', 'single_thread', 'check_resources',
+__all__ = ['PARENT_SECONDS', 'GREETING', 'RESOURCES', 'THREAD_VARIABLES', 'MAX_RETRIES', 'single_thread', 'check_resources',
            'cluster_address', 'connected', 'chosen_backend', 'run_jobs']
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #single-thread
@@ -28,15 +28,15 @@ def single_thread():
     finally: torch.set_num_threads(threads)
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #exit-with-parent
-WATCH_SECONDS = 1.0  # between two checks of a worker that its parent is there
+PARENT_SECONDS = 1.0  # between two checks of a worker that its parent is there
 
 @cache
 def _exit_with_parent(parent):
     "In a worker process: start, once, a thread that ends it when the process `parent` has ended."
-    def watch():
-        while os.getppid() == parent: time.sleep(WATCH_SECONDS)
+    def wait_and_exit():
+        while os.getppid() == parent: time.sleep(PARENT_SECONDS)
         os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait_and_exit, daemon=True).start()
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #run-job
 @dataclass(frozen=True)

@@ -156,8 +156,8 @@ _reporter = ContextVar("reporter")  # of the job that this thread runs
 def process_reporter() -> ProgressReporter:
     "The reporter of a process outside of jobs: a folder, bars, or nothing."
     if folder := read_setting("progress"): return FolderReporter(folder)
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return BarReporter() if watched else ProgressReporter()
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return BarReporter() if seen else ProgressReporter()
 
 def current_reporter() -> ProgressReporter:
     "The reporter of the job that this thread runs; outside of jobs, that of the process."
