@@ -1,1 +1,36 @@
+"""Star domains of neural network solutions: the paper's experiments, and a library for any PyTorch model.
+
+The names below can be imported from `starlight_nb` itself; each is loaded when it is first used,
+so that `import starlight_nb` stays light.
+"""
 __version__ = "0.1.0"
+
+_NAMES = {
+    "data": ("Dataset", "Split", "load"),
+    "models": ("build", "generator", "initialise"),
+    "training": ("Recipe", "state_of", "train", "train_population"),
+    "evaluation": ("evaluate", "interpolate", "refresh_batchnorm"),
+    "permutation": ("PermutationSpec", "compose", "infer_spec", "invert", "permute"),
+    "matching": ("Matcher", "align", "match_activations", "match_many", "match_weights"),
+    "barriers": ("accuracy_barrier", "barrier_between", "loss_barrier", "path_losses"),
+    "star": ("StarResult", "train_star"),
+    "bma": ("average_predictions", "sample_star_domain", "uncertainty_metrics"),
+    "fusion": ("average_aligned", "train_fused_star"),
+    "paper": ("reproduce",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name):
+    "Import a name's module when the name is first asked for (PEP 562)."
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

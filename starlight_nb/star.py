@@ -211,7 +211,7 @@ def train_star(model: nn.Module,                       # the star's initialisati
     check_states(spec, {f"sources[{n}]": state for n, state in enumerate(sources)})
     table = Sources(model, sources, spec, data, matching, in_memory)
     segments = Segments(table, sampling, generator(seed, "star draws"), rematch_every, draws, own_loss_weight)
-    checkpoint = checkpoint and checkpoint.of(sources=[state_digest(state) for state in sources], t_sampling=t_sampling,
+    checkpoint = checkpoint and checkpoint.with_config(sources=[state_digest(state) for state in sources], t_sampling=t_sampling,
                                               rematch_every=rematch_every, spec=config_key({"spec": spec.to_json()}),
                                               matching=matching, draws=draws, own_loss_weight=own_loss_weight)
     state, loss = fit(model, data, recipe, seed, segments, checkpoint)

@@ -1,4 +1,4 @@
-"""The tree: notebooks and package in step, one direction of imports, settings that agree, notebooks that are clean."""
+"""The tree: notebooks and package in step, one direction of imports, code that can be read in a narrow window."""
 import ast
 import configparser
 import json
@@ -12,16 +12,70 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["base", "compute", "corpora", "data", "models", "files", "checkpoints", "jobs", "recipes", "vectors", "training", "store", "evaluation", "units", "rules", "permutation", "descent", "small_descent",
-         "weights", "activations", "relaxations", "matching", "barriers", "star", "bma", "fusion", "study", "average_study", "fusion_study", "variation_study", "matching_study", "planning", "plots", "trend_plots", "matching_plots", "published", "housekeeping", "gallery", "reproduce"]
+# Rooms import only from rooms to their left.
+ROOMS = ["runtime", "data", "models", "training", "evaluation", "permutation", "matching", "barriers",
+         "star", "statistics", "bma", "fusion", "plots", "paper"]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.name != "index.ipynb"]
 EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
-name = lambda path: path.stem
+MAX_LINE_LENGTH, MAX_CELL_LINES, MAX_MODULE_LINES = 100, 25, 400
 
 
-def cells(path, kind="code"):
-    return [dict(cell, source="".join(cell["source"])) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+def stem(path):
+    return path.stem
+
+
+def module_name(path):
+    "`matching.weights` for 11c_matching.weights.ipynb, `matching` for 11_matching.ipynb."
+    return path.stem.partition("_")[2]
+
+
+def module_file(name):
+    "The exported file of a module or, for a package's face, its `__init__.py`."
+    path = ROOT / "starlight_nb" / name.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def is_face(name):
+    return (ROOT / "starlight_nb" / name.replace(".", "/")).is_dir()
+
+
+def cells(path, kind=None):
+    found = json.loads(path.read_text())["cells"]
+    return [dict(c, source="".join(c["source"])) for c in found if kind in (None, c["cell_type"])]
+
+
+def is_export(cell):
+    return cell["cell_type"] == "code" and cell["source"].startswith("#| export")
+
+
+def code_lines(source):
+    return [line for line in source.splitlines() if line.strip() and not line.startswith("#|")]
+
+
+def exports(path):
+    return [cell["source"] for cell in cells(path) if is_export(cell)]
+
+
+def tree_of(name):
+    return ast.parse(module_file(name).read_text())
+
+
+def nodes(name, kind):
+    return [node for node in ast.walk(tree_of(name)) if isinstance(node, kind)]
+
+
+def imported_modules(name):
+    "The modules of this package that a module imports from, wherever in the file it does."
+    package = ["starlight_nb", *name.split(".")]
+    if not is_face(name):
+        package = package[:-1]
+    for node in nodes(name, ast.ImportFrom):
+        if node.level:
+            base = package[:len(package) - node.level + 1]
+            yield ".".join([*base, *filter(None, [node.module])]).removeprefix("starlight_nb").lstrip(".")
+        elif (node.module or "").startswith("starlight_nb."):
+            yield node.module.removeprefix("starlight_nb.")
 
 
 def settings():
@@ -35,7 +89,8 @@ def exported(tmp_path_factory):
     "A copy of the notebooks, cleaned and exported into an empty package."
     folder = tmp_path_factory.mktemp("export")
     shutil.copytree(ROOT / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    for file in ("settings.ini", "pyproject.toml"):
+    (folder / "starlight_nb").mkdir()
+    for file in ("settings.ini", "pyproject.toml", "starlight_nb/__init__.py"):
         shutil.copy(ROOT / file, folder / file)
     for command in ("nbdev_clean", "nbdev_export"):
         subprocess.run([str(Path(sys.executable).with_name(command))], cwd=folder, check=True, capture_output=True)
@@ -43,7 +98,8 @@ def exported(tmp_path_factory):
 
 
 def test_the_package_is_what_the_notebooks_export(exported):
-    ours, theirs = ({p.name: p.read_text() for p in (root / "starlight_nb").glob("*.py")} for root in (ROOT, exported))
+    ours, theirs = ({str(p.relative_to(root)): p.read_text() for p in (root / "starlight_nb").rglob("*.py")}
+                    for root in (ROOT, exported))
     assert ours.keys() == theirs.keys()
     for file in ours:
         assert ours[file] == theirs[file], f"{file} differs from its notebook; make export"
@@ -51,7 +107,8 @@ def test_the_package_is_what_the_notebooks_export(exported):
 
 def test_notebooks_are_clean(exported):
     for path in NOTEBOOKS:
-        assert path.read_text() == (exported / path.relative_to(ROOT)).read_text(), f"{path.name} is not clean; make export"
+        cleaned = (exported / path.relative_to(ROOT)).read_text()
+        assert path.read_text() == cleaned, f"{path.name} is not clean; make export"
 
 
 def test_the_readme_is_what_the_index_says():
@@ -60,61 +117,140 @@ def test_the_readme_is_what_the_index_says():
     assert (ROOT / "README.md").read_text().strip() == body.replace("../", "").strip(), "README.md is stale; make export"
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=name)
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
 def test_imports_run_in_one_direction(path):
-    module = path.stem.partition("_")[2]
-    for node in ast.walk(ast.parse((ROOT / f"starlight_nb/{module}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and (node.level or node.module.startswith("starlight_nb.")):
-            other = node.module.removeprefix("starlight_nb.")
-            assert ORDER.index(other) < ORDER.index(module), f"{module} imports {other}"
+    name = module_name(path)
+    parts = [module_name(p) for p in LIBRARY]
+    room = name.split(".")[0]
+    for other in imported_modules(name):
+        other_room = other.split(".")[0]
+        if other_room != room:
+            assert ROOMS.index(other_room) < ROOMS.index(room), f"{name} imports {other}"
+        elif not is_face(name):
+            assert parts.index(other) < parts.index(name), f"{name} imports {other}, a later part or the face"
 
 
-def test_every_notebook_has_its_place():
-    assert [p.stem.partition("_")[2] for p in LIBRARY] == ORDER
-    assert sorted(p.stem for p in (ROOT / "starlight_nb").glob("[a-z]*.py")) == sorted(ORDER)
+def test_every_notebook_is_a_module_of_a_room():
+    names = [module_name(p) for p in LIBRARY]
+    assert {name.split(".")[0] for name in names} == set(ROOMS)
+    files = {p for p in (ROOT / "starlight_nb").rglob("[a-z]*.py")}
+    files |= {p for p in (ROOT / "starlight_nb").rglob("*/__init__.py")}
+    assert files == {module_file(name) for name in names}
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=name)
-def test_library_notebooks_read_well(path):
-    first = cells(path, "markdown")[0]["source"].splitlines()
-    assert first[0].startswith("# ") and any(line.startswith("> ") for line in first), "a heading and a line that says what it is"
-    exports = [c["source"] for c in cells(path) if c["source"].startswith("#| export")]
-    for source in exports:
-        lines = [l for l in source.splitlines() if l.strip() and not l.strip().startswith("#")]
-        assert len(lines) <= 30, source[:80]
-    checks = [c for c in cells(path) if "assert " in c["source"] or "pytest.raises" in c["source"]]
-    assert len(checks) >= 1 or path.stem == "30_plots"
-    words = sum(len(c["source"].split()) for c in cells(path, "markdown"))
-    code = sum(len([l for l in source.splitlines() if l.strip()]) for source in exports)
-    assert words >= code, f"{words} words of prose for {code} lines"
+def test_every_package_is_in_the_wheel():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {f"starlight_nb.{p.parent.name}" for p in (ROOT / "starlight_nb").glob("*/__init__.py")}
+    assert folders <= set(packages)
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=name)
-def test_public_functions_say_what_they_do(path):
-    tree = ast.parse((ROOT / f"starlight_nb/{path.stem.partition('_')[2]}.py").read_text())
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), f"{node.name} has no docstring"
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
+def test_exported_code_fits_a_narrow_window(path):
+    total = 0
+    for source in exports(path):
+        lines = code_lines(source)
+        total += len(lines)
+        assert len(lines) <= MAX_CELL_LINES, f"{len(lines)} lines: {source[:80]}"
+        for line in lines:
+            assert len(line) <= MAX_LINE_LENGTH, line
+    assert total <= MAX_MODULE_LINES
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
-def test_experiments_define_nothing(path):
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
+def test_exported_code_says_one_thing_a_line(path):
+    name = module_name(path)
+    for node in nodes(name, ast.IfExp):
+        chained = any(isinstance(branch, ast.IfExp) for branch in (node.body, node.orelse))
+        assert not chained, f"line {node.lineno}: a conditional expression inside another"
+    for node in nodes(name, ast.Assign):
+        assert not isinstance(node.value, ast.Lambda), f"line {node.lineno}: a lambda with a name"
+        for target in node.targets:
+            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+            assert not (several and len(target.elts) > 2), f"line {node.lineno}: three assignments in one"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
+def test_no_method_is_attached_from_outside(path):
+    name = module_name(path)
+    classes = {node.name for node in nodes(name, ast.ClassDef)}
+    for node in nodes(name, ast.Attribute):
+        stored = isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
+        assert not (stored and node.value.id in classes), f"line {node.lineno}: {ast.unparse(node)} is assigned"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
+def test_every_exported_cell_is_introduced(path):
+    title, opening = cells(path, "markdown")[:2]
+    lines = title["source"].splitlines()
+    assert lines[0].startswith("# ") and any(line.startswith("> ") for line in lines), "a title and a subtitle"
+    assert len(opening["source"].split()) >= 15, "the notebook says what it is for"
+    before = None
     for cell in cells(path):
+        introduced = before is None or not is_export(before) or before["id"] == "imports"
+        assert not is_export(cell) or introduced, f"neither prose nor a check before {cell['source'][:80]}"
+        before = cell
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
+def test_checks_fit_a_narrow_window_too(path):
+    for cell in cells(path, "code"):
+        if not is_export(cell):
+            for line in cell["source"].splitlines():
+                assert len(line) <= MAX_LINE_LENGTH, line
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
+def test_public_names_say_what_they_do(path):
+    documented = (ast.FunctionDef, ast.ClassDef)
+    for node in tree_of(module_name(path)).body:
+        if isinstance(node, documented) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+            for method in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    assert ast.get_docstring(method), f"{node.name}.{method.name} has no docstring"
+
+
+def test_only_the_settings_read_our_environment_variables():
+    for path in LIBRARY:
+        if module_name(path) != "runtime.settings":
+            for source in exports(path):
+                assert not re.search(r"environ[^\n]*STARLIGHT_", source), f"{path.name}: {source[:80]}"
+
+
+def test_ruff_finds_nothing():
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+def test_experiments_define_nothing(path):
+    for cell in cells(path, "code"):
         tree = ast.parse(cell["source"])
-        assert not [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Lambda))], cell["source"][:80]
-    tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+        defined = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Lambda))]
+        assert not defined, cell["source"][:80]
+    tagged = [c for c in cells(path, "code") if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1
     for node in ast.parse(tagged[0]["source"]).body:
-        assert isinstance(node, ast.AnnAssign) and node.value.value == ("smoke" if node.target.id == "profile" else None)
+        assert isinstance(node, ast.AnnAssign)
+        assert node.value.value == ("smoke" if node.target.id == "profile" else None)
         assert "#" in tagged[0]["source"].splitlines()[node.lineno - 1], f"{node.target.id} has no comment"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=stem)
 def test_notebooks_carry_nothing_that_does_not_belong(path):
     text, ids = path.read_text(), [c["id"] for c in json.loads(path.read_text())["cells"]]
     assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[a-z0-9-]+", i) for i in ids)
-    assert not re.search(r"<<<<<<<|>>>>>>>|!pip|CUDA_VISIBLE_DEVICES|/home/|/root/|/site-packages/|/tmp/ipykernel", text)
+    unwanted = r"<<<<<<<|>>>>>>>|!pip|CUDA_VISIBLE_DEVICES|/home/|/root/|/site-packages/|/tmp/ipykernel"
+    assert not re.search(unwanted, text)
     assert len(text) < 400_000
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=stem)
+def test_stored_outputs_show_no_progress_and_no_warnings(path):
+    for cell in cells(path, "code"):
+        for output in cell["outputs"]:
+            assert output.get("name") != "stderr", "".join(output["text"])[:200]
+            assert not re.search(r"\d+%\|", json.dumps(output)), "a progress bar"
 
 
 def test_settings_and_pyproject_agree():
@@ -123,26 +259,28 @@ def test_settings_and_pyproject_agree():
     assert project["project"]["description"] == ini["description"]
     assert project["project"]["requires-python"] == f">={ini['min_python']}"
     nbdev = project["tool"]["nbdev"]
-    assert nbdev["tst_flags"] == ini["tst_flags"] and nbdev["allowed_cell_metadata_keys"] == ini["allowed_cell_metadata_keys"].split()
+    assert nbdev["tst_flags"] == ini["tst_flags"]
+    assert nbdev["allowed_cell_metadata_keys"] == ini["allowed_cell_metadata_keys"].split()
     assert nbdev["allowed_metadata_keys"] == ini["allowed_metadata_keys"].split()
-    citation = (ROOT / "CITATION.cff").read_text()
-    assert f"version: {ini['version']}\n" in citation and f'__version__ = "{ini["version"]}"' in (ROOT / "starlight_nb/__init__.py").read_text()
+    assert f"version: {ini['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'__version__ = "{ini["version"]}"' in (ROOT / "starlight_nb/__init__.py").read_text()
 
 
 def test_nbdev_stays_out_of_what_users_install():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert not [d for d in project["dependencies"] if re.match("nbdev|fastcore|execnb|jupyterlab|pytest", d)]
-    for file in (ROOT / "starlight_nb").glob("*.py"):
+    assert not [d for d in project["dependencies"] if re.match("nbdev|fastcore|execnb|jupyterlab|pytest|ruff", d)]
+    for file in (ROOT / "starlight_nb").rglob("*.py"):
         if file.name != "_modidx.py":
             assert not re.search(r"^\s*(from|import) (nbdev|fastcore|execnb)", file.read_text(), re.M)
 
 
-@pytest.mark.parametrize("path", sorted({*(ROOT / "reports").glob("*/")} - {ROOT / "reports/bench"}), ids=name)  # bench is no profile
+@pytest.mark.parametrize("path", sorted({*(ROOT / "reports").glob("*/")} - {ROOT / "reports/bench"}), ids=stem)
 def test_committed_reports_are_small_and_whole(path):
     if subprocess.run(["git", "check-ignore", "-q", str(path)], cwd=ROOT).returncode == 0:
         pytest.skip("not a committed report")
     files = [p for p in path.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 10_000_000
-    for experiment in tomllib.loads((ROOT / f"nbs/experiments/profiles/{path.name}.toml").read_text())["experiments"]:
+    profile = tomllib.loads((ROOT / f"nbs/experiments/profiles/{path.name}.toml").read_text())
+    for experiment in profile["experiments"]:
         for file in (f"data/{experiment}.csv", f"tables/{experiment}.md", f"notebooks/{experiment}.ipynb"):
             assert (path / file).exists(), f"{path.name}/{file} is missing"

@@ -179,8 +179,8 @@ def test_trainings_tell_how_far_they_are(backend, count, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_gone_ends_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress_module, "EVERY", 0.0)
-    with progress_module._heard(tmp_path / "gone" / "0.job", "models 1"):
+    monkeypatch.setattr(progress_module, "REPORT_SECONDS", 0.0)
+    with progress_module.report_job(tmp_path / "gone" / "0.job", "models 1"):
         run_epochs(3, 0)
     monkeypatch.setenv("STARLIGHT_PROGRESS", str(tmp_path / "progress"))
     seen = []
@@ -202,7 +202,7 @@ SCRIPT = """
 import sys
 from test_jobs import run_epochs
 from starlight_nb.runtime.jobs import run_jobs
-spread(run_epochs, [(50, 0.05), (60, 0.05)], jobs=2, label="models")
+run_jobs(run_epochs, [(50, 0.05), (60, 0.05)], jobs=2, label="models")
 run_epochs(40, 0.05, "alone")
 """
 

@@ -61,7 +61,7 @@ def test_the_wheel_carries_notebooks_profiles_and_published_numbers(installed):
     metadata = next(installed.glob("*.dist-info/METADATA")).read_text()
     assert "Requires-Dist: torch>=" in metadata and "Provides-Extra: lab" in metadata
     assert (
-        "starlight = starlight_nb.reproduce:main"
+        "starlight = starlight_nb.paper.cli:main"
         in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
     )
 
@@ -93,7 +93,7 @@ assert not heavy & set(sys.modules)
 
 def test_a_report_without_a_clone(installed, tmp_path):
     words = ["reproduce", "--profile", "smoke", "--only", "fig1", "--out", "here"]
-    code = f"from starlight_nb.reproduce import main; raise SystemExit(main({words}))"
+    code = f"from starlight_nb.paper.cli import main; raise SystemExit(main({words}))"
     result = run(installed, tmp_path, code)
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads((tmp_path / "here/data/fig1_source_count.json").read_text())["finding"]

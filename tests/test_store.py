@@ -149,7 +149,7 @@ def test_a_dead_holder_of_a_lock_does_not_block(tmp_path, make, monkeypatch):
 @pytest.fixture
 def leases(monkeypatch):
     "A file system without flock, and leases that run out after 0.6 s."
-    monkeypatch.setattr(files, "LEASE", 0.6)
+    monkeypatch.setattr(files, "LEASE_SECONDS", 0.6)
     _take_flock_away(monkeypatch.setattr)
 
 
@@ -179,7 +179,7 @@ def test_who_does_not_wait_knows_at_once_whether_a_lease_is_left_behind(
     """The disk's clock tells, so that a run whose report was begun on a machine that died need not
     wait for anything."""
     _take_flock_away(monkeypatch.setattr)
-    monkeypatch.setattr(files, "LEASE", 60.0)
+    monkeypatch.setattr(files, "LEASE_SECONDS", 60.0)
     store = Store(tmp_path)
     lease = left_on_another_machine(store, seconds)
     if had:
@@ -212,7 +212,7 @@ def _make_and_stop(root, calls):
     """Stop in the middle of a training, as on a machine that goes to sleep, and go on when somebody
     says so."""
     _take_flock_away()
-    files.LEASE = 0.6
+    files.LEASE_SECONDS = 0.6
 
     def make():
         calls.write_text("made\n")
@@ -242,12 +242,12 @@ def test_a_holder_that_was_stopped_does_no_harm_when_it_goes_on(tmp_path, leases
 
 def test_of_many_who_take_over_one_has_the_lease(tmp_path, leases, monkeypatch):
     "And a process that died while it took over is in nobody's way."
-    monkeypatch.setattr(files, "POLL", 0.001)
+    monkeypatch.setattr(files, "POLL_SECONDS", 0.001)
     path, inside, most, done = tmp_path / "lock", [], [], []
     ended = multiprocessing.get_context("spawn").Process(target=int)
     ended.start()
     ended.join()
-    holder = f"{files._machine()} {ended.pid} token"
+    holder = f"{files._machine_id()} {ended.pid} token"
     (tmp_path / "lock.lease").write_text(holder)
     (tmp_path / "lock.lease.gate").write_text(holder)
 

@@ -4,10 +4,15 @@
 
 # %% ../../nbs/50_paper.ipynb #imports
 from __future__ import annotations
-from .runner import reproduce
-_all_ = [
-    'reproduce'
-]
 
 # %% auto #0
 __all__ = ['reproduce']
+
+# %% ../../nbs/50_paper.ipynb #getattr
+_all_ = ["reproduce"]
+
+def __getattr__(name):
+    "Import `reproduce` when it is first asked for."
+    if name != "reproduce": raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from starlight_nb.paper.runner import reproduce
+    return reproduce

@@ -4,162 +4,218 @@
 
 # %% ../../nbs/50u_paper.cli.ipynb #imports
 from __future__ import annotations
-import argparse, json, os, sys, time
+import argparse, json, os, sys, time, tomllib
 from pathlib import Path
 from .. import __version__
-from .catalogue import experiment_title
-from .doctor import _try_processor, doctor
-from .monitor import _clock
-from .catalogue import experiment_names, profile_names
-from .runner import NotebookFailed, reproduce
-from ..runtime.settings import data_folder, experiments_folder, store_folder
+from .catalogue import experiment_names, experiment_title, profile_names
+from .monitor import clock_text
+from ..runtime.settings import Settings, experiments_folder
 
 # %% auto #0
-__all__ = ['REPRODUCE', 'STORE', 'main']
+__all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'STORE', 'SHORT', 'LIST_HEADING', 'main']
 
 # %% ../../nbs/50u_paper.cli.ipynb #parameter
 def _parameter(text):
-    "`name=value`, the value as JSON where it is JSON and as text otherwise."
+    "`name=value`; the value is JSON where it can be read as JSON, and text otherwise."
     name, equals, value = text.partition("=")
-    if not equals or not name: raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
     try: return name, json.loads(value)
     except json.JSONDecodeError: return name, value
 
-def _parser():
-    parser = argparse.ArgumentParser(prog="starlight", description="Star domains of neural network solutions: "
-                                     "the paper's experiments, end to end.")
-    parser.add_argument("--version", action="version", version=f"starlight_nb {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("reproduce", help="run the experiment notebooks and write their report")
-    for names, options in REPRODUCE: run.add_argument(*names, **options)
-    commands.add_parser("list", help="the experiments and the profiles that there are")
-    commands.add_parser("doctor", help="what is missing or mismatched on this machine")
-    keeping = commands.add_parser("store", help="list, verify or prune the trained models").add_subparsers(dest="action", required=True)
-    for action, (about, rows) in STORE.items():
-        command = keeping.add_parser(action, help=about)
-        for names, options in rows: command.add_argument(*names, **options)
-    return parser
+def _names(text):
+    "Names that are separated by commas."
+    return [name.strip() for name in text.split(",")]
 
 # %% ../../nbs/50u_paper.cli.ipynb #reproduce-profile-dict-default
-REPRODUCE = [
-    (["--profile"], dict(default="digits", help="a profile's name, or the path of a TOML file (default: digits)")),
-    (["--only"], dict(metavar="NAMES", type=lambda text: [name.strip() for name in text.split(",")],
-                      help="experiments, separated by commas; the start of a name is enough")),
-    (["-p", "--parameter"], dict(dest="parameters", metavar="NAME=VALUE", type=_parameter, action="append",
-                                 default=[], help="a value in place of the profile's; repeatable")),
-    (["--out"], dict(metavar="DIR", help="the report's folder (default: reports/PROFILE)")),
-    (["--store"], dict(metavar="DIR", help="the folder of trained models (default: .starlight/store)")),
-    (["--data"], dict(metavar="DIR", help="the folder of data sets that need files (default: STARLIGHT_DATA, or .starlight/data)")),
-    (["--jobs"], dict(type=int, metavar="N", help="worker processes (default: one a core)")),
-    (["--budget"], dict(metavar="TIME", help="run what fits into 90s, 25min or 1.5h, the most telling first; the same command goes on")),
-    (["--dry-run"], dict(action="store_true", help="only say what it would cost here: seconds, minutes, memory")),
-    (["--device"], dict(metavar="NAME", help="where networks are trained and measured: cpu, cuda, cuda:1, auto (default: what the profile says)")),
-    (["--backend"], dict(metavar="NAME", help="where jobs run: processes, here, or ray (default: processes)")),
-    (["--ray-address"], dict(metavar="ADDRESS", help="a Ray cluster: HOST:PORT, ray://HOST:PORT, auto (default: Ray is started here)")),
-    (["--force"], dict(action="store_true", help="train and measure again what the store has")),
-    (["--keep-going"], dict(action="store_true", help="run the other notebooks when one fails")),
-    (["--log-json"], dict(action="store_true", help="print one JSON object a line, for machines")),
-]
+WHAT_TO_RUN = {
+    "--profile": dict(default="digits", help="name, or path of a TOML file (default: digits)"),
+    "--only": dict(metavar="NAMES", type=_names,
+                   help="experiments, separated by commas; the start of a name is enough"),
+    "--parameter": dict(dest="parameters", metavar="NAME=VALUE", type=_parameter, action="append",
+                        default=[], help="a value in place of the profile's; repeatable"),
+    "--out": dict(metavar="DIR", help="folder of the report (default: reports/PROFILE)"),
+    "--store": dict(metavar="DIR", help="folder of trained models (default: .starlight/store)"),
+    "--data": dict(metavar="DIR", help="folder of data sets (default: STARLIGHT_DATA, or "
+                                       ".starlight/data)"),
+    "--force": dict(action="store_true", help="train and measure again what the store has"),
+    "--keep-going": dict(action="store_true", help="run the other notebooks when one fails"),
+    "--log-json": dict(action="store_true", help="print one JSON object a line, for programs"),
+}
+
+# %% ../../nbs/50u_paper.cli.ipynb #how-to-run
+HOW_TO_RUN = {
+    "--jobs": dict(type=int, metavar="N", help="worker processes (default: one a core)"),
+    "--budget": dict(metavar="TIME", help="run what fits into 90s, 25min or 1.5h, the most "
+                                          "telling first; the same command continues later"),
+    "--dry-run": dict(action="store_true", help="print minutes and memory here, and stop"),
+    "--device": dict(metavar="NAME", help="cpu, cuda, cuda:1 or auto (default: the profile's)"),
+    "--backend": dict(metavar="NAME", help="processes, or ray (default: processes)"),
+    "--ray-address": dict(metavar="ADDRESS", help="a Ray cluster: HOST:PORT, ray://HOST:PORT or "
+                                                  "auto (default: Ray is started here)"),
+}
 
 # %% ../../nbs/50u_paper.cli.ipynb #store-options
-_FOLDER = (["--store"], dict(metavar="DIR", help="the folder of trained models (default: .starlight/store)"))
+FOLDER = {"--store": WHAT_TO_RUN["--store"]}
+PRUNE = {
+    "--older-than": dict(type=float, metavar="DAYS", help="entries and checkpoints that are older"),
+    "--all-but": dict(nargs="+", metavar="PROFILE", help="entries that belong to none of these"),
+    "--dry-run": dict(action="store_true", help="print what would be removed"),
+}
 STORE = {
-    "ls": ("what is there", [_FOLDER]),
-    "verify": ("read everything and check it; exit status 1 where something is damaged", [_FOLDER]),
-    "prune": ("remove damaged files, leftovers of killed runs, and entries that are asked for", [
-        _FOLDER,
-        (["--older-than"], dict(type=float, metavar="DAYS", help="entries, and trainings under way, that are older")),
-        (["--all-but"], dict(nargs="+", metavar="PROFILE", help="entries that belong to none of these profiles")),
-        (["--dry-run"], dict(action="store_true", help="only say what would be removed"))])}
+    "ls": ("list the entries", FOLDER),
+    "verify": ("read and check every file; exit status 1 where one is damaged", FOLDER),
+    "prune": ("remove damaged files, leftovers of killed runs, and what is asked for",
+              FOLDER | PRUNE),
+}
+
+# %% ../../nbs/50u_paper.cli.ipynb #parser
+SHORT = {"--parameter": ["-p"]}
+
+def _add(parser, options):
+    "Add options to a parser."
+    for name, about in options.items(): parser.add_argument(*SHORT.get(name, []), name, **about)
+
+def _parser():
+    "The parser of the whole command."
+    about = "Star domains of neural network solutions: the paper's experiments, end to end."
+    parser = argparse.ArgumentParser(prog="starlight", description=about)
+    parser.add_argument("--version", action="version", version=f"starlight_nb {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("reproduce", help="run the experiments and write their report")
+    _add(run, WHAT_TO_RUN | HOW_TO_RUN)
+    commands.add_parser("list", help="list experiments and profiles")
+    commands.add_parser("doctor", help="check what is missing or mismatched on this machine")
+    store = commands.add_parser("store", help="list, verify or prune the trained models")
+    actions = store.add_subparsers(dest="action", required=True)
+    for action, (help_text, options) in STORE.items():
+        _add(actions.add_parser(action, help=help_text), options)
+    return parser
 
 # %% ../../nbs/50u_paper.cli.ipynb #list
-def _list():
-    "Print experiments and profiles with their expected minutes."
-    import tomllib
-    contents = {name: tomllib.loads((experiments_folder() / "profiles" / f"{name}.toml").read_text()) for name in profile_names()}
-    print(f"experiments: the notebooks in {os.path.relpath(experiments_folder())}, with the minutes that each profile expects on two cores")
-    print("(from an empty store, in this order: the later ones find what the earlier ones trained; where nothing stands, --dry-run says how long)")
-    for name in experiment_names():
-        print(f"  {name}: {experiment_title(name)}")
-        own = [_with_minutes(profile, content.get("minutes", {}).get(name)) for profile, content in contents.items() if name in content.get("experiments", {})]
-        print(f"      {', '.join(own)}")
-    print("profiles, with the minutes of all their experiments")
-    _print_table([[_with_minutes(name, sum(content.get("minutes", {}).values())), content.get("title", name)] for name, content in contents.items()],
-                 left=2, indent="  ")
+LIST_HEADING = """experiments: the notebooks in {folder}, with the minutes that each profile \
+expects on two cores
+(from an empty store, in this order: later experiments reuse what earlier ones trained; \
+where no minutes are given, --dry-run measures them)"""
 
-def _with_minutes(profile, minutes): return f"{profile} {minutes:g}" if minutes else profile
+def _read_profiles():
+    "The content of every profile file, by name."
+    folder = experiments_folder() / "profiles"
+    return {name: tomllib.loads((folder / f"{name}.toml").read_text()) for name in profile_names()}
 
+def _with_minutes(profile, minutes):
+    "A profile's name, with minutes where there are any."
+    return f"{profile} {minutes:g}" if minutes else profile
+
+# %% ../../nbs/50u_paper.cli.ipynb #print-table
 def _print_table(rows, left, indent=""):
     "Print rows of text in columns, the first `left` of them flush left."
     widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows: print(indent + "  ".join(cell.ljust(w) if n < left else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths))).rstrip())
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:left], widths)]
+        cells += [cell.rjust(width) for cell, width in zip(row[left:], widths[left:])]
+        print(indent + "  ".join(cells).rstrip())
+
+def _list():
+    "Print experiments and profiles with their expected minutes."
+    profiles = _read_profiles()
+    print(LIST_HEADING.format(folder=os.path.relpath(experiments_folder())))
+    for name in experiment_names():
+        own = [_with_minutes(profile, content.get("minutes", {}).get(name))
+               for profile, content in profiles.items() if name in content.get("experiments", {})]
+        print(f"  {name}: {experiment_title(name)}\n      {', '.join(own)}")
+    print("profiles, with the minutes of all their experiments")
+    totals = {name: sum(content.get("minutes", {}).values()) for name, content in profiles.items()}
+    rows = [[_with_minutes(name, totals[name]), content.get("title", name)]
+            for name, content in profiles.items()]
+    _print_table(rows, left=2, indent="  ")
 
 # %% ../../nbs/50u_paper.cli.ipynb #doctor-2
 def _doctor():
-    "Print what the doctor finds, and which data sets are there; 1 if anything is wrong."
+    "Print what the doctor finds, and the data sets at hand; 1 if anything is wrong."
+    from starlight_nb.paper.doctor import doctor, try_processor
     found = doctor()
     for name, problem in found.items():
-        print(f"{'ok  ' if problem is None else 'WRONG'} {name}{': ' + problem if problem else ''}")
-    print("{} processor: {}".format(*_try_processor()))
+        print(f"ok   {name}" if problem is None else f"WRONG {name}: {problem}")
+    print("{:4} processor: {}".format(*try_processor()))
     if not found["torchvision imports"]:
         from starlight_nb.data import available_datasets
-        print(f"data sets in {data_folder()}: {', '.join(available_datasets())}")
+        folder = Settings.from_environment().data
+        print(f"data sets in {folder}: {', '.join(available_datasets())}")
     return int(any(found.values()))
 
 def _reproduce(arguments):
     "Run what the command line asks for."
+    from starlight_nb.paper.runner import NotebookFailed, reproduce
     options = {key: value for key, value in vars(arguments).items() if key != "command"}
     start = time.time()
-    out = reproduce(**options | {"parameters": dict(options["parameters"])})
-    if not arguments.log_json and not arguments.dry_run: print(f"report: {os.path.relpath(out / 'index.html')} ({_clock(time.time() - start)})")
-
-# %% ../../nbs/50u_paper.cli.ipynb #store
-def _store(arguments):
-    "Run what `starlight store` is asked for; the exit status."
-    from starlight_nb.paper.housekeeping import listing, prune, verify
-    root = Path(arguments.store or store_folder())
-    if arguments.action == "ls": return _print_listing(listing(root)) or 0
-    if arguments.action == "verify":
-        count, wrong = verify(root)
-        for path, why in wrong: print(f"damaged: {path.relative_to(root)} ({why})")
-        print(f"{count} files, {len(wrong)} damaged")
-        return int(bool(wrong))
-    removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run)
-    done = "would remove" if arguments.dry_run else "removed"
-    for path, why, size in removed: print(f"{done} {path.relative_to(root)} ({why}, {_size(size)})")
-    print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
+    try: out = reproduce(**options | {"parameters": dict(options["parameters"])})
+    except NotebookFailed as error: return _print_error(error, 1)
+    if not arguments.log_json and not arguments.dry_run:
+        print(f"report: {os.path.relpath(out / 'index.html')} ({clock_text(time.time() - start)})")
     return 0
-
-def _print_listing(rows):
-    "The listing as a table, with a total."
-    table = [(key, kind, setting, role, _size(size), _age(time.time() - written)) for key, kind, setting, role, size, written in rows]
-    _print_table(table, left=4)
-    print(f"{len(rows)} entries, {_size(sum(row[4] for row in rows))}")
 
 # %% ../../nbs/50u_paper.cli.ipynb #size
 def _size(count):
-    "Bytes, in the unit in which one reads them."
+    "Bytes in a readable unit."
     for unit in ("B", "kB", "MB"):
         if count < 1000: return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
 
 def _age(seconds):
-    "How long ago, in the unit in which one reads it."
+    "How long ago, in a readable unit."
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length: return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
 
+# %% ../../nbs/50u_paper.cli.ipynb #store
+def _print_listing(root):
+    "The entries of a store as a table, with a total."
+    from starlight_nb.paper.housekeeping import listing
+    rows, now = listing(root), time.time()
+    table = [(*about, _size(size), _age(now - written)) for *about, size, written in rows]
+    _print_table(table, left=4)
+    print(f"{len(rows)} entries, {_size(sum(size for *_, size, _ in rows))}")
+    return 0
+
+def _verify(root):
+    "Check every file of a store; 1 where one is damaged."
+    from starlight_nb.paper.housekeeping import verify
+    count, damaged = verify(root)
+    for path, why in damaged: print(f"damaged: {path.relative_to(root)} ({why})")
+    print(f"{count} files, {len(damaged)} damaged")
+    return int(bool(damaged))
+
+# %% ../../nbs/50u_paper.cli.ipynb #prune
+def _prune(root, arguments):
+    "Remove what the command line asks for."
+    from starlight_nb.paper.housekeeping import prune
+    removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run)
+    done = "would remove" if arguments.dry_run else "removed"
+    for path, why, size in removed: print(f"{done} {path.relative_to(root)} ({why}, {_size(size)})")
+    print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
+    return 0
+
+def _store(arguments):
+    "Run an action of `starlight store`; the exit status."
+    root = Path(arguments.store or Settings.from_environment().store)
+    if arguments.action == "ls": return _print_listing(root)
+    if arguments.action == "verify": return _verify(root)
+    return _prune(root, arguments)
+
 # %% ../../nbs/50u_paper.cli.ipynb #main
+def _print_error(error, status):
+    "Print an error as one message; the exit status."
+    print(f"starlight: {error}", file=sys.stderr)
+    return status
+
 def main(arguments: list[str] | None = None) -> int:
-    "The `starlight` command; exit status 0: all went well, 1: a notebook failed, or the doctor or `store verify` found something, 2: bad input or a folder that cannot be written to, 130: stopped."
+    "The `starlight` command; returns the exit status."
     parsed = _parser().parse_args(arguments)
     if parsed.command == "list": return _list() or 0
     if parsed.command == "doctor": return _doctor()
-    try: return _store(parsed) if parsed.command == "store" else _reproduce(parsed) or 0
-    except (ValueError, OSError, NotebookFailed) as error:
-        print(f"starlight: {error}", file=sys.stderr)
-        return 1 if isinstance(error, NotebookFailed) else 2
+    try: return _store(parsed) if parsed.command == "store" else _reproduce(parsed)
+    except (ValueError, OSError) as error: return _print_error(error, 2)
     except KeyboardInterrupt:
-        print("starlight: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _print_error("stopped; the same command continues from here", 130)

@@ -5,102 +5,146 @@
 # %% ../../nbs/50r_paper.monitor.ipynb #imports
 from __future__ import annotations
 import json, shutil, sys, threading, time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
+from ..runtime.progress import Bars, read_progress, trainings_in_progress
 
 # %% auto #0
-__all__ = ['ProgressMonitor']
+__all__ = ['NOTEBOOK_BAR', 'RUN_BAR', 'clock_text', 'print_line', 'RunClock', 'ProgressMonitor']
 
 # %% ../../nbs/50r_paper.monitor.ipynb #clock
-def _clock(seconds): return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def clock_text(seconds: float) -> str:
+    "Seconds as minutes and seconds, `1:15`."
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
-def _say(text, file=None):
-    "Print a line without getting into the way of a bar."
+def print_line(text: str, file=None) -> None:
+    "Print a line to `file`, by default standard output, without breaking a progress bar."
     from tqdm import tqdm
     tqdm.write(text, file=file or sys.stdout)
     (file or sys.stdout).flush()
 
 # %% ../../nbs/50r_paper.monitor.ipynb #write-event
 def _write_event(event, **values):
-    "One JSON object on a line of the standard output, in one piece."
-    import datetime
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    "Write an event as one line of JSON to standard output, in one call."
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     sys.stdout.write(json.dumps({"time": now, "event": event} | values) + "\n")
     sys.stdout.flush()
 
-def _say_event(event, name=None, number=None, total=None, seconds=0.0, **values):
-    "The same for people."
-    if event == "notebook started": _say(f"[{number}/{total}] {name}")
-    elif name: _say(f"[{number}/{total}] {name}: {event.removeprefix('notebook ')} after {_clock(seconds)}")
+def _print_event(event, name=None, number=None, total=None, seconds=0.0, **values):
+    "Print an event of a notebook for people; other events have no text."
+    if event == "notebook started": print_line(f"[{number}/{total}] {name}")
+    elif name:
+        outcome = event.removeprefix("notebook ")
+        print_line(f"[{number}/{total}] {name}: {outcome} after {clock_text(seconds)}")
+
+# %% ../../nbs/50r_paper.monitor.ipynb #run-clock
+@dataclass
+class RunClock:
+    "Expected and elapsed seconds of a run, notebook by notebook."
+    expected: dict[str, float]  # seconds of each notebook
+    done: float = 0.0           # expected seconds of the notebooks that have ended
+    current: str | None = None  # the notebook that is running
+    start: float = field(default_factory=time.time)
+    began: float = 0.0          # when the current notebook started
+
+    def begin(self, notebook: str) -> None:
+        "A notebook starts."
+        self.current = notebook
+        self.began = time.time()
+    def end(self) -> None:
+        "The current notebook has ended."
+        self.done += self.expected[self.current]
+        self.current = None
+    def remaining(self) -> float:
+        "Expected seconds until the end of the run."
+        now, here = time.time(), 0.0
+        if self.current: here = min(now - self.began, 0.9 * self.expected[self.current])
+        pace = (now - self.start) / max(self.done + here, 1e-9)
+        return (sum(self.expected.values()) - self.done - here) * pace
 
 # %% ../../nbs/50r_paper.monitor.ipynb #watch
 class ProgressMonitor:
-    "Tells how far a run is, from a thread of its own."
-    def __init__(self, minutes: dict[str, float], folder: Path, log_json: bool = False):
-        self.expected, self.folder, self.log_json = {name: 60 * m for name, m in minutes.items()}, folder, log_json
-        self.start, self.done, self.current, self.ended = time.time(), 0.0, None, threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.tell = _write_event if log_json else _say_event
-    def begin(self, experiment):
+    "Shows the progress of a run from a thread of its own, inside a `with` block."
+    def __init__(self, minutes: dict[str, float],  # expected, of each notebook
+                 folder: Path,            # where notebooks and jobs write progress files
+                 log_json: bool = False,  # events as JSON instead of bars and lines
+                ):
+        self.folder = folder
+        self.clock = RunClock({name: 60 * m for name, m in minutes.items()})
+        self.tell = _write_event if log_json else _print_event
+        self.ended = threading.Event()
+        display = _choose_display(log_json)
+        self.thread = threading.Thread(target=display, args=(self,), daemon=True)
+    def begin(self, notebook: str) -> None:
+        "A notebook starts; progress files of the one before are removed."
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.current, self.began = experiment, time.time()
-    def end(self): self.done, self.current = self.done + self.expected[self.current], None
-    def remaining(self) -> float:
-        "Seconds, as expected, scaled by how this machine did so far."
-        total, now = sum(self.expected.values()), time.time()
-        here = min(now - self.began, 0.9 * self.expected[self.current]) if self.current else 0.0
-        pace = (now - self.start) / max(self.done + here, 1e-9)
-        return (total - self.done - here) * pace
+        self.clock.begin(notebook)
     def stage(self) -> tuple[int, int, str]:
-        "Jobs done, jobs in all, and what they are, as the notebook last said."
-        from starlight_nb.runtime.progress import read_progress
+        "Jobs done, jobs in all, and what they are."
         return read_progress(self.folder / "all") or (0, 0, "starting")
     def __enter__(self):
         self.thread.start()
         return self
-    def __exit__(self, *error):
+    def __exit__(self, *_):
         self.ended.set()
         self.thread.join()
-    def _watch(self): (_events if self.log_json else _bars if sys.stderr.isatty() else _lines)(self)
+
+# %% ../../nbs/50r_paper.monitor.ipynb #displays
+def _choose_display(log_json):
+    "The function that shows the progress of a monitor."
+    if log_json: return _write_progress_events
+    return _show_bars if sys.stderr.isatty() else _print_lines
+
+def _print_lines(monitor, every=15):
+    "A line every few seconds, for a log file."
+    while not monitor.ended.wait(every):
+        clock = monitor.clock
+        if clock.current is None: continue
+        done, total, label = monitor.stage()
+        elapsed = clock_text(time.time() - clock.start)
+        print_line(f"  {clock.current}: {label} {done}/{total} · {elapsed} elapsed, "
+                   f"about {clock_text(clock.remaining())} left")
+
+# %% ../../nbs/50r_paper.monitor.ipynb #progress-events
+def _write_progress_events(monitor, every=1.0):
+    "An event whenever the progress has changed."
+    written = None
+    while not monitor.ended.wait(every):
+        done, total, label = monitor.stage()
+        trainings = [dict(label=label, done=epochs, total=of)
+                     for label, (epochs, of) in trainings_in_progress(monitor.folder).items()]
+        now = dict(name=monitor.clock.current, label=label, done=done, total=total,
+                   under_way=trainings)
+        if monitor.clock.current and now != written: monitor.tell("progress", **now)
+        written = now
 
 # %% ../../nbs/50r_paper.monitor.ipynb #bars
-def _bars(watch):
-    "Bars on a terminal, until the watch ends: the notebook, the whole, and each training under way."
+NOTEBOOK_BAR = "{desc:<40}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+RUN_BAR = "{desc:<40}{percentage:3.0f}%|{bar}| {elapsed} elapsed{postfix}"
+
+def _show_bars(monitor):
+    "Bars for the notebook, the whole run and each training."
     from tqdm import tqdm
-    from starlight_nb.runtime.progress import Bars
-    total, trainings = sum(watch.expected.values()), Bars(watch.folder)
-    whole = tqdm(total=total, position=1,
-                 bar_format="{desc:<40}{percentage:3.0f}%|{bar}| {elapsed} elapsed{postfix}")
-    inner = tqdm(total=1, position=0,
-                 bar_format="{desc:<40}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]")
-    label = None
-    while not watch.ended.wait(0.5):
-        if watch.current is None: continue
-        done, of, now = watch.stage()
-        if (watch.current, now) != label: inner.reset(max(of, 1))
-        label, inner.n = (watch.current, now), done
-        inner.set_description_str(f"{watch.current}: {now}")
-        whole.n = min(watch.done + time.time() - watch.began, watch.done + watch.expected[watch.current], total)
-        whole.set_postfix_str(f" about {_clock(watch.remaining())} left", refresh=False)
-        whole.set_description_str("whole report")
+    clock, trainings = monitor.clock, Bars(monitor.folder)
+    run_bar = tqdm(total=sum(clock.expected.values()), position=1, bar_format=RUN_BAR)
+    notebook_bar = tqdm(total=1, position=0, bar_format=NOTEBOOK_BAR)
+    shown = None
+    while not monitor.ended.wait(0.5):
+        if clock.current is None: continue
+        done, total, label = monitor.stage()
+        if (clock.current, label) != shown: notebook_bar.reset(max(total, 1))
+        shown = (clock.current, label)
+        notebook_bar.n = done
+        notebook_bar.set_description_str(f"{clock.current}: {label}")
+        _update_run_bar(run_bar, clock)
         trainings.refresh()
-    for bar in (trainings, inner, whole): bar.close()
+    for bar in (trainings, notebook_bar, run_bar): bar.close()
 
-# %% ../../nbs/50r_paper.monitor.ipynb #lines
-def _lines(watch, every=15):
-    "A line every few seconds, where nobody sees a bar."
-    while not watch.ended.wait(every):
-        if watch.current is None: continue
-        done, of, label = watch.stage()
-        _say(f"  {watch.current}: {label} {done}/{of} · {_clock(time.time() - watch.start)} elapsed, "
-             f"about {_clock(watch.remaining())} left")
-
-def _events(watch, every=1.0):
-    "An event of progress whenever something has changed, for machines."
-    from starlight_nb.runtime.progress import trainings_in_progress
-    said = None
-    while not watch.ended.wait(every):
-        (done, of, label), trainings = watch.stage(), trainings_in_progress(watch.folder)
-        now = dict(name=watch.current, label=label, done=done, total=of,
-                   under_way=[dict(label=label, done=done, total=of) for label, (done, of) in trainings.items()])
-        if watch.current and now != said: watch.tell("progress", **now)
-        said = now
+# %% ../../nbs/50r_paper.monitor.ipynb #run-bar
+def _update_run_bar(bar, clock):
+    "Expected seconds done, and the remaining time."
+    here = min(time.time() - clock.began, clock.expected[clock.current])
+    bar.n = min(clock.done + here, bar.total)
+    bar.set_postfix_str(f" about {clock_text(clock.remaining())} left", refresh=False)
+    bar.set_description_str("whole report")

@@ -40,7 +40,7 @@ def _train_regular(setting, store, *members):
         models = [initialise(_model(setting), seed) for seed in seeds]
         states = train_stacked(models, data, recipe, seeds, checkpoint)
         return [refresh_batchnorm(model, state, data, recipe=recipe) for model, state in zip(models, states)]
-    return list(map(_placed, store.get_or_train_together([member.config for member in members], make)))
+    return list(map(_placed, store.get_or_train_many([member.config for member in members], make)))
 
 # %% ../../nbs/50d_paper.study.ipynb #train-star
 def _train_star(setting, store, member):

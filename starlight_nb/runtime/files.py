@@ -11,29 +11,34 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 # %% auto #0
-__all__ = ['REFUSALS', 'LEASE', 'POLL', 'NO_FLOCK', 'explain_os_errors', 'write_atomic', 'check_folder', 'quarantine', 'lock']
+__all__ = ['REASONS', 'LEASE_SECONDS', 'POLL_SECONDS', 'NO_FLOCK', 'explain_os_errors', 'write_atomic', 'remove_leftovers',
+           'check_folder', 'quarantine', 'lock']
 
-# %% ../../nbs/40b_runtime.files.ipynb #writing
-REFUSALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "the disk can only be read", errno.EIO: "the disk fails",
-            errno.EACCES: "permission is denied", errno.EPERM: "permission is denied",
-            errno.ENOENT: "nothing can be made there", errno.EFBIG: "files must not be that large",
-            errno.ENOTDIR: "a file is where a folder should be", errno.EEXIST: "a file is where a folder should be"}
+# %% ../../nbs/40b_runtime.files.ipynb #explain-os-errors
+REASONS = {
+    errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk can only be read", errno.EIO: "the disk fails",
+    errno.EACCES: "permission is denied", errno.EPERM: "permission is denied",
+    errno.ENOENT: "nothing can be made there", errno.EFBIG: "files must not be that large",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EEXIST: "a file is where a folder should be"}
 
 @contextmanager
 def explain_os_errors(folder: Path):
-    "Where the disk refuses what is done here, raise one `OSError` that names `folder` and what failed."
+    "Turn an `OSError` of the disk inside this context into one that names `folder` and the reason."
     try: yield
     except OSError as error:
         if error.errno is None: raise
-        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        raise OSError(f"the folder {folder} cannot be written to: {REFUSALS.get(error.errno, 'the system refuses')} ({what})") from error
+        reason = REASONS.get(error.errno, "the system refuses")
+        details = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        message = f"the folder {folder} cannot be written to: {reason} ({details})"
+        raise OSError(message) from error
 
-# %% ../../nbs/40b_runtime.files.ipynb #write-whole
+# %% ../../nbs/40b_runtime.files.ipynb #write-atomic
 def write_atomic(path: Path, contents: bytes | str):
-    """Write a file so that it is there completely or not at all, even when the process is killed.
+    """Write a file completely or not at all, even when the process is killed.
 
-    Raises `OSError`, naming the folder, where the disk refuses."""
+    Folders above it are made. Raises `OSError`, naming the folder, where the disk refuses."""
     path = Path(path)
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     with explain_os_errors(path.parent):
@@ -46,66 +51,81 @@ def write_atomic(path: Path, contents: bytes | str):
             os.replace(new, path)
         finally: new.unlink(missing_ok=True)
 
+# %% ../../nbs/40b_runtime.files.ipynb #remove-leftovers
+def remove_leftovers(path: Path):
+    "Delete the temporary files of killed writers of `path`; its only writer may call this."
+    for leftover in path.parent.glob(f".{path.name}.*.new"): leftover.unlink(missing_ok=True)
+
 # %% ../../nbs/40b_runtime.files.ipynb #check-folder
 def check_folder(argument: str,  # the argument's name, for the message
-                 folder: Path):
-    "Raise `OSError`, naming the argument, where `folder` cannot be made or written to; nothing is left there."
+                 folder: Path):  # may not exist yet; nothing is left in it
+    "Raise `OSError`, naming the argument, where `folder` cannot be made or written to."
     folder = Path(folder).absolute()
-    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
-        with explain_os_errors(folder), tempfile.TemporaryFile(dir=there) as file: file.write(bytes(4096))
+        with explain_os_errors(folder), tempfile.TemporaryFile(dir=existing) as file:
+            file.write(bytes(4096))
     except OSError as error: raise OSError(f"{argument}: {error}") from error
 
-# %% ../../nbs/40b_runtime.files.ipynb #set-aside
-def quarantine(path: Path, label: str, why):
-    "Rename a file that is not to be believed to `….damaged`, and warn."
+# %% ../../nbs/40b_runtime.files.ipynb #quarantine-file
+def quarantine(path: Path,
+               label: str,   # what kind of file it is, for the warning
+               reason):      # how the damage was noticed
+    "Rename a damaged file to `….damaged`, and warn."
     try:
         os.replace(path, path.with_name(f"{path.name}.damaged"))
         done = f"set aside as {path.name}.damaged"
     except OSError as error: done = f"left where it is ({error.strerror})"
-    warnings.warn(f"{label}: {path.name} is damaged ({why}); {done}, to be made again", stacklevel=3)
+    message = f"{label}: {path.name} is damaged ({reason}); {done}, to be made again"
+    warnings.warn(message, stacklevel=3)
 
-# %% ../../nbs/40b_runtime.files.ipynb #machine
+# %% ../../nbs/40b_runtime.files.ipynb #holder
 @cache
-def _machine() -> str:
-    "A name for this machine since its start, and for the part of it that sees the same processes."
-    try: return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{os.stat('/proc/self/ns/pid').st_ino}"
+def _machine_id() -> str:
+    "A name for this machine since its start and for this namespace of processes."
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{started}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError: return platform.node() or "machine"
 
-def _holder() -> str: return f"{_machine()} {os.getpid()} {secrets.token_hex(8)}"
+def _new_holder() -> str: return f"{_machine_id()} {os.getpid()} {secrets.token_hex(8)}"
 
-def _dead(holder: str) -> bool:
-    "Is it known that the holder's process has ended?"
+def _has_ended(holder: str) -> bool:
+    "Whether the holder's process is known to have ended."
     machine, number, *_ = [*holder.split(), "", ""]
-    if machine != _machine() or not number.isdecimal(): return False
+    if machine != _machine_id() or not number.isdecimal(): return False
     try: os.kill(int(number), 0)
     except ProcessLookupError: return True
     except OSError: pass
     return False
 
-# %% ../../nbs/40b_runtime.files.ipynb #left-behind
-LEASE = 120.0  # seconds
+# %% ../../nbs/40b_runtime.files.ipynb #abandoned-lease
+LEASE_SECONDS = 120.0  # after so long without a touch, a lease is abandoned
 
-def _left_behind(lease: Path) -> bool:
-    "Is this a file whose holder has ended, or has not touched it for too long?"
+def _is_abandoned(lease: Path) -> bool:
+    "Whether this is a lease whose holder has ended, or has not touched it for too long."
     try:
-        with open(lease) as file: holder, touched = file.read(), os.fstat(file.fileno()).st_mtime
+        with open(lease) as file:
+            holder = file.read()
+            touched = os.fstat(file.fileno()).st_mtime
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESTALE): raise
         return False
-    if _dead(holder): return True
-    with tempfile.TemporaryFile(dir=lease.parent) as now: return os.fstat(now.fileno()).st_mtime - touched > LEASE
+    if _has_ended(holder): return True
+    with tempfile.TemporaryFile(dir=lease.parent) as now:
+        return os.fstat(now.fileno()).st_mtime - touched > LEASE_SECONDS
 
-def _touch(lease, holder, ended):
-    "Touch a lease now and then, until its holder has finished or has lost it."
-    while not ended.wait(LEASE / 6):
-        with suppress(OSError):  # a network that fails for a moment is no reason to stop
+# %% ../../nbs/40b_runtime.files.ipynb #keep-touching
+def _keep_touching(lease, holder, ended):
+    "Touch a lease until the event `ended`, or until the lease belongs to another."
+    while not ended.wait(LEASE_SECONDS / 6):
+        with suppress(OSError):  # the network may fail for a moment
             if lease.read_text() != holder: return
             os.utime(lease)
 
-# %% ../../nbs/40b_runtime.files.ipynb #claim
-def _claim(lease: Path, holder: str) -> bool:
-    "Make the lease, if there is none; whether it was made."
+# %% ../../nbs/40b_runtime.files.ipynb #take-over
+def _create_lease(lease: Path, holder: str) -> bool:
+    "Create the lease if there is none; whether it was created."
     try: file = open(lease, "x")
     except FileExistsError: return False
     try:
@@ -116,28 +136,30 @@ def _claim(lease: Path, holder: str) -> bool:
     return True
 
 def _take_over(lease: Path, holder: str) -> bool:
-    "Make the lease in place of one that was left behind; whether it was made."
-    if not _left_behind(lease): return False
+    "Create the lease in place of an abandoned one; whether it was created."
+    if not _is_abandoned(lease): return False
     gate = lease.with_name(f"{lease.name}.gate")
-    if _left_behind(gate): gate.unlink(missing_ok=True)
-    if not _claim(gate, holder): return False
+    if _is_abandoned(gate): gate.unlink(missing_ok=True)
+    if not _create_lease(gate, holder): return False
     try:
-        if not _left_behind(lease): return False
+        if not _is_abandoned(lease): return False
         lease.unlink(missing_ok=True)
-        return _claim(lease, holder)
+        return _create_lease(lease, holder)
     finally: gate.unlink(missing_ok=True)
 
 # %% ../../nbs/40b_runtime.files.ipynb #hold-lease
-POLL = 0.2  # seconds
+POLL_SECONDS = 0.2  # between two attempts to get a lease
 
 @contextmanager
-def _held_lease(lease: Path, timeout: float):
-    "Hold a lease; `filelock.Timeout` where it cannot be had in so many seconds."
-    holder, began, ended = _holder(), time.monotonic(), threading.Event()
-    while not (_claim(lease, holder) or _take_over(lease, holder)):
+def _lease_lock(lease: Path, timeout: float):
+    "Hold a lease; `filelock.Timeout` where it cannot be had within `timeout` seconds."
+    holder = _new_holder()
+    began = time.monotonic()
+    while not (_create_lease(lease, holder) or _take_over(lease, holder)):
         if 0 <= timeout <= time.monotonic() - began: raise Timeout(str(lease))
-        time.sleep(POLL)
-    threading.Thread(target=_touch, args=(lease, holder, ended), daemon=True).start()
+        time.sleep(POLL_SECONDS)
+    ended = threading.Event()
+    threading.Thread(target=_keep_touching, args=(lease, holder, ended), daemon=True).start()
     try: yield
     finally:
         ended.set()
@@ -148,15 +170,18 @@ def _held_lease(lease: Path, timeout: float):
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 @contextmanager
-def lock(path: Path,
-         timeout: float = -1,  # seconds to wait for the holder; -1 waits for ever; `filelock.Timeout` after that
+def lock(path: Path,           # a file for the lock alone; its folder is made
+         timeout: float = -1,  # seconds to wait for the holder; -1 waits for ever
         ):
-    "Hold the lock that belongs to `path`."
+    """Hold the lock that belongs to `path`.
+
+    Raises `filelock.Timeout` when `timeout` is over, and `OSError` where the disk refuses."""
     with ExitStack() as held:
         with explain_os_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             try: held.enter_context(FileLock(path, timeout, fallback_to_soft=False))
             except OSError as error:
                 if error.errno not in NO_FLOCK: raise
-                held.enter_context(_held_lease(path.with_name(f"{path.name}.lease"), timeout))
+                lease = path.with_name(f"{path.name}.lease")
+                held.enter_context(_lease_lock(lease, timeout))
         yield

@@ -7,54 +7,68 @@ from __future__ import annotations
 import logging, os, socket, threading, time, warnings
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-import torch
-from .progress import _heard, _progress_folder, progress
-from .settings import check_choice
+from .progress import current_reporter, report_job
+from .settings import (
+    BACKENDS, check_choice, given_variables, quiet_ray, ray_uses_tls, read_setting)
 
 # %% auto #0
-__all__ = ['QUIET', 'RESOURCES', 'RETRIES', 'BACKENDS', 'single_thread', 'cluster_address', 'check_resources', 'connected',
-           'chosen_backend', 'run_jobs']
+__all__ = ['PARENT_SECONDS', 'GREETING', 'RESOURCES', 'THREAD_VARIABLES', 'MAX_RETRIES', 'single_thread', 'check_resources',
+           'cluster_address', 'connected', 'chosen_backend', 'run_jobs']
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #single-thread
 @contextmanager
 def single_thread():
-    "Let PyTorch use one thread, then put its setting back."
+    "Let PyTorch use one thread inside this context; its setting comes back afterwards."
+    import torch
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try: yield
     finally: torch.set_num_threads(threads)
 
-# %% ../../nbs/40e_runtime.jobs.ipynb #run-job
-def _run_job(number, file, label, parent, function, *arguments):
-    "Run one job, here or in a worker of the process `parent`: its number and its result."
-    if parent not in (None, os.getpid()): _follow(parent)
-    with single_thread(), _heard(file, label): return number, function(*arguments)
+# %% ../../nbs/40e_runtime.jobs.ipynb #exit-with-parent
+PARENT_SECONDS = 1.0  # between two checks of a worker that its parent is there
 
-def _on_this_machine(calls, jobs, backend):
+@cache
+def _exit_with_parent(parent):
+    "In a worker process: start, once, a thread that ends it when the process `parent` has ended."
+    def wait_and_exit():
+        while os.getppid() == parent: time.sleep(PARENT_SECONDS)
+        os._exit(1)
+    threading.Thread(target=wait_and_exit, daemon=True).start()
+
+# %% ../../nbs/40e_runtime.jobs.ipynb #run-job
+@dataclass(frozen=True)
+class _Job:
+    number: int
+    label: str
+    file: str | None    # for its progress; None: nobody reads it
+    parent: int | None  # the process that waits on the same machine; None on a cluster
+
+def _run_job(job, function, *arguments):
+    "Run one job, here or in a worker; its number and its result."
+    if job.parent not in (None, os.getpid()): _exit_with_parent(job.parent)
+    with single_thread(), report_job(job.file, job.label):
+        return job.number, function(*arguments)
+
+# %% ../../nbs/40e_runtime.jobs.ipynb #one-machine
+def _run_with_joblib(calls, jobs, backend):
     "Numbers and results of the calls, as they are ready."
     from joblib import Parallel, delayed
-    return Parallel(n_jobs=max(1, min(jobs, len(calls))), backend=backend, return_as="generator_unordered")(
-        delayed(_run_job)(*call) for call in calls)
+    workers = max(1, min(jobs, len(calls)))
+    parallel = Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")
+    return parallel(delayed(_run_job)(*call) for call in calls)
 
-def _on_threads(calls, jobs):
-    with torch.random.fork_rng(): yield from _on_this_machine(calls, jobs, "threading")
-
-# %% ../../nbs/40e_runtime.jobs.ipynb #follow
-@cache
-def _follow(parent):
-    "In a worker process: end when the process that started it has ended."
-    def watch():
-        while os.getppid() == parent: time.sleep(1)
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
+def _run_on_threads(calls, jobs):
+    "The same on threads; the global random generator is restored."
+    import torch
+    with torch.random.fork_rng(): yield from _run_with_joblib(calls, jobs, "threading")
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #import-ray
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
-
 def _import_ray():
-    "Ray, told to be quiet."
-    for key, value in QUIET.items(): os.environ.setdefault(key, value)
+    "Ray, told to be quiet; `ValueError` where it is not installed."
+    quiet_ray()
     logging.getLogger("ray.widgets").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"): import ray
@@ -62,103 +76,130 @@ def _import_ray():
                                          'pip install "starlight_nb[ray]"') from None
     return ray
 
-# %% ../../nbs/40e_runtime.jobs.ipynb #answers
-def _answers(host, port, patience=5):
-    "Whether something that speaks HTTP/2 answers there within so many seconds."
-    greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+# %% ../../nbs/40e_runtime.jobs.ipynb #check-address
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+def _speaks_http2(host, port, seconds=5):
+    "Whether an HTTP/2 server answers there within so many seconds."
     try:
-        with socket.create_connection((host, port), patience) as connection:
-            if os.environ.get("RAY_USE_TLS") == "1": return True  # it answers nobody who does not encrypt
-            connection.sendall(greeting)
+        with socket.create_connection((host, port), seconds) as connection:
+            if ray_uses_tls(): return True  # such a server answers encrypted greetings only
+            connection.sendall(GREETING)
             return connection.recv(9)[3:4] == b"\4"
     except OSError: return False
 
 def _check_address(address):
-    "The address, if it is one of Ray's and somebody is there."
+    "The address of a cluster that answers; `ValueError` or `ConnectionError` otherwise."
     if address in ("auto", "local"): return address
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"ray-address: HOST:PORT, ray://HOST:PORT, auto or local is needed, not {address!r}")
-    if not _answers(host.strip("[]"), int(port)): raise ConnectionError(f"ray-address: no Ray cluster answers at {address}")
-    return address
-
-def cluster_address(address: str | None = None) -> str:
-    "The address that was asked for, or that which the environment says (ours before Ray's), or `local`."
-    return address or os.environ.get("STARLIGHT_RAY_ADDRESS") or os.environ.get("RAY_ADDRESS") or "local"
+        raise ValueError("ray-address: HOST:PORT, ray://HOST:PORT, auto or local is needed, "
+                         f"not {address!r}")
+    if _speaks_http2(host.strip("[]"), int(port)): return address
+    raise ConnectionError(f"ray-address: no Ray cluster answers at {address}")
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #check-resources
 RESOURCES = {"cpus": 1, "gpus": 0}  # what a job asks for where nothing is said
 
-def check_resources(resources: dict, where: str = "resources") -> dict[str, float]:
-    "What a job asks for, complete; `ValueError` for an unknown name or a number that makes no sense."
-    if not isinstance(resources, dict): raise ValueError(f"{where}: a table is needed, not {resources!r}")
+def check_resources(resources: dict,             # cpus above 0, gpus from 0 up; whole, or below 1
+                    where: str = "resources",    # the argument's name, for the message
+                   ) -> dict[str, float]:
+    "What a job asks for, complete; `ValueError` for an unknown name or a number without sense."
+    if not isinstance(resources, dict):
+        raise ValueError(f"{where}: a table is needed, not {resources!r}")
     for key, value in resources.items():
         check_choice(where, key, RESOURCES)
         lowest = "above 0" if key == "cpus" else "from 0 up"
-        right = type(value) in (int, float) and (value > 0 or value == 0 and key == "gpus")
-        if not right or value > 1 and value % 1:
-            raise ValueError(f"{where}.{key}: a whole number is needed, or a part of 1, {lowest}, not {value!r}")
+        number = type(value) in (int, float)
+        if not number or not _is_amount(value, zero=key == "gpus"):
+            raise ValueError(f"{where}.{key}: a whole number is needed, or a part of 1, "
+                             f"{lowest}, not {value!r}")
     return RESOURCES | resources
 
-# %% ../../nbs/40e_runtime.jobs.ipynb #check-room
-def _check_room(nodes, resources, ours):
-    "Is there a node on which a job fits?"
+def _is_amount(value, zero):
+    "Whether a number is whole, or between 0 and 1; 0 itself counts where `zero` says so."
+    return value == 0 and zero or 0 < value <= 1 or value > 1 and value % 1 == 0
+
+# %% ../../nbs/40e_runtime.jobs.ipynb #check-capacity
+def _check_capacity(nodes, resources, grows):
+    "Raise `ValueError`, or warn where the cluster `grows`, if a job fits on none of the nodes."
     wanted = {"CPU": resources["cpus"], "GPU": resources["gpus"]}
     for node in nodes:
-        if node["Alive"] and all(node["Resources"].get(kind, 0) >= count for kind, count in wanted.items()): return
-    text = f"resources: no node has {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs, as each job asks for"
-    if ours: raise ValueError(text)
-    warnings.warn(f"{text}; waiting for one that has", stacklevel=2)
+        offered = node["Resources"]
+        fits = all(offered.get(kind, 0) >= count for kind, count in wanted.items())
+        if node["Alive"] and fits: return
+    message = (f"resources: no node has {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs, "
+               "as each job asks for")
+    if not grows: raise ValueError(message)
+    warnings.warn(f"{message}; waiting for one that has", stacklevel=2)
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #connected
-@contextmanager
-def connected(address: str | None = None,      # where the cluster is; None: what the environment says, or Ray started here
-              resources: dict = RESOURCES,     # what each job will ask for
-             ):
-    """Ray, connected for as long as this lasts.
+def cluster_address(address: str | None = None) -> str:
+    "The address that was asked for, or that of the environment (ours before Ray's), or `local`."
+    return address or read_setting("ray_address")
 
-    Raises `ValueError` where Ray is not installed, and `ConnectionError` where no cluster answers."""
-    ray = _import_ray()
-    if ray.is_initialized(): yield ray; return
-    stay, address = not address and cluster_address() != "local", _check_address(cluster_address(address))
+def _connect(ray, address):
+    "Connect to a cluster, or start Ray here; `ConnectionError` where that fails."
     options = {"include_dashboard": False} if address == "local" else {}
     try: ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:
         ray.shutdown()
         raise ConnectionError(f"ray-address: {address}: {type(error).__name__}: {error} "
                               "(a cluster that wants a token needs RAY_AUTH_MODE=token)") from error
+
+# %% ../../nbs/40e_runtime.jobs.ipynb #connected-context
+@contextmanager
+def connected(address: str | None = None,   # of the cluster; None: that of the environment
+              resources: dict = RESOURCES,  # what each job will ask for
+             ):
+    """Ray, connected inside this context; without any address it is started here.
+
+    Raises `ValueError` where Ray is not installed or no job could run, and `ConnectionError`
+    where no cluster answers."""
+    ray = _import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    stay = not address and cluster_address() != "local"
+    address = _check_address(cluster_address(address))
+    _connect(ray, address)
     try:
-        _check_room(ray.nodes(), check_resources(resources), address == "local")
+        _check_capacity(ray.nodes(), check_resources(resources), grows=address != "local")
         yield ray
     finally:
         if not stay: ray.shutdown()
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #worker-environment
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 def _worker_environment():
-    "Environment variables of a worker."
-    ours = {key: value for key, value in os.environ.items() if key.startswith("STARLIGHT_")}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return ours | threads | {"STARLIGHT_BACKEND": "processes", "STARLIGHT_PROGRESS": ""}
+    "Environment variables of a worker on another node."
+    own = {"STARLIGHT_BACKEND": "processes", "STARLIGHT_PROGRESS": ""}
+    return given_variables() | dict.fromkeys(THREAD_VARIABLES, "1") | own
 
-def _share(put, calls):
-    "The calls, with what several of them have in common `put` away once."
-    uses, stored = Counter(id(value) for call in calls for value in call), {}
-    def place(value):
-        if uses[id(value)] == 1 or isinstance(value, (int, float, str, type(None))): return value
-        if id(value) not in stored: stored[id(value)] = put(value)
-        return stored[id(value)]
-    return [tuple(map(place, call)) for call in calls]
+# %% ../../nbs/40e_runtime.jobs.ipynb #put-shared
+def _put_shared(put, calls):
+    "The calls, with each object that several of them share replaced by what `put` returns for it."
+    uses = Counter(id(value) for call in calls for value in call)
+    references = {}
+    def replaced(value):
+        plain = isinstance(value, (int, float, str, type(None)))
+        if plain or uses[id(value)] == 1: return value
+        if id(value) not in references: references[id(value)] = put(value)
+        return references[id(value)]
+    return [tuple(map(replaced, call)) for call in calls]
 
-# %% ../../nbs/40e_runtime.jobs.ipynb #on-ray
-RETRIES = 3  # how often a job is tried again whose worker or node was lost
+# %% ../../nbs/40e_runtime.jobs.ipynb #run-on-ray
+MAX_RETRIES = 3  # of a job whose worker or node was lost
 
-def _on_ray(calls, address, resources):
+def _run_on_ray(calls, address, resources):
     "Numbers and results of the calls, as they are ready."
     with connected(address, resources) as ray:
-        submit = ray.remote(_run_job).options(
-            num_cpus=resources["cpus"], num_gpus=resources["gpus"], max_retries=RETRIES, retry_exceptions=False,
-            scheduling_strategy="SPREAD", runtime_env={"env_vars": _worker_environment()})
-        waiting = [submit.remote(*call) for call in _share(ray.put, calls)]
+        task = ray.remote(_run_job).options(
+            num_cpus=resources["cpus"], num_gpus=resources["gpus"],
+            max_retries=MAX_RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": _worker_environment()})
+        waiting = [task.remote(*call) for call in _put_shared(ray.put, calls)]
         try:
             while waiting:
                 (ready,), waiting = ray.wait(waiting)
@@ -171,38 +212,49 @@ def _fetch(ray, reference):
     try: return ray.get(reference)
     except ray.exceptions.RayTaskError as error: raise error.cause from error
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"backend ray: a job is lost, after up to {RETRIES} new trials: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"backend ray: a job is lost, after up to {MAX_RETRIES} new trials: "
+                           f"{type(error).__name__}: {error}") from error
 
-# %% ../../nbs/40e_runtime.jobs.ipynb #backend
-BACKENDS = ("processes", "threads", "ray")
-
+# %% ../../nbs/40e_runtime.jobs.ipynb #run-calls
 def chosen_backend(backend: str | None = None) -> str:
-    "The backend that was asked for, or else that which `STARLIGHT_BACKEND` names, or else processes."
-    if backend is not None: return check_choice("backend", backend, BACKENDS)
-    return check_choice("STARLIGHT_BACKEND", os.environ.get("STARLIGHT_BACKEND") or "processes", ("processes", "ray"))
+    "The backend that was asked for, else that of the environment, else processes."
+    if backend is None: return read_setting("backend")
+    return check_choice("backend", backend, BACKENDS)
 
-def _run(calls, jobs, backend, address, resources):
-    if backend == "ray": return _on_ray(calls, address, resources)
-    return _on_threads(calls, jobs) if backend == "threads" else _on_this_machine(calls, jobs, "loky")
+def _run_calls(calls, jobs, backend, address, resources):
+    "Numbers and results of the calls, as they are ready, from one of the backends."
+    if backend == "ray": return _run_on_ray(calls, address, resources)
+    if backend == "threads": return _run_on_threads(calls, jobs)
+    return _run_with_joblib(calls, jobs, "loky")
 
-# %% ../../nbs/40e_runtime.jobs.ipynb #spread
-def run_jobs(function,       # called as `function(*arguments)`; importable, so that a worker finds it
-           tasks,          # one tuple of arguments a job
-           jobs: int = 1,  # processes or threads; 1 runs everything here
-           label: str = "jobs",
-           backend: str | None = None,      # processes, threads or ray; None: what the environment says, or processes
-           address: str | None = None,      # of a Ray cluster; None: what the environment says, or Ray started here
-           resources: dict | None = None,   # what each job asks of a Ray node: cpus, gpus
-          ) -> list:
-    """The results of independent jobs, in the order of `tasks`. The error of a job is raised as it is.
+def _calls(function, tasks, label, backend, folder):
+    "The arguments of `_run_job` for each task; on a cluster nobody reads progress files."
+    local = backend != "ray"
+    for number, task in enumerate(tasks):
+        file = f"{folder}/{number}.job" if local and folder else None
+        job = _Job(number, f"{label} {number + 1}", file, os.getpid() if local else None)
+        yield job, function, *task
 
-    Raises `ValueError` for an unknown backend or one that is not installed, `ConnectionError` where no cluster answers."""
-    tasks, backend, resources = list(tasks), chosen_backend(backend), check_resources(resources or {})
+# %% ../../nbs/40e_runtime.jobs.ipynb #run-jobs
+def run_jobs(function,              # called as `function(*task)`; importable by a worker
+             tasks,                 # one tuple of arguments a job
+             jobs: int = 1,         # processes or threads at a time; 1 runs everything here
+             label: str = "jobs",   # what the jobs are, for people
+             backend: str | None = None,     # processes, threads or ray; None: the environment's
+             address: str | None = None,     # of a Ray cluster; None: the environment's
+             resources: dict | None = None,  # what each job asks of a Ray node: cpus, gpus
+            ) -> list:
+    """The results of independent jobs, in the order of `tasks`.
+
+    The error of a job is raised as it is. Raises `ValueError` for an unknown backend or one that
+    is not installed, and `ConnectionError` where no cluster answers."""
+    tasks = list(tasks)
+    backend = chosen_backend(backend)
+    resources = check_resources(resources or {})
     if not tasks: return []
-    with single_thread(), _progress_folder() as folder:
-        files = [folder and backend != "ray" and f"{folder}/{number}.job" for number in range(len(tasks))]
-        parent = None if backend == "ray" else os.getpid()
-        calls = [(number, file, f"{label} {number + 1}", parent, function, *task)
-                 for number, (file, task) in enumerate(zip(files, tasks))]
-        found = dict(progress(_run(calls, jobs, backend, address, resources), label, len(tasks), folder))
+    reporter = current_reporter()
+    with single_thread(), reporter.job_folder() as folder:
+        calls = list(_calls(function, tasks, label, backend, folder))
+        results = _run_calls(calls, jobs, backend, address, resources)
+        found = dict(reporter.results(results, label, len(tasks), folder))
     return [found[number] for number in range(len(tasks))]

@@ -7,103 +7,120 @@ from __future__ import annotations
 import os, sys, tempfile, threading, time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
+from .settings import read_setting
 
 # %% auto #0
-__all__ = ['EVERY', 'write_progress', 'read_progress', 'ProgressReporter', 'epochs', 'trainings_in_progress', 'Bars', 'progress']
+__all__ = ['REPORT_SECONDS', 'write_progress', 'read_progress', 'trainings_in_progress', 'ProgressReporter', 'JobReporter',
+           'FolderReporter', 'Bars', 'BarReporter', 'process_reporter', 'current_reporter', 'report_job', 'epochs',
+           'progress']
 
-# %% ../../nbs/40d_runtime.progress.ipynb #write-progress
+# %% ../../nbs/40d_runtime.progress.ipynb #progress-file
 def write_progress(file, done: int, total: int, label: str):
-    "Say in a file that `done` of `total` are done; a label may be cut off."
+    "Write to a file that `done` of `total` are done; a long label is cut off."
     with suppress(OSError):
         out = os.open(file, os.O_CREAT | os.O_WRONLY, 0o666)
         try: os.write(out, f"{done} {total} {label}".encode()[:255].ljust(256))
         finally: os.close(out)
 
 def read_progress(file) -> tuple[int, int, str] | None:
-    "What `write_progress` said last; None where nothing was said."
+    "What `write_progress` wrote last: done, total, label; None where there is nothing."
     try: done, total, label = Path(file).read_text(errors="replace").rstrip().split(" ", 2)
     except (OSError, ValueError): return None
     return int(done), int(total), label
 
-# %% ../../nbs/40d_runtime.progress.ipynb #teller
-EVERY = 0.5  # seconds, at least, between two words of a job, and between two looks at them
-_telling = ContextVar("telling", default=None)
-
-class ProgressReporter:
-    "Tells a file how far a job's training is, now and then."
-    def __init__(self, file, label): self.file, self.label, self.said = file, label, time.monotonic()
-    def __call__(self, done, total):
-        now = time.monotonic()
-        if now - self.said >= EVERY:
-            self.said = now
-            write_progress(self.file, done, total, self.label)
-
-# %% ../../nbs/40d_runtime.progress.ipynb #heard
-@contextmanager
-def _heard(file, label):
-    "While this lasts, trainings of this thread tell `file`, if there is one, how far they are."
-    token = _telling.set(bool(file) and ProgressReporter(file, label))
-    try: yield
-    finally:
-        _telling.reset(token)
-        if file:
-            with suppress(OSError): os.unlink(file)
-
-# %% ../../nbs/40d_runtime.progress.ipynb #bar
-def _bar(items, label, total, **options):
-    "A bar over `items`, where somebody looks."
-    from tqdm import tqdm
-    return tqdm(items, desc=label, total=total, leave=False, disable=not _watched(), **options)
-
-def _watched():
-    "Whether this process should show a bar to somebody."
-    if os.environ.get("STARLIGHT_PROGRESS") or _telling.get() is not None: return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
-
-# %% ../../nbs/40d_runtime.progress.ipynb #epochs
-def epochs(numbers: range,         # the epochs to come; those before `numbers.start` are done
-           label: str = "epochs",  # what a bar is called, outside of jobs
-          ):
-    "Yield the numbers of a training's epochs, telling how many of them are done."
-    tell = _telling.get()
-    if tell is None: yield from _bar(numbers, label, numbers.stop, initial=numbers.start, delay=1)
-    elif not tell: yield from numbers
-    else:
-        for epoch in numbers:
-            tell(epoch, numbers.stop)
-            yield epoch
-
-# %% ../../nbs/40d_runtime.progress.ipynb #under-way
 def trainings_in_progress(folder) -> dict[str, tuple[int, int]]:
-    "The trainings of the jobs that have a file in `folder`: label, and epochs done and in all."
+    "The trainings of the jobs with a file in `folder`: label, and epochs done and in all."
     found = [read_progress(file) for file in sorted(Path(folder).glob("*.job"))]
     return {label: (done, total) for done, total, label in filter(None, found)}
 
+# %% ../../nbs/40d_runtime.progress.ipynb #reporter
+class ProgressReporter:
+    "Passes epochs and results on, and reports nothing."
+    def epochs(self, numbers: range, label: str):
+        "Yield the numbers of a training's epochs; those before `numbers.start` are done."
+        yield from numbers
+    def results(self, items, label: str, total: int, folder=None):
+        "Yield the results of `total` jobs as they come; their progress files are in `folder`."
+        yield from items
+    @contextmanager
+    def job_folder(self):
+        "A folder for the progress files of jobs; None where nobody reads them."
+        yield None
+
+# %% ../../nbs/40d_runtime.progress.ipynb #job-reporter
+REPORT_SECONDS = 0.5  # at least, between two writes of a progress file, and between two readings
+
+@dataclass
+class JobReporter(ProgressReporter):
+    "Writes how far a job's training is into the job's file, now and then."
+    file: str
+    label: str  # of the job; a training's own label is not used
+    written: float = field(default_factory=time.monotonic)
+
+    def epochs(self, numbers: range, label: str):
+        "Yield the numbers, and write before each how many are done."
+        for epoch in numbers:
+            now = time.monotonic()
+            if now - self.written >= REPORT_SECONDS:
+                self.written = now
+                write_progress(self.file, epoch, numbers.stop, self.label)
+            yield epoch
+
+# %% ../../nbs/40d_runtime.progress.ipynb #folder-reporter
+@dataclass
+class FolderReporter(ProgressReporter):
+    "Writes how many results are there into the file `all` of a folder."
+    folder: Path
+
+    def results(self, items, label: str, total: int, folder=None):
+        "Yield the results, and write after each how many there are."
+        with suppress(OSError): os.makedirs(self.folder, exist_ok=True)
+        write_progress(self.folder / "all", 0, total, label)
+        for done, item in enumerate(items, 1):
+            write_progress(self.folder / "all", done, total, label)
+            yield item
+    @contextmanager
+    def job_folder(self):
+        "The folder itself."
+        yield self.folder
+
+# %% ../../nbs/40d_runtime.progress.ipynb #training-bars
 class Bars:
-    "A bar on a terminal for each training under way."
-    def __init__(self, folder): self.folder, self.bars = folder, {}
+    "A bar on a terminal for each training with a progress file in `folder`."
+    def __init__(self, folder):
+        self.folder = folder
+        self.bars = {}
     def refresh(self):
+        "Read the files; add, update and remove bars."
         from tqdm import tqdm
-        now = trainings_in_progress(self.folder)
-        for label in self.bars.keys() - now.keys(): self.bars.pop(label).close()
-        for label, (done, total) in now.items():
-            if label not in self.bars: self.bars[label] = tqdm(desc=f"  {label}", total=total, initial=done, leave=False)
-            self.bars[label].n, self.bars[label].total = done, total
-            self.bars[label].refresh()
+        running = trainings_in_progress(self.folder)
+        for label in self.bars.keys() - running.keys(): self.bars.pop(label).close()
+        for label, (done, total) in running.items():
+            if label not in self.bars:
+                self.bars[label] = tqdm(desc=f"  {label}", total=total, initial=done, leave=False)
+            bar = self.bars[label]
+            bar.n = done
+            bar.total = total
+            bar.refresh()
     def close(self):
+        "Remove all bars."
         for bar in self.bars.values(): bar.close()
 
-# %% ../../nbs/40d_runtime.progress.ipynb #shown
+# %% ../../nbs/40d_runtime.progress.ipynb #show-trainings
 @contextmanager
-def _shown(bar, folder):
-    "While this lasts, a thread shows the trainings under way: below `bar` on a terminal, behind it in a notebook."
-    ended, bars = threading.Event(), Bars(folder)
-    def look():
-        while not ended.wait(EVERY):
-            if sys.stderr.isatty(): bars.refresh(), bar.refresh()
-            else: bar.set_postfix_str(", ".join(f"{label}: {done}/{total}" for label, (done, total) in trainings_in_progress(folder).items()))
-    thread = threading.Thread(target=look, daemon=True)
+def _show_trainings(bar, folder):
+    "Show the running trainings inside this context: below `bar`, or behind it in a notebook."
+    ended = threading.Event()
+    bars = Bars(folder)
+    def show():
+        while not ended.wait(REPORT_SECONDS):
+            if sys.stderr.isatty():
+                bars.refresh()
+                bar.refresh()
+            else: bar.set_postfix_str(_one_line(trainings_in_progress(folder)))
+    thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try: yield
     finally:
@@ -111,26 +128,63 @@ def _shown(bar, folder):
         thread.join()
         bars.close()
 
-# %% ../../nbs/40d_runtime.progress.ipynb #progress
-def progress(items, label: str, total: int, folder=None):
-    "Yield `items`, telling how many of `total` are done, and how far the jobs are that have a file in `folder`."
-    told = _telling.get() is None and os.environ.get("STARLIGHT_PROGRESS")
-    if told:
-        with suppress(OSError): os.makedirs(told, exist_ok=True)
-        write_progress(f"{told}/all", 0, total, label)
-        for done, item in enumerate(items, 1):
-            write_progress(f"{told}/all", done, total, label)
-            yield item
-    elif folder is None: yield from items
-    else:
-        bar = _bar(items, label, total)
-        with _shown(bar, folder): yield from bar
+def _one_line(trainings):
+    return ", ".join(f"{label}: {done}/{total}" for label, (done, total) in trainings.items())
 
-# %% ../../nbs/40d_runtime.progress.ipynb #progress-folder
+# %% ../../nbs/40d_runtime.progress.ipynb #bar-reporter
+class BarReporter(ProgressReporter):
+    "Shows bars to people, on a terminal or in a notebook."
+    def epochs(self, numbers: range, label: str):
+        "Yield the numbers below a bar with the time that is left."
+        from tqdm import tqdm
+        yield from tqdm(numbers, desc=label, total=numbers.stop, initial=numbers.start, delay=1,
+                        leave=False)
+    def results(self, items, label: str, total: int, folder=None):
+        "Yield the results below a bar; the trainings with a file in `folder` are shown too."
+        if folder is None: yield from items; return
+        from tqdm import tqdm
+        bar = tqdm(items, desc=label, total=total, leave=False)
+        with _show_trainings(bar, folder): yield from bar
+    @contextmanager
+    def job_folder(self):
+        "A temporary folder."
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder: yield Path(folder)
+
+# %% ../../nbs/40d_runtime.progress.ipynb #current-reporter
+_reporter = ContextVar("reporter")  # of the job that this thread runs
+
+def process_reporter() -> ProgressReporter:
+    "The reporter of a process outside of jobs: a folder, bars, or nothing."
+    if folder := read_setting("progress"): return FolderReporter(folder)
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return BarReporter() if seen else ProgressReporter()
+
+def current_reporter() -> ProgressReporter:
+    "The reporter of the job that this thread runs; outside of jobs, that of the process."
+    try: return _reporter.get()
+    except LookupError: return process_reporter()
+
 @contextmanager
-def _progress_folder():
-    "Where jobs have their files for as long as this lasts; None where nobody looks."
-    if os.environ.get("STARLIGHT_PROGRESS") and _telling.get() is None: yield os.environ["STARLIGHT_PROGRESS"]
-    elif not _watched(): yield None
-    else:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder: yield folder
+def report_job(file, label: str):
+    "Report the trainings of this thread to `file`, or to nobody where it is None."
+    token = _reporter.set(JobReporter(file, label) if file else ProgressReporter())
+    try: yield
+    finally:
+        _reporter.reset(token)
+        if file:
+            with suppress(OSError): os.unlink(file)
+
+# %% ../../nbs/40d_runtime.progress.ipynb #epochs
+def epochs(numbers: range,         # the epochs to come; those before `numbers.start` are done
+           label: str = "epochs",  # of the bar, outside of jobs
+          ):
+    "Yield the numbers of a training's epochs, and report how many of them are done."
+    return current_reporter().epochs(numbers, label)
+
+def progress(items,        # results, as they come
+             label: str,   # what they are
+             total: int,   # how many there will be
+             folder=None,  # the progress files of the jobs are there
+            ):
+    "Yield `items`, and report how many of `total` are done. Inside of a job nothing is reported."
+    return current_reporter().results(items, label, total, folder)

@@ -5,142 +5,205 @@
 # %% ../../nbs/40a_runtime.settings.ipynb #imports
 from __future__ import annotations
 import difflib, os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 import starlight_nb
-import torch
 
 # %% auto #0
-__all__ = ['VARIABLES', 'BACKENDS', 'check_choice', 'project_root', 'report_folder', 'store_folder', 'data_folder',
-           'worker_count', 'checkpoint_seconds', 'since_seconds', 'experiments_folder', 'check_device', 'free_memory',
-           'synchronize', 'device_name', 'Settings']
+__all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'check_choice', 'check_device', 'project_root',
+           'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'report_folder', 'store_folder',
+           'data_folder', 'worker_count', 'checkpoint_seconds', 'since_seconds', 'quiet_ray', 'ray_uses_tls',
+           'free_memory', 'synchronize', 'device_name']
 
-# %% ../../nbs/40a_runtime.settings.ipynb #choose
+# %% ../../nbs/40a_runtime.settings.ipynb #check-choice
 def check_choice(argument: str,  # the argument's name, for the message
-           value: str,     # what was given
-           known,          # the accepted names
-          ) -> str:
-    "`value` if it is one of `known`; otherwise one clear `ValueError`, with the nearest known name."
+                 value: str,     # what was given
+                 known,          # the accepted names
+                ) -> str:
+    """Return `value` where it is one of `known`.
+
+    Otherwise raises `ValueError` with the accepted names and the nearest of them."""
     known = sorted(known)
     if value in known: return value
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}: {value!r} is not known{hint} (accepted: {', '.join(known)})")
 
+# %% ../../nbs/40a_runtime.settings.ipynb #check-numbers
+def _check_count(label, value):
+    "The value as a whole number of at least 1."
+    text = str(value)
+    if text.isdecimal() and int(text) >= 1: return int(text)
+    raise ValueError(f"{label}: a whole number of at least 1 is needed, not {value!r}")
+
+def _check_seconds(label, value):
+    "The value as a number of seconds."
+    try: seconds = float(value)
+    except (TypeError, ValueError): seconds = -1.0
+    if seconds >= 0: return seconds
+    raise ValueError(f"{label}: a number of seconds from 0 up is needed, not {value!r}")
+
+# %% ../../nbs/40a_runtime.settings.ipynb #check-device
+def check_device(name: str | None = None,  # auto, cpu, cuda or cuda:1; None: STARLIGHT_DEVICE
+                ) -> str:
+    "The device as PyTorch names it; `ValueError` where there is no such device."
+    name = name or read_setting("device")
+    if name == "cpu": return name
+    import torch
+    count = torch.cuda.device_count()
+    if name == "auto": return "cuda" if count else "cpu"
+    kind, _, number = str(name).partition(":")
+    if kind != "cuda" or str(name) != kind and not number.isdecimal():
+        raise ValueError("device: auto, cpu, cuda, or cuda:1 for the second GPU is needed, "
+                         f"not {name!r}")
+    if int(number or 0) >= count:
+        raise ValueError(f"device: {name!r} is asked for, and PyTorch sees {count or 'no'} GPUs")
+    return name
+
 # %% ../../nbs/40a_runtime.settings.ipynb #project-root
 def project_root() -> Path:
-    "The checkout around the current folder; the current folder itself where there is none."
+    "The checkout around the current folder; the current folder where there is none."
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "settings.ini").exists() and (p / "nbs").is_dir()), here)
-
-def report_folder(profile: str) -> Path:
-    "Where the report of a profile goes."
-    return Path(os.environ.get("STARLIGHT_OUT") or project_root() / "reports" / profile)
-
-def store_folder() -> Path:
-    "Where trained models are kept."
-    return Path(os.environ.get("STARLIGHT_STORE") or project_root() / ".starlight" / "store")
-
-def data_folder() -> Path:
-    "Where the files of data sets are looked for, and where they are downloaded to."
-    return Path(os.environ.get("STARLIGHT_DATA") or project_root() / ".starlight" / "data")
-
-# %% ../../nbs/40a_runtime.settings.ipynb #worker-count
-def worker_count() -> int:
-    "How many worker processes to use."
-    wanted = os.environ.get("STARLIGHT_JOBS") or str(os.cpu_count() or 1)
-    if not wanted.isdecimal() or int(wanted) < 1: raise ValueError(f"STARLIGHT_JOBS: a whole number of at least 1 is needed, not {wanted!r}")
-    return int(wanted)
-
-def checkpoint_seconds() -> float:
-    "How many seconds pass at least between two checkpoints of a training."
-    return _seconds("STARLIGHT_CHECKPOINT", "60")
-
-def since_seconds() -> float:
-    "The moment, in seconds since 1970, before which stored entries count as missing."
-    return _seconds("STARLIGHT_SINCE", "0")
-
-def _seconds(variable, default):
-    "A number of seconds that an environment variable gives."
-    wanted = os.environ.get(variable) or default
-    try: seconds = float(wanted)
-    except ValueError: seconds = -1.0
-    if not seconds >= 0: raise ValueError(f"{variable}: a number of seconds from 0 up is needed, not {wanted!r}")
-    return seconds
+    for folder in (here, *here.parents):
+        if (folder / "settings.ini").exists() and (folder / "nbs").is_dir(): return folder
+    return here
 
 # %% ../../nbs/40a_runtime.settings.ipynb #experiments-folder
 def experiments_folder() -> Path:
     "The folder of the experiment notebooks, with the profiles in `profiles/`."
     package = Path(starlight_nb.__file__).parent
-    return next(p for p in (package / "experiments", package.parent / "nbs" / "experiments") if p.is_dir())
+    candidates = (package / "experiments", package.parent / "nbs" / "experiments")
+    return next(folder for folder in candidates if folder.is_dir())
 
-# %% ../../nbs/40a_runtime.settings.ipynb #chosen-device
-def check_device(name: str | None = None,  # auto, cpu, cuda, cuda:1, ...; None: what STARLIGHT_DEVICE says, or the CPU
-                 ) -> str:
-    "The device of this name, as PyTorch names it; `ValueError` where there is no such device."
-    name, count = name or os.environ.get("STARLIGHT_DEVICE") or "cpu", torch.cuda.device_count()
-    if name == "auto": return "cuda" if count else "cpu"
-    kind, _, number = str(name).partition(":")
-    if kind not in ("cpu", "cuda") or number and not (kind == "cuda" and number.isdecimal()):
-        raise ValueError(f"device: auto, cpu, cuda, or cuda:1 for the second GPU is needed, not {name!r}")
-    if kind == "cuda" and int(number or 0) >= count: raise ValueError(f"device: {name!r} is asked for, and PyTorch sees {count or 'no'} GPUs")
-    return name
-
-# %% ../../nbs/40a_runtime.settings.ipynb #free-memory
-def free_memory(device="cpu") -> int:
-    "Bytes that are free on a device."
-    if torch.device(device).type == "cuda": return torch.cuda.mem_get_info(device)[0]
-    import psutil
-    return psutil.virtual_memory().available
-
-def synchronize(device="cpu"):
-    "Return when the device has done everything that it was told; a CPU always has."
-    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
-
-def device_name(device="cpu") -> str:
-    "The device as a person would call it."
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
-
-# %% ../../nbs/40a_runtime.settings.ipynb #variables
-VARIABLES = {
+# %% ../../nbs/40a_runtime.settings.ipynb #variables-of-fields
+VARIABLES = {  # the fields of `Settings`, and the variable of each
     "store": "STARLIGHT_STORE", "data": "STARLIGHT_DATA", "report": "STARLIGHT_OUT",
     "device": "STARLIGHT_DEVICE", "jobs": "STARLIGHT_JOBS", "backend": "STARLIGHT_BACKEND",
     "ray_address": "STARLIGHT_RAY_ADDRESS", "checkpoint_seconds": "STARLIGHT_CHECKPOINT",
     "since": "STARLIGHT_SINCE", "progress": "STARLIGHT_PROGRESS"}
 
-def _from_variable(name):
-    "The value of one field of `Settings` as the environment gives it, checked."
-    text = os.environ.get(VARIABLES[name]) or ""
-    readers = {"store": store_folder, "data": data_folder, "jobs": worker_count, "since": since_seconds,
-               "device": check_device, "checkpoint_seconds": checkpoint_seconds}
-    if name in readers: return readers[name]()
-    if name == "backend": return check_choice(VARIABLES[name], text or "processes", BACKENDS)
-    if name == "ray_address": return text or os.environ.get("RAY_ADDRESS") or "local"
-    return Path(text) if text else None
+def given_variables() -> dict[str, str]:
+    "The `STARLIGHT_*` variables of this environment, for another process."
+    return {name: text for name, text in os.environ.items() if name.startswith("STARLIGHT_")}
+
+# %% ../../nbs/40a_runtime.settings.ipynb #check-value
+BACKENDS = ("processes", "threads", "ray")  # where a caller may run jobs
+RUN_BACKENDS = ("processes", "ray")         # where a whole run may
+
+def _check_value(field, label, value):
+    "A value for a field of `Settings`, checked and converted; errors call it `label`."
+    if field == "device": return check_device(value)
+    if field == "jobs": return _check_count(label, value)
+    if field in ("since", "checkpoint_seconds"): return _check_seconds(label, value)
+    if field == "backend": return check_choice(label, value, RUN_BACKENDS)
+    if field == "ray_address": return str(value)
+    return Path(value)
+
+# %% ../../nbs/40a_runtime.settings.ipynb #read-setting
+def _default(field):
+    "The value of a field where nothing else is said."
+    folder = project_root() / ".starlight"
+    return {"store": folder / "store", "data": folder / "data", "report": None, "progress": None,
+            "device": "cpu", "jobs": os.cpu_count() or 1, "backend": "processes",
+            "ray_address": os.environ.get("RAY_ADDRESS") or "local",
+            "checkpoint_seconds": 60.0, "since": 0.0}[field]
+
+def read_setting(field: str):  # a field of `Settings`
+    "One setting of this environment; `ValueError`, naming the variable, where it is wrong."
+    text = os.environ.get(VARIABLES[field])
+    return _check_value(field, VARIABLES[field], text) if text else _default(field)
+
+# %% ../../nbs/40a_runtime.settings.ipynb #resolve
+def _resolve(field, options, defaults):
+    "The value of one field: an option, else its variable, else a caller's default, else ours."
+    if options.get(field) is not None: return _check_value(field, field, options[field])
+    if os.environ.get(VARIABLES[field]) or defaults.get(field) is None: return read_setting(field)
+    return _check_value(field, field, defaults[field])
+
+def _variable_text(value):
+    "The text of a variable from which the same value is read in any folder."
+    if value is None: return ""
+    return str(value.absolute() if isinstance(value, Path) else value)
 
 # %% ../../nbs/40a_runtime.settings.ipynb #settings
-BACKENDS = ("processes", "threads", "ray")
-
 @dataclass(frozen=True)
 class Settings:
     "What the environment decides, read once: folders, device, workers, checkpoints."
-    store: Path                 # trained models
-    data: Path                  # files of data sets
-    report: Path | None         # the report's folder; None: reports/PROFILE in the checkout
-    device: str                 # cpu, cuda or cuda:1; it exists
-    jobs: int                   # worker processes
-    backend: str                # where jobs run, one of `BACKENDS`
-    ray_address: str            # of a Ray cluster, or local
-    checkpoint_seconds: float   # at least, between two checkpoints of a training
-    since: float                # stored entries from before this moment (seconds since 1970) count as missing
-    progress: Path | None       # a folder into which jobs write how far they are; None: they do not
+    store: Path                # trained models
+    data: Path                 # files of data sets
+    report: Path | None        # the report's folder; None: see `report_folder`
+    device: str                # cpu, cuda or cuda:1; it exists
+    jobs: int                  # worker processes
+    backend: str               # where jobs run, one of `RUN_BACKENDS`
+    ray_address: str           # of a Ray cluster, or local
+    checkpoint_seconds: float  # at least, between two checkpoints of a training
+    since: float               # entries stored before it (seconds since 1970) count as missing
+    progress: Path | None      # the folder into which jobs write their progress; None: nowhere
 
     @classmethod
-    def from_environment(cls, **options) -> Settings:
-        "Options that are given and not None win over `STARLIGHT_*` variables, and those over defaults."
-        wanted = {field.name: _from_variable(field.name) for field in fields(cls)}
-        return cls(**wanted | {name: value for name, value in options.items() if value is not None})
-
+    def from_environment(cls, defaults: dict | None = None, **options) -> Settings:
+        "`options` that are not None, else variables, else `defaults` (a profile's), else ours."
+        for name in (*options, *(defaults or {})): check_choice("settings", name, VARIABLES)
+        return cls(**{field: _resolve(field, options, defaults or {}) for field in VARIABLES})
     def variables(self) -> dict[str, str]:
         "The environment variables from which a child process reads the same settings."
-        return {VARIABLES[field.name]: str(getattr(self, field.name) or "") for field in fields(self)}
+        return {VARIABLES[field]: _variable_text(value) for field, value in vars(self).items()}
+    def report_folder(self, profile: str) -> Path:
+        "The folder of a profile's report: `report`, or `reports/PROFILE` in the checkout."
+        return self.report or project_root() / "reports" / profile
+
+# %% ../../nbs/40a_runtime.settings.ipynb #single-values
+def report_folder(profile: str) -> Path:
+    "The folder of a profile's report."
+    return read_setting("report") or project_root() / "reports" / profile
+
+def store_folder() -> Path:
+    "The folder of trained models."
+    return read_setting("store")
+
+def data_folder() -> Path:
+    "The folder where the files of data sets are read, and into which they are downloaded."
+    return read_setting("data")
+
+def worker_count() -> int:
+    "How many worker processes to use."
+    return read_setting("jobs")
+
+# %% ../../nbs/40a_runtime.settings.ipynb #single-times
+def checkpoint_seconds() -> float:
+    "The least number of seconds between two checkpoints of a training."
+    return read_setting("checkpoint_seconds")
+
+def since_seconds() -> float:
+    "The moment, in seconds since 1970, before which stored entries count as missing."
+    return read_setting("since")
+
+# %% ../../nbs/40a_runtime.settings.ipynb #ray-environment
+QUIET_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+
+def quiet_ray():
+    "Set the variables that keep Ray quiet, where they are not set already."
+    for name, text in QUIET_RAY.items(): os.environ.setdefault(name, text)
+
+def ray_uses_tls() -> bool:
+    "Whether connections to Ray are encrypted."
+    return os.environ.get("RAY_USE_TLS") == "1"
+
+# %% ../../nbs/40a_runtime.settings.ipynb #free-memory
+def free_memory(device="cpu") -> int:
+    "Bytes that are free on a device."
+    import torch
+    if torch.device(device).type == "cuda": return torch.cuda.mem_get_info(device)[0]
+    import psutil
+    return psutil.virtual_memory().available
+
+def synchronize(device="cpu"):
+    "Return when the device has finished its work; a CPU always has."
+    import torch
+    if torch.device(device).type == "cuda": torch.cuda.synchronize(device)
+
+def device_name(device="cpu") -> str:
+    "The name of the device for people: the GPU's model, or `cpu`."
+    import torch
+    if torch.device(device).type == "cuda": return torch.cuda.get_device_name(device)
+    return "cpu"

@@ -4,29 +4,34 @@
 
 # %% ../../nbs/40c_runtime.store.ipynb #imports
 from __future__ import annotations
-import hashlib, json, time, warnings
-from contextlib import ExitStack, nullcontext
+import hashlib, json, stat, time, warnings
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from .files import lock, quarantine, write_atomic
+from .files import lock, quarantine, remove_leftovers, write_atomic
 
 # %% auto #0
-__all__ = ['config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors', 'with_prefix', 'Checkpoint', 'Store']
+__all__ = ['config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors', 'with_prefix', 'TensorFile', 'Checkpoint',
+           'Store']
 
 # %% ../../nbs/40c_runtime.store.ipynb #config-key
 def config_key(config: dict) -> str:
-    "The name under which `config` (plain JSON-like data) is stored: a hash of all of it."
-    try: text = json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    """The name under which `config` is stored: a hash of all of it, 32 hexadecimal digits.
+
+    Raises `ValueError` where `config` is not plain JSON-like data."""
+    try:
+        text = json.dumps(config, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise ValueError("config: only plain data can be hashed (dict, list, str, int, float, bool, None): "
-                         f"{error}") from None
+        raise ValueError("config: only plain data can be hashed (dict, list, str, int, float, "
+                         f"bool, None): {error}") from None
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 # %% ../../nbs/40c_runtime.store.ipynb #state-digest
 def state_digest(state: dict[str, torch.Tensor]) -> str:
-    "SHA-256 over everything in a state."
+    "SHA-256 of everything in a state, as hexadecimal digits; the order of names does not matter."
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -35,150 +40,198 @@ def state_digest(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/40c_runtime.store.ipynb #write-tensors
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], config: dict):
-    "Write tensors, and what they are, completely or not at all."
-    about = dict(config=config, digest=state_digest(tensors), order=list(tensors))
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomic(path, save(tensors, {"starlight": json.dumps(about, sort_keys=True)}))
+def write_tensors(path: Path,
+                  tensors: dict[str, torch.Tensor],  # on any device
+                  config: dict):                     # what they are, for the header
+    "Write tensors with their configuration and digest, atomically; `OSError` as `write_atomic`."
+    header = dict(config=config, digest=state_digest(tensors), order=list(tensors))
+    tensors = {name: tensor.detach().cpu().contiguous().clone()
+               for name, tensor in tensors.items()}
+    write_atomic(path, save(tensors, {"starlight": json.dumps(header, sort_keys=True)}))
+
+# %% ../../nbs/40c_runtime.store.ipynb #read-about
+def read_about(path: Path) -> dict:
+    "The header of a file (config, digest, order); `ValueError` where it is not one of ours."
+    try:
+        with safe_open(path, framework="pt") as file: metadata = file.metadata() or {}
+    except SafetensorError as error: raise ValueError(str(error)) from None
+    about = json.loads(metadata.get("starlight", "{}"))
+    if {"config", "digest", "order"} <= set(about): return about
+    raise ValueError("its header does not say what it holds")
 
 # %% ../../nbs/40c_runtime.store.ipynb #read-tensors
-def read_about(path: Path) -> dict:
-    "What a file says of itself; `ValueError` where it is not one of ours."
-    try:
-        with safe_open(path, framework="pt") as file: about = json.loads((file.metadata() or {}).get("starlight", "{}"))
-    except SafetensorError as error: raise ValueError(str(error)) from None
-    if not {"config", "digest", "order"} <= set(about): raise ValueError("its header does not say what it holds")
-    return about
+def read_tensors(path: Path,
+                 config: dict | None = None,  # that the file must have; None accepts any
+                ) -> dict[str, torch.Tensor]:
+    """The tensors of a file.
 
-def read_tensors(path: Path, config: dict | None = None) -> dict[str, torch.Tensor]:
-    "The tensors of a file, or `ValueError` where they are not what was written, or not those of `config`."
+    Raises `ValueError` where they are not what was written, or not those of `config`."""
     about = read_about(path)
     with safe_open(path, framework="pt") as file:
         try: tensors = {name: file.get_tensor(name) for name in about["order"]}
         except SafetensorError as error: raise ValueError(str(error)) from None
-    if about["digest"] != state_digest(tensors): raise ValueError("its digest does not match its contents")
+    if about["digest"] != state_digest(tensors):
+        raise ValueError("its digest does not match its contents")
     if config is not None and config_key(about["config"]) != config_key(config):
-        raise ValueError(f"it holds another configuration: {_differing(about['config'], config)}")
+        differing = _differing_entries(about["config"], config)
+        raise ValueError(f"it holds another configuration: {differing}")
     return tensors
 
-def _differing(found, wanted):
-    "The entries in which two configurations differ, as one reads them."
-    names = sorted(n for n in found.keys() | wanted.keys() if config_key({n: found.get(n)}) != config_key({n: wanted.get(n)}))
+def _differing_entries(found, wanted):
+    "The entries in which two configurations differ, in words."
+    names = [name for name in sorted(found.keys() | wanted.keys())
+             if config_key({name: found.get(name)}) != config_key({name: wanted.get(name)})]
     return f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'}"
 
-# %% ../../nbs/40c_runtime.store.ipynb #below
+# %% ../../nbs/40c_runtime.store.ipynb #with-prefix
 def with_prefix(prefix: str, tensors: dict) -> dict:
-    "The part of a flat dict whose names begin with `prefix`, without it."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    "The entries of a flat dict whose names begin with `prefix`, without the prefix."
+    return {name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items() if name.startswith(prefix)}
+
+# %% ../../nbs/40c_runtime.store.ipynb #tensor-file
+@dataclass
+class TensorFile:
+    "A file of tensors that belongs to one configuration."
+    path: Path
+    config: dict
+    label: str          # what kind of file it is, for warnings
+    since: float = 0.0  # a file older than this (seconds since 1970) counts as missing
+
+    def exists(self) -> bool:
+        "Whether the file is there and new enough; its contents are not checked."
+        try: found = self.path.stat()
+        except (FileNotFoundError, NotADirectoryError): return False
+        return stat.S_ISREG(found.st_mode) and found.st_mtime >= self.since
+    def read(self) -> dict[str, torch.Tensor] | None:
+        "The tensors, checked; None where they are missing or, with a warning, damaged."
+        if not self.exists(): return None
+        try: return read_tensors(self.path, self.config)
+        except ValueError as error: quarantine(self.path, self.label, error)
+    def write(self, tensors: dict[str, torch.Tensor]):
+        "Replace the file atomically; `OSError`, naming the folder, where the disk refuses."
+        write_tensors(self.path, tensors, self.config)
+
+# %% ../../nbs/40c_runtime.store.ipynb #checkpoint-schedule
+@dataclass(eq=False, repr=False)
+class _CheckpointSchedule:
+    "Which file a training writes, for which configuration, and when."
+    path: Path
+    config: dict | None = None  # what the training does not know itself, such as the architecture
+    every: float = 60.0         # least seconds between two checkpoints; 0 writes one an epoch
+    since: float = 0.0          # a file older than this (seconds since 1970) is not used
+    keep: bool = False          # leave the file when the training is done; its owner removes it
+
+    def __post_init__(self):
+        if not self.every >= 0:
+            raise ValueError(f"every: a number of seconds from 0 up is needed, not {self.every!r}")
+        self.path = Path(self.path)
+        self.config = {"torch": torch.__version__} | (self.config or {})
+        self.file = TensorFile(self.path, self.config, "checkpoint", self.since)
+        self.written = time.monotonic()
+    def with_config(self, **more) -> Checkpoint:
+        "A checkpoint in the same file whose configuration has these entries too."
+        return replace(self, config=self.config | more)
+    @property
+    def due(self) -> bool:
+        "Whether `every` seconds have passed since the last save."
+        return time.monotonic() - self.written >= self.every
 
 # %% ../../nbs/40c_runtime.store.ipynb #checkpoint
-class Checkpoint:
-    "Where a training was at the end of an epoch: one file, replaced as it goes on."
-    def __init__(self, path,
-                 config: dict | None = None,  # what the training does not know itself, such as the architecture
-                 every: float = 60.0,         # seconds that pass at least between two checkpoints; 0 makes one an epoch
-                 since: float = 0.0,          # a checkpoint older than this (seconds since 1970) counts as missing
-                 keep: bool = False,          # leave the file when the training is done; its owner removes it
-                ):
-        if not every >= 0: raise ValueError(f"every: a number of seconds from 0 up is needed, not {every!r}")
-        self.path, self.config = Path(path), {"torch": torch.__version__} | (config or {})
-        self.every, self.since, self.keep, self.written = every, since, keep, time.monotonic()
-    def of(self, **more) -> Checkpoint:
-        "The same file, as the checkpoint of a configuration that says more."
-        return Checkpoint(self.path, self.config | more, self.every, self.since, self.keep)
-    def load(self) -> dict[str, torch.Tensor] | None: return _load(self)
-    def save(self, tensors: dict[str, torch.Tensor]): _save(self, tensors)
-    @property
-    def due(self) -> bool: return time.monotonic() - self.written >= self.every
-    def remove(self): _remove(self)
+class Checkpoint(_CheckpointSchedule):
+    "The state of a training at the end of an epoch: one file, replaced as the training goes on."
+    def load(self) -> dict[str, torch.Tensor] | None:
+        "The tensors that were saved last; None where there are none that can be used."
+        return self.file.read()
+    def save(self, tensors: dict[str, torch.Tensor]):
+        "Replace the file; a warning where the disk refuses."
+        try: self.file.write(tensors)
+        except OSError as error:
+            message = f"checkpoint: not written, the training goes on without ({error})"
+            warnings.warn(message, stacklevel=2)
+        self.written = time.monotonic()
+    def remove(self):
+        "Delete the file, if there is one; a warning where the disk refuses."
+        try: self.path.unlink(missing_ok=True)
+        except OSError as error:
+            message = f"checkpoint: {self.path} is left behind ({error.strerror})"
+            warnings.warn(message, stacklevel=2)
     def done(self):
-        "The training has ended."
+        "Say that the training has ended: the file is removed, unless its owner keeps it."
         if not self.keep: self.remove()
     def __repr__(self): return f"Checkpoint('{self.path}', every={self.every})"
 
-# %% ../../nbs/40c_runtime.store.ipynb #load
-def _load(checkpoint):
-    "What was saved last, if there is something that can be believed."
-    path = checkpoint.path
-    if not path.is_file() or path.stat().st_mtime < checkpoint.since: return None
-    try: return read_tensors(path, checkpoint.config)
-    except ValueError as error: quarantine(path, "checkpoint", error)
+# %% ../../nbs/40c_runtime.store.ipynb #store-files
+@dataclass(eq=False, repr=False)
+class _StoreFiles:
+    "The files of a store, by configuration: entries, locks and checkpoints."
+    root: Path
+    since: float = 0.0   # entries older than this (seconds since 1970) count as missing
+    every: float = 60.0  # least seconds between the checkpoints of a training
 
-# %% ../../nbs/40c_runtime.store.ipynb #save
-def _save(checkpoint, tensors):
-    "Replace the file."
-    try: write_tensors(checkpoint.path, tensors, checkpoint.config)
-    except OSError as error: warnings.warn(f"checkpoint: not written, the training goes on without ({error})", stacklevel=3)
-    checkpoint.written = time.monotonic()
+    def __post_init__(self): self.root = Path(self.root)
+    def file(self, config: dict) -> TensorFile:
+        "The file of an entry, whether or not it is there."
+        key = config_key(config)
+        path = self.root / key[:2] / f"{key}.safetensors"
+        return TensorFile(path, config, "store", self.since)
+    def path(self, config: dict) -> Path:
+        "The path of an entry, whether or not it is there."
+        return self.file(config).path
+    def lock(self, config: dict):
+        "The lock of an entry, a context manager; only who holds it makes the entry."
+        return lock(self.root / "locks" / config_key(config))
+    def checkpoint(self, config: dict) -> Checkpoint:
+        "The checkpoint of an entry's training, next to the entry; the store removes it."
+        path = self.path(config).with_suffix(".checkpoint")
+        return Checkpoint(path, config, every=self.every, since=self.since, keep=True)
+    def __repr__(self):
+        entries = len(list(self.root.glob("*/*.safetensors")))
+        return f"Store('{self.root}', {entries} entries)"
 
-def _remove(checkpoint):
-    try: checkpoint.path.unlink(missing_ok=True)
-    except OSError as error: warnings.warn(f"checkpoint: {checkpoint.path} is left behind ({error.strerror})", stacklevel=3)
+# %% ../../nbs/40c_runtime.store.ipynb #training-files
+class _TrainingFiles(_StoreFiles):
+    "What a training through the store holds: the locks of its entries, and a checkpoint."
+    @contextmanager
+    def _locked(self, configs):
+        "Hold the locks of several entries."
+        with ExitStack() as locks:
+            for config in sorted(configs, key=config_key): locks.enter_context(self.lock(config))
+            yield
+    @contextmanager
+    def _common_checkpoint(self, configs):
+        "The checkpoint of entries that are trained together; removed unless an error is raised."
+        several = len(configs) > 1
+        common = {"together": [config_key(config) for config in configs]} if several else configs[0]
+        checkpoint = self.checkpoint(common)
+        with self.lock(common) if several else nullcontext():
+            for path in (checkpoint.path, *map(self.path, configs)): remove_leftovers(path)
+            yield checkpoint
+            checkpoint.remove()
 
 # %% ../../nbs/40c_runtime.store.ipynb #store
-class Store:
+class Store(_TrainingFiles):
     "States on disk below the folder `root`, each under the hash of its whole configuration."
-    def __init__(self, root,
-                 since: float = 0.0,   # entries older than this (seconds since 1970) count as missing
-                 every: float = 60.0,  # seconds between the checkpoints of a training; see `Checkpoint`
-                ):
-        self.root, self.since, self.every = Path(root), since, every
-    def path(self, config: dict) -> Path:
-        key = config_key(config)
-        return self.root / key[:2] / f"{key}.safetensors"
-    def lock(self, config: dict): return lock(self.root / "locks" / config_key(config))
-    def checkpoint(self, config: dict) -> Checkpoint: return _checkpoint(self, config)
-    def put(self, config: dict, state: dict[str, torch.Tensor]): _put(self, config, state)
-    def get(self, config: dict) -> dict[str, torch.Tensor] | None: return _get(self.path(config), config, self.since)
-    def __contains__(self, config: dict): return _fresh(self.path(config), self.since)
+    def __contains__(self, config: dict) -> bool: return self.file(config).exists()
+    def get(self, config: dict) -> dict[str, torch.Tensor] | None:
+        "The state of an entry; None where it is missing or, with a warning, damaged."
+        return self.file(config).read()
+    def put(self, config: dict, state: dict[str, torch.Tensor]):
+        "Write an entry, under its lock; `OSError`, naming the folder, where the disk refuses."
+        with self.lock(config): self.file(config).write(state)
     def get_or_train(self, config: dict, make) -> dict[str, torch.Tensor]:
-        return _get_or_train(self, [config], lambda *_: [make()])[0]
-    def get_or_train_together(self, configs: list[dict], make) -> list[dict[str, torch.Tensor]]:
-        return _get_or_train(self, configs, make)
-    def __repr__(self): return f"Store('{self.root}', {len(list(self.root.glob('*/*.safetensors')))} entries)"
-
-# %% ../../nbs/40c_runtime.store.ipynb #fresh
-def _fresh(path, since):
-    try: return path.stat().st_mtime >= since
-    except (FileNotFoundError, NotADirectoryError): return False
-
-def _get(path, config, since):
-    if not _fresh(path, since): return None
-    try: return read_tensors(path, config)
-    except ValueError as error: quarantine(path, "store", error)
-
-def _put(store, config, state):
-    with store.lock(config): write_tensors(store.path(config), state, config)
-
-# %% ../../nbs/40c_runtime.store.ipynb #checkpoint-2
-def _checkpoint(store, config):
-    path = store.path(config).with_suffix(".checkpoint")
-    return Checkpoint(path, config, every=store.every, since=store.since, keep=True)
-
-# %% ../../nbs/40c_runtime.store.ipynb #get-or-train
-def _get_or_train(store, configs, make):
-    states = [store.get(config) for config in configs]
-    missing = [n for n, state in enumerate(states) if state is None]
-    with ExitStack() as locks:
-        for n in sorted(missing, key=lambda n: config_key(configs[n])): locks.enter_context(store.lock(configs[n]))
-        for n in missing: states[n] = store.get(configs[n])
-        missing = [n for n in missing if states[n] is None]
-        if missing: _make(store, configs, make, missing, states)
-    return states
-
-def _make(store, configs, make, missing, states):
-    "Make what is missing, and write it."
-    keys = [config_key(configs[n]) for n in missing]
-    common = {"together": keys} if len(keys) > 1 else configs[missing[0]]
-    checkpoint = store.checkpoint(common)
-    with store.lock(common) if len(keys) > 1 else nullcontext():
-        _remove_halves(checkpoint.path, *(store.path(configs[n]) for n in missing))
-        for n, state in zip(missing, make(missing, checkpoint)):
-            write_tensors(store.path(configs[n]), state, configs[n])
-            states[n] = state
-        checkpoint.remove()
-
-def _remove_halves(*paths):
-    "Remove what a writer of these files has left that was killed."
-    for path in paths:
-        for half in path.parent.glob(f".{path.name}.*.new"): half.unlink(missing_ok=True)
+        "The state of an entry; where it is missing, `make()` gives it, and it is written."
+        return self.get_or_train_many([config], lambda *_: [make()])[0]
+    def get_or_train_many(self, configs: list[dict], make) -> list[dict[str, torch.Tensor]]:
+        "The states of entries; `make(missing numbers, checkpoint)` gives the missing, in order."
+        states = [self.get(config) for config in configs]
+        missing = [n for n, state in enumerate(states) if state is None]
+        with self._locked([configs[n] for n in missing]):
+            for n in missing: states[n] = self.get(configs[n])
+            missing = [n for n in missing if states[n] is None]
+            if not missing: return states
+            with self._common_checkpoint([configs[n] for n in missing]) as checkpoint:
+                for n, state in zip(missing, make(missing, checkpoint)):
+                    self.file(configs[n]).write(state)
+                    states[n] = state
+        return states

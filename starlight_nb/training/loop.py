@@ -210,7 +210,7 @@ def _check(data, recipe, seeds, checkpoint):
 def _bound(checkpoint, models, data, recipe, seed):
     "The checkpoint of this descent and of no other."
     start = [state_digest(state_of(model)) for model in models]
-    return checkpoint.of(recipe=dataclasses.asdict(recipe), seed=seed, data=data.digest, start=start)
+    return checkpoint.with_config(recipe=dataclasses.asdict(recipe), seed=seed, data=data.digest, start=start)
 
 # %% ../../nbs/02c_training.loop.ipynb #train
 def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
