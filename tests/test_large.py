@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision import datasets
 
 from starlight_nb.paper import study as study_module
+from starlight_nb.paper.members import load_once
 from starlight_nb.data import Dataset, Split, available_datasets
 from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec
@@ -71,11 +72,11 @@ def small_data(request, tmp_path, monkeypatch):
         0
     ] not in available_datasets(root):
         pytest.skip(f"the files of {STANDS_FOR[name]} are not in STARLIGHT_DATA")
-    study_module._data.cache_clear()
-    study_module._cached_spec.cache_clear()
+    load_once.cache_clear()
+    study_module._spec_once.cache_clear()
     yield STANDS_FOR[name]
-    study_module._data.cache_clear()
-    study_module._cached_spec.cache_clear()
+    load_once.cache_clear()
+    study_module._spec_once.cache_clear()
 
 
 @pytest.mark.parametrize("profile, setting", settings())

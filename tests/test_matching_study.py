@@ -18,7 +18,7 @@ from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.runtime.store import Store
 from starlight_nb.paper.members import Pair, star_member, star_pairs
 from starlight_nb.paper.profiles import load_profile
-from starlight_nb.paper.study import Study, _match, _train_star, with_recipe
+from starlight_nb.paper.study import Study, pair_permutation, star_tensors, with_recipe
 from starlight_nb.statistics import bootstrap_of
 from starlight_nb.training import state_of
 
@@ -69,16 +69,15 @@ def test_a_partial_star_moves_its_sources_in_the_matched_groups_alone(study):
     assert some.name == "star-n2-groups=partial-s0"
     groups = lambda star: {
         name.split("/")[2]
-        for name in _train_star(study.setting, study.store, star)
+        for name in star_tensors(study.models, star)
         if name.startswith("permutation/")
     }
     frozen = groups(plain) - groups(some)
     assert groups(some) < groups(plain) and frozen == set(study.spec.groups) - groups(some)
     for matching in ("partial", "partial-random-3"):
         for other in (study.members("heldout", 1)[0], some.sources[1]):
-            found = _match(
-                study.setting,
-                study.store,
+            found = pair_permutation(
+            study.models,
                 Pair("star-heldout", some, other, matching),
                 study.state(some),
                 study.state(other),
@@ -118,9 +117,8 @@ def test_every_matching_gives_a_permutation_and_random_ones_differ(study):
         "partial-random-0",
     ]
     found = {
-        name: _match(
-            study.setting,
-            study.store,
+        name: pair_permutation(
+            study.models,
             Pair("regular-regular", a, b, name),
             study.state(a),
             study.state(b),

@@ -99,7 +99,7 @@ def test_parameters_take_the_place_of_the_profile(smoke_report, tmp_path):
         ),
         (["-p", "source_counts=[2,5]"], "source_counts: 5 are asked for"),
         (["--only", "fig7"], "only: 'fig7' is not known"),
-        (["--jobs", "0"], "jobs: at least one worker"),
+        (["--jobs", "0"], "jobs: a whole number of at least 1"),
         (["--backend", "rya"], "backend: 'rya' is not known; did you mean 'ray'"),
         (["--backend", "threads"], "backend: 'threads' is not known (accepted: processes, ray)"),
         (

@@ -174,7 +174,7 @@ def measure_averages(study: Study,
                      resamples: int = 1000,
                     ) -> pd.DataFrame:
     "Measure posteriors: tidy rows with the columns `method`, `draws` and `bin` besides the usual ones."
-    saved = study.spread(_average, [(study, posterior) for posterior in found], "averages")
+    saved = study.run(_average, [(study, posterior) for posterior in found], "averages")
     runs = list(zip(found, saved))
     rows = [row for posterior, values in runs for row in _average_rows(study, posterior, values)]
     return pd.DataFrame(rows + list(_differences(study, runs, resamples)), columns=[*COLUMNS, "method", "draws", "bin"])

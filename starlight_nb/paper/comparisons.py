@@ -169,7 +169,7 @@ def measure_plane(study: Study, star: tuple[int, int, Member],
     and the path between the two solutions with the second matched to the first."""
     (ends, kind), (n_source, seed, star) = ENDS[check_choice("role", role, ENDS)], star
     pairs = [Pair(kind, star, end, "forward", n_source, seed) for end in study.members(role, 2)]
-    segments, *grid = study.spread(_line, [(study, pairs, steps, row) for row in range(-1, steps)], "plane")
+    segments, *grid = study.run(_line, [(study, pairs, steps, row) for row in range(-1, steps)], "plane")
     about = dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset,
                  n_source=n_source, star_seed=seed, split="train", metric="loss", matching="to the star")
     rows = [about | dict(zip(("x", "y", "value"), point)) for line in grid for point in line.tolist()]

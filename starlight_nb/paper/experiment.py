@@ -7,84 +7,119 @@ from __future__ import annotations
 from functools import cached_property
 from .profiles import load_profile
 from .study import Study
-from ..runtime.settings import (
-    check_choice, checkpoint_seconds, report_folder, since_seconds, store_folder, worker_count)
+from ..runtime.settings import Settings, check_choice
 from ..runtime.store import Store
 from ..star import t_sampler
 
 # %% auto #0
-__all__ = ['NAMES', 'FROM_TWO', 'Experiment']
+__all__ = ['NAMES', 'FROM_TWO', 'COUNTS', 'Experiment']
+
+# %% ../../nbs/50e_paper.experiment.ipynb #check-parameter
+NAMES = ("settings", "widths", "depths", "others")  # parameters that name settings of the profile
+FROM_TWO = ("heldouts", "heldout_counts", "points", "point_counts")
+
+def _check_value(key, item):
+    "`ValueError` unless one value of a parameter makes sense."
+    lowest = 2 if key in FROM_TWO else 1
+    if key == "t_sampling": t_sampler(item)
+    elif key in NAMES:
+        if not isinstance(item, str): raise ValueError(f"{key}: {item!r} is not a name")
+    elif type(item) is not int or item < lowest:
+        raise ValueError(f"{key}: a whole number of at least {lowest} is needed, not {item!r}")
+
+def _check_parameter(key, value):
+    "`ValueError` unless a parameter's value, or every value in its list, makes sense."
+    values = value if isinstance(value, list) else [value]
+    if not values and key != "others":
+        raise ValueError(f"{key}: at least one value is needed, not an empty list")
+    if len(set(map(str, values))) < len(values):
+        raise ValueError(f"{key}: a value occurs twice in {value}")
+    for item in values: _check_value(key, item)
+
+# %% ../../nbs/50e_paper.experiment.ipynb #resolve
+def _resolve_parameters(name, profile, given):
+    "The value of every parameter: the one that is given, or else the profile's."
+    of_profile = profile.experiments.get(name, {})
+    where = f"profile {profile.name}, experiments.{name}"
+    for key in of_profile: check_choice(where, key, given)
+    resolved = {key: of_profile.get(key) if value is None else value
+                for key, value in given.items()}
+    for key, value in resolved.items():
+        if value is None: raise ValueError(f"{key}: neither the notebook nor profile "
+                                           f"{profile.name!r} says what it is")
+    for key, value in resolved.items(): _check_parameter(key, value)
+    return resolved
+
+# %% ../../nbs/50e_paper.experiment.ipynb #check-counts
+COUNTS = {"source_counts": "sources", "sources": "sources",
+          "heldout_counts": "heldouts", "heldouts": "heldouts"}
+
+def _check_counts(parameters, setting, profile_name):
+    "`ValueError` where more sources or held-out solutions are asked for than the setting has."
+    for key, role in COUNTS.items():
+        asked = parameters.get(key, 0)
+        wanted = max(asked) if isinstance(asked, list) else asked
+        have = getattr(setting, role)
+        if wanted > have:
+            raise ValueError(f"{key}: {wanted} are asked for, setting {setting.name!r} of profile "
+                             f"{profile_name!r} has {have} {role}")
+
+def _named_settings(parameters, profile):
+    "The settings that the parameters name, by name, each once."
+    found = {}
+    for parameter in NAMES:
+        for name in parameters.get(parameter, []):
+            setting = profile.settings[check_choice(parameter, name, profile.settings)]
+            if parameter != "others": _check_counts(parameters, setting, profile.name)
+            elif setting.heldouts < 2:
+                raise ValueError(f"others: setting {name!r} has one held-out; two make a pair")
+            found[name] = setting
+    return found
+
+# %% ../../nbs/50e_paper.experiment.ipynb #parameter-table
+def _parameter_table(experiment):
+    "The resolved parameters and the settings, as Markdown."
+    rows = [f"| `{key}` | {value} |" for key, value in experiment.parameters.items()]
+    settings = [study.setting for study in experiment.studies]
+    trained = [f"- **{s.label}**: {s.architecture} {s.model} on {s.dataset}, up to {s.sources} "
+               f"sources and {s.heldouts} held-out solutions of {s.recipe.epochs} epochs, "
+               f"stars of {s.star_recipe.epochs}" for s in settings]
+    return "\n".join([f"**{experiment.name}**, profile `{experiment.profile.name}`", "",
+                      "| parameter | value |", "| --- | --- |", *rows, "", *trained])
 
 # %% ../../nbs/50e_paper.experiment.ipynb #experiment
 class Experiment:
     "One experiment notebook's parameters, studies and results."
-    def __init__(self, name: str, profile: str, **overrides):
-        self.name, self.profile, self.profile_path = name, load_profile(profile), profile
-        given = self.profile.experiments.get(name, {})
-        for key in given: check_choice(f"profile {self.profile.name}, experiments.{name}", key, overrides)
-        self.parameters = {key: given.get(key) if value is None else value for key, value in overrides.items()}
-        for key, value in self.parameters.items():
-            if value is None:
-                raise ValueError(f"{key}: neither the notebook nor profile {self.profile.name!r} says what it is")
-        for key, value in self.parameters.items(): _check_parameter(key, value)
-        self.out = report_folder(self.profile.name)
-        self.summary = dict(experiment=name, profile=self.profile.name, parameters=self.parameters,
-                            figures=[], tables=[], finding="")
+    def __init__(self, name: str, profile: str,        # of the notebook; a name, or a TOML file
+                 environment: Settings | None = None,  # None: this process's
+                 **parameters,                         # None: the profile's
+                ):
+        self.name = name
+        self.profile = load_profile(profile)
+        self.environment = environment or Settings.from_environment()
+        self.parameters = _resolve_parameters(name, self.profile, parameters)
+        self.out = self.environment.report_folder(self.profile.name)
+        self.summary = dict(experiment=name, profile=self.profile.name,
+                            parameters=self.parameters, figures=[], tables=[], finding="")
+    @cached_property
+    def studies(self) -> list[Study]:
+        "One study for each setting that the parameters name."
+        return _studies(self)
+    def named(self, parameter: str) -> list[Study]:
+        "The studies of the settings that this parameter names, in its order."
+        by_name = {study.setting.name: study for study in self.studies}
+        return [by_name[name] for name in self.parameters[parameter]]
     def __getattr__(self, key):
         if key in self.__dict__.get("parameters", {}): return self.parameters[key]
-        raise AttributeError(f"{type(self).__name__} has no attribute or parameter {key!r}")
-    @cached_property
-    def studies(self) -> list[Study]: return _studies(self)
-    def named(self, parameter: str) -> list[Study]:
-        "The studies of the settings that this parameter names."
-        return [study for name in self.parameters[parameter] for study in self.studies if study.setting.name == name]
-    def __repr__(self): return f"Experiment({self.name!r}, {self.profile.name!r}, {self.parameters})"
+        raise AttributeError(f"Experiment has no attribute or parameter {key!r}")
     def _repr_markdown_(self): return _parameter_table(self)
-
-# %% ../../nbs/50e_paper.experiment.ipynb #check-parameter
-NAMES = ("settings", "widths", "depths", "others")  # parameters that name settings of the profile
-FROM_TWO = ("heldouts", "heldout_counts", "points", "point_counts")  # two held-outs make a pair, two points a path
-
-def _check_parameter(key, value):
-    "Counts are whole numbers from 1 or 2; lists have no value twice."
-    values, lowest = value if isinstance(value, list) else [value], 2 if key in FROM_TWO else 1
-    if not values and key != "others": raise ValueError(f"{key}: at least one value is needed, not an empty list")
-    if len(set(map(str, values))) < len(values): raise ValueError(f"{key}: a value occurs twice in {value}")
-    for item in values:
-        if key == "t_sampling": t_sampler(item)
-        elif key in NAMES:
-            if not isinstance(item, str): raise ValueError(f"{key}: {item!r} is not a name")
-        elif type(item) is not int or item < lowest:
-            raise ValueError(f"{key}: a whole number of at least {lowest} is needed, not {item!r}")
 
 # %% ../../nbs/50e_paper.experiment.ipynb #studies
 def _studies(experiment):
-    "A study for each setting that the experiment names, with as many solutions as it asks for."
-    store, known, settings = Store(store_folder(), since_seconds(), checkpoint_seconds()), experiment.profile.settings, {}
-    for parameter in NAMES:
-        for name in experiment.parameters.get(parameter, []):
-            settings[name] = known[check_choice(parameter, name, known)]
-            if parameter != "others": _check_counts(experiment, settings[name])
-            elif settings[name].heldouts < 2: raise ValueError(f"others: setting {name!r} has one held-out; two make a pair")
-    return [Study(setting, store, worker_count(), experiment.parameters.get("points", 11), experiment.profile.resources)
+    "A study for each setting of an experiment."
+    environment, profile = experiment.environment, experiment.profile
+    settings = _named_settings(experiment.parameters, profile)
+    store = Store(environment.store, environment.since, environment.checkpoint_seconds)
+    points = experiment.parameters.get("points", 11)
+    return [Study(setting, store, environment.jobs, points, profile.resources, environment)
             for setting in settings.values()]
-
-def _check_counts(experiment, setting):
-    "The profile says how many sources and held-outs there are; nobody may ask for more."
-    roles = {"source_counts": "sources", "sources": "sources", "heldout_counts": "heldouts", "heldouts": "heldouts"}
-    for key, value in experiment.parameters.items():
-        if key not in roles: continue
-        role, wanted = roles[key], max(value) if isinstance(value, list) else value
-        if wanted > getattr(setting, role):
-            raise ValueError(f"{key}: {wanted} are asked for, setting {setting.name!r} of profile "
-                             f"{experiment.profile.name!r} has {getattr(setting, role)} {role}")
-
-# %% ../../nbs/50e_paper.experiment.ipynb #parameter-table
-def _parameter_table(experiment):
-    "The resolved parameters, and what the settings train."
-    rows = [f"| `{key}` | {value} |" for key, value in experiment.parameters.items()]
-    settings = [f"- **{s.label}**: {s.architecture} {s.model} on {s.dataset}, up to {s.sources} sources and "
-                f"{s.heldouts} held-out solutions of {s.recipe.epochs} epochs, stars of {s.star_recipe.epochs}"
-                for s in (study.setting for study in experiment.studies)]
-    return "\n".join([f"**{experiment.name}**, profile `{experiment.profile.name}`", "",
-                      "| parameter | value |", "| --- | --- |", *rows, "", *settings])

@@ -7,92 +7,147 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
-from ..data import load
+from pathlib import Path
+from ..data import Dataset, load
 from .profiles import Setting
-from ..runtime.settings import check_choice, check_device
+from ..runtime.settings import Settings, check_choice
 from ..runtime.store import config_key
 
 # %% auto #0
-__all__ = ['SEEDS', 'Member', 'regular_member', 'star_member', 'star_members', 'star_name', 'Pair', 'regular_pairs', 'star_pairs']
+__all__ = ['SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'Member', 'regular_member', 'star_name', 'star_member',
+           'star_members', 'parse_matching', 'Pair', 'path_config', 'regular_pairs', 'star_pairs']
+
+# %% ../../nbs/50c_paper.members.ipynb #data
+@lru_cache(maxsize=4)
+def load_once(name: str, folder: Path, device: str) -> Dataset:
+    "As `data.load`; the same object for every call with the same arguments."
+    return load(name, root=folder, device=device)
+
+def data_of(setting: Setting, environment: Settings | None = None) -> Dataset:
+    "The data set of a setting, on the device of the environment (None: this process's)."
+    environment = environment or Settings.from_environment()
+    return load_once(setting.dataset, environment.data, environment.device)
 
 # %% ../../nbs/50c_paper.members.ipynb #member
-SEEDS = {"source": 0, "heldout": 100_000, "star": 200_000, "long": 300_000}  # where each role's seeds begin
+SEEDS = {  # the first seed of each role
+    "source": 0, "heldout": 100_000, "star": 200_000, "equal_budget": 300_000}
 
 @dataclass(frozen=True)
 class Member:
     "One model of a study."
     name: str
-    config: dict           # everything that it is made from; its key in the store
+    config: dict           # everything that it is made from
     sources: tuple = ()    # a star's sources
     @property
-    def key(self) -> str: return config_key(self.config)
+    def key(self) -> str:
+        "The hash of the configuration, under which the store keeps the model."
+        return config_key(self.config)
 
-# %% ../../nbs/50c_paper.members.ipynb #base
-def _base(setting, recipe):
+def _common_config(setting, recipe, environment):
     "What the configurations of all of a setting's models have in common."
-    return dict(dataset=setting.dataset, data=_data(setting.dataset).digest, architecture=setting.architecture,
-                model=setting.model, recipe=dataclasses.asdict(recipe))
+    return dict(dataset=setting.dataset, data=data_of(setting, environment).digest,
+                architecture=setting.architecture, model=setting.model,
+                recipe=dataclasses.asdict(recipe))
 
-@lru_cache(maxsize=4)
-def _data(name): return load(name, device=check_device())
+# %% ../../nbs/50c_paper.members.ipynb #regular-member
+def regular_member(setting: Setting,
+                   role: str,    # source, heldout or equal_budget
+                   number: int,  # from 0
+                   environment: Settings | None = None,
+                  ) -> Member:
+    "The regular solution `number` among those of its role."
+    recipe = setting.star_recipe if role == "equal_budget" else setting.recipe
+    name = "-".join(filter(None, (role, setting.variant, str(number))))
+    common = _common_config(setting, recipe, environment)
+    return Member(name, dict(kind="regular", seed=SEEDS[role] + number, **common))
 
-def regular_member(setting: Setting, role: str, number: int) -> Member:
-    "The regular solution number `number`, counted from 0, among sources, held-outs or those trained as `long` as a star."
-    recipe = setting.star_recipe if role == "long" else setting.recipe
-    return Member("-".join(filter(None, (role, setting.variant, str(number)))), dict(kind="regular", seed=SEEDS[role] + number, **_base(setting, recipe)))
+# %% ../../nbs/50c_paper.members.ipynb #star-name
+def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: str = "") -> str:
+    "A star's name: kind, number of sources, options, seed, number of its first source if not 0."
+    kind = "fused" if options.get("own_loss_weight") else "star"
+    shown = [f"{key}={options[key]}" for key in sorted(options) if key != "own_loss_weight"]
+    start = f"from{first}" if first else ""
+    return "-".join(filter(None, [kind, variant, f"n{n_source}", *shown, f"s{seed}", start]))
 
 # %% ../../nbs/50c_paper.members.ipynb #star-member
-def star_member(setting: Setting, n_source: int, seed: int, first: int = 0, **options) -> Member:
-    "The star of `n_source` sources, from number `first` on, with this seed; `options` go to `train_star`."
-    if not 1 <= n_source <= setting.sources - first:
-        raise ValueError(f"source_counts: a star of {n_source} sources is asked for, "
-                         f"setting {setting.name!r} has {setting.sources - first}{f' from number {first} on' if first else ''}")
-    sources = tuple(regular_member(setting, "source", first + n) for n in range(n_source))
+def _check_count(setting, n_source, first):
+    "`ValueError` where a star wants more sources than there are."
+    have = setting.sources - first
+    if 1 <= n_source <= have: return
+    start = f" from number {first} on" if first else ""
+    raise ValueError(f"source_counts: a star of {n_source} sources is asked for, "
+                     f"setting {setting.name!r} has {have}{start}")
+
+def star_member(setting: Setting, n_source: int, seed: int,
+                first: int = 0,  # the number of its first source
+                environment: Settings | None = None,
+                **options,       # of `train_star`; or groups="partial"
+               ) -> Member:
+    "The star of `n_source` sources with this seed."
+    _check_count(setting, n_source, first)
     if "groups" in options: check_choice("groups", options["groups"], ["partial"])
-    config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources], options=options,
-                  **_base(setting, setting.star_recipe))
+    sources = tuple(regular_member(setting, "source", first + n, environment)
+                    for n in range(n_source))
+    common = _common_config(setting, setting.star_recipe, environment)
+    config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources],
+                  options=options, **common)
     return Member(star_name(n_source, seed, options, first, setting.variant), config, sources)
 
-def star_members(setting: Setting, counts: list[int], seeds: int, first: int = 0, **options) -> list[tuple[int, int, Member]]:
-    "`(n_source, seed, star)` for `seeds` stars of each number of sources, from number `first` on."
-    return [(n, seed, star_member(setting, n, seed, first, **options)) for n in counts for seed in range(seeds)]
+# %% ../../nbs/50c_paper.members.ipynb #star-members
+def star_members(setting: Setting,
+                 counts: list[int],  # numbers of sources
+                 seeds: int,         # stars of each
+                 first: int = 0, environment: Settings | None = None, **options,
+                ) -> list[tuple[int, int, Member]]:
+    "`(n_source, seed, star)` for every number of sources and seed."
+    return [(n, seed, star_member(setting, n, seed, first, environment, **options))
+            for n in counts for seed in range(seeds)]
 
-def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: str = "") -> str:
-    "What a star is called: number of sources, options by which it differs, seed, number of its first source."
-    kind, others = "fused" if options.get("own_loss_weight") else "star", [key for key in sorted(options) if key != "own_loss_weight"]
-    words = [kind, variant, f"n{n_source}", *(f"{key}={options[key]}" for key in others), f"s{seed}", f"from{first}" if first else ""]
-    return "-".join(filter(None, words))
+# %% ../../nbs/50c_paper.members.ipynb #matching-names
+METHODS_OF_GROUPS = {"all": ("none", "activations", "sinkhorn", "forward", "random"),
+                     "partial": ("forward", "random")}
+
+def parse_matching(name: str) -> tuple[str, str, int]:
+    "The groups (all or partial), the method or order, and the seed that a matching's name states."
+    groups, words = "all", name.split("-")
+    if words[0] == "partial": groups, words = "partial", words[1:] or ["forward"]
+    method, *seed = words
+    check_choice("matching", method, METHODS_OF_GROUPS[groups])
+    seeded = len(seed) == (1 if method == "random" else 0) and all(map(str.isdecimal, seed))
+    if not seeded or name == "partial-forward":
+        raise ValueError(f"matching: {name!r} is not known; a seed belongs to a random order, "
+                         "as in 'random-0' or 'partial-random-0'")
+    return groups, method, int(seed[0]) if seed else 0
 
 # %% ../../nbs/50c_paper.members.ipynb #pair
 @dataclass(frozen=True)
 class Pair:
-    "Two models and what is between them."
-    kind: str            # regular-regular, star-source, star-heldout
+    "Two models, and how the second is matched to the first."
+    kind: str                     # regular-regular, star-source, star-heldout
     a: Member
     b: Member
     matching: str = "forward"
-    n_source: int | None = None
+    n_source: int | None = None   # of the star
     star_seed: int | None = None
-    def __post_init__(self): _matching(self.matching)
+    def __post_init__(self): parse_matching(self.matching)
 
-def _matching(name):
-    "What the name of a matching says: its groups (all, partial), its method or order, and a seed."
-    words = name.split("-")
-    groups = "partial" if words[0] == "partial" else "all"
-    how, *seed = words[groups == "partial":] or ["forward"]
-    check_choice("matching", how, ("none", "activations", "sinkhorn", "forward", "random") if groups == "all" else ("forward", "random"))
-    if len(seed) != (how == "random") or not all(map(str.isdecimal, seed)) or name == "partial-forward":
-        raise ValueError(f"matching: {name!r} is not known; a seed belongs to a random order, as in 'random-0' or 'partial-random-0'")
-    return groups, how, int(seed[0]) if seed else 0
+def path_config(pair: Pair, points: int) -> dict:
+    "The configuration under which the path of a pair is stored."
+    return dict(kind="path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
 
 # %% ../../nbs/50c_paper.members.ipynb #regular-pairs
 def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair]:
     "Every two of the given regular solutions."
-    return [Pair("regular-regular", a, b, matching) for i, a in enumerate(members) for b in members[i + 1:]]
+    return [Pair("regular-regular", a, b, matching)
+            for i, a in enumerate(members) for b in members[i + 1:]]
 
-def star_pairs(stars: list[tuple[int, int, Member]], heldouts: list[Member], sources: int, matching: str = "forward") -> list[Pair]:
-    "From each star to all the held-outs, and to its first `sources` sources."
-    to_heldouts = [Pair("star-heldout", star, b, matching, n, seed) for n, seed, star in stars for b in heldouts]
+def star_pairs(stars: list[tuple[int, int, Member]],  # as `star_members` gives them
+               heldouts: list[Member],
+               sources: int,                          # of each star, its first
+               matching: str = "forward") -> list[Pair]:
+    "From each star to every held-out solution, and to its first `sources` sources."
+    to_heldouts = [Pair("star-heldout", star, b, matching, n, seed)
+                   for n, seed, star in stars for b in heldouts]
     to_sources = [Pair("star-source", star, b, matching, n, seed)
                   for n, seed, star in stars for b in star.sources[:sources]]
     return to_heldouts + to_sources

@@ -12,9 +12,9 @@ from .comparisons import ENDS, SPECS, rematch_options
 from .costs import Cost, setting_costs
 from .experiment import Experiment
 from .members import (
-    Member, Pair, regular_member, regular_pairs, star_members, star_pairs)
+    Member, Pair, path_config, regular_member, regular_pairs, star_members, star_pairs)
 from .profiles import Setting
-from .study import path_config, with_recipe
+from .study import with_recipe
 from .trends import row_matchings, sampling_options
 from ..runtime.store import Store, config_key
 
@@ -87,7 +87,7 @@ def _averages(study, e):
 def _predictors(study, e):
     firsts = [(n, first) for n in e.source_counts for first in range(0, min(e.splits, study.setting.sources // n) * n, n)]
     stars = [star for n, first in firsts for star in star_members(study.setting, [n], e.stars, first, own_loss_weight=1.0)]
-    return [_needs(study, [], stars, [], looks=sum(3 * n + 5 for n, _ in firsts), others=_solutions(study, "long", e.longs))]
+    return [_needs(study, [], stars, [], looks=sum(3 * n + 5 for n, _ in firsts), others=_solutions(study, "equal_budget", e.longs))]
 
 # %% ../../nbs/50n_paper.plans.ipynb #plans
 PLANS = {  # for each experiment, what one of its studies needs

@@ -41,7 +41,7 @@ def predictors(study: Study,
                longs: int,         # regular models trained as long as a star
               ) -> list[Predictor]:
     "All predictors of a setting, their models trained."
-    long, found = study.members("long", longs), []
+    long, found = study.members("equal_budget", longs), []
     for count in counts:
         for first in range(0, min(splits, study.setting.sources // count) * count, count):
             sources = tuple(study.members("source", first + count)[first:])
@@ -49,7 +49,7 @@ def predictors(study: Study,
             found += [Predictor(method, sources, count, first) for method in MERGED]
             found += [Predictor("fused star", (star,), count, first, seed)
                       for _, seed, star in study.stars([count], stars, first, own_loss_weight=1.0)]
-        found += [Predictor("long", (member,), count) for member in long]
+        found += [Predictor("equal_budget", (member,), count) for member in long]
     return found
 
 # %% ../../nbs/50j_paper.predictors.ipynb #probabilities
@@ -77,7 +77,7 @@ def _measure(study, predictor):
 
 def measure_predictors(study: Study, found: list[Predictor]) -> pd.DataFrame:
     "Tidy rows of loss and accuracy on every split of the data, with `method` and the number of the `first` source."
-    values = study.spread(_measure, [(study, predictor) for predictor in found], "predictors")
+    values = study.run(_measure, [(study, predictor) for predictor in found], "predictors")
     rows = [dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset,
                  n_source=p.n_source, star_seed=p.star_seed, pair="single", model_a=p.name, split=split, metric=metric,
                  value=value, method=p.method, first=p.first)
@@ -99,7 +99,7 @@ def fusion_summary(frame: pd.DataFrame, split: str = "test", metric: str = "accu
     return summarise(_with_best(frame[(frame.split == split) & (frame.metric == metric)]), ["setting", "n_source", "method"])
 
 # %% ../../nbs/50j_paper.predictors.ipynb #as-table
-PREDICTOR_METHODS = ("regular", "best regular", "long", "average", "matched average", "matched average, refreshed", "matched average, REPAIR",
+PREDICTOR_METHODS = ("regular", "best regular", "equal_budget", "average", "matched average", "matched average, refreshed", "matched average, REPAIR",
            "fused star", "best fused star", "ensemble")
 
 def _per_cent(row):
@@ -114,7 +114,7 @@ def fusion_table(summary: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/50j_paper.predictors.ipynb #in-words
 def in_words(summary: pd.DataFrame) -> list[str]:
     "A sentence for each setting: what the methods reach with the most sources."
-    names = {"regular": "regular", "long": "trained as long as a star", "matched average, REPAIR": "average of the matched with REPAIR",
+    names = {"regular": "regular", "equal_budget": "trained as long as a star", "matched average, REPAIR": "average of the matched with REPAIR",
              "fused star": "fused star", "ensemble": "ensemble"}
     sentences = []
     for setting, part in summary.groupby("setting", sort=False):
@@ -140,7 +140,7 @@ def cost_table(study: Study, counts: list[int]) -> pd.DataFrame:
     "Gradients to train, and multiply-adds, parameters and bytes to use, for each N and kind of predictor."
     steps = lambda recipe: recipe.epochs * -(-len(study.data.train) // recipe.batch_size)
     regular, star = steps(study.setting.recipe), steps(study.setting.star_recipe)
-    gradients = {"regular": lambda n: regular, "long": lambda n: star, "matched average": lambda n: n * regular,
+    gradients = {"regular": lambda n: regular, "equal_budget": lambda n: star, "matched average": lambda n: n * regular,
                  "fused star": lambda n: n * regular + 2 * star, "ensemble": lambda n: n * regular}
     cost = lambda n, method: inference_cost(study.model(), study.data.test.x[:100], n if method == "ensemble" else 1, repeats=1)
     return pd.DataFrame([{"setting": study.setting.label, "N": n, "method": method, "gradients to train": count(n)}

@@ -16,7 +16,25 @@ from ..runtime.settings import check_choice, experiments_folder
 from ..training import Recipe, recipe_from
 
 # %% auto #0
-__all__ = ['Setting', 'Profile', 'load_profile', 'check_fits']
+__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'PROFILE_KEYS', 'Setting', 'Profile', 'load_profile', 'check_fits']
+
+# %% ../../nbs/50b_paper.profiles.ipynb #check-keys
+WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed"}
+
+def _check_kind(where, value, kind):
+    "`ValueError` unless `value` has the kind; a count is at least 1, and True is no count."
+    right = isinstance(value, kind) and not isinstance(value, bool)
+    if not right or kind is int and value < 1:
+        raise ValueError(f"{where}: {WANTED[kind]}, not {value!r}")
+
+def _check_table(where, table, kinds, required=()):
+    "Check that a table has only keys of `kinds`, in their kind, and all those that are required."
+    _check_kind(where, table, dict)
+    for key in table: check_choice(where, key, kinds)
+    for key in required:
+        if key not in table: raise ValueError(f"{where}: the key {key!r} is missing")
+    for key, value in table.items():
+        if kinds[key]: _check_kind(f"{where}.{key}", value, kinds[key])
 
 # %% ../../nbs/50b_paper.profiles.ipynb #setting
 @dataclass(frozen=True)
@@ -31,43 +49,42 @@ class Setting:
     star_recipe: Recipe
     sources: int         # regular solutions that stars may learn from
     heldouts: int        # regular solutions that no star sees
-    paper: str = ""      # the same setting of the paper, as `31_published` names it
+    paper: str = ""      # the same setting of the paper, as `paper.published` names it
     variant: str = ""    # marks the names of models that are not made as the profile says
-
-# %% ../../nbs/50b_paper.profiles.ipynb #setting-2
-def _setting(name, table):
-    "A `Setting` from a profile's table; every key is checked."
-    where = f"settings.{name}"
-    if not isinstance(table, dict): raise ValueError(f"{where}: a table is needed, not {table!r}")
-    for key in table:
-        check_choice(where, key, {"label", "dataset", "architecture", "model", "recipe", "star", "sources", "heldouts", "paper"})
-    for key in ("dataset", "architecture", "recipe", "sources", "heldouts"):
-        if key not in table: raise ValueError(f"{where}: the key {key!r} is missing")
-    for key in ("sources", "heldouts"):
-        if type(table[key]) is not int or table[key] < 1:
-            raise ValueError(f"{where}.{key}: at least 1 is needed, not {table[key]!r}")
-    check_architecture(table["architecture"], f"{where}.architecture")
-    check_dataset_name(table["dataset"], f"{where}.dataset")
-    for key in ("label", "paper"):
-        if not isinstance(table.get(key, ""), str): raise ValueError(f"{where}.{key}: text is needed, not {table[key]!r}")
-    for key in ("model", "star"):
-        if not isinstance(table.get(key, {}), dict):
-            raise ValueError(f"{where}.{key}: a table is needed, not {table[key]!r}")
-    try: build(table["architecture"], **table.get("model", {}))
-    except (TypeError, RuntimeError, ValueError) as error: raise ValueError(f"{where}.model: {error}") from None
-    return Setting(name, table.get("label", name), table["dataset"], table["architecture"], table.get("model", {}),
-                   *_recipes(where, table), table["sources"], table["heldouts"], table.get("paper", ""))
 
 # %% ../../nbs/50b_paper.profiles.ipynb #recipes
 def _recipes(where, table):
     "The recipes of a setting's regular models and of its stars."
     try: recipe = recipe_from(table["recipe"])
     except ValueError as error: raise ValueError(f"{where}.{error}") from None
-    try: star = recipe.replace(**table.get("star", {}))
-    except ValueError as error: raise ValueError(f"{where}.{str(error).replace('recipe', 'star', 1)}") from None
-    for key, one in (("recipe", recipe), ("star", star)):
-        if one.epochs < 1: raise ValueError(f"{where}.{key}.epochs: at least 1 is needed, not {one.epochs}")
-    return recipe, star
+    try: star_recipe = recipe.replace(**table.get("star", {}))
+    except ValueError as error:
+        message = str(error).replace("recipe", "star", 1)
+        raise ValueError(f"{where}.{message}") from None
+    for key, one in (("recipe", recipe), ("star", star_recipe)):
+        if one.epochs < 1:
+            raise ValueError(f"{where}.{key}.epochs: at least 1 is needed, not {one.epochs}")
+    return recipe, star_recipe
+
+# %% ../../nbs/50b_paper.profiles.ipynb #setting-2
+SETTING_KEYS = {
+    "dataset": None, "architecture": None, "recipe": None, "sources": int, "heldouts": int,
+    "label": str, "paper": str, "model": dict, "star": dict}
+REQUIRED = ("dataset", "architecture", "recipe", "sources", "heldouts")
+
+def _setting(name, table):
+    "A `Setting` from a profile's table; every key is checked."
+    where = f"settings.{name}"
+    _check_table(where, table, SETTING_KEYS, REQUIRED)
+    check_architecture(table["architecture"], f"{where}.architecture")
+    check_dataset_name(table["dataset"], f"{where}.dataset")
+    model = table.get("model", {})
+    try: build(table["architecture"], **model)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where}.model: {error}") from None
+    recipe, star_recipe = _recipes(where, table)
+    return Setting(name, table.get("label", name), table["dataset"], table["architecture"], model,
+                   recipe, star_recipe, table["sources"], table["heldouts"], table.get("paper", ""))
 
 # %% ../../nbs/50b_paper.profiles.ipynb #profile
 @dataclass(frozen=True)
@@ -77,57 +94,67 @@ class Profile:
     title: str
     settings: dict[str, Setting]
     experiments: dict[str, dict]  # for each experiment, values of its notebook's parameters
-    minutes: dict[str, float]     # for each experiment, how long it takes on two cores from an empty store
-    resources: dict[str, float]   # what each job asks of a node of a cluster: cpus, gpus
-    device: str = "cpu"           # where networks are trained and measured: cpu, or auto, a GPU where there is one
+    minutes: dict[str, float]     # of each experiment, on two cores from an empty store
+    resources: dict[str, float]   # what each job asks of a cluster's node: cpus, gpus
+    device: str = "cpu"           # cpu, or auto: a GPU where there is one
 
-# %% ../../nbs/50b_paper.profiles.ipynb #load-profile
-def load_profile(profile: str) -> Profile:
-    "Read and check a profile, by its name or by the path of a TOML file."
+def _read_profile(profile):
+    "The name and content of a profile, by its name or by the path of a TOML file."
     path = Path(profile)
     if path.suffix != ".toml":
-        path = experiments_folder() / "profiles" / f"{check_choice('profile', profile, profile_names())}.toml"
+        name = check_choice("profile", profile, profile_names())
+        path = experiments_folder() / "profiles" / f"{name}.toml"
     elif not path.is_file(): raise ValueError(f"profile: there is no file {profile}")
-    try: content = tomllib.loads(path.read_text())
+    try: return path.stem, tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
-    for key in content: check_choice(f"profile {path.stem}", key, {"title", "settings", "experiments", "minutes", "resources", "device"})
-    check_choice(f"profile {path.stem}, device", content.get("device", "cpu"), ("cpu", "auto"))
-    for key in ("settings", "experiments", "minutes"):
-        if not isinstance(content.get(key, {}), dict): raise ValueError(f"profile {path.stem}, {key}: a table is needed")
-    settings = {name: _setting(name, table) for name, table in content.get("settings", {}).items()}
-    if not settings: raise ValueError(f"profile {path.stem}: at least one table [settings.NAME] is needed")
-    labels = [setting.label for setting in settings.values()]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"profile {path.stem}: two settings have the same label ({', '.join(labels)})")
-    _check_rest(path.stem, content)
-    return Profile(path.stem, content.get("title", path.stem), settings,
-                   content.get("experiments", {}), content.get("minutes", {}),
-                   check_resources(content.get("resources", {}), f"profile {path.stem}, resources"),
-                   content.get("device", "cpu"))
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-rest
-def _check_rest(profile, content):
-    "Titles are text, experiments tables, and minutes numbers for experiments that the profile has."
-    experiments, minutes = content.get("experiments", {}), content.get("minutes", {})
-    if not isinstance(content.get("title", ""), str):
-        raise ValueError(f"profile {profile}, title: text is needed, not {content['title']!r}")
-    for key, table in experiments.items():
-        if not isinstance(table, dict):
-            raise ValueError(f"profile {profile}, experiments.{key}: a table is needed, not {table!r}")
-    for key, value in minutes.items():
-        check_choice(f"profile {profile}, minutes", key, experiments)
+TABLES = ("settings", "experiments", "minutes")
+PROFILE_KEYS = {"title", "device", "resources", *TABLES}
+
+def _check_profile(where, content):
+    "The keys of a profile, its title, its device, and its tables of experiments and minutes."
+    for key in content: check_choice(where, key, PROFILE_KEYS)
+    check_choice(f"{where}, device", content.get("device", "cpu"), ("cpu", "auto"))
+    _check_kind(f"{where}, title", content.get("title", ""), str)
+    for key in TABLES:
+        if not isinstance(content.get(key, {}), dict):
+            raise ValueError(f"{where}, {key}: a table is needed")
+    for key, table in content.get("experiments", {}).items():
+        _check_kind(f"{where}, experiments.{key}", table, dict)
+    for key, value in content.get("minutes", {}).items():
+        check_choice(f"{where}, minutes", key, content.get("experiments", {}))
         if type(value) not in (int, float) or not value > 0:
-            raise ValueError(f"profile {profile}, minutes.{key}: a number above 0 is needed, not {value!r}")
+            raise ValueError(f"{where}, minutes.{key}: a number above 0 is needed, not {value!r}")
+
+# %% ../../nbs/50b_paper.profiles.ipynb #load-profile
+def load_profile(profile: str,  # a name in `profile_names()`, or the path of a TOML file
+                ) -> Profile:
+    "Read and check a profile; `ValueError`, naming the key, where something is wrong."
+    name, content = _read_profile(profile)
+    where = f"profile {name}"
+    _check_profile(where, content)
+    tables = content.get("settings", {})
+    settings = {key: _setting(key, table) for key, table in tables.items()}
+    if not settings: raise ValueError(f"{where}: at least one table [settings.NAME] is needed")
+    labels = [setting.label for setting in settings.values()]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"{where}: two settings have the same label ({', '.join(labels)})")
+    resources = check_resources(content.get("resources", {}), f"{where}, resources")
+    return Profile(name, content.get("title", name), settings, content.get("experiments", {}),
+                   content.get("minutes", {}), resources, content.get("device", "cpu"))
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-fits
-def check_fits(setting: Setting, data: Dataset):
-    "Raise `ValueError` unless the setting's network takes examples of every split of `data`."
+def check_fits(setting: Setting, data: Dataset) -> None:
+    "`ValueError` unless the setting's network takes examples of every split of `data`."
     model = build(setting.architecture, num_classes=data.num_classes, **setting.model).eval()
     for name, part in data.splits.items():
         highest = part.x.flatten(1).amax(1).topk(min(2, len(part))).indices
         try:
             with torch.no_grad(): model(part.x[highest])
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise ValueError(f"settings.{setting.name}.model: {setting.architecture} {setting.model} does not take the {name} examples of "
-                             f"{setting.dataset!r}: {' '.join(str(error).split())}") from error
+            network = f"{setting.architecture} {setting.model}"
+            why = " ".join(str(error).split())
+            raise ValueError(f"settings.{setting.name}.model: {network} does not take the {name} "
+                             f"examples of {setting.dataset!r}: {why}") from error

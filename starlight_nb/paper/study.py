@@ -5,192 +5,267 @@
 # %% ../../nbs/50d_paper.study.ipynb #imports
 from __future__ import annotations
 import dataclasses, json
+from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np
 import pandas as pd
 import torch
 from ..barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses
+from ..data import Dataset
 from ..evaluation import refresh_batchnorm
 from ..matching import WITH_DATA, match, match_weights, partial_spec
 from ..models import build, initialise
-from .members import Member, Pair, _data, _matching, regular_member, star_members
+from .members import (
+    Member, Pair, data_of, load_once, parse_matching, path_config, regular_member, star_members)
 from .profiles import Setting
 from ..permutation import infer_spec, permute
 from ..runtime.jobs import run_jobs
-from ..runtime.settings import check_choice, check_device
+from ..runtime.settings import Settings, check_choice
 from ..runtime.store import Store, with_prefix
 from ..star import named_permutations, train_star
 from ..training import PopulationPlan, plan_population, recipe_from, train_stacked
 
 # %% auto #0
-__all__ = ['COLUMNS', 'VARIED', 'path_config', 'single_models', 'Study', 'with_recipe', 'matched_state']
+__all__ = ['COLUMNS', 'BARRIERS', 'VARIED', 'SettingModels', 'regular_states', 'star_tensors', 'member_state', 'pair_permutation',
+           'matched_states', 'path_curve', 'single_models', 'Study', 'with_recipe', 'matched_state']
 
-# %% ../../nbs/50d_paper.study.ipynb #model
-def _model(setting):
-    "Builds a setting's network, on the device; initial weights are drawn on the CPU, so that a seed gives the same ones everywhere."
-    return lambda: build(setting.architecture, num_classes=_data(setting.dataset).num_classes, **setting.model).to(check_device())
+# %% ../../nbs/50d_paper.study.ipynb #setting-models
+@dataclass(frozen=True)
+class SettingModels:
+    "A setting's networks and data, and the store that holds what was trained and measured."
+    setting: Setting
+    store: Store
+    environment: Settings
 
-def _placed(state): return {name: tensor.to(check_device()) for name, tensor in state.items()}
+    @property
+    def data(self) -> Dataset:
+        "The setting's data set, on the device."
+        return data_of(self.setting, self.environment)
+    def network(self):
+        "A network with the setting's architecture, on the device."
+        network = build(self.setting.architecture, num_classes=self.data.num_classes,
+                        **self.setting.model)
+        return network.to(self.environment.device)
+    def spec(self, groups: str = "all"):
+        "The permutation spec; `partial` has the groups of the paper's released code."
+        return _spec_once(self.setting.dataset, self.environment.data, self.setting.architecture,
+                          json.dumps(self.setting.model), groups)
+    def placed(self, state: dict) -> dict:
+        "The state on the device."
+        return {name: tensor.to(self.environment.device) for name, tensor in state.items()}
 
-def _train_regular(setting, store, *members):
-    "The states of regular solutions; those that are missing are trained together."
+# %% ../../nbs/50d_paper.study.ipynb #spec-once
+@lru_cache(maxsize=16)
+def _spec_once(dataset, folder, architecture, model, groups):
+    "The spec of an architecture for examples of a data set; `model` is JSON."
+    data = load_once(dataset, folder, "cpu")
+    network = build(architecture, num_classes=data.num_classes, **json.loads(model))
+    examples = data.train.x[:2]
+    if groups == "all": return infer_spec(network, examples)
+    complete = _spec_once(dataset, folder, architecture, model, "all")
+    return partial_spec(complete, network, examples)
+
+# %% ../../nbs/50d_paper.study.ipynb #train-regular
+def regular_states(models: SettingModels, *members: Member) -> list[dict[str, torch.Tensor]]:
+    "The states of regular solutions of one recipe; those that are missing are trained together."
+    recipe = recipe_from(members[0].config["recipe"])
     def make(missing, checkpoint):
-        seeds, data = [members[n].config["seed"] for n in missing], _data(setting.dataset)
-        recipe = recipe_from(members[0].config["recipe"])
-        models = [initialise(_model(setting), seed) for seed in seeds]
-        states = train_stacked(models, data, recipe, seeds, checkpoint)
-        return [refresh_batchnorm(model, state, data, recipe=recipe) for model, state in zip(models, states)]
-    return list(map(_placed, store.get_or_train_many([member.config for member in members], make)))
+        seeds, data = [members[n].config["seed"] for n in missing], models.data
+        networks = [initialise(models.network, seed) for seed in seeds]
+        states = train_stacked(networks, data, recipe, seeds, checkpoint)
+        return [refresh_batchnorm(network, state, data, recipe=recipe)
+                for network, state in zip(networks, states)]
+    configs = [member.config for member in members]
+    return [models.placed(state) for state in models.store.get_or_train_many(configs, make)]
 
 # %% ../../nbs/50d_paper.study.ipynb #train-star
-def _train_star(setting, store, member):
-    "A star's state, permutations and objective, as one flat dict of tensors."
+def star_tensors(models: SettingModels, star: Member) -> dict[str, torch.Tensor]:
+    "A star as one flat dict: `state/...`, `permutation/NUMBER/...` and the objective `loss`."
+    config = star.config
     def make():
-        sources = _train_regular(setting, store, *member.sources)
-        model, data, seed = (initialise(_model(setting), member.config["seed"]), _data(setting.dataset),
-                             member.config["seed"])
-        options = dict(member.config["options"])
-        spec = _spec(setting, options.pop("groups", "all"))
-        star = train_star(model, sources, data, recipe_from(member.config["recipe"]), spec=spec, seed=seed,
-                          checkpoint=store.checkpoint(member.config), **options)
-        return ({f"state/{k}": v for k, v in star.state.items()} | named_permutations(star.permutations)
-                | {"loss": torch.tensor(star.loss)})
-    return store.get_or_train(member.config, make)
+        sources = regular_states(models, *star.sources)
+        network = initialise(models.network, config["seed"])
+        options = dict(config["options"])
+        spec = models.spec(options.pop("groups", "all"))
+        result = train_star(network, sources, models.data, recipe_from(config["recipe"]),
+                            spec=spec, seed=config["seed"],
+                            checkpoint=models.store.checkpoint(config), **options)
+        state = {f"state/{name}": tensor for name, tensor in result.state.items()}
+        loss = {"loss": torch.tensor(result.loss)}
+        return state | named_permutations(result.permutations) | loss
+    return models.store.get_or_train(config, make)
 
-def _spec(setting, groups="all"): return _cached_spec(setting.dataset, setting.architecture, json.dumps(setting.model), groups)
-
-@lru_cache(maxsize=16)
-def _cached_spec(dataset, architecture, model, groups):
-    data = _data(dataset)
-    network, x = build(architecture, num_classes=data.num_classes, **json.loads(model)), data.train.x[:2].cpu()
-    return infer_spec(network, x) if groups == "all" else partial_spec(_cached_spec(dataset, architecture, model, "all"), network, x)
-
-# %% ../../nbs/50d_paper.study.ipynb #state
-def _state(setting, store, member):
-    "A member's state, whatever its kind."
-    return (_placed(with_prefix("state/", _train_star(setting, store, member))) if member.sources
-            else _train_regular(setting, store, member)[0])
+def member_state(models: SettingModels, member: Member) -> dict[str, torch.Tensor]:
+    "The state of a regular solution or a star, on the device."
+    if not member.sources: return regular_states(models, member)[0]
+    return models.placed(with_prefix("state/", star_tensors(models, member)))
 
 # %% ../../nbs/50d_paper.study.ipynb #match
-def _match(setting, store, pair, state_a, state_b):
-    "The permutation that brings B into A's order."
-    groups, how, seed = _matching(pair.matching)
-    spec, whole, data = _spec(setting, groups), _spec(setting).identity(), _data(setting.dataset)
-    if how not in ("forward", "random"):
-        looks = dict(model=_model(setting)(), data=data) if how in WITH_DATA else {}
-        return match(how, spec, state_a, state_b, **looks).permutation
+def pair_permutation(models: SettingModels, pair: Pair, state_a: dict, state_b: dict) -> dict:
+    "The permutation that brings the second model of a pair into the order of the first."
+    groups, method, seed = parse_matching(pair.matching)
+    spec, identity = models.spec(groups), models.spec().identity()
+    if method not in ("forward", "random"):
+        needed = dict(model=models.network(), data=models.data) if method in WITH_DATA else {}
+        return match(method, spec, state_a, state_b, **needed).permutation
     init = None
     if pair.b in pair.a.sources:
-        known = with_prefix(f"permutation/{pair.a.sources.index(pair.b)}/", _train_star(setting, store, pair.a))
-        init = {group: (whole | known)[group] for group in spec.groups}
-    return whole | match_weights(spec, state_a, state_b, init=init, order=how, seed=seed).permutation
+        number = pair.a.sources.index(pair.b)
+        known = identity | with_prefix(f"permutation/{number}/", star_tensors(models, pair.a))
+        init = {group: known[group] for group in spec.groups}
+    found = match_weights(spec, state_a, state_b, init=init, order=method, seed=seed)
+    return identity | found.permutation
+
+def matched_states(models: SettingModels, pair: Pair) -> tuple[dict, dict]:
+    "The states of a pair, the second in the order of the first."
+    state_a, state_b = member_state(models, pair.a), member_state(models, pair.b)
+    permutation = pair_permutation(models, pair, state_a, state_b)
+    return state_a, permute(models.spec(), permutation, state_b)
 
 # %% ../../nbs/50d_paper.study.ipynb #measure
-def _moved(setting, store, pair):
-    "The states of a pair, the second in the order of the first."
-    state_a, state_b = _state(setting, store, pair.a), _state(setting, store, pair.b)
-    return state_a, permute(_spec(setting), _match(setting, store, pair, state_a, state_b), state_b)
-
-def path_config(pair: Pair, points: int) -> dict:
-    "What the path between the two members of a pair is stored under."
-    return dict(kind="path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
-
-def _measure(setting, store, pair, points):
-    "The path between the two members of a pair, from the store or measured now."
+def path_curve(models: SettingModels, pair: Pair, points: int) -> PathCurve:
+    "The path between the two models of a pair, from the store or measured now."
     def make():
-        data, recipe = dataclasses.replace(_data(setting.dataset), val=None), setting.recipe
-        curve = path_losses(_model(setting)(), *_moved(setting, store, pair), data, points, recipe=recipe)
-        values = {f"{metric}/{split}": v
-                  for metric in ("loss", "accuracy") for split, v in getattr(curve, metric).items()}
-        return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in (values | {"ts": curve.ts}).items()}
-    saved = {name: tensor.numpy() for name, tensor in store.get_or_train(path_config(pair, points), make).items()}
-    return PathCurve(saved["ts"], with_prefix("loss/", saved), with_prefix("accuracy/", saved))
+        data = dataclasses.replace(models.data, val=None)
+        curve = path_losses(models.network(), *matched_states(models, pair), data, points,
+                            recipe=models.setting.recipe)
+        values = {"ts": curve.ts}
+        values |= {f"loss/{split}": losses for split, losses in curve.loss.items()}
+        values |= {f"accuracy/{split}": shares for split, shares in curve.accuracy.items()}
+        return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in values.items()}
+    stored = models.store.get_or_train(path_config(pair, points), make)
+    values = {name: tensor.numpy() for name, tensor in stored.items()}
+    return PathCurve(values["ts"], with_prefix("loss/", values), with_prefix("accuracy/", values))
 
 # %% ../../nbs/50d_paper.study.ipynb #rows
-COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair", "model_a", "model_b",
-           "split", "metric", "t", "value"]
+COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair",
+           "model_a", "model_b", "split", "metric", "t", "value"]
+BARRIERS = {"loss_barrier": loss_barrier, "accuracy_barrier": accuracy_barrier}
 
-def _rows(setting, pair, curve):
-    "The tidy rows of one path: its values, and its barriers."
-    about = dict(setting=setting.label, architecture=setting.architecture, dataset=setting.dataset,
-                 n_source=pair.n_source, star_seed=pair.star_seed, pair=pair.kind,
-                 model_a=pair.a.name, model_b=pair.b.name, matching=pair.matching)
-    barriers = [dict(split=split, metric=name, value=barrier(curve, split)) for split in curve.loss
-                for name, barrier in (("loss_barrier", loss_barrier), ("accuracy_barrier", accuracy_barrier))]
+def _tidy_rows(setting, pair, curve):
+    "The rows of one path: its values, then its barriers."
+    about = dict(setting=setting.label, architecture=setting.architecture,
+                 dataset=setting.dataset, n_source=pair.n_source, star_seed=pair.star_seed,
+                 pair=pair.kind, model_a=pair.a.name, model_b=pair.b.name, matching=pair.matching)
+    barriers = [dict(split=split, metric=name, value=barrier(curve, split))
+                for split in curve.loss for name, barrier in BARRIERS.items()]
     return [about | row for row in curve.to_frame().to_dict("records") + barriers]
 
 # %% ../../nbs/50d_paper.study.ipynb #single-models
-def single_models(frame: pd.DataFrame) -> pd.DataFrame:
-    "Loss and accuracy of each model by itself, read off the ends of the paths; `pair` is `single`."
+def single_models(frame: pd.DataFrame,  # tidy rows of paths
+                 ) -> pd.DataFrame:
+    "Loss and accuracy of each model alone, from the ends of the paths; `pair` is `single`."
     ends = []
     for t, column in ((0.0, "model_a"), (1.0, "model_b")):
-        end = frame[frame.t == t].assign(model_a=lambda f: f[column], model_b=None, pair="single",
-                                         matching=None, t=None)
+        end = frame[frame.t == t]
+        end = end.assign(model_a=end[column], model_b=None, pair="single", matching=None, t=None)
         star = end.model_a.str.startswith("star")
-        ends.append(end.assign(n_source=end.n_source.where(star), star_seed=end.star_seed.where(star)))
-    return pd.concat(ends).drop_duplicates(["setting", "model_a", "split", "metric"], ignore_index=True)
+        ends.append(end.assign(n_source=end.n_source.where(star),
+                               star_seed=end.star_seed.where(star)))
+    identity = ["setting", "model_a", "split", "metric"]
+    return pd.concat(ends).drop_duplicates(identity, ignore_index=True)
 
 # %% ../../nbs/50d_paper.study.ipynb #train-missing
-def _train_missing(study, missing, what):
-    if not missing: return
-    model, recipe = study.model(), recipe_from(missing[0].config["recipe"])
-    plan = plan_population(model, study.data, recipe, len(missing), study.jobs)
-    tasks = [(study.setting, study.store, *(missing[n] for n in group)) for group in plan.groups]
-    study.spread(_train_for_store, [(_train_regular, *task) for task in tasks], what, plan)
+def _store_regular(models, *members): regular_states(models, *members)
 
-def _train_for_store(train, *arguments):
-    "Train what the store has not; the states stay there, where many large ones do not fill this process's memory."
-    train(*arguments)
+def _store_star(models, star): star_tensors(models, star)
 
-# %% ../../nbs/50d_paper.study.ipynb #check-role
 def _check_role(setting, role, count):
-    have = {"source": setting.sources, "heldout": setting.heldouts, "long": count}
+    "`ValueError` where more regular solutions are asked for than the setting has."
+    have = {"source": setting.sources, "heldout": setting.heldouts, "equal_budget": count}
     if count > have[check_choice("role", role, have)]:
-        raise ValueError(f"{role}s: {count} are asked for, setting {setting.name!r} has {have[role]}")
+        raise ValueError(f"{role}s: {count} are asked for, "
+                         f"setting {setting.name!r} has {have[role]}")
+
+# %% ../../nbs/50d_paper.study.ipynb #study-jobs
+class _StudyJobs:
+    "A setting, its models, and how its jobs are run."
+    def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11,
+                 resources: dict | None = None,        # of a job on a cluster
+                 environment: Settings | None = None,  # None: this process's
+                ):
+        self.setting = setting
+        self.store = store
+        self.jobs = jobs      # at a time
+        self.points = points  # of a path
+        self.resources = resources
+        self.environment = environment or Settings.from_environment()
+        self.models = SettingModels(setting, store, self.environment)
+    def run(self, function, tasks, what: str, plan: PopulationPlan | None = None) -> list:
+        "Run one job per task, `function(*task)`; results in the order of the tasks."
+        jobs, backend = self.jobs, self.environment.backend
+        if plan: jobs, backend = plan.jobs, plan.backend
+        label = f"{self.setting.label}: {what}"
+        return run_jobs(function, tasks, jobs, label, backend, resources=self.resources)
+    def missing(self, members: list[Member]) -> list[Member]:
+        "The members that the store does not have."
+        return [member for member in members if member.config not in self.store]
+
+# %% ../../nbs/50d_paper.study.ipynb #study-members
+class _StudyMembers(_StudyJobs):
+    "A study's regular solutions."
+    data = property(lambda self: self.models.data, doc="The setting's data set.")
+    spec = property(lambda self: self.models.spec(), doc="The setting's permutation spec.")
+    def model(self):
+        "A network with the setting's architecture, on the device."
+        return self.models.network()
+    def state(self, member: Member) -> dict[str, torch.Tensor]:
+        "The state of a member, trained now if the store does not have it."
+        return member_state(self.models, member)
+    def members(self, role: str, count: int) -> list[Member]:
+        "The first `count` regular solutions of a role (source, heldout, equal_budget), trained."
+        _check_role(self.setting, role, count)
+        found = [regular_member(self.setting, role, n, self.environment) for n in range(count)]
+        self._train(self.missing(found), f"{role}s")
+        return found
+    def _train(self, missing, what):
+        if not missing: return
+        recipe = recipe_from(missing[0].config["recipe"])
+        plan = plan_population(self.model(), self.data, recipe, len(missing), self.jobs,
+                               backend=self.environment.backend)
+        tasks = [(self.models, *(missing[n] for n in group)) for group in plan.groups]
+        self.run(_store_regular, tasks, what, plan)
 
 # %% ../../nbs/50d_paper.study.ipynb #study
-class Study:
-    "Trains the models of one setting and measures its pairs; everything goes through the store."
-    def __init__(self, setting: Setting, store: Store, jobs: int = 1, points: int = 11, resources: dict | None = None):
-        self.setting, self.store, self.jobs, self.points, self.resources = setting, store, jobs, points, resources
-    data, spec = property(lambda self: _data(self.setting.dataset)), property(lambda self: _spec(self.setting))
-    def model(self): return _model(self.setting)()
-    def state(self, member: Member) -> dict[str, torch.Tensor]: return _state(self.setting, self.store, member)
-    def spread(self, function, tasks, what: str, plan: PopulationPlan | None = None) -> list:
-        "Run jobs, on a cluster each with what the profile asks for."
-        jobs, backend = (plan.jobs, plan.backend) if plan else (self.jobs, None)
-        return run_jobs(function, tasks, jobs, f"{self.setting.label}: {what}", backend, resources=self.resources)
-    def members(self, role: str, count: int) -> list[Member]:
-        "The first `count` sources, held-outs or long ones, trained."
-        _check_role(self.setting, role, count)
-        members = [regular_member(self.setting, role, n) for n in range(count)]
-        _train_missing(self, self._missing(members), f"{role}s")
-        return members
-    def stars(self, counts: list[int], seeds: int, first: int = 0, **options) -> list[tuple[int, int, Member]]:
-        "`(n_source, seed, star)` for `seeds` stars of each number of sources, from number `first` on, trained."
-        stars = star_members(self.setting, counts, seeds, first, **options)
+class Study(_StudyMembers):
+    "Trains the models of one setting and measures its pairs, through the store."
+    def stars(self, counts: list[int],  # numbers of sources
+              seeds: int,               # stars of each
+              first: int = 0,           # the number of their first source
+              **options,                # of `train_star`; or groups="partial"
+             ) -> list[tuple[int, int, Member]]:
+        "`(n_source, seed, star)` for every number of sources and seed, trained."
+        stars = star_members(self.setting, counts, seeds, first, self.environment, **options)
         self.members("source", first + max(counts))
-        longest_first = self._missing([star for *_, star in sorted(stars, key=lambda s: -s[0])])
-        self.spread(_train_for_store, [(_train_star, self.setting, self.store, star) for star in longest_first], "stars")
+        longest_first = sorted(stars, key=lambda star: -star[0])
+        missing = self.missing([star for *_, star in longest_first])
+        self.run(_store_star, [(self.models, star) for star in missing], "stars")
         return stars
-    def _missing(self, members): return [member for member in members if member.config not in self.store]
     def paths(self, pairs: list[Pair]) -> pd.DataFrame:
-        "Measure pairs: tidy rows of loss and accuracy along each path, and of its barriers."
-        curves = self.spread(_measure, [(self.setting, self.store, pair, self.points) for pair in pairs], "paths")
-        return pd.DataFrame([row for pair, curve in zip(pairs, curves) for row in _rows(self.setting, pair, curve)],
-                            columns=[*COLUMNS, "matching"])
+        "Tidy rows of losses and accuracies along the path of each pair, and of its barriers."
+        tasks = [(self.models, pair, self.points) for pair in pairs]
+        curves = self.run(path_curve, tasks, "paths")
+        rows = [row for pair, curve in zip(pairs, curves)
+                for row in _tidy_rows(self.setting, pair, curve)]
+        return pd.DataFrame(rows, columns=[*COLUMNS, "matching"])
 
 # %% ../../nbs/50d_paper.study.ipynb #with-recipe
-VARIED = ("schedule", "warmup_epochs")  # what experiments change in a recipe
+VARIED = ("schedule", "warmup_epochs")  # fields of a recipe that experiments change
 
-def with_recipe(study: Study, variant: str, **changes) -> Study:
-    "The study of the same setting with changed recipes, of regular models and of stars; `variant` goes into the names of its models."
+def with_recipe(study: Study,
+                variant: str,  # for the names of its models
+                **changes,     # fields of both recipes
+               ) -> Study:
+    "The study of the same setting with changed recipes, of regular models and of stars."
     for key in changes: check_choice("recipe", key, VARIED)
-    recipes = {name: getattr(study.setting, name).replace(**changes) for name in ("recipe", "star_recipe")}
-    setting = dataclasses.replace(study.setting, variant=variant, **recipes)
-    return Study(setting, study.store, study.jobs, study.points, study.resources)
+    recipe = study.setting.recipe.replace(**changes)
+    star_recipe = study.setting.star_recipe.replace(**changes)
+    setting = dataclasses.replace(study.setting, variant=variant, recipe=recipe,
+                                  star_recipe=star_recipe)
+    return Study(setting, study.store, study.jobs, study.points, study.resources,
+                 study.environment)
 
 # %% ../../nbs/50d_paper.study.ipynb #matched-state
 def matched_state(study: Study, pair: Pair) -> dict[str, torch.Tensor]:
     "The state of a pair's second model, in the order of the first."
-    return _moved(study.setting, study.store, pair)[1]
+    return matched_states(study.models, pair)[1]

@@ -86,7 +86,7 @@ def plot_reliability(frame: pd.DataFrame,  # tidy rows with method and bin
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion
 PREDICTORS = {  # label, colour, line, marker
     "regular": ("regular", sns.color_palette("colorblind")[0], "--", "s"),
-    "long": ("regular, trained as long as a star", sns.color_palette("colorblind")[9], "-.", "D"),
+    "equal_budget": ("regular, trained as long as a star", sns.color_palette("colorblind")[9], "-.", "D"),
     "matched average, REPAIR": ("average of the matched, REPAIR", sns.color_palette("colorblind")[2], ":", "^"),
     "fused star": ("fused star", sns.color_palette("colorblind")[3], "-", "o"),
     "ensemble": ("ensemble", "0.2", "-", "v"),

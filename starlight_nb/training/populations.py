@@ -39,10 +39,11 @@ def plan_population(model: nn.Module,  # one of them
                     data: Dataset, recipe: Recipe,
                     count: int,        # how many there are
                     jobs: int = 1,     # at a time
+                    backend: str | None = None,
                    ) -> PopulationPlan:
     "The fastest way to train so many networks like this one."
     x, alone = data.train.x[:2], [[n] for n in range(count)]
-    apart, jobs, cluster = why_not_stacked(model, x, recipe), max(1, min(jobs, count)), chosen_backend() == "ray"
+    apart, jobs, cluster = why_not_stacked(model, x, recipe), max(1, min(jobs, count)), chosen_backend(backend if backend != "threads" else None) == "ray"
     rest = len(data.train) % recipe.batch_size
     if not apart and min(recipe.batch_size, rest if rest > 1 else SMALLEST) < SMALLEST: apart = f"it has a batch of fewer than {SMALLEST} examples"
     if not apart and count >= STACK:
