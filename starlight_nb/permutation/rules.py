@@ -405,7 +405,7 @@ def _roll(units, node, x, shifts, dims=()):
     if not dims: raise ValueError("a roll of the flattened tensor")
     shifts, dims = ([a] if isinstance(a, int) else a for a in (shifts, dims))
     for shift, dim in zip(shifts, dims):
-        x = along(x, dim, lambda table, axis: np.roll(table, shift, axis))
+        x = along(x, dim, lambda table, axis, by=shift: np.roll(table, by, axis))
     return x
 
 # %% ../../nbs/10c_permutation.rules.ipynb #concatenation

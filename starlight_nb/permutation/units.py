@@ -191,7 +191,7 @@ def _conflicting_rows(units, table):
 # %% ../../nbs/10b_permutation.units.ipynb #rows-of-blocks
 def _rows_of_blocks(units, table, blocks):
     "What the rows share when every unit lies in a block: `blocks`, in the shape of `table`."
-    height, width = table.shape
+    width = table.shape[1]
     one_block = (blocks == blocks[:, :1]).all()
     if one_block and (units.block_size[blocks[:, 0]] == width).all(): return blocks[:, 0]
     alike = (blocks == blocks[:1]).all()
