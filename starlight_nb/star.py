@@ -53,9 +53,8 @@ class AdaptiveSampling(TSampling):
     def __call__(self, u: float) -> float:
         "The t that belongs to `u`."
         ends = self.share.cumsum(0)
-        part = min(int(torch.searchsorted(ends, u, right=True)), len(ends) - 1)
+        self.part = part = min(int(torch.searchsorted(ends, u, right=True)), len(ends) - 1)
         inside = (u - (ends[part] - self.share[part])) / self.share[part]
-        self.part = part
         return min(max((part + float(inside)) / len(ends), 0.0), 1.0)
     def observe(self, loss: torch.Tensor):
         "Note the loss for the part that was drawn last."
