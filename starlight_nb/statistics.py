@@ -121,9 +121,8 @@ class Line:
     def at(self, x) -> pd.DataFrame:
         "The line at these x: columns x, mean, and the interval from low to high."
         x = np.asarray(x, float)
-        mean = self.slope * x + self.intercept
         low, high = self._middle(self.slopes[:, None] * x + self.intercepts[:, None])
-        return pd.DataFrame({"x": x, "mean": mean, "low": low, "high": high})
+        return pd.DataFrame(dict(x=x, mean=self.slope * x + self.intercept, low=low, high=high))
     def interval(self, what: str = "slope") -> tuple[float, float]:
         "The interval (low, high) of `slope` or `intercept`."
         return tuple(self._middle(getattr(self, f"{what}s")).tolist())
