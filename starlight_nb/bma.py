@@ -308,7 +308,7 @@ def _check_shapes(probs, labels):
 
 # %% ../nbs/20_bma.ipynb #check-rows
 def _check_rows(probs, size):
-    "All rows are probabilities; looked at `size` rows at a time."
+    "Raise `ValueError` unless all rows are probabilities; checks `size` rows at a time."
     for start, part in zip(range(0, len(probs), size), probs.split(size)):
         rows = part.double()
         wrong = ~((rows.sum(1) - 1).abs() <= 1e-3) | (rows.amin(1) < 0)
