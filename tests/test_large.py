@@ -20,7 +20,7 @@ from starlight_nb.data import Dataset, Split, available_datasets
 from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec
 from starlight_nb.training import Recipe
-from starlight_nb.star import Segments, Sources, t_sampler
+from starlight_nb.star import FusedObjective, Sources, StarOptions
 from starlight_nb.runtime.store import Store
 from starlight_nb.paper.members import regular_pairs, star_pairs
 from starlight_nb.paper.profiles import load_profile
@@ -170,8 +170,9 @@ def epoch_on_meta(batch_size, star):
     spec, course = infer_spec(model, torch.randn(2, 3, 8, 8)), Objective()
     model = model.to("meta")
     if star:
-        table = Sources(model, [state_of(model)] * 2, spec, matching="activations", in_memory=True)
-        course = Segments(table, t_sampler("uniform"), generator(0, "draws"), None, 2, 1.0)
+        sources = Sources(model, [state_of(model)] * 2, spec, matching="activations", in_memory=True)
+        options = StarOptions(rematch_every=None, segments_per_batch=2, own_loss_weight=1.0)
+        course = FusedObjective(sources, options, generator(0, "draws"))
     position = _TrainingState(FlatModule(model, recipe), data, recipe, [0], course)
     with Crossings() as crossings:
         for x, y in _batches(data, recipe, position.own, False):
