@@ -143,7 +143,7 @@ def _inputs(inputs):
     "The tensor of inputs of a split, or the tensor itself."
     x = inputs.x if isinstance(inputs, Split) else inputs
     if not isinstance(x, torch.Tensor) or not len(x):
-        raise ValueError(f"inputs: a Split or a tensor with at least one input is needed, not {type(inputs).__name__}; data.gather(loader) makes a Split")
+        raise ValueError(f"inputs: a Split or a tensor with at least one input is needed, not {type(inputs).__name__}; Split.from_loader(loader) makes one")
     return x
 
 def _softmax(network, x, batch_size):
