@@ -186,7 +186,7 @@ def _inputs(inputs):
     x = inputs.x if isinstance(inputs, Split) else inputs
     if isinstance(x, torch.Tensor) and len(x): return x
     raise ValueError("inputs: a Split or a tensor with at least one input is needed, not "
-                     f"{type(inputs).__name__}; data.gather(loader) makes a Split")
+                     f"{type(inputs).__name__}; Split.from_loader(loader) makes one")
 
 def _softmax(network, x, batch_size):
     "The network's probabilities (n, classes), in double precision on the CPU."
