@@ -33,19 +33,19 @@ def sinkhorn(x: torch.Tensor,       # (units, units), of any sign; larger entrie
     return x.exp()
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #soft-permute
-def _mixed(x, place, soft):
+def _mixed(x, slot, soft):
     "One axis of a tensor with its units mixed by `soft` (units, units)."
-    rows = x.movedim(place.axis, 0)
-    where = place.where.flatten().to(x.device)
-    units = rows if place.whole else rows[where]
+    rows = x.movedim(slot.axis, 0)
+    where = slot.positions.flatten().to(x.device)
+    units = rows if slot.in_order else rows[where]
     mixed = (soft @ units.reshape(len(soft), -1)).view(units.shape)
-    return (mixed if place.whole else rows.index_copy(0, where, mixed)).movedim(0, place.axis)
+    return (mixed if slot.in_order else rows.index_copy(0, where, mixed)).movedim(0, slot.axis)
 
 def soft_permute(layout: Layout, soft: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "The parameters of `state` with the units of each group of `soft` mixed by its matrix (units, units)."
     moved = dict(state)
     for group, matrix in soft.items():
-        for place in layout.places[group]: moved[place.tensor] = _mixed(moved[place.tensor], place, matrix)
+        for slot in layout.slots[group]: moved[slot.tensor] = _mixed(moved[slot.tensor], slot, matrix)
     return moved
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #batch-loss
@@ -143,7 +143,7 @@ def match_sinkhorn(spec: PermutationSpec,
     _check(spec, state_a, state_b, init, model, data, needed, lr, steps=steps, iterations=iterations, batch_size=batch_size)
     if not temperature > 0: raise ValueError(f"temperature: a number above 0 is needed, not {temperature!r}")
     start, layout = {g: order.cpu() for g, order in (init or spec.identity()).items()}, Layout(spec)
-    groups = {g: spec.groups[g] for g, family in layout.families.items() if len(family) == 1 and layout.places[g]}
+    groups = {g: spec.groups[g] for g, family in layout.families.items() if len(family) == 1 and layout.slots[g]}
     names, kind = _mixed_names(spec, state_a, model), _computing_type(state_a) if needed else working_type(spec, state_a)
     a, b = ({n: state[n].detach().to(state_a[n].device, kind) for n in names} for state in (state_a, permute(spec, start, state_b)))
     loss = _cost(cost, a, state_a, model, data, batch_size, seed)
