@@ -141,7 +141,7 @@ class Segments(Objective):
         if self.rematch_every is None: return
         if epoch == 0 or (self.rematch_every and epoch % self.rematch_every == 0): self.table.rematch(theta)
     def end_epoch(self): self.sampling.learn()
-    def parts(self, theta, point, x, y, losses):
+    def terms(self, theta, point, x, y, losses):
         numbers = _draw(len(self.table.rows), min(self.draws, max(1, len(x) // 2)), self.generator)  # a normalisation needs two examples
         for i, (n, own_x, own_y) in enumerate(zip(numbers, x.tensor_split(len(numbers)), y.tensor_split(len(numbers)))):
             t = self.sampling((i + torch.rand((), generator=self.generator).item()) / len(numbers))

@@ -13,7 +13,7 @@ from starlight_nb.runtime.jobs import single_thread
 from starlight_nb.models import build, initialise
 from starlight_nb.training import Recipe, published_recipes, recipe_from
 from starlight_nb.training import plan_population, train, train_population, train_stacked
-from starlight_nb.training.populations import THREADS
+from starlight_nb.training.populations import MOST_THREADS
 from starlight_nb.training.networks import StackedModules, draws_random_numbers, why_not_stacked
 
 RECIPE = Recipe(epochs=2, batch_size=100, lr=0.03)
@@ -58,7 +58,7 @@ def test_a_stack_is_its_networks(name, recipe, data):
 
 @pytest.mark.parametrize("name, count, jobs, backend, sizes", [
     ("mlp", 13, 2, "threads", [6, 7]), ("tied", 12, 1, "threads", [12]), ("mlp", 3, 2, "processes", [1, 1, 1]), ("resnet", 3, 2, "threads", [1, 1, 1]),
-    ("dropout", 3, 2, "processes", [1, 1, 1]), ("resnet", 9, THREADS + 1, "processes", [1] * 9)])
+    ("dropout", 3, 2, "processes", [1, 1, 1]), ("resnet", 9, MOST_THREADS + 1, "processes", [1] * 9)])
 def test_plans(name, count, jobs, backend, sizes, data):
     plan = plan_population(MAKE[name](), data, RECIPE, count, jobs)
     assert plan.backend == backend and [len(group) for group in plan.groups] == sizes and plan.why in str(plan)
@@ -74,8 +74,12 @@ def test_however_a_population_is_trained_it_is_the_same(name, count, data):
 
 
 def test_on_a_cluster_the_plan_is_for_a_cluster(data, monkeypatch):
+    plans = [plan_population(MAKE[name](), data, RECIPE, 12, 2, backend="ray") for name in MAKE]
+    assert {plan.backend for plan in plans} == {"ray"}
     monkeypatch.setenv("STARLIGHT_BACKEND", "ray")
-    assert {plan_population(MAKE[name](), data, RECIPE, 12, 2).backend for name in MAKE} == {"ray"}
+    assert plan_population(MAKE["mlp"](), data, RECIPE, 12, 2).backend == "threads", "the caller decides"
+    with pytest.raises(ValueError, match="backend: 'rya' is not known; did you mean 'ray'"):
+        train_population(MAKE["mlp"], data, RECIPE, [0], backend="rya")
 
 
 def test_reasons_against_a_stack(data):
@@ -139,9 +143,9 @@ def test_a_checkpoint_of_a_stack_belongs_to_its_seeds(data, tmp_path):
 
 @pytest.mark.parametrize("changes", [dict(precision="bfloat16"), dict(channels_last=True)])
 def test_other_precisions_and_formats_train_as_well(changes, data):
-    recipe = RECIPE.replace(epochs=4)
-    plain, other = (train(initialise(MAKE["resnet"], 0), data, recipe.replace(**c), 0) for c in ({}, changes))
-    model = MAKE["resnet"]().eval()
+    recipe, wide = RECIPE.replace(epochs=4), partial(build, "resnet", width=8)  # a thinner one keeps its format on a CPU
+    plain, other = (train(initialise(wide, 0), data, recipe.replace(**c), 0) for c in ({}, changes))
+    model = wide().eval()
     def loss(state):
         model.load_state_dict(state)
         with torch.no_grad(): return nn.functional.cross_entropy(model(data.train.x), data.train.y).item()

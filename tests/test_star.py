@@ -157,7 +157,7 @@ def test_each_part_has_another_source_and_a_t_from_another_part(digits, solution
     segments, seen = Segments(table, t_sampler("uniform"), torch.Generator().manual_seed(0), 1, 3, 0.0), []
     for _ in range(200):
         losses, point = [], torch.empty_like(theta)
-        for x, y, weight, factor in segments.parts(theta, point, digits.train.x[:90], digits.train.y[:90], losses):
+        for x, y, weight, factor in segments.terms(theta, point, digits.train.x[:90], digits.train.y[:90], losses):
             seen.append((len(seen) % 3, round(point[0].item() / (1 - factor)), 1 - factor, weight))
             losses.append(torch.tensor(0.0))
     for i in range(0, len(seen), 3): assert {source for _, source, _, _ in seen[i:i + 3]} == {1, 2, 3}

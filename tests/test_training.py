@@ -3,6 +3,8 @@ import copy
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 import warnings
 from functools import partial
@@ -14,7 +16,7 @@ from starlight_nb.runtime.store import Checkpoint
 from starlight_nb.data import Dataset, Split, batches, load
 from starlight_nb.models import build, initialise
 from starlight_nb.training import Recipe, recipe_from
-from starlight_nb.training.recipes import learning_rate
+from starlight_nb.training.recipes import AUGMENTATIONS, augment, learning_rate
 from starlight_nb.training import train, train_population
 
 
@@ -150,6 +152,37 @@ def test_a_killed_training_ends_with_the_same_bits(digits, tmp_path, make, chang
     before = torch.random.get_rng_state()
     assert equal(train(model, digits, recipe, 0, checkpoint), whole)
     assert os.listdir(tmp_path) == [] and torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmented_images_lie_in_memory_in_the_order_of_their_axes(channels, augmentation):
+    "However the split was made: `contiguous` cannot tell for one channel, and some processors write outside the memory of such batches."
+    split = Split(torch.randn(20, 8, 8, channels).movedim(3, 1), torch.arange(20) % 2)
+    for x, _ in (*batches(split, 10), *batches(split, 10, torch.Generator().manual_seed(0))):
+        moved = augment(x, Recipe(augmentation=augmentation), torch.Generator().manual_seed(0))
+        assert x.stride() == moved.stride() == (64 * channels, 64, 8, 1)
+
+
+THIN = """
+import torch
+from functools import partial
+from starlight_nb.data import Dataset, Split, load
+from starlight_nb.models import build, initialise
+from starlight_nb.training import Recipe, train
+train(initialise(partial(build, "resnet", width=4), 0), load("digits"), Recipe(epochs=12, batch_size=200, lr=0.05, augmentation="crop"), 0)
+split = Split(torch.randn(1400, 3, 8, 8), torch.arange(1400) % 10)
+recipe = Recipe(epochs=12, batch_size=200, lr=0.05, channels_last=True)
+train(initialise(partial(build, "resnet", width=4, channels_in=3), 0), Dataset("three", split, split), recipe, 0)
+"""
+
+
+def test_thin_networks_train_on_every_processor():
+    "Told to take no newer instructions than AVX2, PyTorch 2.14.1 dies of a thin strided convolution that sees its channels side by side."
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONWARNINGS": "always"}
+    ended = subprocess.run([sys.executable, "-c", THIN], env=limited, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, f"exit status {ended.returncode}: {ended.stderr}"
+    assert ended.stderr.count("recipe.channels_last is ignored") == 1, ended.stderr
 
 
 def test_a_checkpoint_at_the_very_end_is_enough(small, tmp_path):
