@@ -275,7 +275,7 @@ class StarObjective(Objective):
     def end_epoch(self):
         "Let the sampling of t adapt."
         self.draws.sampling.update()
-    def parts(self, theta, point, x, y, losses):
+    def terms(self, theta, point, x, y, losses):
         "Yield `(x, y, weight, factor)` for each part of a batch, at the `point` on its segment."
         for n, t, own_x, own_y in self.draws.split(x, y, self.options.segments_per_batch):
             torch.lerp(theta, self.sources.vectors[n].to(theta.device), t, out=point)
@@ -292,9 +292,9 @@ class StarObjective(Objective):
 # %% ../nbs/13_star.ipynb #own-loss
 class FusedObjective(StarObjective):
     "The star objective plus the star's own loss (the paper's section on model fusion)."
-    def parts(self, theta, point, x, y, losses):
+    def terms(self, theta, point, x, y, losses):
         "The parts of the star objective, then the whole batch at the star itself."
-        yield from super().parts(theta, point, x, y, losses)
+        yield from super().terms(theta, point, x, y, losses)
         point.copy_(theta)
         yield x, y, self.options.own_loss_weight, 1.0
 

@@ -26,7 +26,7 @@ from starlight_nb.paper.members import regular_pairs, star_pairs
 from starlight_nb.paper.profiles import load_profile
 from starlight_nb.paper.study import Study
 from starlight_nb.training import Objective
-from starlight_nb.training.loop import _TrainingState, _batches, _step
+from starlight_nb.training.loop import _TrainingState, _epoch_batches, _step
 from starlight_nb.training import state_of
 from starlight_nb.training.networks import FlatModule
 
@@ -167,16 +167,16 @@ def epoch_on_meta(batch_size, star):
     data = object.__new__(Dataset)
     object.__setattr__(data, "train", split)
     model = initialise(lambda: build("resnet", width=4, channels_in=3), 0)
-    spec, course = infer_spec(model, torch.randn(2, 3, 8, 8)), Objective()
+    spec, objective = infer_spec(model, torch.randn(2, 3, 8, 8)), Objective()
     model = model.to("meta")
     if star:
         sources = Sources(model, [state_of(model)] * 2, spec, matching="activations", in_memory=True)
         options = StarOptions(rematch_every=None, segments_per_batch=2, own_loss_weight=1.0)
-        course = FusedObjective(sources, options, generator(0, "draws"))
-    position = _TrainingState(FlatModule(model, recipe), data, recipe, [0], course)
+        objective = FusedObjective(sources, options, generator(0, "draws"))
+    state = _TrainingState(FlatModule(model, recipe), recipe, [0], objective)
     with Crossings() as crossings:
-        for x, y in _batches(data, recipe, position.own, False):
-            _step(position, x, y, 0.1)
+        for x, y in _epoch_batches(data, recipe, state.generators):
+            _step(state, x, y, 0.1)
     return crossings.seen
 
 

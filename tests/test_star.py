@@ -227,7 +227,7 @@ def test_each_part_has_another_source_and_a_t_from_another_part(digits, solution
     seen = []
     for _ in range(200):
         losses, point = [], torch.empty_like(theta)
-        for x, y, weight, factor in objective.parts(
+        for x, y, weight, factor in objective.terms(
             theta, point, digits.train.x[:90], digits.train.y[:90], losses
         ):
             seen.append((len(seen) % 3, round(point[0].item() / (1 - factor)), 1 - factor, weight))
