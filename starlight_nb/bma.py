@@ -22,185 +22,246 @@ from .training.recipes import check_number
 # %% auto #0
 __all__ = ['FLOOR', 'Draws', 'matched_sources', 'sample_star_domain', 'sample_gaussian', 'predictions', 'running_average',
            'average_predictions', 'dropout_predictions', 'example_scores', 'auroc', 'calibration_error', 'reliability',
-           'uncertainty_metrics', 'metrics_of', 'resampled_metrics', 'resample_weights', 'interval', 'with_temperature',
+           'metrics_of', 'uncertainty_metrics', 'resample_weights', 'resampled_metrics', 'interval', 'with_temperature',
            'fit_temperature', 'cross_temperature']
 
 # %% ../nbs/20_bma.ipynb #draws
 class Draws(Sequence):
-    "States that are made when they are asked for; `.plan` has the numbers that each is made from."
+    "States that are made on demand; `.plan` has the numbers that each is made from."
     def __init__(self, make, plan: list[tuple]): self.make, self.plan = make, plan
     def __len__(self): return len(self.plan)
-    def __getitem__(self, i): return Draws(self.make, self.plan[i]) if isinstance(i, slice) else self.make(*self.plan[i])
+    def __getitem__(self, i):
+        if isinstance(i, slice): return Draws(self.make, self.plan[i])
+        return self.make(*self.plan[i])
     def __repr__(self): return f"Draws of {len(self)} states"
-
-# %% ../nbs/20_bma.ipynb #matched-sources
-def _spec(star, spec, model, data):
-    "The given spec, or the model's; `ValueError` where there is a permutation and neither."
-    if spec is not None: return spec
-    if model is not None and data is not None: return infer_spec(model, getattr(data, "train", data).x[:2])
-    if all(torch.equal(order, torch.arange(len(order), device=order.device)) for p in star.permutations for order in p.values()): return None
-    raise ValueError("spec: it is needed to bring the sources into the star's order, or model and data to infer it from; "
-                     "sources that are in order already go with star.state")
-
-def matched_sources(star: StarResult | dict,        # a star's state takes the sources as they are
-                    sources: Sequence[dict],        # trained states; with a `StarResult` in the order of its training
-                    *,
-                    spec: PermutationSpec | None = None,
-                    model: nn.Module | None = None, data: Dataset | Split | None = None,  # to infer the spec from
-                   ) -> Draws:
-    "The sources in the star's order. Raises `ValueError` where they do not belong to the star."
-    _check_sources(star, sources)
-    numbers = [(n,) for n in range(len(sources))]
-    spec = _spec(star, spec, model, data) if isinstance(star, StarResult) else None
-    return Draws(lambda n: sources[n] if spec is None else permute(spec, star.permutations[n], sources[n]), numbers)
 
 # %% ../nbs/20_bma.ipynb #check-sources
 def _check_sources(star, sources):
-    "Are there sources, as many as the star has permutations, of the star's shapes?"
+    "Raise `ValueError` unless there are as many sources as the star has, all of its shapes."
     if not isinstance(star, (StarResult, dict)):
         raise ValueError(f"star: a StarResult or a state is needed, not {type(star).__name__}")
     if isinstance(sources, dict) or not hasattr(sources, "__getitem__"):
-        raise ValueError(f"sources: a list of trained states is needed, not {type(sources).__name__}")
-    if not len(sources): raise ValueError("sources: at least one trained state is needed, not an empty list")
+        raise ValueError("sources: a list of trained states is needed, "
+                         f"not {type(sources).__name__}")
+    if not len(sources):
+        raise ValueError("sources: at least one trained state is needed, not an empty list")
     if isinstance(star, StarResult) and len(star.permutations) != len(sources):
-        raise ValueError(f"sources: {len(sources)} are given, the star was trained with {len(star.permutations)}")
-    for n, source in enumerate(sources):
-        if not isinstance(source, dict): raise ValueError(f"sources[{n}]: a state is needed, as state_dict() gives it, not {type(source).__name__}")
-        try: check_same(getattr(star, "state", star), source)
-        except ValueError as error: raise ValueError(f"sources[{n}]: it does not fit the star: {error}") from None
+        raise ValueError(f"sources: {len(sources)} are given, the star was trained with "
+                         f"{len(star.permutations)}")
+    for n, source in enumerate(sources): _check_source(star, source, f"sources[{n}]")
+
+def _check_source(star, source, argument):
+    if not isinstance(source, dict):
+        raise ValueError(f"{argument}: a state is needed, as state_dict() gives it, "
+                         f"not {type(source).__name__}")
+    try: check_same(_centre(star), source)
+    except ValueError as error:
+        raise ValueError(f"{argument}: it does not fit the star: {error}") from None
+
+# %% ../nbs/20_bma.ipynb #spec
+def _centre(star):
+    "The star's state."
+    return getattr(star, "state", star)
+
+def _spec(star, spec, model, data):
+    "The spec of the star's permutations, None for no need; `ValueError` where it is missing."
+    if spec is not None: return spec
+    if model is not None and data is not None:
+        return infer_spec(model, getattr(data, "train", data).x[:2])
+    orders = [order for permutation in star.permutations for order in permutation.values()]
+    if all(torch.equal(order, torch.arange(len(order), device=order.device)) for order in orders):
+        return None
+    raise ValueError("spec: it is needed to bring the sources into the star's order, or model and "
+                     "data to infer it from; sources that are in order already go with star.state")
+
+# %% ../nbs/20_bma.ipynb #matched-sources
+def matched_sources(star: StarResult | dict,   # a star's state takes the sources as they are
+                    sources: Sequence[dict],   # trained states, in the order of the star's training
+                    *,
+                    spec: PermutationSpec | None = None,   # of the star's permutations
+                    model: nn.Module | None = None,        # to infer the spec from, with `data`
+                    data: Dataset | Split | None = None,
+                   ) -> Draws:
+    "The sources in the star's order. Raises `ValueError` where they do not belong to the star."
+    _check_sources(star, sources)
+    spec = _spec(star, spec, model, data) if isinstance(star, StarResult) else None
+    def make(n):
+        return sources[n] if spec is None else permute(spec, star.permutations[n], sources[n])
+    return Draws(make, [(n,) for n in range(len(sources))])
 
 # %% ../nbs/20_bma.ipynb #refresher
 def _refresher(state, model, data, refresh):
-    "A function that measures a state's normalisation statistics afresh, if it has any and if that is wanted."
+    "A function that measures a state's running statistics afresh, if it has any."
     statistics = [name for name in state if name.endswith("running_var")]
     if not refresh or not statistics: return lambda state: state
     if model is None or data is None:
-        raise ValueError(f"model, data: both are needed to measure {statistics[0]!r} afresh for every draw; refresh=False leaves it as it is")
+        raise ValueError(f"model, data: both are needed to measure {statistics[0]!r} afresh "
+                         "for every draw; refresh=False leaves it as it is")
     return lambda state: refresh_batchnorm(model, state, data)
 
 def _check_draws(n, generator):
     check_number("n", n, int, 1, math.inf)
     if not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator: a torch.Generator is needed, not {generator!r}; models.stream(seed, \"draws\") makes one")
+        raise ValueError(f"generator: a torch.Generator is needed, not {generator!r}; "
+                         "models.generator(seed, \"draws\") makes one")
 
 # %% ../nbs/20_bma.ipynb #sample-star-domain
-def sample_star_domain(star: StarResult | dict,   # a star and its sources, as for `matched_sources`
-                       sources: Sequence[dict],
-                       n: int,                    # draws
-                       generator: torch.Generator,
+def sample_star_domain(star: StarResult | dict,     # a star and its sources, as for
+                       sources: Sequence[dict],     # `matched_sources`
+                       n: int,                      # number of draws
+                       generator: torch.Generator,  # of sources and t
                        *,
-                       spec: PermutationSpec | None = None,  # of the permutations; inferred where model and data are given
-                       model: nn.Module | None = None,       # with `data`: to measure normalisation statistics,
-                       data: Dataset | Split | None = None,  # on the training split
+                       spec: PermutationSpec | None = None,  # of the star's permutations
+                       model: nn.Module | None = None,       # with `data`: to infer the spec, and
+                       data: Dataset | Split | None = None,  # to measure running statistics
                        t_sampling: str | float = "uniform",  # uniform, beta, or a constant
-                       refresh: bool = True,                 # measure the statistics between the ends
+                       refresh: bool = True,  # measure the statistics between the ends
                       ) -> Draws:
-    """Draws from the star domain: a random point on the segment to a random source. `.plan` has the pairs (source, t).
-
-    Raises `ValueError` where sources and star do not belong together, or something is missing to make the draws."""
+    """Random points on the segments to random sources (the paper's section on BMA); `.plan` has
+    the pairs (source, t). Raises `ValueError` where star and sources do not belong together."""
     _check_draws(n, generator)
-    aligned, centre, sampling = matched_sources(star, sources, spec=spec, model=model, data=data), getattr(star, "state", star), t_sampler(t_sampling)
-    renew = _refresher(centre, model, data, refresh)
+    matched = matched_sources(star, sources, spec=spec, model=model, data=data)
+    sampling = t_sampler(t_sampling)
+    refreshed = _refresher(_centre(star), model, data, refresh)
     def make(number, t):
-        state = interpolate(centre, aligned[number], t)
-        return renew(state) if 0 < t < 1 else state
+        state = interpolate(_centre(star), matched[number], t)
+        return refreshed(state) if 0 < t < 1 else state
     return Draws(make, [(torch.randint(len(sources), (), generator=generator).item(),
                          sampling(torch.rand((), generator=generator).item())) for _ in range(n)])
 
 # %% ../nbs/20_bma.ipynb #moments
-def _is_statistic(name): return name.endswith(("running_mean", "running_var"))
+def _weight_names(state):
+    "The tensors of a state that a Gaussian is drawn for: no counters, no running statistics."
+    statistics = ("running_mean", "running_var")
+    return [name for name, tensor in state.items()
+            if tensor.is_floating_point() and not name.endswith(statistics)]
 
-def _moments(centre, aligned):
-    "Mean and standard deviation of every weight over the star domain, from one pass over the sources."
-    names = [name for name, tensor in centre.items() if tensor.is_floating_point() and not _is_statistic(name)]
-    first, second = ({name: torch.zeros_like(centre[name], dtype=torch.double) for name in names} for _ in range(2))
-    for source in aligned:
+def _moments(centre, matched):
+    "Mean and deviation of every weight over the star domain, in one pass over the sources."
+    names = _weight_names(centre)
+    first, second = ({name: torch.zeros_like(centre[name], dtype=torch.double) for name in names}
+                     for _ in range(2))
+    for source in matched:
         for name in names:
             step = source[name].double() - centre[name].double()
-            first[name] += step / len(aligned)
-            second[name] += step**2 / len(aligned)
+            first[name] += step / len(matched)
+            second[name] += step**2 / len(matched)
     mean = {name: centre[name].double() + first[name] / 2 for name in names}
-    return mean, {name: (second[name] / 3 - first[name]**2 / 4).clamp_min(0).sqrt() for name in names}
+    variance = {name: second[name] / 3 - first[name]**2 / 4 for name in names}
+    return mean, {name: value.clamp_min(0).sqrt() for name, value in variance.items()}
 
 # %% ../nbs/20_bma.ipynb #sample-gaussian
-def sample_gaussian(star: StarResult | dict, sources: Sequence[dict], n: int, generator: torch.Generator, *,
-                    spec: PermutationSpec | None = None, model: nn.Module | None = None, data: Dataset | Split | None = None,
-                    refresh: bool = True) -> Draws:
-    """Draws from the diagonal Gaussian that has the star domain's mean and variances; arguments as for `sample_star_domain`.
-
-    Statistics of normalisations are measured, and without `refresh` are the star's."""
+def sample_gaussian(star: StarResult | dict,     # a star and its sources, as for
+                    sources: Sequence[dict],     # `matched_sources`
+                    n: int,                      # number of draws
+                    generator: torch.Generator,  # of the draws' seeds
+                    *,
+                    spec: PermutationSpec | None = None,  # of the star's permutations
+                    model: nn.Module | None = None,       # with `data`: to infer the spec, and
+                    data: Dataset | Split | None = None,  # to measure running statistics
+                    refresh: bool = True,                 # otherwise the statistics are the star's
+                   ) -> Draws:
+    """Draws from the diagonal Gaussian with the star domain's mean and variances; `.plan` has
+    their seeds. Raises `ValueError` where star and sources do not belong together."""
     _check_draws(n, generator)
-    centre, renew = getattr(star, "state", star), _refresher(getattr(star, "state", star), model, data, refresh)
-    mean, deviation = _moments(centre, matched_sources(star, sources, spec=spec, model=model, data=data))
-    def make(seed):
-        own = torch.Generator().manual_seed(seed)
-        noise = {name: torch.randn(m.shape, generator=own, dtype=torch.double).to(m.device) for name, m in mean.items()}
-        return renew(centre | {name: (m + deviation[name] * noise[name]).to(centre[name].dtype) for name, m in mean.items()})
+    centre = _centre(star)
+    refreshed = _refresher(centre, model, data, refresh)
+    matched = matched_sources(star, sources, spec=spec, model=model, data=data)
+    mean, deviation = _moments(centre, matched)
+    def make(seed): return refreshed(centre | _gaussian_weights(centre, mean, deviation, seed))
     return Draws(make, [(torch.randint(2**62, (), generator=generator).item(),) for _ in range(n)])
 
-# %% ../nbs/20_bma.ipynb #predictions
+# %% ../nbs/20_bma.ipynb #gaussian-weights
+def _gaussian_weights(centre, mean, deviation, seed):
+    "Weights of this mean and deviation, in the precision of `centre`."
+    rng, weights = torch.Generator().manual_seed(seed), {}
+    for name, m in mean.items():
+        noise = torch.randn(m.shape, generator=rng, dtype=torch.double).to(m.device)
+        weights[name] = (m + deviation[name] * noise).to(centre[name].dtype)
+    return weights
+
+# %% ../nbs/20_bma.ipynb #loaded
 def _inputs(inputs):
     "The tensor of inputs of a split, or the tensor itself."
     x = inputs.x if isinstance(inputs, Split) else inputs
-    if not isinstance(x, torch.Tensor) or not len(x):
-        raise ValueError(f"inputs: a Split or a tensor with at least one input is needed, not {type(inputs).__name__}; data.gather(loader) makes a Split")
-    return x
+    if isinstance(x, torch.Tensor) and len(x): return x
+    raise ValueError("inputs: a Split or a tensor with at least one input is needed, not "
+                     f"{type(inputs).__name__}; Split.from_loader(loader) makes one")
 
 def _softmax(network, x, batch_size):
     "The network's probabilities (n, classes), in double precision on the CPU."
     with torch.no_grad(): logits = torch.cat([network(part).cpu() for part in x.split(batch_size)])
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"model: one row of at least two classes for each input is needed, not an output of shape {tuple(logits.shape)}")
-    return logits.double().softmax(1)
+    if logits.ndim == 2 and logits.shape[1] >= 2: return logits.double().softmax(1)
+    raise ValueError("model: one row of at least two classes for each input is needed, "
+                     f"not an output of shape {tuple(logits.shape)}")
 
-def predictions(model: nn.Module, states: Iterable[dict], inputs: Split | torch.Tensor, batch_size: int = 2000) -> Iterator[torch.Tensor]:
-    "The probabilities (n, classes) that each of the states gives, one after another, in evaluation mode."
-    network, x = copy.deepcopy(model).eval(), _inputs(inputs)
-    check_number("batch_size", batch_size, int, 1, math.inf)
-    return (_softmax(_loaded(network, state, number), x, batch_size) for number, state in enumerate(states))
-
-# %% ../nbs/20_bma.ipynb #loaded
 def _loaded(network, state, number):
     "The network with the state in it."
     try: network.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"states[{number}]: it does not fit the model: {str(error).splitlines()[-1].strip()}") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"states[{number}]: it does not fit the model: {reason}") from None
     return network
 
+# %% ../nbs/20_bma.ipynb #predictions
+def predictions(model: nn.Module,                # the architecture; not changed
+                states: Iterable[dict],          # draws of a posterior, or any states
+                inputs: Split | torch.Tensor,    # n examples
+                batch_size: int = 2000,          # examples
+               ) -> Iterator[torch.Tensor]:
+    """The probabilities (n, classes) by each state, one after another, in evaluation mode.
+
+    Raises `ValueError` for wrong inputs, and on iteration for a state that does not fit."""
+    network, x = copy.deepcopy(model).eval(), _inputs(inputs)
+    check_number("batch_size", batch_size, int, 1, math.inf)
+    return (_softmax(_loaded(network, state, number), x, batch_size)
+            for number, state in enumerate(states))
+
 # %% ../nbs/20_bma.ipynb #running-average
-def running_average(predictions: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    "The mean of the first S predictions, for S = 1, 2, 3, ..."
+def running_average(predictions: Iterable[torch.Tensor],  # probabilities (n, classes) of each draw
+                   ) -> Iterator[torch.Tensor]:
+    "The mean (n, classes) of the first S predictions, for S = 1, 2, 3, ..."
     total = 0
     for count, probs in enumerate(predictions, 1):
         total = total + probs
         yield total / count
 
-def average_predictions(model: nn.Module,
-                        states: Iterable[dict],           # draws of a posterior, or any list of states
-                        inputs: Split | torch.Tensor,
-                        batch_size: int = 2000,
+def average_predictions(model: nn.Module,              # the architecture; not changed
+                        states: Iterable[dict],        # draws of a posterior, or any states
+                        inputs: Split | torch.Tensor,  # n examples
+                        batch_size: int = 2000,        # examples
                        ) -> torch.Tensor:
-    "The softmax outputs (n, classes) averaged over the states; memory does not grow with their number."
+    "The mean (n, classes) of the states' softmax outputs; the errors of `predictions`."
     average = None
     for average in running_average(predictions(model, states, inputs, batch_size)): pass
     if average is None: raise ValueError("states: at least one is needed")
     return average
 
 # %% ../nbs/20_bma.ipynb #dropout-predictions
+def dropout_predictions(model: nn.Module, state: dict,  # not changed
+                        inputs: Split | torch.Tensor,   # examples
+                        n: int,                         # number of passes
+                        seed: int,                      # of the masks
+                        batch_size: int = 2000,         # examples
+                       ) -> Iterator[torch.Tensor]:
+    """The probabilities (examples, classes) of `n` passes with dropout active, one by one.
+
+    Raises `ValueError` where the model has no dropout."""
+    check_number("n", n, int, 1, math.inf)
+    network, x = _loaded(copy.deepcopy(model).eval(), state, 0), _inputs(inputs)
+    layers = [module for module in network.modules()
+              if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0]
+    if not layers:
+        raise ValueError("model: it has no dropout layer with a rate above 0, "
+                         "so that its passes do not differ")
+    for layer in layers: layer.train()
+    seeds = (generator_seed(seed, f"dropout pass {number}") for number in range(n))
+    return (_dropout_pass(network, x, own, batch_size) for own in seeds)
+
 def _dropout_pass(network, x, seed, batch_size):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _softmax(network, x, batch_size)
-
-def dropout_predictions(model: nn.Module, state: dict, inputs: Split | torch.Tensor, n: int, seed: int,
-                        batch_size: int = 2000) -> Iterator[torch.Tensor]:
-    "The probabilities of `n` passes with dropout active, one after another; `ValueError` where the model has none."
-    check_number("n", n, int, 1, math.inf)
-    network, x = _loaded(copy.deepcopy(model).eval(), state, 0), _inputs(inputs)
-    layers = [module for module in network.modules() if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0]
-    if not layers: raise ValueError("model: it has no dropout layer with a rate above 0, so that its passes do not differ")
-    for layer in layers: layer.train()
-    return (_dropout_pass(network, x, generator_seed(seed, f"dropout pass {number}"), batch_size) for number in range(n))
 
 # %% ../nbs/20_bma.ipynb #example-scores
 FLOOR = torch.finfo(torch.float32).tiny  # the least probability that enters a logarithm
@@ -208,135 +269,201 @@ FLOOR = torch.finfo(torch.float32).tiny  # the least probability that enters a l
 def example_scores(probs,   # probabilities (n, classes), each row summing to 1
                    labels,  # true classes (n,)
                   ) -> pd.DataFrame:
-    "Of every example: right, confidence, entropy (nats), log_loss (nats) and brier. Raises `ValueError` for what are no probabilities."
+    """One row an example: right, confidence, entropy (nats), log_loss (nats), brier.
+
+    Raises `ValueError` for logits, rows that do not sum to 1, and unknown labels."""
     probs, labels = (torch.as_tensor(values).detach().cpu() for values in (probs, labels))
     _check_shapes(probs, labels)
-    size = max(1, 2**20 // probs.shape[1])
-    parts = [_scores(rows.double(), own.long(), number * size) for number, (rows, own) in enumerate(zip(probs.split(size), labels.split(size)))]
-    return pd.DataFrame({name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]})
+    size = max(1, 2**20 // probs.shape[1])  # rows at a time, to bound the memory
+    _check_rows(probs, size)
+    parts = [_scores(rows.double(), own.long())
+             for rows, own in zip(probs.split(size), labels.split(size))]
+    return pd.DataFrame({name: torch.cat([part[name] for part in parts]).numpy()
+                         for name in parts[0]})
 
-def _scores(probs, labels, offset):
-    "The scores of a part of the rows, which begins at `offset`."
-    totals = probs.sum(1)
-    wrong = ~((totals - 1).abs() <= 1e-3) | (probs.amin(1) < 0)
-    if wrong.any(): raise ValueError(_complaint(probs[wrong][0], offset + wrong.nonzero()[0].item()))
-    (confidence, predicted), true = probs.max(1), probs.gather(1, labels[:, None])[:, 0]
-    return dict(right=predicted == labels, confidence=confidence, entropy=torch.special.entr(probs).sum(1),
-                log_loss=-true.clamp_min(FLOOR).log(), brier=(probs**2).sum(1) - 2 * true + 1)
+def _scores(probs, labels):
+    "The scores of a part of the rows."
+    confidence, predicted = probs.max(1)
+    true = probs.gather(1, labels[:, None])[:, 0]
+    return dict(right=predicted == labels, confidence=confidence,
+                entropy=torch.special.entr(probs).sum(1), log_loss=-true.clamp_min(FLOOR).log(),
+                brier=(probs**2).sum(1) - 2 * true + 1)
 
 # %% ../nbs/20_bma.ipynb #check-shapes
 def _check_shapes(probs, labels):
     "Two or more columns, a label for each row, and a column for each label."
-    if probs.ndim != 2 or not len(probs): raise ValueError(f"probs: probabilities (n, classes) are needed, not the shape {tuple(probs.shape)}")
-    if probs.shape[1] < 2: raise ValueError("probs: there is one class; at least two are needed")
-    if labels.shape != probs.shape[:1] or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels: {len(probs)} whole numbers are needed, one for each row of probs, "
-                         f"not {labels.dtype} of shape {tuple(labels.shape)}")
-    outside = labels[(labels < 0) | (labels >= probs.shape[1])]
-    if len(outside): raise ValueError(f"labels: {outside[0].item()} is none of the {probs.shape[1]} classes of probs, 0 to {probs.shape[1] - 1}")
+    if probs.ndim != 2 or not len(probs):
+        raise ValueError("probs: probabilities (n, classes) are needed, "
+                         f"not the shape {tuple(probs.shape)}")
+    classes = probs.shape[1]
+    if classes < 2: raise ValueError("probs: there is one class; at least two are needed")
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != probs.shape[:1] or not whole:
+        raise ValueError(f"labels: {len(probs)} whole numbers are needed, one for each row of "
+                         f"probs, not {labels.dtype} of shape {tuple(labels.shape)}")
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise ValueError(f"labels: {outside[0].item()} is none of the {classes} classes of probs, "
+                         f"0 to {classes - 1}")
 
-def _complaint(row, number):
+# %% ../nbs/20_bma.ipynb #check-rows
+def _check_rows(probs, size):
+    "Raise `ValueError` unless all rows are probabilities; checks `size` rows at a time."
+    for start, part in zip(range(0, len(probs), size), probs.split(size)):
+        rows = part.double()
+        wrong = ~((rows.sum(1) - 1).abs() <= 1e-3) | (rows.amin(1) < 0)
+        if wrong.any():
+            first = wrong.nonzero()[0].item()
+            raise ValueError(f"probs: row {start + first} {_complaint(rows[first])}")
+
+def _complaint(row):
     "What is wrong with a row."
-    if not row.isfinite().all(): return f"probs: row {number} has a value that is not finite"
+    if not row.isfinite().all(): return "has a value that is not finite"
     what = f"has the value {row.min():.3g}" if (row < 0).any() else f"sums to {row.sum():.4g}"
-    return f"probs: row {number} {what}; probabilities are needed, and logits.softmax(1) makes them from logits"
+    return f"{what}; probabilities are needed, and logits.softmax(1) makes them from logits"
 
 # %% ../nbs/20_bma.ipynb #auroc
 def auroc(higher,  # scores of the examples that ought to have the higher ones
           lower,   # scores of the others
          ) -> float:
-    "The probability that a score of the first set exceeds one of the second, ties counting half; nan where a set is empty."
+    """The probability that a score of `higher` exceeds one of `lower`, ties counting half.
+
+    Not a number where one of them is empty; `ValueError` where a score is not a number."""
     higher, lower = (np.asarray(scores, float).ravel() for scores in (higher, lower))
-    if np.isnan(higher).any() or np.isnan(lower).any(): raise ValueError("scores: a score is not a number")
+    if np.isnan(higher).any() or np.isnan(lower).any():
+        raise ValueError("scores: a score is not a number")
     if not len(higher) or not len(lower): return math.nan
     ranks = rankdata(np.concatenate([higher, lower]))[:len(higher)]
-    return float((ranks.sum() - len(higher) * (len(higher) + 1) / 2) / (len(higher) * len(lower)))
+    wins = ranks.sum() - len(higher) * (len(higher) + 1) / 2
+    return float(wins / (len(higher) * len(lower)))
 
 # %% ../nbs/20_bma.ipynb #calibration-error
 def calibration_error(confidence,   # of each prediction, from 0 to 1
                       right,        # whether it was right
                       bins: int = 15,
                      ) -> float:
-    "The expected calibration error of predictions, by netcal."
+    "The expected calibration error of predictions, from 0 to 1, by netcal."
     from netcal.metrics import ECE
     check_number("bins", bins, int, 1, math.inf)
-    return float(ECE(bins=bins).measure(np.asarray(confidence, float), np.asarray(right).astype(int)))
+    right = np.asarray(right).astype(int)
+    return float(ECE(bins=bins).measure(np.asarray(confidence, float), right))
 
-def _bin(confidence, bins):
-    "The number of each confidence's bin."
+# %% ../nbs/20_bma.ipynb #reliability
+def _bin_numbers(confidence, bins):
+    "The number of each confidence's bin, from 0."
     return np.clip(np.digitize(confidence, np.linspace(0, 1, bins + 1)) - 1, 0, bins - 1)
 
-def reliability(scores: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
-    "Of each bin: low, high, count, mean confidence, accuracy; the last two are nan where no prediction falls into it."
-    number, edges = _bin(scores.confidence.to_numpy(), bins), np.linspace(0, 1, bins + 1)
-    count = np.bincount(number, minlength=bins)
+def reliability(scores: pd.DataFrame,  # as `example_scores` returns them
+                bins: int = 15,
+               ) -> pd.DataFrame:
+    "One row a bin: low, high, count, mean confidence, accuracy; the last two nan for no count."
+    numbers = _bin_numbers(scores.confidence.to_numpy(), bins)
+    edges = np.linspace(0, 1, bins + 1)
+    count = np.bincount(numbers, minlength=bins)
     with np.errstate(invalid="ignore"):
-        confidence, accuracy = (np.bincount(number, scores[name], bins) / count for name in ("confidence", "right"))
-    return pd.DataFrame(dict(low=edges[:-1], high=edges[1:], count=count, confidence=confidence, accuracy=accuracy))
+        confidence = np.bincount(numbers, scores.confidence, bins) / count
+        accuracy = np.bincount(numbers, scores.right, bins) / count
+    return pd.DataFrame(dict(low=edges[:-1], high=edges[1:], count=count,
+                             confidence=confidence, accuracy=accuracy))
 
 # %% ../nbs/20_bma.ipynb #uncertainty-metrics
-def uncertainty_metrics(probs, labels, bins: int = 15) -> dict[str, float]:
-    "Accuracy, nll, brier, ece, auroc_maxprob and auroc_entropy of probabilities (n, classes); see `example_scores`."
+def metrics_of(scores: pd.DataFrame,  # as `example_scores` returns them
+               bins: int = 15,        # of the ECE
+              ) -> dict[str, float]:
+    "Accuracy, nll (nats), brier, ece, auroc_maxprob and auroc_entropy."
+    right, wrong = scores[scores.right], scores[~scores.right]
+    return dict(accuracy=float(scores.right.mean()), nll=float(scores.log_loss.mean()),
+                brier=float(scores.brier.mean()),
+                ece=calibration_error(scores.confidence, scores.right, bins),
+                auroc_maxprob=auroc(right.confidence, wrong.confidence),
+                auroc_entropy=auroc(-right.entropy, -wrong.entropy))
+
+def uncertainty_metrics(probs,   # probabilities (n, classes)
+                        labels,  # true classes (n,)
+                        bins: int = 15,
+                       ) -> dict[str, float]:
+    "The metrics of `metrics_of` for probabilities; the errors of `example_scores`."
     return metrics_of(example_scores(probs, labels), bins)
 
-def metrics_of(scores: pd.DataFrame, bins: int = 15) -> dict[str, float]:
-    "The metrics from the scores of all examples."
-    right, wrong = scores[scores.right], scores[~scores.right]
-    return dict(accuracy=float(scores.right.mean()), nll=float(scores.log_loss.mean()), brier=float(scores.brier.mean()),
-                ece=calibration_error(scores.confidence, scores.right, bins),
-                auroc_maxprob=auroc(right.confidence, wrong.confidence), auroc_entropy=auroc(-right.entropy, -wrong.entropy))
-
 # %% ../nbs/20_bma.ipynb #weighted-auroc
+def resample_weights(n: int,                # examples
+                     resamples: int = 1000,
+                     seed: int = 0,
+                    ) -> np.ndarray:
+    "How often each of `n` examples is drawn in each resample, (resamples, n)."
+    random = np.random.default_rng(seed)
+    return random.multinomial(n, [1 / n] * n, size=resamples).astype(float)
+
 def _weighted_auroc(score, right, weights):
     "AUROC of right against wrong in each resample (rows of `weights`)."
     order = np.argsort(score)
-    ties = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)
-    above, below = (np.add.reduceat(weights[:, order] * side[order], ties, axis=1) for side in (right, ~right))
-    with np.errstate(invalid="ignore"):
-        return (above * (below.cumsum(1) - below / 2)).sum(1) / (above.sum(1) * below.sum(1))
+    ties = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)  # where a value begins
+    above, below = (np.add.reduceat(weights[:, order] * side[order], ties, axis=1)
+                    for side in (right, ~right))
+    wins = above * (below.cumsum(1) - below / 2)
+    with np.errstate(invalid="ignore"): return wins.sum(1) / (above.sum(1) * below.sum(1))
 
-def resampled_metrics(scores: pd.DataFrame,
+# %% ../nbs/20_bma.ipynb #resampled-metrics
+def _weighted_ece(confidence, right, weights, bins):
+    "The ECE in each resample (rows of `weights`)."
+    gap = np.zeros((len(confidence), bins))
+    gap[np.arange(len(confidence)), _bin_numbers(confidence, bins)] = right - confidence
+    return np.abs(weights @ gap).sum(1) / weights.sum(1)
+
+def resampled_metrics(scores: pd.DataFrame,  # n rows, as `example_scores` returns them
                       weights: np.ndarray,   # (resamples, n): how often each example was drawn
-                      bins: int = 15) -> dict[str, np.ndarray]:
-    "The metrics of `metrics_of` in each resample."
-    right, total = scores.right.to_numpy(), weights.sum(1)
-    means = {name: weights @ scores[column].to_numpy(float) / total for name, column in
-             (("accuracy", "right"), ("nll", "log_loss"), ("brier", "brier"))}
-    gap = np.zeros((len(scores), bins))
-    gap[np.arange(len(scores)), _bin(scores.confidence.to_numpy(), bins)] = right - scores.confidence.to_numpy()
-    return means | dict(ece=np.abs(weights @ gap).sum(1) / total,
-                        auroc_maxprob=_weighted_auroc(scores.confidence.to_numpy(), right, weights),
+                      bins: int = 15,        # of the ECE
+                     ) -> dict[str, np.ndarray]:
+    "Each metric of `metrics_of` in each resample, (resamples,)."
+    right, confidence = scores.right.to_numpy(), scores.confidence.to_numpy()
+    columns = {"accuracy": "right", "nll": "log_loss", "brier": "brier"}
+    means = {name: weights @ scores[column].to_numpy(float) / weights.sum(1)
+             for name, column in columns.items()}
+    return means | dict(ece=_weighted_ece(confidence, right, weights, bins),
+                        auroc_maxprob=_weighted_auroc(confidence, right, weights),
                         auroc_entropy=_weighted_auroc(-scores.entropy.to_numpy(), right, weights))
 
-def resample_weights(n: int, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    "How often each of `n` examples is drawn in each resample, (resamples, n)."
-    return np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples).astype(float)
-
 # %% ../nbs/20_bma.ipynb #interval
-def interval(value: float, resampled: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    "The interval of the resampled values, moved so that their median is `value`; nan where no value is known."
+def interval(value: float,           # in the data
+             resampled: np.ndarray,  # (resamples,); those that are not a number are left out
+             level: float = 0.95,    # share of the resamples that the interval holds
+            ) -> tuple[float, float]:
+    "The interval (low, high) of the resampled values, shifted to the median `value`, or nan."
     known = resampled[~np.isnan(resampled)]
     if not len(known) or math.isnan(value): return math.nan, math.nan
     low, median, high = np.quantile(known, [(1 - level) / 2, 0.5, (1 + level) / 2])
     return float(low - median + value), float(high - median + value)
 
 # %% ../nbs/20_bma.ipynb #temperature
-def with_temperature(probs, temperature: float) -> torch.Tensor:
-    "The probabilities (n, classes) to the power 1 / `temperature`, normalised."
-    return (torch.as_tensor(probs).double().clamp_min(FLOOR).log() / temperature).softmax(1)
+def _log_probs(probs): return torch.as_tensor(probs).double().clamp_min(FLOOR).log()
 
-def fit_temperature(probs, labels) -> float:
-    "The temperature from 0.05 to 20 with the lowest log loss on these examples; `ValueError` for what are no probabilities."
+def with_temperature(probs,               # probabilities (n, classes)
+                     temperature: float,  # above 0
+                    ) -> torch.Tensor:
+    "The probabilities (n, classes) to the power 1 / `temperature`, normalised."
+    return (_log_probs(probs) / temperature).softmax(1)
+
+def fit_temperature(probs,   # probabilities (n, classes)
+                    labels,  # true classes (n,)
+                   ) -> float:
+    "The temperature from 0.05 to 20 with the lowest log loss; the errors of `example_scores`."
     example_scores(probs, labels)
-    logs, true = torch.as_tensor(probs).double().clamp_min(FLOOR).log(), torch.as_tensor(labels).long()
-    loss = lambda log_t: nn.functional.cross_entropy(logs / math.exp(log_t), true).item()
-    return math.exp(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x)
+    logs, true = _log_probs(probs), torch.as_tensor(labels).long()
+    def loss(log_t): return nn.functional.cross_entropy(logs / math.exp(log_t), true).item()
+    bounds = math.log(0.05), math.log(20)
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 # %% ../nbs/20_bma.ipynb #cross-temperature
-def cross_temperature(probs, labels) -> torch.Tensor:
-    "The probabilities, each half of the rows (every second one) at the temperature that fits the other half."
+def cross_temperature(probs,   # probabilities (n, classes), at least two rows
+                      labels,  # true classes (n,)
+                     ) -> torch.Tensor:
+    """The probabilities (n, classes), each half of the rows (every second one) at the temperature
+    that fits the other half; the errors of `fit_temperature`."""
     probs, labels = torch.as_tensor(probs).double(), torch.as_tensor(labels)
-    if len(probs) < 2: raise ValueError(f"probs: two halves are needed, and there is {len(probs)} row")
+    if len(probs) < 2:
+        raise ValueError(f"probs: two halves are needed, and there is {len(probs)} row")
     out = torch.empty_like(probs)
-    for here, there in ((0, 1), (1, 0)): out[here::2] = with_temperature(probs[here::2], fit_temperature(probs[there::2], labels[there::2]))
+    for here, there in ((0, 1), (1, 0)):
+        temperature = fit_temperature(probs[there::2], labels[there::2])
+        out[here::2] = with_temperature(probs[here::2], temperature)
     return out

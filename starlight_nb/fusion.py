@@ -4,7 +4,7 @@
 
 # %% ../nbs/21_fusion.ipynb #imports
 from __future__ import annotations
-import copy, statistics, time
+import copy, math, statistics, time
 import torch
 from torch import nn
 from .barriers import rescaled, unit_statistics
@@ -22,87 +22,115 @@ from .training.recipes import check_number
 __all__ = ['ensemble', 'aligned', 'average', 'average_aligned', 'train_fused_star', 'inference_cost']
 
 # %% ../nbs/21_fusion.ipynb #ensemble
-def ensemble(model: nn.Module,
-             states: list[dict[str, torch.Tensor]],  # of the members
-             inputs: Split | torch.Tensor,
-             batch_size: int = 2000,
+def ensemble(model: nn.Module,                        # the architecture; not changed
+             states: list[dict[str, torch.Tensor]],   # of the members
+             inputs: Split | torch.Tensor,            # n examples
+             batch_size: int = 2000,                  # examples
             ) -> torch.Tensor:
-    "The mean (n, classes) of the members' softmax outputs (Lakshminarayanan et al., 2017)."
+    """The mean (n, classes) of the members' softmax outputs (Lakshminarayanan et al., 2017).
+
+    Raises `ValueError` where there is no member, or one does not fit the model."""
     return average_predictions(model, states, inputs, batch_size)
 
 # %% ../nbs/21_fusion.ipynb #aligned
 def aligned(spec: PermutationSpec,
-            states: list[dict[str, torch.Tensor]],
-            around="first",  # what they are matched to: first, together, or a state
+            states: list[dict[str, torch.Tensor]],  # not changed
+            around="first",  # matched to the first, together (to one another), or to a state
            ) -> list[dict[str, torch.Tensor]]:
-    "The states in one order. Raises `ValueError` for an unknown `around` or states that do not fit."
+    """The states in one order.
+
+    Raises `ValueError` for an unknown `around`, for no state, and for one that does not fit."""
     states = list(states)
     if not states: raise ValueError("states: at least one is needed, not an empty list")
+    permutations = _permutations(spec, states, around)
+    return [permute(spec, own, state) for own, state in zip(permutations, states)]
+
+def _permutations(spec, states, around):
+    "The permutation of each state into the common order."
     if isinstance(around, str): check_choice("around", around, ("first", "together"))
-    if around == "together" and len(states) > 1: found = match_jointly(spec, states).permutations
-    else: found = [matching.permutation for matching in match_many(spec, states[0] if isinstance(around, str) else around, states)]
-    return [permute(spec, permutation, state) for permutation, state in zip(found, states)]
+    if around == "together" and len(states) > 1: return match_jointly(spec, states).permutations
+    target = states[0] if isinstance(around, str) else around
+    return [matching.permutation for matching in match_many(spec, target, states)]
 
 # %% ../nbs/21_fusion.ipynb #average
-def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    "The mean of the states as they are, in double precision; counters are the first one's. Raises `ValueError` where shapes differ."
+def average(states: list[dict[str, torch.Tensor]],  # in one order; not changed
+           ) -> dict[str, torch.Tensor]:
+    "The mean of the states as they are. Raises `ValueError` where there is none or shapes differ."
     states = list(states)
     if not states: raise ValueError("states: at least one is needed, not an empty list")
     for state in states[1:]: check_same(states[0], state)
-    mean = lambda name, tensor: sum(state[name].double() for state in states).div(len(states)).to(tensor.dtype)
-    return {name: mean(name, tensor) if tensor.is_floating_point() else tensor.clone() for name, tensor in states[0].items()}
+    mean = {}
+    for name, tensor in states[0].items():
+        if not tensor.is_floating_point(): mean[name] = tensor.clone()
+        else:
+            total = sum(state[name].double() for state in states)
+            mean[name] = total.div(len(states)).to(tensor.dtype)
+    return mean
 
 # %% ../nbs/21_fusion.ipynb #average-aligned
 def average_aligned(spec: PermutationSpec,
-                    states: list[dict[str, torch.Tensor]],
+                    states: list[dict[str, torch.Tensor]],  # not changed
                     *,
-                    around="first",                # as for `aligned`
-                    model: nn.Module | None = None, data: Dataset | None = None,  # to measure statistics on the training split
-                    repair: bool = False,          # rescale hidden units too
+                    around="first",                  # as for `aligned`
+                    model: nn.Module | None = None,  # with `data`: to measure statistics
+                    data: Dataset | None = None,     # its training split is used
+                    repair: bool = False,            # rescale hidden units too
                    ) -> dict[str, torch.Tensor]:
-    "The average of the states once they are in one order; with model and data, its statistics are restored."
-    if (model is None) != (data is None): raise ValueError("model, data: the statistics of an average need both")
-    if repair and model is None: raise ValueError("repair: model and data are needed to rescale units")
-    moved = aligned(spec, states, around)
-    state = average(moved)
-    if not repair: return state if model is None else refresh_batchnorm(model, state, data)
-    found = [unit_statistics(model, member, data) for member in moved]
+    """The average of the states in one order; with model and data, its statistics are restored.
+
+    Raises `ValueError` for one of model and data, and as `aligned` does."""
+    if (model is None) != (data is None):
+        raise ValueError("model, data: the statistics of an average need both")
+    if repair and model is None:
+        raise ValueError("repair: model and data are needed to rescale units")
+    members = aligned(spec, states, around)
+    state = average(members)
+    if repair: return _repaired(model, state, members, data)
+    return state if model is None else refresh_batchnorm(model, state, data)
+
+def _repaired(model, state, members, data):
+    "The state with every unit rescaled to its mean statistics in the members."
+    found = [unit_statistics(model, member, data) for member in members]
     wanted = {name: sum(own[name] for own in found) / len(found) for name in found[0]}
     return rescaled(model, state, wanted, data)
 
 # %% ../nbs/21_fusion.ipynb #train-fused-star
-def train_fused_star(model: nn.Module,                       # the star's initialisation; not changed
-                     sources: list[dict[str, torch.Tensor]],  # trained states of the same architecture
-                     data: Dataset, recipe: Recipe,
+def train_fused_star(model: nn.Module,                        # the star's initialisation
+                     sources: list[dict[str, torch.Tensor]],  # trained states; not changed
+                     data: Dataset,                           # its training split is used
+                     recipe: Recipe,                          # usually that of a regular model
                      *,
-                     own_loss_weight: float = 1.0,                  # weight of the star's own loss
-                     **options,                              # of `train_star`
+                     own_loss_weight: float = 1.0,            # of the star's own loss
+                     **options,                               # of `train_star`
                     ) -> StarResult:
     "Starlight with the star's own cross-entropy in the objective; the errors of `train_star`."
-    check_number("own_loss_weight", own_loss_weight, float, 0, float("inf"))
+    check_number("own_loss_weight", own_loss_weight, float, 0, math.inf)
     return train_star(model, sources, data, recipe, own_loss_weight=own_loss_weight, **options)
 
 # %% ../nbs/21_fusion.ipynb #inference-cost
-def inference_cost(model: nn.Module,
-                   x: torch.Tensor,   # a batch of inputs
-                   members: int = 1,  # networks that are asked one after another, as in an ensemble
+def inference_cost(model: nn.Module,   # not changed
+                   x: torch.Tensor,    # a batch of inputs
+                   members: int = 1,   # networks that are evaluated one after another
                    repeats: int = 20,  # passes that are timed
                   ) -> dict[str, float]:
-    "Parameters, bytes of the state, multiply_adds an example, and seconds a batch of one prediction."
+    "Parameters, bytes of the state, multiply_adds an example, and seconds a batch of a prediction."
     from torch.utils.flop_counter import FlopCounterMode
-    check_number("members", members, int, 1, float("inf"))
-    check_number("repeats", repeats, int, 1, float("inf"))
+    check_number("members", members, int, 1, math.inf)
+    check_number("repeats", repeats, int, 1, math.inf)
     network = copy.deepcopy(model).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter: network(x)
-    return dict(parameters=members * sum(p.numel() for p in network.parameters()),
-                bytes=members * sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()),
-                multiply_adds=members * counter.get_total_flops() // 2 // len(x), seconds=_seconds(network, x, members, repeats))
+    parameters = sum(p.numel() for p in network.parameters())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    operations = members * counter.get_total_flops() // 2 // len(x)  # a multiply-add counts as two
+    return dict(parameters=members * parameters, bytes=members * size, multiply_adds=operations,
+                seconds=_seconds(network, x, members, repeats))
 
+# %% ../nbs/21_fusion.ipynb #seconds
 def _seconds(network, x, members, repeats):
-    "The median time of a prediction; work that a GPU has not done yet is waited for."
+    "The median time of a prediction."
     times = []
     with torch.no_grad():
-        for _ in range(repeats + 1):  # the first one warms up
+        for _ in range(repeats + 1):
             synchronize(x.device)
             start = time.perf_counter()
             for _ in range(members): network(x)

@@ -4,8 +4,9 @@
 
 # %% ../nbs/13_star.ipynb #imports
 from __future__ import annotations
-import math, tempfile
+import dataclasses, math, tempfile
 from dataclasses import dataclass
+from functools import partial
 import pandas as pd
 import torch
 from scipy.special import betaincinv
@@ -23,196 +24,339 @@ from .training.networks import first_names
 from .training.recipes import check_number
 
 # %% auto #0
-__all__ = ['T_SAMPLINGS', 'TSampling', 't_sampler', 'AdaptiveSampling', 'Sources', 'Segments', 'named_permutations', 'StarResult',
-           'train_star']
+__all__ = ['T_SAMPLINGS', 'TSampling', 'AdaptiveSampling', 't_sampler', 'Sources', 'named_permutations', 'StarOptions',
+           'SegmentDraws', 'StarObjective', 'FusedObjective', 'StarResult', 'train_star']
 
-# %% ../nbs/13_star.ipynb #t-sampler
-T_SAMPLINGS = ("uniform", "beta", "adaptive")
-
+# %% ../nbs/13_star.ipynb #t-sampling
 class TSampling:
-    "Turns uniform numbers into points on a segment."
+    "Draws t, the position on a segment, by the inverse of its distribution function."
     def __init__(self, quantile): self.quantile = quantile
-    def __call__(self, u: float) -> float: return self.quantile(u)
-    def see(self, loss: torch.Tensor): "The loss at the point that was drawn last."
-    def learn(self): "Called after each epoch."
-
-def t_sampler(t_sampling: str | float) -> TSampling:
-    "The sampling of this name, or of a constant from 0 to 1."
-    if not isinstance(t_sampling, str):
-        if not isinstance(t_sampling, (int, float)): raise ValueError(f"t_sampling: one of {', '.join(T_SAMPLINGS)} or a number is needed, not {t_sampling!r}")
-        if not 0 <= t_sampling <= 1: raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
-        return TSampling(lambda u: float(t_sampling))
-    if check_choice("t_sampling", t_sampling, T_SAMPLINGS) == "adaptive": return AdaptiveSampling()
-    return TSampling({"uniform": float, "beta": lambda u: float(betaincinv(2, 2, u))}[t_sampling])
+    def __call__(self, u: float) -> float:
+        "The t from 0 to 1 that belongs to `u`, a uniform number from 0 to 1."
+        return self.quantile(u)
+    def observe(self, loss: torch.Tensor):
+        "Receive the loss at the point that was drawn last."
+    def update(self):
+        "Adapt to the observed losses; called after each epoch."
+    def tensors(self) -> dict[str, torch.Tensor]:
+        "What a checkpoint must hold so that `restore` can resume the sampling."
+        return {}
+    def restore(self, saved: dict[str, torch.Tensor]):
+        "Resume from what `tensors` returned."
 
 # %% ../nbs/13_star.ipynb #adaptive-sampling
 class AdaptiveSampling(TSampling):
-    "Half uniform; the other half on each tenth of the segment in proportion to its mean loss in the last epoch."
-    def __init__(self, parts: int = 10): self.share, self.seen = torch.full((parts,), 1 / parts).double(), []
-    def __call__(self, u):
+    "Half of the draws uniform, half on each part of [0, 1] in proportion to its last mean loss."
+    def __init__(self, parts: int = 10):
+        self.share = torch.full((parts,), 1 / parts).double()  # probability of each part
+        self.part, self.observed = None, []                    # the last draw's; (part, loss)
+    def __call__(self, u: float) -> float:
+        "The t that belongs to `u`."
         ends = self.share.cumsum(0)
-        self.part = min(int(torch.searchsorted(ends, u, right=True)), len(ends) - 1)
-        inside = (u - (ends[self.part] - self.share[self.part])) / self.share[self.part]
-        return min(max((self.part + float(inside)) / len(ends), 0.0), 1.0)
-    def see(self, loss): self.seen.append((self.part, loss))
-    def learn(self):
-        losses = torch.stack([loss for _, loss in self.seen]).double().cpu()
-        where = torch.tensor([part for part, _ in self.seen])
-        mean = torch.stack([losses[where == part].mean() if (where == part).any() else losses.mean() for part in range(len(self.share))])
+        self.part = part = min(int(torch.searchsorted(ends, u, right=True)), len(ends) - 1)
+        inside = (u - (ends[part] - self.share[part])) / self.share[part]
+        return min(max((part + float(inside)) / len(ends), 0.0), 1.0)
+    def observe(self, loss: torch.Tensor):
+        "Note the loss for the part that was drawn last."
+        self.observed.append((self.part, loss))
+    def update(self):
+        "Set the shares by the mean losses of the epoch."
+        mean = _mean_losses(self.observed, len(self.share))
         if mean.sum() > 0: self.share = 0.5 / len(mean) + 0.5 * mean / mean.sum()
-        self.seen = []
+        self.observed = []
+    def tensors(self) -> dict[str, torch.Tensor]:
+        "The probabilities of the parts."
+        return {"share": self.share}
+    def restore(self, saved: dict[str, torch.Tensor]):
+        "Resume from what `tensors` returned."
+        self.share = saved["share"]
+
+# %% ../nbs/13_star.ipynb #mean-losses
+def _mean_losses(observed, parts):
+    "Mean loss (parts,) of the (part, loss) pairs of an epoch."
+    losses = torch.stack([loss for _, loss in observed]).double().cpu()
+    numbers = torch.tensor([part for part, _ in observed])
+    means = []
+    for part in range(parts):
+        own = losses[numbers == part]
+        means.append(own.mean() if len(own) else losses.mean())
+    return torch.stack(means)
+
+# %% ../nbs/13_star.ipynb #t-sampler
+def _beta_quantile(u): return float(betaincinv(2, 2, u))
+
+T_SAMPLINGS = {"uniform": partial(TSampling, float), "beta": partial(TSampling, _beta_quantile),
+               "adaptive": AdaptiveSampling}
+
+def t_sampler(t_sampling: str | float,  # a name in `T_SAMPLINGS`, or a constant from 0 to 1
+             ) -> TSampling:
+    "A new sampling of t (the paper's appendix on sampling schemes); `ValueError` where unknown."
+    if isinstance(t_sampling, str):
+        return T_SAMPLINGS[check_choice("t_sampling", t_sampling, T_SAMPLINGS)]()
+    if not isinstance(t_sampling, (int, float)):
+        names = ", ".join(T_SAMPLINGS)
+        raise ValueError(f"t_sampling: one of {names} or a number is needed, not {t_sampling!r}")
+    if not 0 <= t_sampling <= 1:
+        raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
+    return TSampling(lambda u: float(t_sampling))
 
 # %% ../nbs/13_star.ipynb #parameters
-class _Parameters:
-    "A module's parameters side by side, as a descent has them; of a tied one, which has several names, the first counts."
+class _ParameterLayout:
+    "The order of a module's parameters in the vector that `fit` optimises."
     def __init__(self, model):
-        self.names, self.like = [name for name, _ in model.named_parameters()], next(model.parameters()).detach()
-        self.sizes, self.first = [p.numel() for p in model.parameters()], first_names(model)
-    def row(self, state): return torch.cat([state[name].flatten() for name in self.names])
+        self.names = [name for name, _ in model.named_parameters()]
+        self.sizes = [parameter.numel() for parameter in model.parameters()]
+        self.first_names = first_names(model)  # a tied parameter has several names
+    def vector(self, state):
+        "The parameters of a state as one vector."
+        return torch.cat([state[name].flatten() for name in self.names])
     def state(self, vector, like):
-        "A whole state with the parameters in `vector`; everything else from `like`."
+        "The state with the parameters in `vector`, and all other tensors of `like`."
         values = dict(zip(self.names, vector.split(self.sizes)))
-        return like | {name: values[first].view_as(like[name]) for name, first in self.first.items()}
+        parameters = {name: values[first].view_as(like[name])
+                      for name, first in self.first_names.items()}
+        return like | parameters
+
+# %% ../nbs/13_star.ipynb #mapped
+def _fits_memory(n_sources, model):
+    "Whether the free memory of the model's device has room for the sources and their matcher."
+    like = next(model.parameters())
+    size = sum(p.numel() for p in model.parameters()) * like.element_size()
+    return 3 * n_sources * size <= free_memory(like.device) / 2
+
+def _empty_matrix(n_sources, model, in_memory):
+    "A matrix (sources, parameters), in memory or in a file that goes when the matrix goes."
+    like = next(model.parameters())
+    shape = n_sources, sum(p.numel() for p in model.parameters())
+    if in_memory: return torch.empty(shape, dtype=like.dtype, device=like.device)
+    with tempfile.NamedTemporaryFile() as file:
+        flat = torch.from_file(file.name, True, math.prod(shape), dtype=like.dtype)
+    return flat.view(shape)
+
+# %% ../nbs/13_star.ipynb #matchings
+class _SingleMatcher:
+    "Matches one source after another by weights; keeps only their permutations."
+    def __init__(self, spec, states):
+        self.spec, self.states = spec, states
+        self.permutations = [None] * len(states)  # in force; None: not matched yet
+    def match(self, star):
+        "A matching of each source to the star."
+        starts = zip(self.states, self.permutations)
+        return self._keep([match_weights(self.spec, star, own, init=init) for own, init in starts])
+    def _keep(self, found):
+        self.resume([matching.permutation for matching in found])
+        return found
+    def resume(self, permutations):
+        "Go on from these permutations, one a source."
+        self.permutations = permutations
+    def write(self, vectors, numbers, names):
+        "Write the sources of these numbers, as they are matched now, into their rows."
+        for n in numbers:
+            moved = permute(self.spec, self.permutations[n], self.states[n])
+            vectors[n] = torch.cat([moved[name].flatten() for name in names])
+
+# %% ../nbs/13_star.ipynb #afresh
+class _FreshMatcher(_SingleMatcher):
+    "Matches one source after another by any method, always from its own order."
+    def __init__(self, method, spec, states, model, data):
+        super().__init__(spec, states)
+        self.method = method
+        self.model, self.data = model, data
+    def match(self, star):
+        "A matching of each source to the star."
+        star = refresh_batchnorm(self.model, star, self.data)
+        evaluated = dict(model=self.model, data=self.data) if self.method in WITH_DATA else {}
+        find = partial(match, self.method, self.spec, star, **evaluated)
+        return self._keep([find(state) for state in self.states])
+
+def _choose_matcher(matching, spec, states, model, data, in_memory):
+    "The matcher for a method; `ValueError` where there is no such method."
+    if check_choice("matching", matching, METHODS) != "weights":
+        return _FreshMatcher(matching, spec, states, model, data)
+    return Matcher(spec, states) if in_memory else _SingleMatcher(spec, states)
 
 # %% ../nbs/13_star.ipynb #sources
 class Sources:
-    "The sources' parameters as rows of one matrix, and the permutations that they are in."
-    def __init__(self, model, states, spec, data=None, matching="weights", in_memory=None):
-        self.model, self.data, self.matching = model, data, check_choice("matching", matching, METHODS)
-        self.spec, self.states, self.parameters, self.matched = spec, states, _Parameters(model), False
-        self.permutations, like, shape = [spec.identity() for _ in states], self.parameters.like, (len(states), sum(self.parameters.sizes))
-        if in_memory is None: in_memory = _fits(like, math.prod(shape))
-        self.matcher = Matcher(spec, states) if in_memory and matching == "weights" else None
-        self.rows = torch.empty(shape, dtype=like.dtype, device=like.device) if in_memory else _mapped(shape, like.dtype)
-        for n, state in enumerate(states): self.rows[n] = self.parameters.row(state)
-    def rematch(self, theta):
-        "Match every source to `theta` again."
-        same = lambda one, other: all(torch.equal(order, other[group]) for group, order in one.items())
-        found = enumerate(_permutations(self, self.parameters.state(theta, like=self.states[0])))
-        self._put({n: permutation for n, permutation in found if not same(permutation, self.permutations[n])})
-    def _put(self, changed):
-        "Write the rows of these sources in these orders."
-        self.matched = True
-        for n, permutation in changed.items():
-            self.permutations[n] = permutation
-            if not self.matcher: self.rows[n] = self.parameters.row(permute(self.spec, permutation, self.states[n]))
-        if self.matcher: self.matcher.write(self.rows, list(changed), self.parameters.names)
-    def resume(self, permutations):
+    "The sources in the star's order: `permutations`, and `vectors` (sources, parameters)."
+    def __init__(self, model: nn.Module, states: list[dict[str, torch.Tensor]],
+                 spec: PermutationSpec, data: Dataset | None = None,
+                 matching: str = "weights", in_memory: bool | None = None):  # None: if it fits
+        if in_memory is None: in_memory = _fits_memory(len(states), model)
+        self.spec, self.states = spec, states
+        self.layout = _ParameterLayout(model)
+        self.matcher = _choose_matcher(matching, spec, states, model, data, in_memory)
+        self.permutations = [spec.identity() for _ in states]
+        self.vectors = _empty_matrix(len(states), model, in_memory)
+        for n, state in enumerate(states): self.vectors[n] = self.layout.vector(state)
+    def rematch(self, theta: torch.Tensor):
+        "Match every source to the star whose parameters (parameters,) are `theta`."
+        star = self.layout.state(theta, like=self.states[0])
+        self._reorder([matching.permutation for matching in self.matcher.match(star)])
+    def restore(self, permutations: list[dict[str, torch.Tensor]]):
         "Go on from these permutations, as if the last re-match had found them."
-        if self.matcher: self.matcher.resume(permutations)
-        self._put(dict(enumerate(permutations)))
+        self.matcher.resume(permutations)
+        self._reorder(permutations)
+    def _reorder(self, permutations):
+        changed = _changed(self.permutations, permutations)
+        self.permutations = permutations
+        self.matcher.write(self.vectors, changed, self.layout.names)
 
-# %% ../nbs/13_star.ipynb #mapped
-def _fits(like, count):
-    "Is there memory for so many numbers, in the rows and twice as wide in a matcher, on the device where `like` is?"
-    return 3 * count * like.element_size() <= free_memory(like.device) / 2
+# %% ../nbs/13_star.ipynb #changed
+def _changed(before, after):
+    "The numbers of those permutations that are not the same `after` as `before`."
+    def same(old, new): return all(torch.equal(order, old[group]) for group, order in new.items())
+    return [n for n, (old, new) in enumerate(zip(before, after)) if not same(old, new)]
 
-def _mapped(shape, dtype):
-    "A matrix in a temporary file, which is gone when the matrix is."
-    with tempfile.NamedTemporaryFile() as file: return torch.from_file(file.name, True, math.prod(shape), dtype=dtype).view(shape)
+def named_permutations(permutations: list[dict[str, torch.Tensor]],  # one a source
+                      ) -> dict[str, torch.Tensor]:
+    "The permutations as one flat dict, to be stored: `permutation/NUMBER/GROUP` to order."
+    return {f"permutation/{n}/{group}": order
+            for n, permutation in enumerate(permutations) for group, order in permutation.items()}
 
-# %% ../nbs/13_star.ipynb #matchings
-def _permutations(table, star):
-    "The permutation of each source that matches it to the star."
-    if table.matcher: return [matching.permutation for matching in table.matcher.match(star)]
-    if table.matching == "weights": return (_again(table, star, n) for n in range(len(table.states)))
-    star = refresh_batchnorm(table.model, star, table.data)
-    looks = dict(model=table.model, data=table.data) if table.matching in WITH_DATA else {}
-    return [match(table.matching, table.spec, star, state, **looks).permutation for state in table.states]
+def _permutations_in(tensors, n_sources):
+    "The permutations from what `named_permutations` made, one a source."
+    return [with_prefix(f"permutation/{n}/", tensors) for n in range(n_sources)]
 
-def _again(table, star, n):
-    "As a matcher does, for one source: from where it is, and the first time from its own order."
-    init = table.permutations[n] if table.matched else None
-    return match_weights(table.spec, star, table.states[n], init=init).permutation
+# %% ../nbs/13_star.ipynb #options
+@dataclass(frozen=True)
+class StarOptions:
+    "How a star is trained, besides its recipe; `ValueError` for a value that is not accepted."
+    t_sampling: str | float = "uniform"  # a name in `T_SAMPLINGS`, or a constant from 0 to 1
+    rematch_every: int | None = 1        # epochs; 0: before the first epoch only; None: never
+    matching: str = "weights"            # a name in `matching.METHODS`
+    segments_per_batch: int = 1          # parts of a batch, each with a source and a t of its own
+    own_loss_weight: float = 0.0         # of the star's own loss; 1 is the fusion objective
+    def __post_init__(self):
+        t_sampler(self.t_sampling)
+        check_choice("matching", self.matching, METHODS)
+        if self.rematch_every is not None:
+            check_number("rematch_every", self.rematch_every, int, 0, math.inf)
+        check_number("segments_per_batch", self.segments_per_batch, int, 1, math.inf)
+        check_number("own_loss_weight", self.own_loss_weight, float, 0, math.inf)
+    def rematches(self, epoch: int) -> bool:
+        "Whether the sources are matched again before this epoch, counted from 0."
+        if self.rematch_every is None: return False
+        return epoch == 0 or (self.rematch_every > 0 and epoch % self.rematch_every == 0)
 
 # %% ../nbs/13_star.ipynb #draw-sources
-def _draw(have, count, generator):
-    "So many sources out of `have`, all different where there are enough."
-    if count == 1: return [torch.randint(have, (), generator=generator).item()]
-    return torch.randperm(have, generator=generator).repeat(-(-count // have))[:count].tolist()
+class SegmentDraws:
+    "Draws points on the segments: a source n, and t from 0 (the star) to 1 (the source)."
+    def __init__(self, n_sources: int, t_sampling: str | float, rng: torch.Generator):
+        self.n_sources, self.rng = n_sources, rng
+        self.sampling = t_sampler(t_sampling)
+    def split(self, x: torch.Tensor, y: torch.Tensor, most: int):
+        "Cut a batch into at most `most` parts; yield `(n, t, x, y)` for each, t drawn one by one."
+        count = min(most, max(1, len(x) // 2))
+        parts = zip(self._numbers(count), x.tensor_split(count), y.tensor_split(count))
+        for i, (n, own_x, own_y) in enumerate(parts):
+            u = torch.rand((), generator=self.rng).item()
+            yield n, self.sampling((i + u) / count), own_x, own_y
+    def _numbers(self, count):  # all different where there are enough sources
+        if count == 1: return [torch.randint(self.n_sources, (), generator=self.rng).item()]
+        shuffled = torch.randperm(self.n_sources, generator=self.rng)
+        return shuffled.repeat(-(-count // self.n_sources))[:count].tolist()
+    def tensors(self) -> dict[str, torch.Tensor]:
+        "What a checkpoint must hold so that `restore` can resume the draws."
+        return {"generator": self.rng.get_state()} | self.sampling.tensors()
+    def restore(self, saved: dict[str, torch.Tensor]):
+        "Resume from what `tensors` returned."
+        self.rng.set_state(saved["generator"])
+        self.sampling.restore(saved)
 
 # %% ../nbs/13_star.ipynb #segments
-class Segments(Objective):
-    "Random points on the segments to the sources."
-    def __init__(self, table: Sources, sampling: TSampling, generator, rematch_every, draws, own_loss_weight):
-        self.table, self.sampling, self.generator = table, sampling, generator
-        self.rematch_every, self.draws, self.own_loss_weight = rematch_every, draws, own_loss_weight
-    def begin_epoch(self, epoch, theta):
-        if self.rematch_every is None: return
-        if epoch == 0 or (self.rematch_every and epoch % self.rematch_every == 0): self.table.rematch(theta)
-    def end_epoch(self): self.sampling.learn()
-    def parts(self, theta, point, x, y, losses):
-        numbers = _draw(len(self.table.rows), min(self.draws, max(1, len(x) // 2)), self.generator)  # a normalisation needs two examples
-        for i, (n, own_x, own_y) in enumerate(zip(numbers, x.tensor_split(len(numbers)), y.tensor_split(len(numbers)))):
-            t = self.sampling((i + torch.rand((), generator=self.generator).item()) / len(numbers))
-            torch.lerp(theta, self.table.rows[n].to(theta.device), t, out=point)
+class StarObjective(Objective):
+    "The loss at random points between the star and its matched sources (eq. 4)."
+    def __init__(self, sources: Sources, options: StarOptions, rng: torch.Generator):
+        self.sources, self.options = sources, options
+        self.draws = SegmentDraws(len(sources.states), options.t_sampling, rng)
+    def begin_epoch(self, epoch: int, theta: torch.Tensor):
+        "Match the sources to the star, if it is time to."
+        if self.options.rematches(epoch): self.sources.rematch(theta)
+    def end_epoch(self):
+        "Let the sampling of t adapt."
+        self.draws.sampling.update()
+    def terms(self, theta, point, x, y, losses):
+        "Yield `(x, y, weight, factor)` for each part of a batch, at the `point` on its segment."
+        for n, t, own_x, own_y in self.draws.split(x, y, self.options.segments_per_batch):
+            torch.lerp(theta, self.sources.vectors[n].to(theta.device), t, out=point)
             yield own_x, own_y, len(own_x) / len(x), 1 - t
-            self.sampling.see(losses[-1])
-        if self.own_loss_weight:
-            point.copy_(theta)
-            yield x, y, self.own_loss_weight, 1.0
-    def tensors(self):
-        share = {"share": self.sampling.share} if isinstance(self.sampling, AdaptiveSampling) else {}
-        return {"draws": self.generator.get_state()} | share | named_permutations(self.table.permutations)
-    def restore(self, saved):
-        self.generator.set_state(saved["draws"])
-        if "share" in saved: self.sampling.share = saved["share"]
-        self.table.resume([with_prefix(f"permutation/{n}/", saved) for n in range(len(self.table.states))])
+            self.draws.sampling.observe(losses[-1])
+    def tensors(self) -> dict[str, torch.Tensor]:
+        "What a checkpoint holds besides the weights."
+        return self.draws.tensors() | named_permutations(self.sources.permutations)
+    def restore(self, saved: dict[str, torch.Tensor]):
+        "Resume from what `tensors` returned."
+        self.draws.restore(saved)
+        self.sources.restore(_permutations_in(saved, len(self.sources.states)))
 
-# %% ../nbs/13_star.ipynb #named-permutations
-def named_permutations(permutations: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    "The sources' permutations as one flat dict, each below `permutation/NUMBER/`."
-    return {f"permutation/{n}/{group}": order for n, p in enumerate(permutations) for group, order in p.items()}
+# %% ../nbs/13_star.ipynb #own-loss
+class FusedObjective(StarObjective):
+    "The star objective plus the star's own loss (the paper's section on model fusion)."
+    def terms(self, theta, point, x, y, losses):
+        "The parts of the star objective, then the whole batch at the star itself."
+        yield from super().terms(theta, point, x, y, losses)
+        point.copy_(theta)
+        yield x, y, self.options.own_loss_weight, 1.0
 
 # %% ../nbs/13_star.ipynb #starresult
 @dataclass(frozen=True)
 class StarResult:
-    "A star model and how it came about."
-    state: dict[str, torch.Tensor]                # normalisation statistics refreshed
-    permutations: list[dict[str, torch.Tensor]]   # of each source, into the star's order
-    loss: list[float]                             # the star objective, mean over each epoch
+    "A star model and how it was trained."
+    state: dict[str, torch.Tensor]               # with its normalisation statistics measured
+    permutations: list[dict[str, torch.Tensor]]  # of each source, into the star's order
+    loss: list[float]                            # the objective in nats, mean over each epoch
     seed: int
-    def to_frame(self) -> pd.DataFrame: return pd.DataFrame({"epoch": range(len(self.loss)), "value": self.loss})
-    def _repr_markdown_(self):
-        last = f", objective {self.loss[-1]:.4f} in the last epoch" if self.loss else ""
-        return f"A star of {len(self.permutations)} sources after {len(self.loss)} epochs (seed {self.seed}){last}."
+    def to_frame(self) -> pd.DataFrame:
+        "One row an epoch: epoch, value (the objective)."
+        return pd.DataFrame({"epoch": range(len(self.loss)), "value": self.loss})
+    def _summary(self):
+        sizes = {"sources": len(self.permutations), "epochs": len(self.loss), "seed": self.seed}
+        return sizes | ({"objective": round(self.loss[-1], 4)} if self.loss else {})
+    def __repr__(self):
+        return f"StarResult({', '.join(f'{name}={n}' for name, n in self._summary().items())})"
+    def _repr_html_(self): return pd.DataFrame([self._summary()]).to_html(index=False)
 
 # %% ../nbs/13_star.ipynb #check
-def _check(sources, data, rematch_every, draws, own_loss_weight):
+def _checked_sources(model, states, data, spec, matching, in_memory):
+    "The sources, if there are any and all of them fit the model; otherwise `ValueError`."
     check_dataset(data)
-    if not sources: raise ValueError("sources: at least one trained state is needed, not an empty list")
-    if rematch_every is not None: check_number("rematch_every", rematch_every, int, 0, math.inf)
-    check_number("draws", draws, int, 1, math.inf)
-    check_number("own_loss_weight", own_loss_weight, float, 0, math.inf)
+    states = list(states)
+    if not states:
+        raise ValueError("sources: at least one trained state is needed, not an empty list")
+    spec = spec or infer_spec(model, data.train.x[:2])
+    check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
+    return Sources(model, states, spec, data, matching, in_memory)
+
+def _bind(checkpoint, objective):
+    "The checkpoint of this star and of no other."
+    states, spec = objective.sources.states, objective.sources.spec
+    return checkpoint.of(sources=[state_digest(state) for state in states],
+                         spec=config_key({"spec": spec.to_json()}),
+                         **dataclasses.asdict(objective.options))
 
 # %% ../nbs/13_star.ipynb #train-star
-def train_star(model: nn.Module,                       # the star's initialisation; not changed
-               sources: list[dict[str, torch.Tensor]],  # trained states of the same architecture; not changed
-               data: Dataset,
-               recipe: Recipe,
-               *,
+def train_star(model: nn.Module,                        # the star's initialisation; not changed
+               sources: list[dict[str, torch.Tensor]],  # trained states; not changed
+               data: Dataset,                           # its training split is used
+               recipe: Recipe, *,                       # usually that of a regular model
                spec: PermutationSpec | None = None,     # inferred from `model` where not given
                t_sampling: str | float = "uniform",     # uniform, beta, adaptive, or a constant
-               rematch_every: int | None = 1,           # epochs; 0 matches once, before the first; None never
+               rematch_every: int | None = 1,           # epochs; 0: once, before all; None: never
                matching: str = "weights",               # the method, a name in `matching.METHODS`
-               draws: int = 1,                          # parts of a batch, each with a source and a t of its own
-               own_loss_weight: float = 0.0,                   # weight of the star's own loss; 1 is the fusion objective
+               segments_per_batch: int = 1,             # a source and a t for each part of a batch
+               own_loss_weight: float = 0.0,            # 1 is the fusion objective
                seed: int = 0,                           # of batches and draws
-               in_memory: bool | None = None,           # the sources' table; by default where there is room for it
-               checkpoint: Checkpoint | None = None,    # where a training that was killed goes on
+               in_memory: bool | None = None,           # all sources; None: where they fit
+               checkpoint: Checkpoint | None = None,    # where a killed training resumes
               ) -> StarResult:
-    """Starlight (Algorithm 1): minimise the expected loss on the segments to the matched sources.
+    """Starlight (Algorithm 1): minimise the loss on the segments to the sources (eq. 4).
 
-    Raises `ValueError` where there is no source or one does not fit the model,
-    `FloatingPointError` on divergence."""
-    sources = list(sources)
-    _check(sources, data, rematch_every, draws, own_loss_weight)
-    spec, sampling = spec or infer_spec(model, data.train.x[:2]), t_sampler(t_sampling)
-    check_states(spec, {f"sources[{n}]": state for n, state in enumerate(sources)})
-    table = Sources(model, sources, spec, data, matching, in_memory)
-    segments = Segments(table, sampling, generator(seed, "star draws"), rematch_every, draws, own_loss_weight)
-    checkpoint = checkpoint and checkpoint.with_config(sources=[state_digest(state) for state in sources], t_sampling=t_sampling,
-                                              rematch_every=rematch_every, spec=config_key({"spec": spec.to_json()}),
-                                              matching=matching, draws=draws, own_loss_weight=own_loss_weight)
-    state, loss = fit(model, data, recipe, seed, segments, checkpoint)
-    return StarResult(refresh_batchnorm(model, state, data, recipe=recipe), segments.table.permutations, loss, seed)
+    Raises `ValueError` naming a bad argument, `FloatingPointError` on divergence."""
+    options = StarOptions(t_sampling, rematch_every, matching, segments_per_batch, own_loss_weight)
+    matched = _checked_sources(model, sources, data, spec, matching, in_memory)
+    kind = FusedObjective if own_loss_weight else StarObjective
+    objective = kind(matched, options, generator(seed, "star draws"))
+    if isinstance(checkpoint, Checkpoint): checkpoint = _bind(checkpoint, objective)
+    state, loss = fit(model, data, recipe, seed, objective, checkpoint)
+    state = refresh_batchnorm(model, state, data, recipe=recipe)
+    return StarResult(state, matched.permutations, loss, seed)

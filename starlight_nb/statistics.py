@@ -8,133 +8,186 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-
 # %% auto #0
-__all__ = ['AXES', 'model_draws', 'resampled_means', 'bootstrap_mean', 'bootstrap_of', 'bootstrap_ratio', 'summarise',
-           'barrier_points', 'Line', 'fit_line', 'power_law']
+__all__ = ['AXES', 'model_counts', 'resampled_means', 'bootstrap_function', 'bootstrap_mean', 'bootstrap_ratio', 'summarise',
+           'barrier_rows', 'barrier_points', 'Line', 'fit_line', 'power_law']
 
 # %% ../nbs/14_statistics.ipynb #model-draws
-def model_draws(frame, resamples, seed):
-    "How often each model is drawn in each resample; a model's role is its name without the last number."
-    random, draws = np.random.default_rng(seed), {"": np.ones(resamples)}
+def model_counts(frame: pd.DataFrame,  # rows with model_a and model_b
+                 resamples: int,
+                 seed,                 # of NumPy's generator: a number, or a list of them
+                ) -> dict[str, np.ndarray]:
+    "For each model how often each resample draws it, (resamples,); 1 for an empty `model_b`."
+    random = np.random.default_rng(seed)
+    counts = {"": np.ones(resamples)}
     models = pd.Series(sorted({*frame.model_a, *frame.model_b.dropna()}))
     for _, names in models.groupby(models.str.rpartition("-")[0]):
-        counts = random.multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
-        draws |= dict(zip(names, counts.T))
-    return draws
+        own = random.multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
+        counts |= dict(zip(names, own.T))
+    return counts
 
-def resampled_means(draws, frame):
-    "The mean of `value` over pairs in each resample; not a number where no pair was drawn."
+def resampled_means(counts: dict[str, np.ndarray],  # as `model_counts` returns them
+                    frame: pd.DataFrame,            # rows with model_a, model_b and value
+                   ) -> np.ndarray:
+    "The mean value of each resample, (resamples,); not a number where it has no pair."
     ends = zip(frame.model_a, frame.model_b.astype(object).fillna(""))
-    weights = np.stack([draws[a] * draws[b] for a, b in ends])
-    with np.errstate(invalid="ignore"): return frame.value.to_numpy(float) @ weights / weights.sum(0)
+    weights = np.stack([counts[a] * counts[b] for a, b in ends])
+    with np.errstate(invalid="ignore"):
+        return frame.value.to_numpy(float) @ weights / weights.sum(0)
 
-# %% ../nbs/14_statistics.ipynb #bootstrap-mean
-def bootstrap_mean(frame: pd.DataFrame,     # rows with model_a, model_b and value
-                   resamples: int = 2000,
-                   level: float = 0.95,
-                   seed: int = 0,
-                  ) -> tuple[float, float]:
-    "Interval for the mean of `value` over pairs, by resampling models rather than pairs."
-    return bootstrap_of(lambda mean: mean, frame, resamples=resamples, level=level, seed=seed)
+# %% ../nbs/14_statistics.ipynb #bootstrap-function
+def bootstrap_function(function,               # of arrays of means, one for each frame
+                       *frames: pd.DataFrame,  # rows with model_a, model_b and value
+                       resamples: int = 2000,
+                       level: float = 0.95,    # share of the resamples that the interval holds
+                       seed: int = 0,
+                      ) -> tuple[float, float]:
+    """Interval (low, high) for a function of the means of several frames, by resampling models.
 
-def bootstrap_of(function, *frames: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    "Interval for a function of the means of several frames; models that occur in more than one are resampled together. A single pair has none."
+    Models in more than one frame are resampled together. Not a number for a single pair."""
     if min(map(len, frames)) < 2: return np.nan, np.nan
-    draws = model_draws(pd.concat(frames), resamples, seed)
-    with np.errstate(invalid="ignore", divide="ignore"): values = function(*(resampled_means(draws, frame) for frame in frames))
+    counts = model_counts(pd.concat(frames), resamples, seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = function(*(resampled_means(counts, frame) for frame in frames))
     return tuple(np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist())
 
-def bootstrap_ratio(above: pd.DataFrame, below: pd.DataFrame, **options) -> tuple[float, float]:
-    "Interval for the ratio of two means; models that occur in both are resampled together."
-    return bootstrap_of(np.divide, above, below, **options)
+# %% ../nbs/14_statistics.ipynb #bootstrap-mean
+def bootstrap_mean(frame: pd.DataFrame,  # rows with model_a, model_b and value
+                   resamples: int = 2000,
+                   level: float = 0.95,  # share of the resamples that the interval holds
+                   seed: int = 0,
+                  ) -> tuple[float, float]:
+    "Interval (low, high) for the mean of `value` over pairs; not a number for a single pair."
+    options = dict(resamples=resamples, level=level, seed=seed)
+    return bootstrap_function(lambda mean: mean, frame, **options)
+
+def bootstrap_ratio(above: pd.DataFrame,  # rows of the numerator
+                    below: pd.DataFrame,  # rows of the denominator
+                    **options,            # of `bootstrap_function`
+                   ) -> tuple[float, float]:
+    "Interval (low, high) for the ratio of two means."
+    return bootstrap_function(np.divide, above, below, **options)
 
 # %% ../nbs/14_statistics.ipynb #summarise
-def summarise(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """For each group of rows: number, mean and standard deviation over pairs,
-    and the interval over models (low, high)."""
+def summarise(frame: pd.DataFrame,  # rows with model_a, model_b, value and the columns `by`
+              by: list[str],        # a group has the same values in these columns
+             ) -> pd.DataFrame:
+    "One row a group: `by`, n, mean and sd over pairs, and the interval over models, low to high."
     rows = []
     for key, part in frame.groupby(by, dropna=False, sort=False):
         low, high = bootstrap_mean(part)
-        rows.append(dict(zip(by, key), n=len(part), mean=part.value.mean(), sd=part.value.std(),
-                         low=low, high=high))
+        row = dict(zip(by, key), n=len(part), mean=part.value.mean(), sd=part.value.std())
+        rows.append(row | {"low": low, "high": high})
     return pd.DataFrame(rows)
 
-# %% ../nbs/14_statistics.ipynb #barrier-points
-AXES = {"regular": "regular-regular", "star": "star-heldout"}
+# %% ../nbs/14_statistics.ipynb #barrier-rows
+AXES = {"regular": "regular-regular", "star": "star-heldout"}  # name of a coordinate: its pairs
 
-def _barriers(frame, split):
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & (frame.get("matching", "forward") == "forward")]
+def barrier_rows(frame: pd.DataFrame,  # tidy rows of a report
+                 split: str,           # train or test
+                ) -> pd.DataFrame:
+    "The rows with loss barriers of both kinds in `AXES`, matched in the usual order of groups."
+    usual = frame.get("matching", "forward") == "forward"
+    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & usual]
     return rows[rows["pair"].isin(AXES.values())]
 
-def barrier_points(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
-    "For each setting that has both, the mean barriers `regular` and `star`, each with its number of pairs, deviation and interval."
-    found, numbers = [], {"mean": "", "n": "_n", "sd": "_sd", "low": "_low", "high": "_high"}
-    for setting, part in _barriers(frame, split).groupby("setting", sort=False):
-        own = summarise(part, ["pair"]).set_index("pair")
-        if len(own) == len(AXES): found.append({"setting": setting} | {name + end: own.loc[kind, number] for name, kind in AXES.items() for number, end in numbers.items()})
-    return pd.DataFrame(found, columns=["setting", *(name + end for name in AXES for end in numbers.values())])
+# %% ../nbs/14_statistics.ipynb #barrier-points
+_ENDINGS = {"mean": "", "n": "_n", "sd": "_sd", "low": "_low", "high": "_high"}
+
+def barrier_points(frame: pd.DataFrame,   # tidy rows of a report
+                   split: str = "train",  # or test
+                  ) -> pd.DataFrame:
+    """One row a setting that has both kinds of pairs: the mean barriers `regular` and `star`
+    in nats, each with its number of pairs (`_n`), deviation (`_sd`), interval (`_low`, `_high`)."""
+    columns = {name + ending: (kind, number)
+               for name, kind in AXES.items() for number, ending in _ENDINGS.items()}
+    points = []
+    for setting, rows in barrier_rows(frame, split).groupby("setting", sort=False):
+        summary = summarise(rows, ["pair"]).set_index("pair")
+        if len(summary) < len(AXES): continue
+        point = {column: summary.loc[cell] for column, cell in columns.items()}
+        points.append({"setting": setting} | point)
+    return pd.DataFrame(points, columns=["setting", *columns])
 
 # %% ../nbs/14_statistics.ipynb #line
 @dataclass(frozen=True)
 class Line:
-    "A fitted line, and its slopes and intercepts in every resample."
+    "A fitted line, and the slopes and intercepts of its resamples."
     slope: float
-    intercept: float
-    slopes: np.ndarray
-    intercepts: np.ndarray
-    level: float = 0.95
+    intercept: float        # nats
+    slopes: np.ndarray      # (resamples,)
+    intercepts: np.ndarray  # (resamples,); all 0 for a line through zero
+    level: float = 0.95     # of the intervals
     def at(self, x) -> pd.DataFrame:
-        "The line at these x: mean, and its interval from low to high."
+        "The line at these x: columns x, mean, and the interval from low to high."
         x = np.asarray(x, float)
-        low, high = self._span(self.slopes[:, None] * x + self.intercepts[:, None])
-        return pd.DataFrame({"x": x, "mean": self.slope * x + self.intercept, "low": low, "high": high})
+        low, high = self._middle(self.slopes[:, None] * x + self.intercepts[:, None])
+        return pd.DataFrame(dict(x=x, mean=self.slope * x + self.intercept, low=low, high=high))
     def interval(self, what: str = "slope") -> tuple[float, float]:
-        "The interval of `slope` or `intercept`."
-        return tuple(self._span(getattr(self, f"{what}s")).tolist())
-    def _span(self, values): return np.quantile(values, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
+        "The interval (low, high) of `slope` or `intercept`."
+        return tuple(self._middle(getattr(self, f"{what}s")).tolist())
+    def _middle(self, values):
+        return np.quantile(values, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
     def __str__(self):
-        "What a star's barrier is."
-        slope, intercept = ("[{:.2f}, {:.2f}]".format(*self.interval(what)) for what in ("slope", "intercept"))
-        return f"{self.slope:.2f} {slope} times the regular – regular one" + (f", plus {self.intercept:.2f} {intercept}" if self.intercepts.any() else "")
+        slope = "{:.2f} [{:.2f}, {:.2f}]".format(self.slope, *self.interval())
+        text = f"{slope} times the regular – regular one"
+        if not self.intercepts.any(): return text
+        return text + ", plus {:.2f} [{:.2f}, {:.2f}]".format(
+            self.intercept, *self.interval("intercept"))
+    def __repr__(self): return f"Line({self})"
 
-# %% ../nbs/14_statistics.ipynb #fit-line
+# %% ../nbs/14_statistics.ipynb #resampled-points
 def _resampled_points(rows, resamples, seed):
-    "Barriers of both kinds (settings, resamples); the settings' models are drawn independently."
+    "Barriers (2 kinds, settings, resamples); each setting's models are drawn by themselves."
     drawn = []
     for number, (_, part) in enumerate(rows.groupby("setting", sort=False)):
-        draws = model_draws(part, resamples, [seed, number])
-        means = np.stack([resampled_means(draws, part[part["pair"] == kind]) for kind in AXES.values()])
+        counts = model_counts(part, resamples, [seed, number])
+        means = [resampled_means(counts, part[part["pair"] == kind]) for kind in AXES.values()]
+        means = np.stack(means)
         drawn.append(means[:, np.isfinite(means).all(0)])
-    count = min(means.shape[1] for means in drawn)
-    return np.stack([means[:, :count] for means in drawn], axis=1)
+    fewest = min(means.shape[1] for means in drawn)
+    return np.stack([means[:, :fewest] for means in drawn], axis=1)
 
 def _least_squares(x, y, through_zero):
-    "Slope and intercept of the line through the points of each column."
+    "Slope and intercept of the line through the points (points, lines), for each column."
     if through_zero: return (x * y).sum(0) / (x * x).sum(0), np.zeros(x.shape[1:])
     away = x - x.mean(0)
     slope = (away * y).sum(0) / (away * away).sum(0)
     return slope, y.mean(0) - slope * x.mean(0)
 
-def fit_line(frame: pd.DataFrame,  # tidy rows
-             split: str = "train",
-             through_zero: bool = False,
+# %% ../nbs/14_statistics.ipynb #fit-line
+def fit_line(frame: pd.DataFrame,         # tidy rows of a report
+             split: str = "train",        # or test
+             through_zero: bool = False,  # a proportion, without an intercept
              resamples: int = 2000,
-             seed: int = 0) -> Line:
-    "The least-squares line of star-heldout against regular-regular barriers, a point a setting; resamples models."
-    rows, points = _barriers(frame, split), barrier_points(frame, split)
-    if len(points) < 2: raise ValueError(f"frame: a line needs two settings with regular-regular and star-heldout pairs, not {len(points)}")
-    if points.regular.nunique() < 2: raise ValueError(f"frame: the regular-regular barrier of every setting is {points.regular[0]:g}; a line needs two values")
+             seed: int = 0,
+            ) -> Line:
+    """The least-squares line of star-heldout against regular-regular barriers, a point a setting
+    (the paper's figure of widths). Raises `ValueError` unless there are two different points."""
+    points = barrier_points(frame, split)
+    if len(points) < 2:
+        raise ValueError("frame: a line needs two settings with regular-regular and star-heldout "
+                         f"pairs, not {len(points)}")
+    if points.regular.nunique() < 2:
+        raise ValueError("frame: the regular-regular barrier of every setting is "
+                         f"{points.regular[0]:g}; a line needs two values")
     line = _least_squares(points.regular.to_numpy(), points.star.to_numpy(), through_zero)
-    rows = rows[rows.setting.isin(points.setting)]
-    return Line(*map(float, line), *_least_squares(*_resampled_points(rows, resamples, seed), through_zero))
+    rows = barrier_rows(frame, split)
+    drawn = _resampled_points(rows[rows.setting.isin(points.setting)], resamples, seed)
+    return Line(*map(float, line), *_least_squares(*drawn, through_zero))
 
 # %% ../nbs/14_statistics.ipynb #power
-def power_law(size, barrier) -> tuple[float, float]:
-    "Exponent and factor of the power of `size` that is closest to `barrier`, by least squares between logarithms."
+def power_law(size,     # (settings,), such as widths; above 0
+              barrier,  # (settings,), nats; above 0
+             ) -> tuple[float, float]:
+    """Exponent and factor of the power of `size` that is closest to `barrier`, by least squares
+    between logarithms. Raises `ValueError` where that is not possible."""
     size, barrier = np.asarray(size, float), np.asarray(barrier, float)
-    if len(size) != len(barrier) or len(set(size)) < 2: raise ValueError(f"size: at least two sizes are needed, and a barrier for each, not {len(size)} and {len(barrier)}")
+    if len(size) != len(barrier) or len(set(size)) < 2:
+        raise ValueError("size: at least two sizes are needed, and a barrier for each, "
+                         f"not {len(size)} and {len(barrier)}")
     for name, values in (("size", size), ("barrier", barrier)):
-        if not (values > 0).all(): raise ValueError(f"{name}: values above 0 are needed, not {values.min():g}")
+        if not (values > 0).all():
+            raise ValueError(f"{name}: values above 0 are needed, not {values.min():g}")
     exponent, intercept = _least_squares(np.log(size)[:, None], np.log(barrier)[:, None], False)
     return float(exponent[0]), float(np.exp(intercept[0]))

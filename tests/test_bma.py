@@ -23,7 +23,7 @@ from starlight_nb.bma import (
     example_scores, fit_temperature, interval, matched_sources, metrics_of, predictions,
     reliability, resample_weights, resampled_metrics, running_average, sample_gaussian,
     sample_star_domain, uncertainty_metrics, with_temperature)
-from starlight_nb.data import LOADERS, SHIFTS, gather, shifted
+from starlight_nb.data import LOADERS, SHIFTS, Split, shifted
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
 from starlight_nb.paper.housekeeping import stored
 from starlight_nb.models import build, generator, initialise
@@ -511,10 +511,10 @@ def test_gathered_batches():
         (torch.ones(2, 3), torch.tensor([0, 1], dtype=torch.uint8)),
         (np.zeros((1, 3), np.float32), np.array([1])),
     ]
-    assert gather(parts).y.tolist() == [0, 1, 1] and gather(iter(parts)).x.shape == (3, 3)
+    assert Split.from_loader(parts).y.tolist() == [0, 1, 1] and Split.from_loader(iter(parts)).x.shape == (3, 3)
     for wrong in ([torch.ones(2, 3)], [(torch.ones(2, 3),)]):
         with pytest.raises(ValueError, match="loader: pairs"):
-            gather(wrong)
+            Split.from_loader(wrong)
 
 
 # --- studies

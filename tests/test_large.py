@@ -20,13 +20,13 @@ from starlight_nb.data import Dataset, Split, available_datasets
 from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec
 from starlight_nb.training import Recipe
-from starlight_nb.star import Segments, Sources, t_sampler
+from starlight_nb.star import FusedObjective, Sources, StarOptions
 from starlight_nb.runtime.store import Store
 from starlight_nb.paper.members import regular_pairs, star_pairs
 from starlight_nb.paper.profiles import load_profile
 from starlight_nb.paper.study import Study
 from starlight_nb.training import Objective
-from starlight_nb.training.loop import _TrainingState, _batches, _step
+from starlight_nb.training.loop import _TrainingState, _epoch_batches, _step
 from starlight_nb.training import state_of
 from starlight_nb.training.networks import FlatModule
 
@@ -167,15 +167,16 @@ def epoch_on_meta(batch_size, star):
     data = object.__new__(Dataset)
     object.__setattr__(data, "train", split)
     model = initialise(lambda: build("resnet", width=4, channels_in=3), 0)
-    spec, course = infer_spec(model, torch.randn(2, 3, 8, 8)), Objective()
+    spec, objective = infer_spec(model, torch.randn(2, 3, 8, 8)), Objective()
     model = model.to("meta")
     if star:
-        table = Sources(model, [state_of(model)] * 2, spec, matching="activations", in_memory=True)
-        course = Segments(table, t_sampler("uniform"), generator(0, "draws"), None, 2, 1.0)
-    position = _TrainingState(FlatModule(model, recipe), data, recipe, [0], course)
+        sources = Sources(model, [state_of(model)] * 2, spec, matching="activations", in_memory=True)
+        options = StarOptions(rematch_every=None, segments_per_batch=2, own_loss_weight=1.0)
+        objective = FusedObjective(sources, options, generator(0, "draws"))
+    state = _TrainingState(FlatModule(model, recipe), recipe, [0], objective)
     with Crossings() as crossings:
-        for x, y in _batches(data, recipe, position.own, False):
-            _step(position, x, y, 0.1)
+        for x, y in _epoch_batches(data, recipe, state.generators):
+            _step(state, x, y, 0.1)
     return crossings.seen
 
 

@@ -9,15 +9,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from starlight_nb.data import Dataset, Split
-from starlight_nb.matching.coordinate_descent import Layout, TensorDescent, coordinate_descent
+from starlight_nb.matching.coordinate_descent import (
+    CoordinateDescent, Layout, coordinate_descent, inner_product, match_naively)
 from starlight_nb.evaluation import midpoint_loss
 from starlight_nb.matching import (
     Matcher, align, match, match_activations, match_jointly, match_many, match_weights,
     partial_spec)
-from starlight_nb.matching.coordinate_descent import inner_product
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import PermutationSpec, compose, infer_spec, invert, permute
 from starlight_nb.matching.flat_descent import FlatDescent, is_plain
+from starlight_nb.matching.tensor_descent import TensorDescent
 from starlight_nb.training import state_of
 
 IMAGE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -407,17 +408,36 @@ def test_the_descent_of_small_networks_finds_what_the_other_finds(name, options,
     names = [
         key for key, value in a.items() if key not in spec.buffers and value.is_floating_point()
     ]
-    stack = lambda: {key: torch.stack([other[key].double() for other in others]) for key in names}
     layout = Layout(spec)
     found = []
     assert is_plain(layout)
     for kind in (TensorDescent, FlatDescent):
-        descent = kind(layout, {key: a[key].double() for key in names}, stack(), len(others))
+        stacks = {key: torch.stack([other[key].double() for other in others]) for key in names}
+        descent = kind(layout, {key: a[key].double() for key in names}, stacks, len(others))
         coordinate_descent(descent, order, 5, 100, first_sweep=order == "forward")
         for own in descent.waiting.values(): own[:] = True
         coordinate_descent(descent, order, 6, 100, first_sweep=False)
         found.append(descent)
     large, small = found
-    assert all(torch.equal(large.orders[group], small.orders[group]) for group in spec.groups)
+    assert all((large.orders[group] == small.orders[group]).all() for group in spec.groups)
     assert [step[:3] for step in large.steps] == [step[:3] for step in small.steps] and large.steps
     assert small.value.tolist() == pytest.approx(large.value.tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize("make", [
+    partial(build, "mlp", depth=3, width=20), partial(build, "mlp", depth=2, width=400),
+    partial(build, "resnet", width=6, blocks=(2, 1))], ids=["mlp", "wide mlp", "resnet"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fast_descents_find_what_the_naive_one_finds(make, seed):
+    "The wide MLP is large enough for the layout tensor by tensor."
+    spec, (a, b) = infer_spec(make(), IMAGE), (random_state(make, seed + s) for s in (0, 1))
+    a, b = ({key: x.double() if x.is_floating_point() else x for key, x in s.items()} for s in (a, b))
+    naive, _ = match_naively(spec, a, b, seed)
+    found = match_weights(spec, a, b, order="random", seed=seed).permutation
+    assert all(torch.equal(found[group], naive[group]) for group in spec.groups)
+
+
+def test_both_layouts_implement_the_whole_interface():
+    assert CoordinateDescent.__abstractmethods__
+    for kind in (TensorDescent, FlatDescent):
+        assert issubclass(kind, CoordinateDescent) and not kind.__abstractmethods__

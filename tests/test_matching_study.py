@@ -19,7 +19,7 @@ from starlight_nb.runtime.store import Store
 from starlight_nb.paper.members import Pair, star_member, star_pairs
 from starlight_nb.paper.profiles import load_profile
 from starlight_nb.paper.study import Study, pair_permutation, star_tensors, with_recipe
-from starlight_nb.statistics import bootstrap_of
+from starlight_nb.statistics import bootstrap_function
 from starlight_nb.training import state_of
 
 
@@ -274,7 +274,7 @@ def test_the_share_of_the_gap_is_what_it_says(complete, star, share, words):
 def test_an_interval_for_a_function_of_means():
     frame = barriers({"one": 1.0}, "how")
     assert np.allclose(
-        bootstrap_of(
+        bootstrap_function(
             lambda a, b, c: (a - b) / c, frame, frame.assign(value=frame.value / 2), frame
         ),
         0.5,

@@ -13,7 +13,7 @@ from starlight_nb.runtime.jobs import single_thread
 from starlight_nb.models import build, initialise
 from starlight_nb.training import Recipe, published_recipes, recipe_from
 from starlight_nb.training import plan_population, train, train_population, train_stacked
-from starlight_nb.training.populations import THREADS
+from starlight_nb.training.populations import MOST_THREADS
 from starlight_nb.training.networks import StackedModules, draws_random_numbers, why_not_stacked
 
 RECIPE = Recipe(epochs=2, batch_size=100, lr=0.03)
@@ -85,7 +85,7 @@ def test_a_stack_is_its_networks(name, recipe, data):
         ("mlp", 3, 2, "processes", [1, 1, 1]),
         ("resnet", 3, 2, "threads", [1, 1, 1]),
         ("dropout", 3, 2, "processes", [1, 1, 1]),
-        ("resnet", 9, THREADS + 1, "processes", [1] * 9),
+        ("resnet", 9, MOST_THREADS + 1, "processes", [1] * 9),
     ],
 )
 def test_plans(name, count, jobs, backend, sizes, data):
@@ -106,8 +106,12 @@ def test_however_a_population_is_trained_it_is_the_same(name, count, data):
 
 
 def test_on_a_cluster_the_plan_is_for_a_cluster(data, monkeypatch):
+    plans = [plan_population(MAKE[name](), data, RECIPE, 12, 2, backend="ray") for name in MAKE]
+    assert {plan.backend for plan in plans} == {"ray"}
     monkeypatch.setenv("STARLIGHT_BACKEND", "ray")
-    assert {plan_population(MAKE[name](), data, RECIPE, 12, 2).backend for name in MAKE} == {"ray"}
+    assert plan_population(MAKE["mlp"](), data, RECIPE, 12, 2).backend == "threads", "the caller decides"
+    with pytest.raises(ValueError, match="backend: 'rya' is not known; did you mean 'ray'"):
+        train_population(MAKE["mlp"], data, RECIPE, [0], backend="rya")
 
 
 def test_reasons_against_a_stack(data):

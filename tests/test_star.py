@@ -10,7 +10,7 @@ from starlight_nb.runtime.store import Checkpoint
 from starlight_nb.data import Dataset, Split
 from starlight_nb.models import initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.star import Segments, Sources, t_sampler, train_star
+from starlight_nb.star import Sources, StarObjective, StarOptions, train_star
 from starlight_nb.training import Recipe, state_of, train
 
 
@@ -209,8 +209,8 @@ def test_parts_of_a_batch_make_up_the_gradient_of_the_whole(digits, recipe, solu
     "With one source and one t, it does not matter in how many parts a batch is taken."
     start, one = initialise(make_mlp, 9), recipe.replace(epochs=1)
     whole, parts = (
-        train_star(start, solutions[:1], digits, one, t_sampling=0.4, draws=draws)
-        for draws in (1, 3)
+        train_star(start, solutions[:1], digits, one, t_sampling=0.4, segments_per_batch=count)
+        for count in (1, 3)
     )
     for name in whole.state:
         torch.testing.assert_close(parts.state[name], whole.state[name], rtol=1e-3, atol=1e-5)
@@ -219,14 +219,15 @@ def test_parts_of_a_batch_make_up_the_gradient_of_the_whole(digits, recipe, solu
 
 def test_each_part_has_another_source_and_a_t_from_another_part(digits, solutions, make_mlp):
     model = initialise(make_mlp, 0)
-    table = Sources(model, solutions, infer_spec(model, digits.train.x[:2]))
-    theta = torch.zeros(table.rows.shape[1])
-    table.rows = torch.arange(1.0, 4.0)[:, None].expand(3, len(theta)).contiguous()
-    segments = Segments(table, t_sampler("uniform"), torch.Generator().manual_seed(0), 1, 3, 0.0)
+    sources = Sources(model, solutions, infer_spec(model, digits.train.x[:2]))
+    theta = torch.zeros(sources.vectors.shape[1])
+    sources.vectors = torch.arange(1.0, 4.0)[:, None].expand(3, len(theta)).contiguous()
+    options = StarOptions(segments_per_batch=3)
+    objective = StarObjective(sources, options, torch.Generator().manual_seed(0))
     seen = []
     for _ in range(200):
         losses, point = [], torch.empty_like(theta)
-        for x, y, weight, factor in segments.parts(
+        for x, y, weight, factor in objective.terms(
             theta, point, digits.train.x[:90], digits.train.y[:90], losses
         ):
             seen.append((len(seen) % 3, round(point[0].item() / (1 - factor)), 1 - factor, weight))
@@ -271,7 +272,7 @@ def test_never_matched_and_matched_by_other_methods(digits, recipe, solutions, m
 def test_an_adaptive_star_goes_on_from_its_checkpoint(
     digits, recipe, solutions, make_mlp, tmp_path
 ):
-    start, options = initialise(make_mlp, 9), dict(t_sampling="adaptive", draws=2, own_loss_weight=0.3)
+    start, options = initialise(make_mlp, 9), dict(t_sampling="adaptive", segments_per_batch=2, own_loss_weight=0.3)
     whole = train_star(start, solutions, digits, recipe, **options)
 
     class Killed(Exception): pass
@@ -307,7 +308,7 @@ def test_an_adaptive_star_goes_on_from_its_checkpoint(
 def test_bad_options_are_named(digits, recipe, solutions, make_mlp):
     start = initialise(make_mlp, 0)
     for option, value, needed in (
-        ("draws", 0, "a whole number of at least 1"),
+        ("segments_per_batch", 0, "a whole number of at least 1"),
         ("own_loss_weight", -1.0, "a number of at least 0"),
         ("rematch_every", 0.5, "a whole number of at least 0"),
     ):

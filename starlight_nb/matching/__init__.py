@@ -7,44 +7,55 @@ from __future__ import annotations
 import copy
 import torch
 from torch import nn
-from .weights import matching_of
-from ..permutation import PermutationSpec, infer_spec, permute
-from ..runtime.settings import check_choice
 from .activations import match_activations
 from .released import partial_spec
 from .sinkhorn import match_sinkhorn
 from .straight_through import match_straight_through
 from .weights import (
-    Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights)
+    Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights, matching_of)
+from ..permutation import PermutationSpec, infer_spec, permute
+from ..runtime.settings import check_choice
 _all_ = [
     'Matcher', 'Matching', 'MultiMatching', 'match_activations', 'match_jointly', 'match_many',
     'match_sinkhorn', 'match_straight_through', 'match_weights', 'partial_spec'
 ]
 
 # %% auto #0
-__all__ = ['METHODS', 'WITH_DATA', 'match', 'align', 'Matcher', 'Matching', 'MultiMatching', 'match_activations', 'match_jointly',
-           'match_many', 'match_sinkhorn', 'match_straight_through', 'match_weights', 'partial_spec']
+__all__ = ['METHODS', 'WITH_DATA', 'keep_order', 'match', 'align', 'Matcher', 'Matching', 'MultiMatching', 'match_activations',
+           'match_jointly', 'match_many', 'match_sinkhorn', 'match_straight_through', 'match_weights', 'partial_spec']
 
 # %% ../../nbs/11_matching.ipynb #methods
+def keep_order(spec: PermutationSpec,
+               state_a: dict[str, torch.Tensor],
+               state_b: dict[str, torch.Tensor],
+               **options,  # of other methods; not used
+              ) -> Matching:
+    "The method `none`: the matching that leaves B in its own order."
+    return matching_of(spec, state_a, state_b, spec.identity())
+
 METHODS = {
-    "none": lambda spec, state_a, state_b, **options: matching_of(spec, state_a, state_b, spec.identity()),
+    "none": keep_order,
     "weights": match_weights,
     "activations": match_activations,
     "sinkhorn": match_sinkhorn,
     "straight-through": match_straight_through,
 }
-WITH_DATA = {"activations", "straight-through"}  # methods that look at data
+WITH_DATA = {"activations", "straight-through"}  # methods that need a model and data
 
+# %% ../../nbs/11_matching.ipynb #match
 def match(method: str,                       # a name in `METHODS`
           spec: PermutationSpec,
           state_a: dict[str, torch.Tensor],  # the network whose order is kept
           state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-          **options,                         # of the method; `model` and `data` where it looks at data
+          **options,                         # of the method; `model` and `data` where it needs them
          ) -> Matching:
-    "Match B to A by any method; `ValueError` where the method needs data and has none."
+    """Match B to A by any method.
+
+    Raises `ValueError` for an unknown method, and where one needs a model or data and has none."""
     function = METHODS[check_choice("method", method, METHODS)]
     for name in ("model", "data") if method in WITH_DATA else ():
-        if options.get(name) is None: raise ValueError(f"{name}: the method {method!r} needs it")
+        if options.get(name) is None:
+            raise ValueError(f"{name}: the method {method!r} needs it")
     return function(spec, state_a, state_b, **options)
 
 # %% ../../nbs/11_matching.ipynb #align
@@ -53,14 +64,17 @@ def align(model_a: nn.Module,
           example_inputs,      # as for `infer_spec`
           method: str = "weights",
           *,
-          partial: bool = False,  # leave out the groups that the paper's released code left out
+          partial: bool = False,  # match only the groups that the paper's released code matched
           **options,           # of the method, such as `data`
          ) -> nn.Module:
-    "A copy of `model_b` whose units are in the order of `model_a`; neither argument is changed."
+    """A copy of `model_b` whose units are in the order of `model_a`; neither argument is changed.
+
+    Raises the errors of `infer_spec` and of the method."""
     check_choice("method", method, METHODS)
-    spec, result = infer_spec(model_a, example_inputs), copy.deepcopy(model_b)
+    spec = infer_spec(model_a, example_inputs)
     if partial: spec = partial_spec(spec, model_a, example_inputs)
     if "data" in options: options = {"model": model_a} | options
     matching = match(method, spec, model_a.state_dict(), model_b.state_dict(), **options)
+    result = copy.deepcopy(model_b)
     result.load_state_dict(permute(spec, matching.permutation, model_b.state_dict()))
     return result

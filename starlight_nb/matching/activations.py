@@ -5,47 +5,58 @@
 # %% ../../nbs/11d_matching.activations.ipynb #imports
 from __future__ import annotations
 import copy
+from functools import partial
 import torch
 from torch import nn
 from ..data import Dataset, batches, check_dataset
 from .coordinate_descent import assign, families
 from .weights import Matching, check_states, match_rest, matching_of
 from ..permutation import PermutationSpec
-from ..permutation.spec import members, unit_positions
+from ..permutation.spec import unit_positions
 
 # %% auto #0
-__all__ = ['LAYERS', 'watched_layers', 'Moments', 'match_activations']
+__all__ = ['LAYERS', 'COUNTS', 'observed_layers', 'Moments', 'match_activations']
 
 # %% ../../nbs/11d_matching.activations.ipynb #layers
-# type of layer: the axis of its weight that counts its units, the axis of its output that does
-LAYERS = {nn.Linear: (0, -1), nn.Bilinear: (0, -1), nn.Embedding: (1, -1), nn.EmbeddingBag: (1, -1), nn.LayerNorm: (-1, -1),
-          nn.modules.conv._ConvTransposeNd: (1, 1), nn.modules.conv._ConvNd: (0, 1),
-          nn.modules.batchnorm._NormBase: (0, 1), nn.GroupNorm: (0, 1)}
-
-def watched_layers(spec: PermutationSpec, model: nn.Module) -> dict[str, tuple[int, dict[str, torch.Tensor]]]:
-    "For each layer that puts out units of a group: the axis of its output, and the positions of each group's units in it."
-    found = {}
-    for name, module in model.named_modules():
-        axes = spec.axes.get(f"{name}.weight")
-        kind = next((own for own in LAYERS if isinstance(module, own)), None)
-        if not axes or not kind: continue
-        axis, output = LAYERS[kind]
-        if axes[axis] and spec.shapes[f"{name}.weight"][axis] == _units_out(module): found[name] = output, unit_positions(axes[axis])
-    return found
+LAYERS = {  # type of layer: the axis of its weight with its units, and that of its output
+    nn.Linear: (0, -1), nn.Bilinear: (0, -1), nn.Embedding: (1, -1), nn.EmbeddingBag: (1, -1),
+    nn.LayerNorm: (-1, -1), nn.modules.conv._ConvTransposeNd: (1, 1),
+    nn.modules.conv._ConvNd: (0, 1), nn.modules.batchnorm._NormBase: (0, 1),
+    nn.GroupNorm: (0, 1)}
+COUNTS = ("out_features", "out_channels", "embedding_dim", "num_features", "num_channels")
 
 def _units_out(module):
-    "How many units a layer puts out; a transposed convolution of several groups has fewer along its weight."
-    names = "out_features", "out_channels", "embedding_dim", "num_features", "num_channels"
-    return next((getattr(module, name) for name in names if hasattr(module, name)), module.weight.shape[-1])
+    "How many units a layer puts out; a grouped transposed convolution has fewer in its weight."
+    counts = [getattr(module, name) for name in COUNTS if hasattr(module, name)]
+    return counts[0] if counts else module.weight.shape[-1]
+
+# %% ../../nbs/11d_matching.activations.ipynb #observed-layers
+def observed_layers(spec: PermutationSpec,
+                    model: nn.Module,
+                   ) -> dict[str, tuple[int, dict[str, torch.Tensor]]]:
+    """For each layer that puts out units of a group, the axis of its output that they lie along,
+    and the positions (units, copies) of each group's units in it."""
+    found = {}
+    for name, module in model.named_modules():
+        weight = f"{name}.weight"
+        kind = next((own for own in LAYERS if isinstance(module, own)), None)
+        if kind is None or weight not in spec.axes: continue
+        of_weight, of_output = LAYERS[kind]
+        axis = spec.axes[weight][of_weight]
+        if axis and spec.shapes[weight][of_weight] == _units_out(module):
+            found[name] = of_output, unit_positions(axis)
+    return found
 
 # %% ../../nbs/11d_matching.activations.ipynb #moments
 class Moments:
     "Sums over examples and positions of two networks' units, and of their products."
     def __init__(self, units: int):
-        self.count, self.sums, self.squares = 0, torch.zeros(2, units).double(), torch.zeros(2, units).double()
+        self.count = 0
+        self.sums = torch.zeros(2, units).double()
+        self.squares = torch.zeros(2, units).double()
         self.products = torch.zeros(units, units).double()
     def add(self, a: torch.Tensor, b: torch.Tensor):
-        "Values (units, examples and positions) of both networks."
+        "Add values (units, examples and positions) of both networks."
         a, b = a.double(), b.double()
         self.count += a.shape[1]
         self.sums += torch.stack([a.sum(1), b.sum(1)]).cpu()
@@ -54,60 +65,85 @@ class Moments:
     def correlation(self) -> torch.Tensor:
         "Of each unit of A with each of B (units, units); 0 for a unit that never changes."
         mean = self.sums / self.count
+        size = (self.squares / self.count).sqrt()
         deviation = (self.squares / self.count - mean**2).clamp_min(0).sqrt()
-        # what rounding makes of the variance of a constant unit is no variance
-        deviation[deviation <= 1e-6 * (self.squares / self.count).sqrt()] = torch.inf
-        return (self.products / self.count - mean[0][:, None] * mean[1]) / (deviation[0][:, None] * deviation[1])
+        deviation[deviation <= 1e-6 * size] = torch.inf
+        covariance = self.products / self.count - mean[0][:, None] * mean[1]
+        return covariance / (deviation[0][:, None] * deviation[1])
 
 # %% ../../nbs/11d_matching.activations.ipynb #outputs
-def _recorder(model, state, names):
-    "A function from a batch to what the layers with these names put out, a list for each layer."
-    model, seen = copy.deepcopy(model).eval(), {}
-    model.load_state_dict(state)
-    for name in names:
-        model.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: seen.setdefault(name, []).append(output))
-    def run(x):
-        seen.clear()
-        model(x)
-        return dict(seen)
-    return run
+class _LayerOutputs:
+    "A network that returns what the layers with these names put out."
+    def __init__(self, model, state, names):
+        self.model = copy.deepcopy(model).eval()
+        self.model.load_state_dict(state)
+        self.outputs = {}  # by layer, one tensor a call
+        for name in names:
+            self.model.get_submodule(name).register_forward_hook(partial(self._keep, name))
+    def _keep(self, name, module, inputs, output):
+        self.outputs.setdefault(name, []).append(output)
+    def run(self, x):
+        "For each layer, its outputs for a batch."
+        self.outputs = {}
+        self.model(x)
+        return self.outputs
+
+# %% ../../nbs/11d_matching.activations.ipynb #observe
+def _add_outputs(moments, name, axis, groups, a, b):
+    "Add one output of both networks to the moments of each group that a layer shows."
+    a = a.movedim(axis, 0).flatten(1)
+    b = b.movedim(axis, 0).flatten(1)
+    for group, positions in groups.items():
+        own = moments.setdefault(group, {}).setdefault(name, Moments(len(positions)))
+        where = positions.flatten()
+        own.add(a[where].reshape(len(positions), -1), b[where].reshape(len(positions), -1))
 
 def _observe(spec, model, state_a, state_b, data, batch_size):
-    "The `Moments` of each group that some layer puts out, one for each of these layers."
-    watched, found = watched_layers(spec, model), {}
-    run_a, run_b = (_recorder(model, state, watched) for state in (state_a, state_b))
+    "For each group, the `Moments` of each layer that shows its units."
+    layers = observed_layers(spec, model)
+    network_a = _LayerOutputs(model, state_a, layers)
+    network_b = _LayerOutputs(model, state_b, layers)
+    moments = {}  # by group and layer
     with torch.no_grad():
         for x, _ in batches(data.train, batch_size):
-            seen_a, seen_b = run_a(x), run_b(x)
-            for name in seen_a:
-                output, groups = watched[name]
-                for a, b in zip(seen_a[name], seen_b[name]):
-                    a, b = (values.movedim(output, 0).flatten(1) for values in (a, b))
-                    for group, where in groups.items():
-                        own = found.setdefault(group, {}).setdefault(name, Moments(len(where)))
-                        own.add(*(values[where.flatten()].reshape(len(where), -1) for values in (a, b)))
-    return {group: list(own.values()) for group, own in found.items()}
+            outputs_a, outputs_b = network_a.run(x), network_b.run(x)
+            for name in outputs_a:
+                axis, groups = layers[name]
+                for a, b in zip(outputs_a[name], outputs_b[name]):
+                    _add_outputs(moments, name, axis, groups, a, b)
+    return {group: list(own.values()) for group, own in moments.items()}
+
+# %% ../../nbs/11d_matching.activations.ipynb #families-solved
+def _solve_families(spec, similar):
+    "An order for each family whose groups all have similarities, and the names of its groups."
+    permutation = {}
+    members = spec.members()
+    for family in families(spec).values():
+        if not all(group in similar for group in family if members[group]): continue
+        sizes = [spec.groups[group] for group in family]
+        own = {group: similar.get(group, torch.zeros(n, n)) for group, n in zip(family, sizes)}
+        permutation |= assign(spec, family, own)[0]
+    return permutation
 
 # %% ../../nbs/11d_matching.activations.ipynb #match-activations
 def match_activations(spec: PermutationSpec,
                       state_a: dict[str, torch.Tensor],  # the network whose order is kept
                       state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
                       *,
-                      model: nn.Module,       # the architecture; not changed
-                      data: Dataset,          # the training split is used
-                      correlate: bool = True,  # correlations (Jordan et al., 2023); else inner products (Ainsworth et al., 2022)
+                      model: nn.Module,        # the architecture; not changed
+                      data: Dataset,           # the training split is used
+                      correlate: bool = True,  # correlations; else inner products
                       batch_size: int = 500,
                      ) -> Matching:
-    """Maximise the similarity of activations, one exact linear assignment a group.
+    """Maximise the similarity of activations, one exact linear assignment a group
+    (Li et al., 2016; Jordan et al., 2023; Ainsworth et al., 2022, section 3.1).
 
     Raises `ValueError` where a state does not fit the spec or holds values that are not finite."""
     check_dataset(data)
     check_states(spec, {"state_a": state_a, "state_b": state_b})
-    similar = {group: sum(own.correlation() if correlate else own.products for own in observed)
-               for group, observed in _observe(spec, model, state_a, state_b, data, batch_size).items()}
-    permutation, acting = spec.identity(), members(spec)
-    seen = [family for family in families(spec).values() if all(group in similar for group in family if acting[group])]
-    for family in seen:
-        own = {group: similar.get(group, torch.zeros(spec.groups[group], spec.groups[group])) for group in family}
-        permutation |= assign(spec, family, own)[0]
-    return matching_of(spec, state_a, state_b, match_rest(spec, state_a, state_b, permutation, sum(seen, [])))
+    observed = _observe(spec, model, state_a, state_b, data, batch_size)
+    similar = {group: sum(own.correlation() if correlate else own.products for own in moments)
+               for group, moments in observed.items()}
+    solved = _solve_families(spec, similar)
+    permutation = match_rest(spec, state_a, state_b, spec.identity() | solved, list(solved))
+    return matching_of(spec, state_a, state_b, permutation)

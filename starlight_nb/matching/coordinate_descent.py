@@ -4,40 +4,88 @@
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #imports
 from __future__ import annotations
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from ..permutation import PermutationSpec
+from ..permutation import PermutationSpec, compose, permute
 from ..permutation.spec import unit_positions
 
 # %% auto #0
-__all__ = ['PIECE', 'SWEEPS', 'AxisSlot', 'families', 'Layout', 'units_at', 'assign', 'inner_product', 'TensorDescent', 'as_one',
-           'assign_each', 'spread_threads', 'Change', 'coordinate_descent']
+__all__ = ['THREADED_UNITS', 'PIECE', 'SWEEPS', 'similarity', 'match_naively', 'AxisSlot', 'families', 'Layout', 'unit_rows',
+           'unit_similarities', 'map_threads', 'assign_each', 'assign', 'assign_family', 'inner_products',
+           'inner_product', 'DescentRecord', 'CoordinateDescent', 'keep', 'inverse', 'coordinate_descent',
+           'update_reference']
+
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #similarity
+def similarity(spec: PermutationSpec,
+               state_a: dict[str, torch.Tensor],
+               state_b: dict[str, torch.Tensor],
+               group: str,  # a name in `spec.groups`
+              ) -> torch.Tensor:
+    "S (units of A, units of B) of one group in double precision, with all groups as they are."
+    units = spec.groups[group]
+    total = torch.zeros(units, units, dtype=torch.double)
+    for tensor, axes in spec.axes.items():
+        if tensor in spec.buffers: continue
+        for number, axis in enumerate(axes):
+            if not axis or group not in unit_positions(axis): continue
+            positions = unit_positions(axis)[group]
+            a, b = (state[tensor].double().movedim(number, 0)[positions].flatten(1)
+                    for state in (state_a, state_b))
+            total += a @ b.T
+    return total
+
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #match-naively
+def match_naively(spec: PermutationSpec,             # without nested groups
+                  state_a: dict[str, torch.Tensor],  # the network whose order is kept
+                  state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
+                  seed: int = 0,                     # of the order of each sweep
+                 ) -> tuple[dict[str, torch.Tensor], list[tuple[str, int]]]:
+    """Weight matching as Ainsworth et al. (2022), Algorithm 1, have it; arguments are not checked.
+
+    Returns the permutation of B, and for each visit the group and how many of its units moved."""
+    rng = torch.Generator().manual_seed(seed)
+    permutation, steps = spec.identity(), []
+    while not steps or any(moved for _, moved in steps[-len(spec.groups):]):
+        for number in torch.randperm(len(spec.groups), generator=rng):
+            group = list(spec.groups)[number]
+            S = similarity(spec, state_a, state_b, group)
+            rows, columns = linear_sum_assignment(S, maximize=True)
+            better = S[rows, columns].sum() - S.trace() > 1e-12
+            order = torch.from_numpy(columns if better else rows)
+            step = spec.identity() | {group: order}
+            state_b, permutation = permute(spec, step, state_b), compose(step, permutation)
+            steps.append((group, int((order != torch.from_numpy(rows)).sum())))
+    return permutation, steps
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #place
 class AxisSlot(NamedTuple):
-    "Where a group acts."
+    "One axis on which a group acts."
     tensor: str
     axis: int
-    where: torch.Tensor  # (units, copies): the positions of each unit in the axis
-    whole: bool          # is unit i simply position i?
+    positions: torch.Tensor  # (units, copies): where each unit is in the axis
+    in_order: bool           # is unit i at position i, and nothing else in the axis?
 
 def _axis_slots(spec):
-    "The places of each group; only parameters count, because running statistics are no weights."
+    "The slots of each group."
     found = {group: [] for group in spec.groups}
     for tensor, axes in spec.axes.items():
+        if tensor in spec.buffers: continue
         for number, axis in enumerate(axes):
-            if tensor in spec.buffers or not axis: continue
-            for group, where in unit_positions(axis).items():
-                whole = torch.equal(where, torch.arange(spec.shapes[tensor][number])[:, None])
-                found[group].append(AxisSlot(tensor, number, where, whole))
+            if not axis: continue
+            every = torch.arange(spec.shapes[tensor][number])[:, None]
+            for group, positions in unit_positions(axis).items():
+                in_order = torch.equal(positions, every)
+                found[group].append(AxisSlot(tensor, number, positions, in_order))
     return found
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #families
 def families(spec: PermutationSpec) -> dict[str, list[str]]:
-    "For each group that is not nested in another, itself and all that are nested in it."
+    "For each group that is not nested in another (a root): itself, and all that are nested in it."
     found = {}
     for group in spec.groups:
         root = group
@@ -45,365 +93,327 @@ def families(spec: PermutationSpec) -> dict[str, list[str]]:
         found.setdefault(root, []).append(group)
     return found
 
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #layout-parts
+def _neighbours(tensors):
+    "For each family the others that share a tensor with it."
+    sharing = {}
+    for root, names in tensors.items():
+        for name in names: sharing.setdefault(name, set()).add(root)
+    return {root: set().union(*(sharing[name] for name in names)) - {root}
+            for root, names in tensors.items()}
+
+def _is_incremental(spec, slot):
+    "Does no other group lie in the positions of this slot?"
+    axis = spec.axes[slot.tensor][slot.axis]
+    return all(sum(factor[0] is not None for factor in segment) < 2 for segment in axis)
+
+def _incremental(layout):
+    "Group and number of each slot at which similarities can be brought up to date."
+    return {(group, number)
+            for root, family in layout.families.items() if root not in layout.quadratic
+            for group in family for number, slot in enumerate(layout.slots[group])
+            if _is_incremental(layout.spec, slot)}
+
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #tables
+def _acting(spec):
+    "For each tensor the groups that act on any of its axes."
+    return {tensor: {group for axis in axes if axis for group in unit_positions(axis)}
+            for tensor, axes in spec.axes.items()}
+
+def _by_tensor(slots):
+    "For each tensor the group and number of each slot on it."
+    found = {}
+    for group, own in slots.items():
+        for number, slot in enumerate(own):
+            found.setdefault(slot.tensor, []).append((group, number))
+    return found
+
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #forward-slots
+def _forward(layout):
+    "For each group the numbers of its slots in tensors on which no later family acts."
+    found, settled = {}, set()
+    for family in layout.families.values():
+        settled |= set(family)
+        for group in family:
+            found[group] = [number for number, slot in enumerate(layout.slots[group])
+                            if layout.acting[slot.tensor] <= settled]
+    return found
+
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #layout
 class Layout:
-    "Where the groups of a spec act, and who sees whom move."
+    "Where the groups of a spec act, and which families affect each other."
     def __init__(self, spec: PermutationSpec):
-        self.spec, self.places, self.families = spec, _axis_slots(spec), families(spec)
-        acting = {root: [place for group in family for place in self.places[group]]
-                  for root, family in self.families.items()}
-        self.tensors = {root: sorted({place.tensor for place in own}) for root, own in acting.items()}
-        self.quadratic = {root for root, own in acting.items() if len({p.tensor for p in own}) < len(own)}
-        sharing = {}
-        self.acting = {tensor: {group for axis in axes if axis for group in unit_positions(axis)}
-                       for tensor, axes in spec.axes.items()}
-        for root, tensors in self.tensors.items():
-            for tensor in tensors: sharing.setdefault(tensor, []).append(root)
-        self.neighbours = {root: {other for tensor in tensors for other in sharing[tensor]} - {root}
-                           for root, tensors in self.tensors.items()}
-        self.on, self.steady = {tensor: [] for tensor in spec.shapes}, set()
-        for root, family in self.families.items():
-            for group in family: self._enter(root, group)
-    def _enter(self, root, group):
-        "List the group's places by tensor; those are steady that share their positions with no other group."
-        for number, place in enumerate(self.places[group]):
-            self.on[place.tensor].append((group, number))
-            axis = self.spec.axes[place.tensor][place.axis]
-            alone = all(sum(factor[0] is not None for factor in segment) < 2 for segment in axis)
-            if alone and root not in self.quadratic: self.steady.add((group, number))
+        self.spec = spec
+        self.slots = _axis_slots(spec)  # group: its slots; a slot's number is its index here
+        self.families = families(spec)  # root: its groups
+        self.acting = _acting(spec)     # tensor: groups on any of its axes
+        tensors = {root: [slot.tensor for group in family for slot in self.slots[group]]
+                   for root, family in self.families.items()}
+        self.tensors = {root: sorted(set(names)) for root, names in tensors.items()}
+        self.quadratic = {root for root, names in tensors.items() if len(set(names)) < len(names)}
+        self.neighbours = _neighbours(self.tensors)  # root: other roots
+        self.incremental = _incremental(self)        # (group, number)
+        self.all = {group: list(range(len(own))) for group, own in self.slots.items()}
+        self.forward = _forward(self)                # group: numbers, as in `all`
+        self.on = _by_tensor(self.slots)             # tensor: (group, number) of the slots on it
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #units
-def units_at(x, axis, place):
-    "Tensors (networks, ...) as matrices (networks, units of the place, everything else)."
-    rows = x.movedim(axis + 1, 1)
-    if not place.whole: rows = rows[:, place.where.flatten().to(x.device)]
-    return rows.reshape(len(x), len(place.where), -1)
+def unit_rows(stack: torch.Tensor,  # (networks, ...)
+              slot: AxisSlot) -> torch.Tensor:
+    "A tensor of several networks as matrices (networks, units, numbers of each unit)."
+    rows = stack.movedim(slot.axis + 1, 1)
+    if not slot.in_order: rows = rows[:, slot.positions.flatten().to(stack.device)]
+    return rows.reshape(len(stack), len(slot.positions), -1)
 
-def _products(a, b):
-    "For units of A (1, units, d) and of every B (networks, units, d), the similarities (networks, of A, of B)."
+def unit_similarities(a: torch.Tensor,  # (1, units, numbers), as `unit_rows` gives it
+                      b: torch.Tensor,  # (networks, units, numbers)
+                     ) -> torch.Tensor:
+    "S (networks, units of A, units of B)."
     return (b.flatten(0, 1) @ a[0].T).view(*b.shape[:2], -1).transpose(1, 2)
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #best
-def _best(similarity):
-    "The best assignment and its value."
-    _, columns = linear_sum_assignment(similarity, maximize=True)
-    return columns, similarity[np.arange(len(columns)), columns].sum()
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #assign-each
+THREADED_UNITS = 64  # units from which on an assignment is worth a thread
 
-def assign(spec: PermutationSpec, family: list[str], similarities: dict) -> tuple[dict[str, torch.Tensor], float]:
-    "The best orders of a family's groups, and how much better they are than the present ones."
-    values = {group: np.asarray(similarities[group], float) for group in family}
-    before = sum(matrix.trace() for matrix in values.values())
-    orders, after = _inside(spec, family[0], values)
-    return {group: torch.from_numpy(order) for group, order in orders.items()}, float(after - before)
-
-def _inside(spec, group, values):
-    "Orders of `group` and of those nested in it, and their value."
-    total, orders = values[group], {}
-    found = {child: [[_inside(spec, child, tile) for tile in row] for row in _tiles(spec, child, len(total), values)]
-             for child in values if spec.blocks.get(child) == group}
-    for table in found.values(): total = total + np.array([[value for _, value in row] for row in table])
-    orders[group], value = _best(total)
-    for table in found.values():
-        chosen = [table[i][j][0] for i, j in enumerate(orders[group])]
-        for below, order in chosen[0].items():
-            orders[below] = np.concatenate([j * len(order) + own[below] for j, own in zip(orders[group], chosen)])
-    return orders, value
-
-def _tiles(spec, child, count, values):
-    "For block i of A and block j of B, the similarities of `child` and of all that are nested in it."
-    below = [group for group in values if _is_below(spec, group, child)]
-    tiles = {group: values[group].reshape(count, len(values[group]) // count, count, -1) for group in below}
-    return [[{group: tile[i, :, j] for group, tile in tiles.items()} for j in range(count)] for i in range(count)]
-
-def _is_below(spec, group, other):
-    "Is `group` the other one, or nested in it?"
-    return group == other or group in spec.blocks and _is_below(spec, spec.blocks[group], other)
-
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #inner
-PIECE = 1 << 16  # numbers; a piece stays in the cache
-
-def _inner(a, b):
-    "The inner products (networks,) of `a` with each of `b` (networks, ...), in double precision."
-    a, b = a.reshape(-1), b.reshape(len(b), -1)
-    pieces = [b[:, i:i + PIECE].double() @ a[i:i + PIECE].double() for i in range(0, max(1, len(a)), PIECE)]
-    return (torch.stack(pieces).sum(0) if len(pieces) > 1 else pieces[0]).cpu()
-
-def inner_product(state_a, state_b, names) -> float:
-    "The sum of products over the named tensors, in double precision."
-    return float(sum(_inner(state_a[name], state_b[name][None]) for name in names))
-
-def _norms(x):
-    "The norms (networks,) of `x` (networks, ...)."
-    return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).double().cpu()
-
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #descent
-class TensorDescent:
-    "Networks B on their way into the order of A."
-    def __init__(self, layout: Layout,
-                 a: dict[str, torch.Tensor],  # parameters of A
-                 b: dict[str, torch.Tensor],  # of all B, (networks, ...); working copies, changed in place
-                 count: int,                  # of networks
-                ):
-        self.layout, self.a, self.b, self.count = layout, a, b, count
-        self.taken = dict(a)  # A as it was when its similarities were computed
-        groups, like = layout.spec.groups, next(iter(a.values()), torch.empty(0))
-        self.orders = {g: torch.arange(size).repeat(count, 1) for g, size in groups.items()}
-        self.known = {g: like.new_zeros(count, size, size) for g, size in groups.items()}
-        self.included = {g: set() for g in groups}  # numbers of the steady places in `known`
-        self.waiting = {root: np.ones(count, bool) for root in layout.families}  # those with something new to look at
-        self.norms_a, self.norms_b = ({t: _norms(x) for t, x in xs.items()} for xs in (as_one(a), b))
-        self.begin()
-    def begin(self):
-        "Take the networks as they are for the start."
-        self.products = {t: _inner(x, self.b[t]) for t, x in self.a.items()}
-        self.least = {root: 1e-12 * sum(self.norms_a[t] * self.norms_b[t] for t in tensors)
-                      for root, tensors in self.layout.tensors.items()}  # gains below which orders are equally good
-        self.steps, self.history = [], [[value] for value in self.value.tolist()]  # at the start and after each sweep
-    @property
-    def value(self) -> torch.Tensor:
-        "The inner products (networks,) of A with each B."
-        return torch.stack([torch.zeros(self.count, dtype=torch.double), *self.products.values()]).sum(0)
-
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #scale
-def _scale(state) -> torch.Tensor:
-    "The products (networks,) of the norms of A and of each B."
-    squares = [sum((norm**2 for norm in own.values()), torch.zeros(state.count).double()) for own in (state.norms_a, state.norms_b)]
-    return (squares[0] * squares[1]).sqrt()
-
-def _rows(state, numbers, names) -> torch.Tensor:
-    "The named tensors of these networks, side by side."
-    return torch.cat([state.b[name][numbers].flatten(1) for name in names], 1)
-
-TensorDescent.scale, TensorDescent.rows = property(_scale), _rows
-
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #at
-def as_one(state):
-    "A network as a stack of one."
-    return {name: tensor[None] for name, tensor in state.items()}
-
-def _at(state, which, group, place):
-    "The similarities (networks in `which`, units, units) at one place."
-    a, b = state.a[place.tensor][None], state.b[place.tensor]
-    if which is not None: b = b[which]
-    return _products(units_at(a, place.axis, place), units_at(b, place.axis, place))
-
-def _similarity(state, group, which, numbers):
-    "The similarities (networks in `which`, units, units) at the group's places with these numbers."
-    passing, own = 0, state.layout.places[group]
-    for number in numbers:
-        if (group, number) not in state.layout.steady: passing = passing + _at(state, which, group, own[number])
-        elif number not in state.included[group]:
-            state.known[group] += _at(state, None, group, own[number])
-            state.included[group].add(number)
-    return state.known[group][which] + passing
-
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #assignments
-def _assignments(spec, family, similarities):
-    "For each network the best orders of the family's groups, {group: (networks, units)}, and gains (networks,)."
-    values = {group: S.double().cpu().numpy() for group, S in similarities.items()}
-    if len(family) == 1:
-        order, gains = assign_each(values[family[0]])
-        return {family[0]: torch.from_numpy(order)}, torch.from_numpy(gains)
-    found = list(_solver(values[family[0]])(lambda n: assign(spec, family, {group: S[n] for group, S in values.items()}), range(len(values[family[0]]))))
-    orders = {group: torch.stack([order[group] for order, _ in found]) for group in family}
-    return orders, torch.tensor([gain for _, gain in found], dtype=torch.double)
-
-def assign_each(similarities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "For matrices (networks, units, units), the best orders (networks, units), and how much better they are than the present ones."
-    order, present = np.arange(similarities.shape[1]) + np.zeros((len(similarities), 1), int), np.diagonal(similarities, axis1=1, axis2=2)
-    unsolved = np.flatnonzero((present < similarities.max(2)).any(1))
-    best = lambda n: linear_sum_assignment(similarities[n], maximize=True)[1]
-    for n, columns in zip(unsolved, _solver(similarities)(best, unsolved)): order[n] = columns
-    return order, np.take_along_axis(similarities, order[:, :, None], 2)[:, :, 0].sum(1) - present.sum(1)
-
-def _solver(similarities):
-    "How to go through the networks: a thread costs more than a small assignment."
-    return spread_threads if similarities.shape[1] >= 64 else map
-
-def spread_threads(function, items) -> list:
-    "Like `map`, on as many threads as torch may use; products and assignments leave the interpreter free."
+def map_threads(function, items) -> list:
+    "Like `map`, on as many threads as torch may use; returns a list."
     threads = min(torch.get_num_threads(), len(items))
     if threads < 2: return list(map(function, items))
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(function, items))
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #slices
-def _slices(shape, axis, which, positions):
-    "Numbers of the rows (networks, positions) of an axis, in tensors (networks, *shape) flattened up to that axis."
-    before = torch.arange(shape[:axis].numel())
-    return ((which[:, None] * len(before) + before)[:, :, None] * shape[axis] + positions[:, None]).flatten()
+def _map_assignments(function, items, units):
+    return map_threads(function, items) if units >= THREADED_UNITS else map(function, items)
 
-def _reorder(state, which, orders):
-    "Apply orders {group: (networks, units)} wherever these groups act."
-    for group, order in orders.items():
-        if torch.equal(order, torch.arange(order.shape[1]).expand_as(order)): continue
-        for place in state.layout.places[group]:
-            shape, b, index = state.a[place.tensor].shape, state.b[place.tensor], order
-            if not place.whole:
-                index = torch.arange(shape[place.axis]).repeat(len(which), 1)
-                index[:, place.where] = place.where[order]
-            rows = _slices(shape, place.axis, which, index).to(b.device)
-            moved = b.view(-1, shape[place.axis + 1:].numel()).index_select(0, rows).view(len(which), *shape)
-            if len(which) == state.count: state.b[place.tensor] = moved
-            else: b[which] = moved
+def _best_order(similarity): return linear_sum_assignment(similarity, maximize=True)[1]
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #change
-class Change(NamedTuple):
-    "What moved at one place, in the positions that moved only."
-    place: AxisSlot
-    rows: torch.Tensor  # of A
-    rise: torch.Tensor  # new minus old of B, (networks, ...)
-    gain: torch.Tensor  # (networks,) in the inner product
+def assign_each(similarities: np.ndarray,  # (networks, units of A, units of B)
+               ) -> tuple[np.ndarray, np.ndarray]:
+    "The best orders (networks, units), and their gains (networks,) over the present ones."
+    count, units, _ = similarities.shape
+    orders = np.arange(units) + np.zeros((count, 1), int)
+    present = np.diagonal(similarities, axis1=1, axis2=2)
+    unsolved = np.flatnonzero((present < similarities.max(2)).any(1))
+    found = _map_assignments(_best_order, [similarities[n] for n in unsolved], units)
+    for n, order in zip(unsolved, found): orders[n] = order
+    best = np.take_along_axis(similarities, orders[:, :, None], 2)[:, :, 0]
+    return orders, best.sum(1) - present.sum(1)
 
-def _shift(state, which, place, orders):
-    "Apply orders (networks, units) at one place; the change, or None."
-    units = (orders != torch.arange(orders.shape[1])).any(0).nonzero().flatten()
-    if not len(units): return None
-    a, b, axis, to = state.a[place.tensor], state.b[place.tensor], place.axis, place.where[units].flatten()
-    source = place.where[orders[:, units]].flatten(1)
-    flat = b.view(-1, a.shape[axis + 1:].numel())
-    old, new = (_slices(a.shape, axis, which, at).to(a.device) for at in (to.expand_as(source), source))
-    rows, shape = a.index_select(axis, to.to(a.device)), (len(which), *a.shape[:axis], len(to), *a.shape[axis + 1:])
-    before, after = (flat.index_select(0, at).view(shape) for at in (old, new))
-    flat.index_copy_(0, old, after.reshape(len(old), -1))
-    gain = _inner(rows, after) - _inner(rows, before)
-    state.products[place.tensor][which] += gain
-    return Change(place, rows, after - before, gain)
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #nested
+def _solve_nested(spec, group, similarities):
+    "The best orders of `group` and of the groups nested in it, and their value."
+    total, solutions = similarities[group], []
+    for child in similarities:
+        if spec.blocks.get(child) != group: continue
+        tiles = _tiles(spec, child, len(total), similarities)
+        solutions.append([[_solve_nested(spec, child, tile) for tile in row] for row in tiles])
+    for table in solutions:
+        total = total + np.array([[value for _, value in row] for row in table])
+    order = _best_order(total)
+    orders = {group: order}
+    for table in solutions: orders |= _join_blocks(order, table)
+    return orders, total[np.arange(len(order)), order].sum()
 
-def _move(state, which, orders):
-    "Apply new orders {group: (networks, units)} of a family; the changes, and gains (networks,)."
-    changes = [_shift(state, which, place, order) for group, order in orders.items() for place in state.layout.places[group]]
-    changes = [change for change in changes if change]
-    return changes, sum((change.gain for change in changes), torch.zeros(len(which), dtype=torch.double))
+def _join_blocks(order, table):
+    "Orders of the inner groups, when block i of A gets block order[i] of B."
+    chosen = [table[i][j][0] for i, j in enumerate(order)]
+    joined = {}
+    for group in chosen[0]:
+        blocks = [block * len(own[group]) + own[group] for block, own in zip(order, chosen)]
+        joined[group] = np.concatenate(blocks)
+    return joined
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #follow
-def _follow(state, which, change, moved):
-    "Bring the similarities of the others up to date."
-    for group, number in state.layout.on[change.place.tensor]:
-        place = state.layout.places[group][number]
-        if group in moved or number not in state.included[group] or place.axis == change.place.axis: continue
-        rows, rise = (units_at(x, place.axis, place) for x in (change.rows[None], change.rise))
-        state.known[group][which] += _products(rows, rise)
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #tiles
+def _tiles(spec, child, count, similarities):
+    "For block i of A and block j of B, the similarities of `child` and all that are nested in it."
+    tiles = {}
+    for group, S in similarities.items():
+        inner = len(S) // count
+        if _is_within(spec, group, child): tiles[group] = S.reshape(count, inner, count, inner)
+    def tile(i, j): return {group: own[i, :, j] for group, own in tiles.items()}
+    return [[tile(i, j) for j in range(count)] for i in range(count)]
 
-def _note(state, root, which, orders, gains):
-    "Write down new orders of a family, whose own similarities follow them."
-    for group, order in orders.items():
-        known = state.known[group]
-        known[which] = known[which].gather(2, order.to(known.device)[:, None].expand(-1, order.shape[1], -1))
-        state.orders[group][which] = state.orders[group][which].gather(1, order)
-    moved = sum((order != torch.arange(order.shape[1])).sum(1) for order in orders.values())
-    state.steps += zip(which.tolist(), [root] * len(which), moved.tolist(), gains.tolist())
+def _is_within(spec, group, outer):
+    "Is `group` the outer one, or nested in it?"
+    return group == outer or group in spec.blocks and _is_within(spec, spec.blocks[group], outer)
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #solve
-def _better(state, root, which, numbers):
-    "The networks for which a family's places with these numbers ask for another order, and that order."
-    family = state.layout.families[root]
-    found = {group: _similarity(state, group, which, numbers[group]) for group in family}
-    orders, gains = _assignments(state.layout.spec, family, found)
-    better = gains > state.least[root][which]
-    return which[better], {group: order[better] for group, order in orders.items()}
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #assign
+def _assign_nested(spec, similarities):
+    "The best orders of a family, whose root comes first, and their gain over the present ones."
+    orders, value = _solve_nested(spec, next(iter(similarities)), similarities)
+    return orders, value - sum(S.trace() for S in similarities.values())
 
-def _solve(state, root, which):
-    "Solve one family for the networks in `which`; those that moved."
-    numbers = {group: range(len(state.layout.places[group])) for group in state.layout.families[root]}
-    which, orders = _better(state, root, torch.from_numpy(which), numbers)
-    if not len(which): return which
-    changes, gains = _move(state, which, orders)
-    kept = gains > state.least[root][which]
-    if not kept.all(): _move(state, which[~kept], {g: torch.argsort(order[~kept]) for g, order in orders.items()})
-    which, orders = which[kept], {g: order[kept] for g, order in orders.items()}
-    if not len(which): return which
-    for change in changes: _follow(state, which, change._replace(rise=change.rise[kept]), orders)
-    _note(state, root, which, orders, gains[kept])
-    return which
+def assign(spec: PermutationSpec,
+           family: list[str],   # its root first, as in `families`
+           similarities: dict,  # group: (units of A, units of B), an array or a tensor on the CPU
+          ) -> tuple[dict[str, torch.Tensor], float]:
+    "The best orders of a family's groups for one pair, and their gain over the present ones."
+    values = {group: np.asarray(similarities[group], float) for group in family}
+    orders, gain = _assign_nested(spec, values)
+    return {group: torch.from_numpy(order) for group, order in orders.items()}, float(gain)
 
-TensorDescent.solve = _solve
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #assign-family
+def assign_family(spec: PermutationSpec,
+                  family: list[str],                    # its root first
+                  similarities: dict[str, np.ndarray],  # group: (networks, units of A, of B)
+                 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    "The best orders {group: (networks, units)} of a family, and their gains (networks,)."
+    root = family[0]
+    if len(family) == 1:
+        order, gains = assign_each(similarities[root])
+        return {root: order}, gains
+    count, units, _ = similarities[root].shape
+    each = [{group: similarities[group][n] for group in family} for n in range(count)]
+    found = list(_map_assignments(partial(_assign_nested, spec), each, units))
+    orders = {group: np.stack([order[group] for order, _ in found]) for group in family}
+    return orders, np.array([gain for _, gain in found])
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #first-sweep
-def _first_sweep(state):
-    "Families in forward order, each by the places whose other axes are settled."
-    layout, everyone, settled, before = state.layout, torch.arange(state.count), set(), state.value
-    for root, family in layout.families.items():
-        settled |= set(family)
-        numbers = {group: [n for n, place in enumerate(layout.places[group]) if layout.acting[place.tensor] <= settled]
-                   for group in family}
-        if any(numbers.values()): _put(state, root, *_better(state, root, everyone, numbers))
-    worse = (state.value < before).nonzero().flatten()
-    for root, family in layout.families.items():
-        _put(state, root, worse, {group: torch.argsort(state.orders[group][worse]) for group in family})
-    if len(worse): _forget(state, state.known)
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #inner
+PIECE = 1 << 16  # numbers; a piece stays in the processor's cache
 
-def _put(state, root, which, orders):
-    "Apply new orders of a family, whatever is gained."
-    if not len(which): return
-    before = state.value
-    _reorder(state, which, orders)
-    for tensor in state.layout.tensors[root]: state.products[tensor] = _inner(state.a[tensor], state.b[tensor])
-    _note(state, root, which, orders, (state.value - before)[which])
+def inner_products(a: torch.Tensor,  # a tensor of A
+                   b: torch.Tensor,  # the same tensor of all B, (networks, ...)
+                  ) -> torch.Tensor:
+    "The inner products (networks,) of `a` with each of `b`, in double precision, on the CPU."
+    a, b = a.reshape(-1), b.reshape(len(b), -1)
+    starts = range(0, max(1, len(a)), PIECE)
+    sums = [b[:, i:i + PIECE].double() @ a[i:i + PIECE].double() for i in starts]
+    return (torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]).cpu()
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #forget
-def _forget(state, groups):
-    "These groups' similarities are out of date."
-    for group in groups:
-        state.known[group].zero_()
-        state.included[group].clear()
+def inner_product(state_a: dict[str, torch.Tensor],
+                  state_b: dict[str, torch.Tensor],
+                  names,  # of the tensors that count
+                 ) -> float:
+    "The sum of products of two states over the named tensors, in double precision."
+    return float(sum(inner_products(state_a[name], state_b[name][None]) for name in names))
 
-TensorDescent.first_sweep = _first_sweep
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #descent-record
+class DescentRecord:
+    "The orders that the networks of a descent are in, and how they came there."
+    def __init__(self, layout: Layout, count: int, orders=None):
+        self.layout, self.count = layout, count
+        self.orders = {group: np.arange(size) + np.zeros((count, 1), int)
+                       for group, size in layout.spec.groups.items()}
+        for group, order in (orders or {}).items(): self.orders[group][:] = order
+        self.waiting = {root: np.ones(count, bool) for root in layout.families}
+    def begin(self):
+        "Start a new record with the networks as they are."
+        self.least = {}
+        for root, tensors in self.layout.tensors.items():
+            products = (self.norms_a[name] * self.norms_b[name] for name in tensors)
+            self.least[root] = 1e-12 * sum(products, np.zeros(self.count))
+        self.steps = []
+        self.history = [[value] for value in self.value.tolist()]
+    def record(self, root, which, orders, gains):
+        "Note that these networks have taken new orders of a family, relative to their last ones."
+        moved = 0
+        for group, order in orders.items():
+            own = self.orders[group]
+            own[which] = np.take_along_axis(own[which], order, 1)
+            moved = moved + (order != np.arange(order.shape[1])).sum(1)
+        self.steps += zip(which.tolist(), [root] * len(which), moved.tolist(), gains.tolist())
+
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #coordinate-descent-interface
+class CoordinateDescent(DescentRecord, ABC):
+    "N networks B on their way into the order of A: what the sweeps ask of every layout."
+    value: np.ndarray  # (networks,): inner products of A with each B in its present order
+    scale: np.ndarray  # (networks,): products of the norms; value / scale is a cosine
+    @abstractmethod
+    def propose(self, root, which, forward=False):
+        "Those networks to which other orders of a family promise a gain, the orders, the gains."
+    @abstractmethod
+    def apply(self, root, which, orders):
+        "Put networks into new orders of a family, whatever that gains; measure and record it."
+    @abstractmethod
+    def solve(self, root, which):
+        "Put networks into the best orders of a family where that gains; those that moved."
+    @abstractmethod
+    def replace_reference(self, a, tolerance):
+        "Take other parameters for A; the names of tensors that moved by more than `tolerance`."
+    @abstractmethod
+    def rows(self, numbers, names):
+        "The named tensors of these networks, as they are now, side by side: one row a network."
+    def forget(self, groups):
+        "The similarities of these groups are out of date; without effect where none are kept."
+
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #keep
+def keep(mask, which, orders, gains):
+    "Of networks with orders and gains, those where `mask` (n,) is true."
+    return which[mask], {group: order[mask] for group, order in orders.items()}, gains[mask]
+
+def inverse(orders):
+    "The orders that undo these, {group: (n, units)}."
+    return {group: np.argsort(order, axis=1) for group, order in orders.items()}
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #sequences
 SWEEPS = ("forward", "backward", "random")
 
 def _sequences(roots, order, seed):
-    "Endlessly, the order of each sweep."
-    roots, generator = list(roots), torch.Generator().manual_seed(seed)
+    "Endlessly, the families in the order of each sweep."
+    roots, rng = list(roots), torch.Generator().manual_seed(seed)
     while True:
-        if order == "random": yield [roots[i] for i in torch.randperm(len(roots), generator=generator)]
-        else: yield roots[::-1] if order == "backward" else roots
+        if order == "random":
+            yield [roots[i] for i in torch.randperm(len(roots), generator=rng)]
+        else:
+            yield roots[::-1] if order == "backward" else roots
 
-def coordinate_descent(state, order: str, seed: int, max_sweeps: int, first_sweep: bool):
-    "Sweep over the families that wait until none does."
-    if first_sweep and max_sweeps:
-        state.first_sweep()
-        for own, value in zip(state.history, state.value.tolist()): own.append(value)
-    for number, sequence in enumerate(_sequences(state.waiting, order, seed), first_sweep):
-        active = np.any([*state.waiting.values()], axis=0)
-        if number >= max_sweeps or not active.any(): return
-        for root in sequence: _visit(state, root)
-        values = state.value.tolist()
-        for n in np.flatnonzero(active): state.history[n].append(values[n])
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #first-sweep
+def _sweep_forward(descent):
+    "Order each family by its forward slots; take back what has lowered the inner product."
+    layout, before = descent.layout, descent.value.copy()
+    for root, family in layout.families.items():
+        if not any(layout.forward[group] for group in family): continue
+        which, orders, _ = descent.propose(root, np.arange(descent.count), forward=True)
+        if len(which): descent.apply(root, which, orders)
+    worse = np.flatnonzero(descent.value < before)
+    if len(worse): _take_back(descent, worse)
 
-def _visit(state, root):
-    "Solve a family for the networks where it waits; then its neighbours wait."
-    which = np.flatnonzero(state.waiting[root])
+def _take_back(descent, which):
+    "Put these networks back into the orders in which they were given."
+    for root, family in descent.layout.families.items():
+        taken = {group: descent.orders[group][which] for group in family}
+        descent.apply(root, which, inverse(taken))
+    descent.forget(descent.orders)
+
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #visit
+def _visit(descent, root):
+    "Solve a family for the networks where it waits; where it moves, its neighbours wait."
+    which = np.flatnonzero(descent.waiting[root])
     if not len(which): return
-    state.waiting[root][:] = False
-    moved = state.solve(root, which)
-    for other in state.layout.neighbours[root]: state.waiting[other][moved] = True
-    if root in state.layout.quadratic: state.waiting[root][moved] = True
+    descent.waiting[root][:] = False
+    moved = descent.solve(root, which)
+    for other in descent.layout.neighbours[root]: descent.waiting[other][moved] = True
+    if root in descent.layout.quadratic: descent.waiting[root][moved] = True
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #start-from
-def _start_from(state, permutations):
-    "Put the networks into these orders before the descent."
-    orders = {group: torch.stack([permutation[group].cpu() for permutation in permutations]) for group in state.orders}
-    _reorder(state, torch.arange(state.count), orders)
-    state.orders.update(orders)
-    state.begin()
+def _observe(descent, which):
+    "Add the present inner products of these networks to their histories."
+    values = descent.value.tolist()
+    for n in which: descent.history[n].append(values[n])
 
-TensorDescent.start_from = _start_from
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #coordinate-descent
+def coordinate_descent(descent: CoordinateDescent,  # changed in place
+                       order: str,                  # of the sweeps, one of `SWEEPS`
+                       seed: int,                   # of random orders
+                       max_sweeps: int,
+                       first_sweep: bool,           # begin with a sweep over forward slots?
+                      ) -> None:
+    "Sweep over the families that wait until none does (Ainsworth et al., 2022, Algorithm 1)."
+    if first_sweep and max_sweeps:
+        _sweep_forward(descent)
+        _observe(descent, range(descent.count))
+    for number, sequence in enumerate(_sequences(descent.waiting, order, seed), first_sweep):
+        active = np.any([*descent.waiting.values()], axis=0)
+        if number >= max_sweeps or not active.any(): return
+        for root in sequence: _visit(descent, root)
+        _observe(descent, np.flatnonzero(active))
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #renew
-def _near(new, old, tolerance):
-    if not tolerance: return torch.equal(new, old)
-    return bool(torch.linalg.vector_norm(new - old) <= tolerance * torch.linalg.vector_norm(old))
-
-def _renew(state, a, tolerance=0.0):
-    "Put another network in the place of A; the networks B stay in their orders."
-    changed = {tensor for tensor, new in a.items() if not _near(new, state.taken[tensor], tolerance)}
-    state.a, state.norms_a = dict(a), {tensor: _norms(new) for tensor, new in as_one(a).items()}
-    state.taken |= {tensor: a[tensor] for tensor in changed}
-    for root, tensors in state.layout.tensors.items():
+def update_reference(descent: CoordinateDescent,    # changed in place
+                     a: dict[str, torch.Tensor],    # the new parameters of A
+                     tolerance: float = 0.0,        # relative to the norm of each tensor
+                    ) -> None:
+    "Match to another A from now on; its networks B keep their orders."
+    changed = descent.replace_reference(a, tolerance)
+    for root, tensors in descent.layout.tensors.items():
         if changed.isdisjoint(tensors): continue
-        state.waiting[root][:] = True
-        _forget(state, state.layout.families[root])
-    state.begin()
-
-TensorDescent.renew = _renew
+        descent.waiting[root][:] = True
+        descent.forget(descent.layout.families[root])
+    descent.begin()

@@ -6,125 +6,137 @@
 from __future__ import annotations
 import numpy as np
 import torch
-from .coordinate_descent import Layout, assign_each, units_at
+from .coordinate_descent import (
+    CoordinateDescent, Layout, assign_each, keep, unit_rows)
 
 # %% auto #0
-__all__ = ['is_plain', 'FlatDescent']
+__all__ = ['is_plain', 'FlatNetworks', 'FlatUpdates', 'FlatDescent']
 
 # %% ../../nbs/11b_matching.flat_descent.ipynb #positions
 def _numbered(spec, names):
     "The position in a row of every number of the named tensors, {name: tensor of integers}."
     shapes = {name: torch.Size(spec.shapes[name]) for name in names}
-    numbers = torch.arange(sum(shape.numel() for shape in shapes.values())).split([shape.numel() for shape in shapes.values()])
-    return {name: own.view(shapes[name]) for name, own in zip(names, numbers)}
+    sizes = [shape.numel() for shape in shapes.values()]
+    parts = torch.arange(sum(sizes)).split(sizes)
+    return {name: part.view(shapes[name]) for name, part in zip(names, parts)}
 
-def _starts(numbered): return np.cumsum([0, *(x.numel() for x in numbered.values())]).tolist()
+def _slices(numbered):
+    "Where each tensor lies in a row, {name: slice}."
+    ends = np.cumsum([0, *(numbers.numel() for numbers in numbered.values())]).tolist()
+    return {name: slice(*own) for name, own in zip(numbered, zip(ends, ends[1:]))}
 
-def _positions(numbered, places, units):
-    "The positions (units, numbers of each) that belong to every unit at these places."
-    parts = [units_at(numbered[place.tensor][None], place.axis, place)[0] for place in places]
-    return torch.cat([torch.empty(units, 0, dtype=torch.long), *parts], 1).numpy()
-
-def _settled(layout):
-    "For each group its places whose other axes belong to groups that come before it."
-    before, found = set(), {}
-    for group, own in layout.places.items():
-        before.add(group)
-        found[group] = [place for place in own if layout.acting[place.tensor] <= before]
+def _positions(layout, numbered, chosen):
+    "For each group the positions (units, numbers of each) of its units, at the `chosen` slots."
+    found = {}
+    for group, numbers in chosen.items():
+        slots = [layout.slots[group][number] for number in numbers]
+        parts = [unit_rows(numbered[slot.tensor][None], slot)[0] for slot in slots]
+        none = torch.empty(layout.spec.groups[group], 0, dtype=torch.long)
+        found[group] = torch.cat([none, *parts], 1).numpy()
     return found
 
 # %% ../../nbs/11b_matching.flat_descent.ipynb #can-be-flat
 def is_plain(layout: Layout) -> bool:
-    "Is every group solved by one assignment, whose gain is what it says?"
+    "Is every family one group, whose gain is what its similarities say?"
     return not layout.quadratic and all(len(family) == 1 for family in layout.families.values())
 
+# %% ../../nbs/11b_matching.flat_descent.ipynb #look-up
+def _indices(b, which, positions):
+    "Where positions (units, numbers) or (networks, units, numbers) of these rows are in flat `b`."
+    return which[:, None, None] * b.shape[1] + positions
+
+def _units_of(b, which, positions):
+    "The numbers (networks, units, numbers of each) of the units of these networks."
+    if len(which) == len(b): return b.take(positions, axis=1)
+    return b.take(_indices(b, which, positions))
+
+def _move_units(b, which, positions, order):
+    "Put the units of these networks into new orders (networks, units), in place."
+    moved = np.flatnonzero((order != np.arange(order.shape[1])).any(0))
+    target = _indices(b, which, positions[moved])
+    source = _indices(b, which, positions[order[:, moved]])
+    b.reshape(-1)[target] = b.take(source)
+
+# %% ../../nbs/11b_matching.flat_descent.ipynb #as-row
+def _as_row(a):
+    "The parameters of a network side by side, in double precision."
+    return torch.cat([tensor.flatten() for tensor in a.values()]).double().cpu().numpy()
+
 # %% ../../nbs/11b_matching.flat_descent.ipynb #small-descent
-class FlatDescent:
-    "Networks B on their way into the order of A, each a row of one matrix; takes the place of `Descent`."
-    def __init__(self, layout: Layout, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], count: int):
-        self.layout, self.count, self.names = layout, count, list(a)
-        numbered, sizes = _numbered(layout.spec, self.names), layout.spec.groups
-        self.at = {name: slice(start, start + numbered[name].numel()) for name, start in zip(self.names, _starts(numbered))}
-        self.index = {root: _positions(numbered, own, sizes[root]) for root, own in layout.places.items()}
-        self.settled = {root: _positions(numbered, own, sizes[root]) for root, own in _settled(layout).items()}
-        self.orders = {group: torch.arange(size).repeat(count, 1) for group, size in sizes.items()}
-        self.waiting = {root: np.ones(count, bool) for root in layout.families}
-        self.b = torch.cat([b[name].flatten(1) for name in self.names], 1).double().cpu().numpy()
-        self.norms_b = {name: np.linalg.norm(self.b[:, at], axis=1) for name, at in self.at.items()}
-        self.taken = _row(a)
-        self.begin(self.taken)
-    def begin(self, a):
-        "Take the networks as they are for the start, and the row `a`."
-        self.a, self.value = a, self.b @ a
-        self.norms_a = {name: np.linalg.norm(a[at]) for name, at in self.at.items()}
-        self.least = {root: 1e-12 * sum(self.norms_a[t] * self.norms_b[t] for t in tensors) for root, tensors in self.layout.tensors.items()}
-        self.steps, self.history = [], [[value] for value in self.value.tolist()]
+class FlatNetworks(CoordinateDescent):
+    "Networks B as rows of a matrix, and their inner products with A, a row."
+    def __init__(self, layout: Layout,        # a plain one
+                 a: dict[str, torch.Tensor],  # parameters of A
+                 b: dict[str, torch.Tensor],  # of all B, (networks, ...); not changed
+                 count: int,                  # of networks
+                 orders: dict[str, np.ndarray] | None = None):  # to start from, (networks, units)
+        super().__init__(layout, count, orders)
+        numbered = _numbered(layout.spec, list(a))
+        self.slices = _slices(numbered)
+        self.positions = _positions(layout, numbered, layout.all)
+        self.forward = _positions(layout, numbered, layout.forward)
+        self.b = torch.cat([b[name].flatten(1) for name in a], 1).double().cpu().numpy()
+        self.norms_b = {t: np.linalg.norm(self.b[:, at], axis=1) for t, at in self.slices.items()}
+        self.a = _as_row(a)
+        self.reference = self.a.copy()  # A's tensors as they were when they last counted as changed
+        for group, order in (orders or {}).items():
+            _move_units(self.b, np.arange(count), self.positions[group], order)
+        self.begin()
+    def begin(self):
+        "Measure all networks as they are, and start a new record."
+        self.value = self.b @ self.a
+        self.norms_a = {name: np.linalg.norm(self.a[at]) for name, at in self.slices.items()}
+        super().begin()
 
-def _row(a): return torch.cat([x.flatten() for x in a.values()]).double().cpu().numpy()
-
-def _scale(state): return np.linalg.norm(state.a) * np.sqrt(sum((norms**2 for norms in state.norms_b.values()), np.zeros(state.count)))
-
-def _rows(state, numbers, names):
-    "The named tensors of these networks, side by side."
-    own = state.b[np.asarray(numbers)]
-    return torch.from_numpy(own if names == state.names else np.concatenate([own[:, state.at[name]] for name in names], 1))
-
-FlatDescent.scale, FlatDescent.rows = property(_scale), _rows
-
-# %% ../../nbs/11b_matching.flat_descent.ipynb #step
-def _better(state, root, which, positions):
-    "The networks that ask for another order of the group, judged at these positions, that order, and what it gains there."
-    a, b = state.a[positions], state.b.take(positions, axis=1) if len(which) == state.count else state.b.take(_numbers(state, which, positions))
-    similarities = (b.reshape(-1, positions.shape[1]) @ a.T).reshape(len(which), len(a), len(a)).transpose(0, 2, 1)
-    order, gains = assign_each(similarities)
-    better = gains > state.least[root][which]
-    return which[better], order[better], gains[better]
-
-def _numbers(state, which, positions):
-    "Where positions (units, numbers of each), or (networks, units, numbers of each), of these networks lie in the matrix."
-    return which[:, None, None] * state.b.shape[1] + positions
-
-def _put(state, root, which, order, gains=None):
-    "Apply new orders (networks, units) of the group, whatever is gained; measure it where it is not known."
-    moves, own, index = order != np.arange(order.shape[1]), state.orders[root].numpy(), state.index[root]
-    units, numbers = np.flatnonzero(moves.any(0)), state.b.reshape(-1)
-    numbers[_numbers(state, which, index[units])] = numbers.take(_numbers(state, which, index[order[:, units]]))
-    own[which] = np.take_along_axis(own[which], order, 1)
-    if gains is None: gains = state.b[which] @ state.a - state.value[which]
-    state.value[which] += gains
-    state.steps += zip(which.tolist(), [root] * len(which), moves.sum(1).tolist(), gains.tolist())
-
-def _solve(state, root, which):
-    "Solve one group for the networks in `which`; those that moved."
-    which, order, gains = _better(state, root, which, state.index[root])
-    _put(state, root, which, order, gains)
-    return which
-
-FlatDescent.solve = _solve
+# %% ../../nbs/11b_matching.flat_descent.ipynb #is-near
+def _is_near(new, old, tolerance):
+    "Is `new` within `tolerance`, relative to the norm of `old`?"
+    return np.linalg.norm(new - old) <= tolerance * np.linalg.norm(old)
 
 # %% ../../nbs/11b_matching.flat_descent.ipynb #starts
-def _first_sweep(state):
-    "Groups in forward order, each by its settled places; taken back where that has lowered the inner product."
-    everyone, before = np.arange(state.count), state.value.copy()
-    for root, positions in state.settled.items():
-        if positions.size: _put(state, root, *_better(state, root, everyone, positions)[:2])
-    worse = np.flatnonzero(state.value < before)
-    for root in state.settled: _put(state, root, worse, np.argsort(state.orders[root].numpy()[worse], axis=1))
+class FlatUpdates(FlatNetworks):
+    "Networks B that take orders, and another A, from outside."
+    def rows(self, numbers, names):
+        "The named tensors of these networks, as they are now, side by side: one row a network."
+        own = self.b[np.asarray(numbers)]
+        if names != list(self.slices):
+            own = np.concatenate([own[:, self.slices[name]] for name in names], 1)
+        return torch.from_numpy(own)
+    def apply(self, root, which, orders):
+        "Put networks into new orders of a family, whatever that gains; measure and record it."
+        _move_units(self.b, which, self.positions[root], orders[root])
+        gains = self.b[which] @ self.a - self.value[which]
+        self.value[which] += gains
+        self.record(root, which, orders, gains)
+    def replace_reference(self, a, tolerance):
+        "Take other parameters for A; the names of tensors that moved by more than `tolerance`."
+        self.a = _as_row(a)
+        changed = {name for name, at in self.slices.items()
+                   if not _is_near(self.a[at], self.reference[at], tolerance)}
+        for name in changed: self.reference[self.slices[name]] = self.a[self.slices[name]]
+        return changed
 
-def _start_from(state, permutations):
-    "Put the networks into these orders before the descent."
-    for root in state.index:
-        _put(state, root, np.arange(state.count), np.stack([permutation[root].cpu().numpy() for permutation in permutations]))
-    state.begin(state.a)
-
-def _renew(state, a, tolerance=0.0):
-    "Put another network in the place of A; the networks B stay in their orders."
-    a = _row(a)
-    changed = {name for name, at in state.at.items()
-               if np.linalg.norm(a[at] - state.taken[at]) > tolerance * np.linalg.norm(state.taken[at])}
-    for name in changed: state.taken[state.at[name]] = a[state.at[name]]
-    for root, tensors in state.layout.tensors.items():
-        if not changed.isdisjoint(tensors): state.waiting[root][:] = True
-    state.begin(a)
-
-FlatDescent.first_sweep, FlatDescent.start_from, FlatDescent.renew = _first_sweep, _start_from, _renew
+# %% ../../nbs/11b_matching.flat_descent.ipynb #step
+class FlatDescent(FlatUpdates):
+    "Coordinate descent on the rows of one matrix, for small networks of a plain layout."
+    @property
+    def scale(self) -> np.ndarray:
+        "The products (networks,) of the norms of A and each B."
+        squares = sum((norms**2 for norms in self.norms_b.values()), np.zeros(self.count))
+        return np.linalg.norm(self.a) * np.sqrt(squares)
+    def propose(self, root, which, forward=False):
+        "Those networks to which other orders of a family promise a gain, the orders, the gains."
+        positions = (self.forward if forward else self.positions)[root]
+        a, b = self.a[positions], _units_of(self.b, which, positions)
+        units, numbers = positions.shape
+        similarities = (b.reshape(-1, numbers) @ a.T).reshape(len(which), units, units)
+        order, gains = assign_each(similarities.transpose(0, 2, 1))
+        return keep(gains > self.least[root][which], which, {root: order}, gains)
+    def solve(self, root, which):
+        "Put networks into the best orders of a family where that gains; those that moved."
+        which, orders, gains = self.propose(root, which)
+        if not len(which): return which
+        _move_units(self.b, which, self.positions[root], orders[root])
+        self.value[which] += gains
+        self.record(root, which, orders, gains)
+        return which

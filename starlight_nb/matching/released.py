@@ -17,26 +17,40 @@ __all__ = ['POOLS', 'partial_spec']
 # %% ../../nbs/11g_matching.released.ipynb #left-out
 POOLS = ("mean", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 
-def _reaches(node, step):
-    "Does a pooling follow (step `users`) or precede (step `all_input_nodes`) with only elementwise operations between?"
-    return any(operation(other) in POOLS or operation(other).rstrip("_") in ELEMENTWISE and other.all_input_nodes[1:] == []
-               and _reaches(other, step) for other in getattr(node, step))
+def _is_activation(node):
+    "Is this an elementwise operation of one tensor?"
+    elementwise = operation(node).rstrip("_") in ELEMENTWISE
+    return elementwise and len(node.all_input_nodes) < 2
 
-def _left_out(node):
-    "Is this a concatenation, or a sum next to a pooling?"
+def _is_next_to_pool(node, direction):
+    "Is a pooling among a node's `users`, or `all_input_nodes`, with activations between at most?"
+    for other in getattr(node, direction):
+        if operation(other) in POOLS: return True
+        if _is_activation(other) and _is_next_to_pool(other, direction): return True
+    return False
+
+def _is_left_out(node):
+    "Is this a concatenation, or a sum of two tensors next to a pooling?"
     if operation(node) in ("cat", "concat"): return True
-    return operation(node) in ("add", "add_") and len(node.all_input_nodes) == 2 and any(_reaches(node, s) for s in ("users", "all_input_nodes"))
+    if operation(node) not in ("add", "add_") or len(node.all_input_nodes) != 2: return False
+    return _is_next_to_pool(node, "users") or _is_next_to_pool(node, "all_input_nodes")
 
+# %% ../../nbs/11g_matching.released.ipynb #partial-spec
 def _writers(node):
     "The weights of the layers that write what `node` holds."
     if operation(node) == "linear" or operation(node).startswith("conv"): return [node.args[1].name]
     return [name for source in node.all_input_nodes for name in _writers(source)]
 
-# %% ../../nbs/11g_matching.released.ipynb #partial-spec
-def partial_spec(spec: PermutationSpec, model: nn.Module, example_inputs) -> PermutationSpec:
+def partial_spec(spec: PermutationSpec,  # of all groups
+                 model: nn.Module,       # not changed
+                 example_inputs,         # as for `infer_spec`
+                ) -> PermutationSpec:
     "The spec with the groups held still that the paper's released code did not match."
-    trace, left_out = Trace(model, example_inputs), set()
-    for name in {name for node in trace.values if _left_out(node) for name in _writers(node)}:
+    trace = Trace(model, example_inputs)
+    weights = {name for node in trace.values if _is_left_out(node) for name in _writers(node)}
+    left_out = set()
+    for name in weights:
         axes = spec.axes.get(trace.names[name], (None,))
-        left_out |= set(unit_positions(axes[0]) if axes[0] else ())
-    return without_groups(spec, dict.fromkeys(left_out, "not matched by the paper's released code"))
+        left_out |= unit_positions(axes[0] or ()).keys()
+    reason = "not matched by the paper's released code"
+    return without_groups(spec, dict.fromkeys(left_out, reason))

@@ -5,6 +5,8 @@
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #imports
 from __future__ import annotations
 import copy, math
+from dataclasses import dataclass
+from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,60 +22,75 @@ from ..runtime.settings import check_choice
 from ..training.recipes import check_number
 
 # %% auto #0
-__all__ = ['COSTS', 'sinkhorn', 'soft_permute', 'batch_loss', 'match_sinkhorn']
+__all__ = ['COSTS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'batch_loss', 'shuffled_batches', 'optimizer_step',
+           'check_arguments', 'mixed_names', 'match_sinkhorn']
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #sinkhorn
-def sinkhorn(x: torch.Tensor,       # (units, units), of any sign; larger entries become larger shares
+def sinkhorn(x: torch.Tensor,       # (units, units); larger entries become larger shares
              iterations: int = 20,  # each over rows and columns
             ) -> torch.Tensor:
-    "A doubly stochastic matrix from exp(`x`) (Sinkhorn, 1964); its columns sum to 1 exactly, its rows in the limit."
+    """A doubly stochastic matrix (units, units) from exp(`x`) (Sinkhorn, 1964).
+
+    Its columns sum to 1 exactly, its rows in the limit."""
     for _ in range(iterations):
         x = x - x.logsumexp(1, keepdim=True)
         x = x - x.logsumexp(0, keepdim=True)
     return x.exp()
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #soft-permute
-def _mixed(x, place, soft):
-    "One axis of a tensor with its units mixed by `soft` (units, units)."
-    rows = x.movedim(place.axis, 0)
-    where = place.where.flatten().to(x.device)
-    units = rows if place.whole else rows[where]
-    mixed = (soft @ units.reshape(len(soft), -1)).view(units.shape)
-    return (mixed if place.whole else rows.index_copy(0, where, mixed)).movedim(0, place.axis)
+def _mix_axis(x, slot, matrix):
+    "One axis of a tensor with its units mixed by a matrix (units, units)."
+    rows = x.movedim(slot.axis, 0)
+    where = slot.where.flatten().to(x.device)
+    units = rows if slot.whole else rows[where]
+    mixed = (matrix @ units.reshape(len(matrix), -1)).view(units.shape)
+    if not slot.whole: mixed = rows.index_copy(0, where, mixed)
+    return mixed.movedim(0, slot.axis)
 
-def soft_permute(layout: Layout, soft: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    "The parameters of `state` with the units of each group of `soft` mixed by its matrix (units, units)."
+def soft_permute(layout: Layout,                  # of the spec
+                 soft: dict[str, torch.Tensor],   # for some groups, a matrix (units, units)
+                 state: dict[str, torch.Tensor],  # not changed
+                ) -> dict[str, torch.Tensor]:
+    "The parameters of `state` with the units of each group of `soft` mixed by its matrix."
     moved = dict(state)
     for group, matrix in soft.items():
-        for place in layout.places[group]: moved[place.tensor] = _mixed(moved[place.tensor], place, matrix)
+        for slot in layout.places[group]:
+            moved[slot.tensor] = _mix_axis(moved[slot.tensor], slot, matrix)
     return moved
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #batch-loss
-def _computing_type(state):
-    "Double precision where a tensor has it, else single."
-    return torch.double if any(tensor.dtype == torch.double for tensor in state.values()) else torch.float
+def loss_dtype(state):
+    "The precision of the loss: double where a tensor has it, else single."
+    double = any(tensor.dtype == torch.double for tensor in state.values())
+    return torch.double if double else torch.float
 
-def batch_loss(model: nn.Module,              # the architecture; not changed
+def batch_loss(model: nn.Module,  # the architecture; not changed
                state: dict[str, torch.Tensor],  # of which the buffers are taken
               ):
-    "A function (parameters, x, y) -> mean cross-entropy in nats, with the batch's own statistics in normalisations."
-    model, kind = copy.deepcopy(model).eval(), _computing_type(state)
+    """A function (parameters, x, y) -> mean cross-entropy of a batch, in nats.
+
+    Normalisations use the batch's own statistics."""
+    dtype = loss_dtype(state)
+    model = copy.deepcopy(model).eval()
     model.load_state_dict(state)
-    for norm in batch_norms(model.to(kind)): norm.train()
+    for norm in batch_norms(model.to(dtype)): norm.train()
     def loss(parameters, x, y):
-        x = x.to(kind) if x.is_floating_point() else x
-        return F.cross_entropy(torch.func.functional_call(model, parameters, (x,), tie_weights=False), y)
+        x = x.to(dtype) if x.is_floating_point() else x
+        logits = torch.func.functional_call(model, parameters, (x,), tie_weights=False)
+        return F.cross_entropy(logits, y)
     return loss
 
-def _endless(data, batch_size, seed):
-    "Shuffled batches, epoch after epoch."
-    shuffle = generator(seed, "batches")
-    while True: yield from batches(data.train, batch_size, shuffle)
+# %% ../../nbs/11e_matching.sinkhorn.ipynb #steps
+def shuffled_batches(data, batch_size, seed):
+    "Batches (x, y) of the training split, epoch after epoch without end."
+    rng = generator(seed, "batches")
+    while True: yield from batches(data.train, batch_size, rng)
 
-def _step(optimizer, loss, step):
-    "One step down, unless the loss is not finite."
+def optimizer_step(optimizer, loss, step):
+    "One step down; `FloatingPointError` where the loss is not finite."
     value = loss.item()
-    if not math.isfinite(value): raise FloatingPointError(f"matching: the loss at step {step} is {value}")
+    if not math.isfinite(value):
+        raise FloatingPointError(f"matching: the loss at step {step} is {value}")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -81,44 +98,107 @@ def _step(optimizer, loss, step):
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #costs
 COSTS = ("distance", "midpoint", "random")
 
-def _cost(cost, a, state_a, model, data, batch_size, seed):
-    "A function of the parameters of the softly permuted B."
-    if cost == "distance": return lambda b: sum((own - b[name]).square().sum() for name, own in a.items())
-    loss, examples, points = batch_loss(model, state_a), _endless(data, batch_size, seed), generator(seed, "points")
-    def between(b):
-        t = 0.5 if cost == "midpoint" else torch.rand((), generator=points).item()
-        return loss({name: torch.lerp(own, b[name], t) for name, own in a.items()}, *next(examples))
-    return between
+def _distance(a, b):
+    "The squared distance between the parameters of two networks."
+    return sum((own - b[name]).square().sum() for name, own in a.items())
+
+@dataclass(frozen=True)
+class _Cost:
+    "One of the costs, and the batches that its loss is measured on."
+    name: str
+    model: nn.Module | None
+    data: Dataset | None
+    batch_size: int
+    seed: int  # of batches and points
+    def function(self, a, state_a):
+        "A function of the parameters of the softly permuted B; `a` holds those of A."
+        if self.name == "distance": return partial(_distance, a)
+        loss = batch_loss(self.model, state_a)
+        examples = shuffled_batches(self.data, self.batch_size, self.seed)
+        rng = generator(self.seed, "points")
+        def cost(b):
+            t = 0.5 if self.name == "midpoint" else torch.rand((), generator=rng).item()
+            between = {name: torch.lerp(own, b[name], t) for name, own in a.items()}
+            return loss(between, *next(examples))
+        return cost
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #checks
-def _check(spec, state_a, state_b, init, model, data, needed, lr, **counts):
-    "Raise `ValueError`, naming the argument, for what both methods cannot use."
+def check_arguments(spec, state_a, state_b, init, model, data, needs_loss, lr, **counts):
+    "Raise `ValueError`, naming the argument, for what matching by gradient descent cannot use."
     check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
     missing = [name for name, value in (("model", model), ("data", data)) if value is None]
-    if len(missing) == 1 or missing and needed: raise ValueError(f"{', '.join(missing)}: the loss needs both a model and data")
+    if len(missing) == 1 or missing and needs_loss:
+        raise ValueError(f"{', '.join(missing)}: the loss needs both a model and data")
     if not missing:
         check_dataset(data)
         check_state(spec, model.state_dict(), "model")
     for name, value in counts.items(): check_number(name, value, int, 1, math.inf)
     check_number("lr", lr, float, 0, math.inf)
 
-def _mixed_names(spec, state, model):
-    "The tensors that are mixed: those that are matched; with a model, its parameters among them."
-    own = None if model is None else {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return [name for name in matched_names(spec, state) if own is None or name in own]
+def _check_temperature(temperature):
+    if not temperature > 0:
+        raise ValueError(f"temperature: a number above 0 is needed, not {temperature!r}")
+
+def mixed_names(spec, state, model):
+    "The tensors that are mixed: those that are matched; with a model, its parameters only."
+    names = matched_names(spec, state)
+    if model is None: return names
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return [name for name in names if name in parameters]
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #descend
-def _round_softened(layout, groups, b, cost, centre, seed, steps, lr, temperature, iterations):
-    "The orders of `groups` after a descent on the cost of the softly permuted `b`, from `centre` times the identity."
-    noise, like = generator(seed, "soft permutations"), next(iter(b.values()))
-    free = {g: centre * torch.eye(n) + 0.1 * torch.randn(n, n, generator=noise) for g, n in groups.items()}
-    free = {g: x.to(like).requires_grad_() for g, x in free.items()}
-    optimizer = torch.optim.Adam(free.values(), lr)
-    for step in range(steps):
-        soft = {g: sinkhorn(x / temperature, iterations) for g, x in free.items()}
-        _step(optimizer, cost(soft_permute(layout, soft, b)), step)
-    return {g: assign(layout.spec, [g], {g: x.detach().cpu()})[0][g] for g, x in free.items()}
+@dataclass(frozen=True)
+class _SoftDescent:
+    "Gradient descent on one free matrix a group."
+    steps: int
+    lr: float           # of Adam
+    temperature: float
+    iterations: int     # of Sinkhorn's algorithm
+    seed: int           # of the noise at the start
+    def start(self, groups, centre, like):
+        "For each group a matrix (units, units): `centre` times the identity, plus noise."
+        rng = generator(self.seed, "soft permutations")
+        free = {group: centre * torch.eye(n) + 0.1 * torch.randn(n, n, generator=rng)
+                for group, n in groups.items()}
+        return {group: x.to(like).requires_grad_() for group, x in free.items()}
+    def run(self, layout, free, b, cost):
+        "Move the free matrices down the cost of the softly permuted `b`."
+        optimizer = torch.optim.Adam(free.values(), self.lr)
+        for step in range(self.steps):
+            soft = {group: sinkhorn(x / self.temperature, self.iterations)
+                    for group, x in free.items()}
+            optimizer_step(optimizer, cost(soft_permute(layout, soft, b)), step)
+
+def _round(spec, free):
+    "For each free matrix, the order that it is nearest to."
+    similar = {group: x.detach().cpu() for group, x in free.items()}
+    return {group: assign(spec, [group], similar)[0][group] for group in free}
+
+# %% ../../nbs/11e_matching.sinkhorn.ipynb #match-softly
+def _soft_groups(layout):
+    "The groups with a free matrix: in no block, without blocks in them, and acting on parameters."
+    return {group: layout.spec.groups[group] for group, family in layout.families.items()
+            if len(family) == 1 and layout.places[group]}
+
+def _match_softly(spec, state_a, state_b, init, cost, descent):
+    "Match B to A by a descent on a cost; the arguments are right."
+    layout = Layout(spec)
+    groups = _soft_groups(layout)
+    start = {g: order.cpu() for g, order in (spec.identity() if init is None else init).items()}
+    started = permute(spec, start, state_b)
+    by_distance = cost.name == "distance"
+    dtype = working_type(spec, state_a) if by_distance else loss_dtype(state_a)
+    names = mixed_names(spec, state_a, cost.model)
+    a = {name: state_a[name].detach().to(dtype) for name in names}
+    b = {name: started[name].detach().to(a[name]) for name in names}
+    free = {}
+    if groups:
+        free = descent.start(groups, float(init is not None), b[names[0]])
+        descent.run(layout, free, b, cost.function(a, state_a))
+    permutation = compose(spec.identity() | _round(spec, free), start)
+    permutation = match_rest(spec, state_a, state_b, permutation, groups)
+    return matching_of(spec, state_a, state_b, permutation)
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #match-sinkhorn
 def match_sinkhorn(spec: PermutationSpec,
@@ -126,26 +206,23 @@ def match_sinkhorn(spec: PermutationSpec,
                    state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
                    *,
                    init: dict[str, torch.Tensor] | None = None,  # start at this permutation of B
-                   model: nn.Module | None = None,  # the architecture, not changed; with `data`, for all costs but the distance
-                   data: Dataset | None = None,     # the training split is used
+                   model: nn.Module | None = None,  # the architecture; for costs but the distance
+                   data: Dataset | None = None,     # the training split; for the same costs
                    cost: str = "distance",          # distance, midpoint, random
                    steps: int = 200,
-                   lr: float = 0.1,                 # Adam's
+                   lr: float = 0.1,                 # of Adam
                    temperature: float = 1.0,        # tau; lower is harder
                    iterations: int = 20,            # of Sinkhorn's algorithm
                    batch_size: int = 100,
-                   seed: int = 0,                   # of the start's noise, of batches and points
+                   seed: int = 0,                   # of noise, batches and points
                   ) -> Matching:
-    """Lower a cost of softly permuted weights by gradient descent and round at the end (Peña et al., 2023).
+    """Lower a cost of softly permuted weights, and round at the end (Peña et al., 2023).
 
-    Raises `ValueError` where states, `init` or options do not fit, `FloatingPointError` where the loss is not finite."""
-    needed = check_choice("cost", cost, COSTS) != "distance"
-    _check(spec, state_a, state_b, init, model, data, needed, lr, steps=steps, iterations=iterations, batch_size=batch_size)
-    if not temperature > 0: raise ValueError(f"temperature: a number above 0 is needed, not {temperature!r}")
-    start, layout = {g: order.cpu() for g, order in (init or spec.identity()).items()}, Layout(spec)
-    groups = {g: spec.groups[g] for g, family in layout.families.items() if len(family) == 1 and layout.places[g]}
-    names, kind = _mixed_names(spec, state_a, model), _computing_type(state_a) if needed else working_type(spec, state_a)
-    a, b = ({n: state[n].detach().to(state_a[n].device, kind) for n in names} for state in (state_a, permute(spec, start, state_b)))
-    loss = _cost(cost, a, state_a, model, data, batch_size, seed)
-    found = _round_softened(layout, groups, b, loss, init is not None, seed, steps, lr, temperature, iterations) if groups else {}
-    return matching_of(spec, state_a, state_b, match_rest(spec, state_a, state_b, compose(spec.identity() | found, start), groups))
+    Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
+    where the loss is not finite."""
+    chosen = _Cost(check_choice("cost", cost, COSTS), model, data, batch_size, seed)
+    check_arguments(spec, state_a, state_b, init, model, data, cost != "distance", lr,
+                    steps=steps, iterations=iterations, batch_size=batch_size)
+    _check_temperature(temperature)
+    descent = _SoftDescent(steps, lr, temperature, iterations, seed)
+    return _match_softly(spec, state_a, state_b, init, chosen, descent)

@@ -10,7 +10,7 @@ from torch import nn
 from ..data import Dataset
 from ..evaluation import midpoint_loss
 from .sinkhorn import (
-    _check, _computing_type, _endless, _mixed_names, _step, batch_loss)
+    batch_loss, check_arguments, loss_dtype, mixed_names, optimizer_step, shuffled_batches)
 from .weights import Matcher, Matching, matching_of
 from ..permutation import PermutationSpec, compose, permute
 
@@ -18,52 +18,82 @@ from ..permutation import PermutationSpec, compose, permute
 __all__ = ['match_straight_through']
 
 # %% ../../nbs/11f_matching.straight_through.ipynb #candidates
-class _Lowest:
-    "The permutation with the lowest loss at the midpoint."
-    def __init__(self, measure): self.measure, self.loss, self.permutation, self.last = measure, math.inf, None, None
+class _BestPermutation:
+    "The permutation with the lowest measured loss among those that were offered."
+    def __init__(self, measure):
+        self.measure = measure  # a function of a permutation
+        self.loss = math.inf
+        self.permutation = None
+        self.last = None
     def offer(self, permutation):
-        "Measure a permutation unless it was the last one offered."
-        if self.last is not None and all(torch.equal(order, self.last[group]) for group, order in permutation.items()): return
-        self.last, loss = permutation, min(math.inf, self.measure(permutation))  # nan counts as infinite
-        if loss < self.loss or self.permutation is None: self.loss, self.permutation = loss, permutation
+        "Measure a permutation, unless it was the last one offered."
+        if self.last is not None and _same(permutation, self.last): return
+        self.last = permutation
+        loss = min(math.inf, self.measure(permutation))  # nan counts as infinite
+        if loss < self.loss or self.permutation is None:
+            self.loss = loss
+            self.permutation = permutation
 
-# %% ../../nbs/11f_matching.straight_through.ipynb #pass-through
-def _pass_through(matcher, state_a, model, lowest, examples, steps, lr, every):
-    "Move free weights, and offer what they are projected to."
-    spec, kind, loss = matcher.spec, _computing_type(state_a), batch_loss(model, state_a)
-    a = {name: state_a[name].detach().to(kind) for name in _mixed_names(spec, state_a, model)}
+def _same(p, q): return all(torch.equal(order, q[group]) for group, order in p.items())
+
+# %% ../../nbs/11f_matching.straight_through.ipynb #straight-through
+def _straight_through(free, b):
+    "Tensors with the values of `b`, whose gradients go to the free ones."
+    return {name: b[name].detach().to(own) + (own - own.detach()) for name, own in free.items()}
+
+def _project(matcher, state_a, free):
+    "The permutation that weight matching finds between the free weights and B."
+    weights = {name: own.detach() for name, own in free.items()}
+    return matcher.match(state_a | weights)[0].permutation
+
+def _descend(matcher, state_a, state_b, model, best, examples, steps, lr, every):
+    "Move free weights by the gradient, and offer the permutations that they are projected to."
+    loss = batch_loss(model, state_a)
+    names = mixed_names(matcher.spec, state_a, model)
+    a = {name: state_a[name].detach().to(loss_dtype(state_a)) for name in names}
     free = {name: own.clone().requires_grad_() for name, own in a.items()}
     optimizer = torch.optim.SGD(free.values(), lr, momentum=0.9)
     for step in range(steps + 1):
-        permutation = matcher.match(state_a | {name: own.detach() for name, own in free.items()})[0].permutation
-        if step % every == 0 or step == steps: lowest.offer(permutation)
-        if step == steps or not spec.groups: return
-        b = permute(spec, permutation, matcher.states[0])
-        through = {name: b[name].detach().to(own) + (own - own.detach()) for name, own in free.items()}
-        _step(optimizer, loss({name: torch.lerp(own, through[name], 0.5) for name, own in a.items()}, *next(examples)), step)
+        permutation = _project(matcher, state_a, free)
+        if step % every == 0 or step == steps: best.offer(permutation)
+        if step == steps or not matcher.spec.groups: return
+        b = _straight_through(free, permute(matcher.spec, permutation, state_b))
+        middle = {name: torch.lerp(own, b[name], 0.5) for name, own in a.items()}
+        optimizer_step(optimizer, loss(middle, *next(examples)), step)
+
+# %% ../../nbs/11f_matching.straight_through.ipynb #search
+def _search(spec, state_a, state_b, init, model, data, examples, steps, lr, every):
+    "The best permutation of B that the descent comes across."
+    start = {g: order.cpu() for g, order in (spec.identity() if init is None else init).items()}
+    started = permute(spec, start, state_b)
+    best = _BestPermutation(lambda permutation: midpoint_loss(
+        model, state_a, permute(spec, permutation, started), data))
+    if init is not None: best.offer(spec.identity())
+    matcher = Matcher(spec, [started], order="forward" if init is None else "backward")
+    _descend(matcher, state_a, started, model, best, examples, steps, lr, every)
+    return compose(best.permutation, start)
 
 # %% ../../nbs/11f_matching.straight_through.ipynb #match-straight-through
 def match_straight_through(spec: PermutationSpec,
                            state_a: dict[str, torch.Tensor],  # the network whose order is kept
-                           state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
+                           state_b: dict[str, torch.Tensor],  # to be permuted; not changed
                            *,
                            model: nn.Module,  # the architecture; not changed
                            data: Dataset,     # the training split is used
-                           init: dict[str, torch.Tensor] | None = None,  # start at this permutation of B
+                           init: dict[str, torch.Tensor] | None = None,  # of B, to start at
                            steps: int = 200,
                            lr: float = 0.01,  # of SGD with momentum 0.9
-                           every: int = 10,   # steps between measurements on the whole training split
+                           every: int = 10,   # steps between losses of the whole training split
                            batch_size: int = 100,
                            seed: int = 0,     # of the batches
                           ) -> Matching:
-    """Lower the midpoint's loss by gradients that pass straight through weight matching (Ainsworth et al., 2022, Algorithm 3).
+    """Lower the midpoint's loss by gradients that pass straight through weight matching
+    (Ainsworth et al., 2022, Algorithm 3).
 
-    Raises `ValueError` where states, `init` or options do not fit, `FloatingPointError` where the loss is not finite."""
-    _check(spec, state_a, state_b, init, model, data, True, lr, steps=steps, every=every, batch_size=batch_size)
-    start = {g: order.cpu() for g, order in (init or spec.identity()).items()}
-    moved = permute(spec, start, state_b)
-    lowest = _Lowest(lambda permutation: midpoint_loss(model, state_a, permute(spec, permutation, moved), data))
-    if init is not None: lowest.offer(spec.identity())
-    matcher = Matcher(spec, [moved], order="forward" if init is None else "backward")
-    _pass_through(matcher, state_a, model, lowest, _endless(data, batch_size, seed), steps, lr, every)
-    return matching_of(spec, state_a, state_b, compose(lowest.permutation, start))
+    Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
+    where the loss is not finite."""
+    check_arguments(spec, state_a, state_b, init, model, data, True, lr,
+                    steps=steps, every=every, batch_size=batch_size)
+    examples = shuffled_batches(data, batch_size, seed)
+    permutation = _search(spec, state_a, state_b, init, model, data, examples, steps, lr, every)
+    return matching_of(spec, state_a, state_b, permutation)

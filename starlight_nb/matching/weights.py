@@ -7,14 +7,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from ..data import Dataset
 from ..evaluation import midpoint_loss
 from .coordinate_descent import (
-    Layout, SWEEPS, TensorDescent, coordinate_descent, inner_product, spread_threads)
+    Layout, SWEEPS, coordinate_descent, inner_product, map_threads, update_reference)
 from .flat_descent import FlatDescent, is_plain
+from .tensor_descent import TensorDescent
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from ..permutation.proof import without_groups
@@ -29,11 +32,11 @@ __all__ = ['SMALL', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'working_t
 class Matching:
     "A permutation that was found, and how."
     permutation: dict[str, torch.Tensor]  # brings B's units into A's order
-    objective: float                      # the inner product of A's parameters with the permuted B's
+    objective: float                      # the inner product of A's parameters with permuted B's
     cosine: float                         # the same, divided by both norms
     sweeps: int                           # until nothing moved any more
-    history: list[float] = field(default_factory=list)  # the inner product at the start and after each sweep
-    steps: list[tuple] = field(default_factory=list, repr=False)  # group, units moved and gain of each step
+    history: list[float] = field(default_factory=list)  # objective at the start, after each sweep
+    steps: list[tuple] = field(default_factory=list, repr=False)  # (group, units moved, gain)
     def to_frame(self) -> pd.DataFrame:
         "One row a step: group, units moved, gain, and the inner product after it."
         frame = pd.DataFrame(self.steps, columns=["group", "units moved", "gain"])
@@ -43,60 +46,107 @@ class Matching:
                 f"{self.objective:.4f}, after {self.sweeps} sweeps and {len(self.steps)} steps.")
 
 # %% ../../nbs/11c_matching.weights.ipynb #matched-names
-SMALL = 100_000  # parameters
+SMALL = 100_000  # parameters of a network up to which it is matched in double precision
 
 def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list[str]:
     "The names of the tensors that are matched: floating-point, and no buffers of the spec."
-    return [name for name in spec.shapes if name not in spec.buffers and state[name].is_floating_point()]
+    return [name for name in spec.shapes
+            if name not in spec.buffers and state[name].is_floating_point()]
+
+def _is_small(spec, names): return sum(math.prod(spec.shapes[name]) for name in names) <= SMALL
 
 def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
-    "The precision in which similarities are computed."
+    "The precision in which similarities are computed: single or double."
     names = matched_names(spec, state)
-    small = sum(math.prod(spec.shapes[name]) for name in names) <= SMALL
-    return torch.double if small or any(state[name].dtype == torch.double for name in names) else torch.float
+    is_double = any(state[name].dtype == torch.double for name in names)
+    return torch.double if is_double or _is_small(spec, names) else torch.float
 
-def check_states(spec, states):
-    "Raise `ValueError`, naming argument and tensor, where a state does not fit or has values that are not finite."
+# %% ../../nbs/11c_matching.weights.ipynb #checks
+def check_states(spec: PermutationSpec,
+                 states: dict[str, dict[str, torch.Tensor]],  # name of the argument: state
+                ) -> None:
+    "Raise `ValueError`, naming argument and tensor, where a state does not fit or is not finite."
     for argument, state in states.items():
         check_state(spec, state, argument)
         for name in matched_names(spec, state):
             # a sum is finite where all values are, unless it overflows
-            if not torch.isfinite(state[name].sum()) and not torch.isfinite(state[name]).all():
-                raise ValueError(f"{argument}: {name!r} has values that are not finite")
+            if torch.isfinite(state[name].sum()) or torch.isfinite(state[name]).all(): continue
+            raise ValueError(f"{argument}: {name!r} has values that are not finite")
 
-def _check_options(order, **counts):
+class _Sweeps(NamedTuple):
+    "Options of a descent."
+    order: str = "forward"
+    seed: int = 0
+    max_sweeps: int = 100
+
+def _checked_sweeps(order, seed, max_sweeps):
     check_choice("order", order, SWEEPS)
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 0: raise ValueError(f"{name}: a whole number from 0 up is needed, not {value!r}")
+    _check_count("max_sweeps", max_sweeps)
+    return _Sweeps(order, seed, max_sweeps)
+
+# %% ../../nbs/11c_matching.weights.ipynb #option-checks
+def _check_count(name, value):
+    if isinstance(value, int) and value >= 0: return
+    raise ValueError(f"{name}: a whole number from 0 up is needed, not {value!r}")
+
+def _check_tolerance(tolerance):
+    if 0 <= tolerance < 1: return
+    raise ValueError(f"tolerance: a number from 0 to below 1 is needed, not {tolerance!r}")
+
+def _check_midpoint(model, data):
+    if (model is None) == (data is None): return
+    raise ValueError("model, data: the midpoint's loss needs both")
 
 # %% ../../nbs/11c_matching.weights.ipynb #descent
 def _weights(spec, state):
     "A copy of what is matched of a network, in working precision."
-    kind = working_type(spec, state)
-    return {name: state[name].detach().to(kind, copy=True).contiguous() for name in matched_names(spec, state)}
+    dtype = working_type(spec, state)
+    return {name: state[name].detach().to(dtype, copy=True).contiguous()
+            for name in matched_names(spec, state)}
 
 def _descent(layout, state_a, states_b, starts):
-    "A descent of these networks, from these orders where there are any."
+    "A descent of these networks, from these permutations where there are any."
     a = _weights(layout.spec, state_a)
-    small = is_plain(layout) and sum(x.numel() for x in a.values()) <= SMALL
-    b = {name: torch.stack([state[name].detach().to(a[name]) for state in states_b]) for name in a}
-    descent = (FlatDescent if small else TensorDescent)(layout, a, b, len(states_b))
-    if starts: descent.start_from(starts)
-    return descent
+    b = {name: torch.stack([state[name].detach().to(like) for state in states_b])
+         for name, like in a.items()}
+    kind = FlatDescent if is_plain(layout) and _is_small(layout.spec, a) else TensorDescent
+    return kind(layout, a, b, len(states_b), starts and _stacked(starts))
 
+def _stacked(permutations):
+    "Permutations of several networks as orders {group: (networks, units)}."
+    return {group: np.stack([permutation[group].cpu().numpy() for permutation in permutations])
+            for group in permutations[0]}
+
+# %% ../../nbs/11c_matching.weights.ipynb #matchings
 def _matchings(descent):
     "The results of a descent, one a network."
-    steps, found = [[] for _ in descent.history], []
-    for number, *step in descent.steps: steps[number].append(tuple(step))
+    steps = [[] for _ in range(descent.count)]
+    for n, *step in descent.steps: steps[n].append(tuple(step))
+    found = []
     for n, (history, scale) in enumerate(zip(descent.history, descent.scale.tolist())):
-        permutation = {group: order[n].clone() for group, order in descent.orders.items()}
-        found.append(Matching(permutation, history[-1], history[-1] / scale if scale else 0.0, len(history) - 1, history, steps[n]))
+        permutation = {g: torch.from_numpy(order[n].copy()) for g, order in descent.orders.items()}
+        cosine = history[-1] / scale if scale else 0.0
+        sweeps = len(history) - 1
+        found.append(Matching(permutation, history[-1], cosine, sweeps, history, steps[n]))
     return found
 
-def _match(layout, state_a, states_b, starts, order, seed, max_sweeps):
-    descent = _descent(layout, state_a, states_b, starts)
-    coordinate_descent(descent, order, seed, max_sweeps, first_sweep=order == "forward" and not starts)
+def _run(descent, sweeps, first_sweep):
+    "Sweep until nothing moves; the results."
+    coordinate_descent(descent, *sweeps, first_sweep=first_sweep)
     return _matchings(descent)
+
+def _match(layout, state_a, states_b, starts, sweeps):
+    "Match these networks, from these permutations where there are any."
+    descent = _descent(layout, state_a, states_b, starts)
+    return _run(descent, sweeps, first_sweep=sweeps.order == "forward" and not starts)
+
+# %% ../../nbs/11c_matching.weights.ipynb #best-matching
+def _best_matching(found, spec, state_a, state_b, model, data):
+    "The matching with the highest objective, or with a model the lowest loss at the midpoint."
+    if model is None: return max(found, key=lambda matching: matching.objective)
+    def midpoint(matching):
+        return midpoint_loss(model, state_a, permute(spec, matching.permutation, state_b), data)
+    return min(found, key=midpoint)
 
 # %% ../../nbs/11c_matching.weights.ipynb #match-weights
 def match_weights(spec: PermutationSpec,
@@ -104,114 +154,156 @@ def match_weights(spec: PermutationSpec,
                   state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
                   *,
                   init: dict[str, torch.Tensor] | None = None,  # start from this permutation of B
-                  order: str = "forward",            # of the sweeps: forward, backward, random
-                  seed: int = 0,                     # of random orders; `torch.randperm` after `manual_seed(seed)`
-                  restarts: int = 0,                 # more descents in random orders, with the seeds that follow
-                  model: nn.Module | None = None,    # with `data`: keep the best by the midpoint's training loss
-                  data: Dataset | None = None,
+                  order: str = "forward",          # of the sweeps: forward, backward, random
+                  seed: int = 0,                   # of random orders, as `torch.manual_seed` has it
+                  restarts: int = 0,               # more descents: random orders, from seed + 1 on
+                  model: nn.Module | None = None,  # with `data`: keep the lowest midpoint loss
+                  data: Dataset | None = None,     # its training split is used
                   max_sweeps: int = 100,
                  ) -> Matching:
-    """Maximise <A, permutation(B)> by coordinate descent, each step an exact linear assignment
-    (Ainsworth et al., 2022, Algorithm 1).
+    """Maximise <A, permutation(B)> by coordinate descent (Ainsworth et al., 2022, Algorithm 1).
 
-    Raises `ValueError` where a state does not fit the spec, holds values that are not finite,
-    or `init` is no permutation."""
-    _check_options(order, max_sweeps=max_sweeps, restarts=restarts)
+    Raises `ValueError` where a state or `init` does not fit the spec, or a state is not finite."""
+    runs = [(init and [init], _checked_sweeps(order, seed, max_sweeps))]
+    _check_count("restarts", restarts)
     check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
-    if (model is None) != (data is None): raise ValueError("model, data: the midpoint's loss needs both")
-    layout, starts = Layout(spec), [(init, order, seed)] + [(None, "random", seed + 1 + i) for i in range(restarts)]
-    found = [_match(layout, state_a, [state_b], init and [init], order, seed, max_sweeps)[0] for init, order, seed in starts]
-    if model is None: return max(found, key=lambda matching: matching.objective)
-    middle = lambda matching: midpoint_loss(model, state_a, permute(spec, matching.permutation, state_b), data)
-    return min(found, key=middle)
+    _check_midpoint(model, data)
+    layout = Layout(spec)
+    runs += [(None, _Sweeps("random", seed + 1 + n, max_sweeps)) for n in range(restarts)]
+    found = [_match(layout, state_a, [state_b], starts, sweeps)[0] for starts, sweeps in runs]
+    return _best_matching(found, spec, state_a, state_b, model, data)
+
+# %% ../../nbs/11c_matching.weights.ipynb #batches
+MAX_BATCH_NUMBERS = 1 << 22  # numbers in the networks of one batch
+
+def _batches(spec, states):
+    "Slices of as many networks as are matched in one descent."
+    if not states: return []
+    size = sum(math.prod(spec.shapes[name]) for name in matched_names(spec, states[0]))
+    length = max(1, MAX_BATCH_NUMBERS // max(1, size))
+    return [slice(first, first + length) for first in range(0, len(states), length)]
+
+def _named(argument, items): return {f"{argument}[{n}]": item for n, item in enumerate(items)}
+
+def _check_starts(spec, argument, permutations, count):
+    "One permutation for each of so many networks is needed."
+    if len(permutations) != count:
+        raise ValueError(f"{argument}: {count} permutations are needed, not {len(permutations)}")
+    for name, permutation in _named(argument, permutations).items():
+        check_permutation(spec, permutation, name)
 
 # %% ../../nbs/11c_matching.weights.ipynb #match-many
-MAX_BATCH_NUMBERS = 1 << 22  # numbers in the networks that descend together
-
-def _parts(spec, states):
-    "Slices of so many networks as descend together."
-    size = sum(math.prod(spec.shapes[name]) for name in matched_names(spec, states[0])) if states else 0
-    together = max(1, MAX_BATCH_NUMBERS // max(1, size))
-    return [slice(first, first + together) for first in range(0, len(states), together)]
-
 def match_many(spec: PermutationSpec,
                state_a: dict[str, torch.Tensor],         # the network whose order is kept
                states_b: list[dict[str, torch.Tensor]],  # the networks to be permuted; not changed
                *,
                init: list[dict[str, torch.Tensor]] | None = None,  # start from these, one a network
-               order: str = "forward",
-               seed: int = 0,
+               order: str = "forward",  # of the sweeps: forward, backward, random
+               seed: int = 0,           # of random orders
                max_sweeps: int = 100,
               ) -> list[Matching]:
-    "Match every network of `states_b` to `state_a`, as `match_weights` does; the same errors."
-    states_b, layout = list(states_b), Layout(spec)
-    _check_options(order, max_sweeps=max_sweeps)
-    check_states(spec, {"state_a": state_a} | {f"states_b[{n}]": state for n, state in enumerate(states_b)})
-    if init is not None:
-        if len(init) != len(states_b): raise ValueError(f"init: {len(states_b)} permutations are needed, not {len(init)}")
-        for n, permutation in enumerate(init): check_permutation(spec, permutation, f"init[{n}]")
-    match = lambda part: _match(layout, state_a, states_b[part], init and init[part], order, seed, max_sweeps)
-    return [matching for found in spread_threads(match, _parts(spec, states_b)) for matching in found]
+    """Match every network of `states_b` to `state_a`, as `match_weights` does.
+
+    Raises `ValueError` as `match_weights` does, also where `init` has not one item a network."""
+    states_b, sweeps = list(states_b), _checked_sweeps(order, seed, max_sweeps)
+    check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
+    if init is not None: _check_starts(spec, "init", init, len(states_b))
+    layout = Layout(spec)
+    def match(batch):
+        return _match(layout, state_a, states_b[batch], init and init[batch], sweeps)
+    found = map_threads(match, _batches(spec, states_b))
+    return [matching for batch in found for matching in batch]
+
+# %% ../../nbs/11c_matching.weights.ipynb #rematch
+def _rematch(descent, a, tolerance, sweeps):
+    "Match the networks of a descent to other parameters `a`."
+    update_reference(descent, a, tolerance)
+    return _run(descent, sweeps, first_sweep=False)
+
+def _write(descent, batch, rows, numbers, names):
+    "Write those of these networks that are in the batch into their rows."
+    own = torch.tensor([n for n in numbers if batch.start <= n < batch.stop], dtype=torch.long)
+    if len(own): rows[own] = descent.rows(own - batch.start, names).to(rows)
+
+# %% ../../nbs/11c_matching.weights.ipynb #kept-descents
+class _KeptDescents:
+    "The descents of many networks, one a batch, kept from one match to the next."
+    def __init__(self, layout, states, sweeps, tolerance):
+        self.layout, self.states = layout, states
+        self.sweeps, self.tolerance = sweeps, tolerance
+        self.batches = _batches(layout.spec, states)
+        self.descents = []
+    def start(self, state_a, permutations=None):
+        "Make the descents anew, from these permutations where there are any."
+        self.descents = [_descent(self.layout, state_a, self.states[batch],
+                                  permutations and permutations[batch]) for batch in self.batches]
+    def match(self, state_a):
+        "A matching of each network, from where the networks are."
+        run = partial(_run, sweeps=self.sweeps, first_sweep=self.sweeps.order == "forward")
+        if self.descents:
+            a = _weights(self.layout.spec, state_a)
+            run = partial(_rematch, a=a, tolerance=self.tolerance, sweeps=self.sweeps)
+        else:
+            self.start(state_a)
+        found = map_threads(run, self.descents)
+        return [matching for batch in found for matching in batch]
+    def write(self, rows, numbers, names):
+        "Write networks, as they are now, into their rows."
+        for descent, batch in zip(self.descents, self.batches):
+            _write(descent, batch, rows, numbers, names)
 
 # %% ../../nbs/11c_matching.weights.ipynb #matcher
 class Matcher:
-    "Networks that are matched to one network that moves; the errors of `match_many`."
+    "Networks that are matched to one network that moves; raises what `match_many` raises."
     def __init__(self, spec: PermutationSpec,
-                 states_b: list[dict[str, torch.Tensor]],  # the networks to be permuted; not changed
+                 states_b: list[dict[str, torch.Tensor]],  # to be permuted; not changed
                  *,
-                 tolerance: float = 0.0,  # how far a tensor of A may move, relative to its norm, before it is looked at again
+                 tolerance: float = 0.0,  # how far a tensor of A may move, relative to its norm
                  order: str = "forward", seed: int = 0, max_sweeps: int = 100):
-        self.spec, self.states, self.layout, self.descents = spec, list(states_b), Layout(spec), []
-        _check_options(order, max_sweeps=max_sweeps)
-        if not 0 <= tolerance < 1: raise ValueError(f"tolerance: a number from 0 to below 1 is needed, not {tolerance!r}")
-        check_states(spec, {f"states_b[{n}]": state for n, state in enumerate(self.states)})
-        self.options, self.tolerance = dict(order=order, seed=seed, max_sweeps=max_sweeps), tolerance
+        self.spec, self.states = spec, list(states_b)
+        sweeps = _checked_sweeps(order, seed, max_sweeps)
+        _check_tolerance(tolerance)
+        check_states(spec, _named("states_b", self.states))
+        self.kept = _KeptDescents(Layout(spec), self.states, sweeps, tolerance)
     def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
-        "A matching of each network to `state_a`."
+        "A matching of each network to `state_a`, found from where the networks are."
         check_states(self.spec, {"state_a": state_a})
-        moved = _weights(self.spec, state_a) if self.descents else None
-        if not moved: self.descents = [_descent(self.layout, state_a, self.states[part], None) for part in _parts(self.spec, self.states)]
-        return [matching for found in spread_threads(partial(_again, self, moved), self.descents) for matching in found]
+        return self.kept.match(state_a)
     def resume(self, permutations: list[dict[str, torch.Tensor]]):
-        "Go on from these permutations, one a network, as if the last match had found them."
-        for n, permutation in enumerate(permutations): check_permutation(self.spec, permutation, f"permutations[{n}]")
-        self.descents = [_descent(self.layout, self.states[0], self.states[part], permutations[part])
-                         for part in _parts(self.spec, self.states)]
+        "Continue from these permutations, one a network, as if the last match had found them."
+        _check_starts(self.spec, "permutations", permutations, len(self.states))
+        self.kept.start(self.states[0], permutations)
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
-        "Write networks, as they are matched now, into their rows: the named tensors side by side."
-        for part, descent in zip(_parts(self.spec, self.states), self.descents): _write(descent, part, rows, numbers, names)
-
-# %% ../../nbs/11c_matching.weights.ipynb #again
-def _again(matcher, moved, descent):
-    "One descent after A has moved, or the first one."
-    if moved: descent.renew(moved, matcher.tolerance)
-    coordinate_descent(descent, first_sweep=not moved and matcher.options["order"] == "forward", **matcher.options)
-    return _matchings(descent)
-
-def _write(descent, part, rows, numbers, names):
-    "Write those among these networks that a descent holds."
-    own = torch.tensor([n for n in numbers if part.start <= n < part.stop], dtype=torch.long)
-    if len(own): rows[own] = descent.rows(own - part.start, names).to(rows)
+        "Write networks `numbers`, as they are now, into their rows: named tensors side by side."
+        self.kept.write(rows, numbers, names)
 
 # %% ../../nbs/11c_matching.weights.ipynb #matching-of
-def matching_of(spec: PermutationSpec, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
-                permutation: dict[str, torch.Tensor],
-                history: list[float] = (),  # the inner product before each step of the method; the last one is added
+def matching_of(spec: PermutationSpec,
+                state_a: dict[str, torch.Tensor],
+                state_b: dict[str, torch.Tensor],
+                permutation: dict[str, torch.Tensor],  # of B
+                history: list[float] = (),  # the inner product before each step of the method
                ) -> Matching:
-    "A matching that has been found in any way, and the inner product that it leaves."
+    "A permutation that was found in any way as a `Matching`; the final inner product is added."
     names, moved = matched_names(spec, state_a), permute(spec, permutation, state_b)
     objective = inner_product(state_a, moved, names)
-    scale = (inner_product(state_a, state_a, names) * inner_product(state_b, state_b, names)) ** 0.5
-    return Matching(permutation, objective, objective / scale if scale else 0.0, len(history), [*history, objective])
+    squares = inner_product(state_a, state_a, names) * inner_product(state_b, state_b, names)
+    scale = squares**0.5
+    cosine = objective / scale if scale else 0.0
+    return Matching(permutation, objective, cosine, len(history), [*history, objective])
 
-def match_rest(spec: PermutationSpec, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
-               permutation: dict[str, torch.Tensor],
-               found,  # names of the groups whose order in `permutation` stays; the others are matched by weights
+# %% ../../nbs/11c_matching.weights.ipynb #match-rest
+def match_rest(spec: PermutationSpec,
+               state_a: dict[str, torch.Tensor],
+               state_b: dict[str, torch.Tensor],
+               permutation: dict[str, torch.Tensor],  # of B
+               found: list[str],  # the groups whose order in `permutation` stays
               ) -> dict[str, torch.Tensor]:
-    "The permutation with all groups that are not among `found` matched by their weights."
+    "The permutation with all other groups matched by their weights; states are not checked."
     rest = without_groups(spec, dict.fromkeys(found, "has been matched"))
-    better = match_weights(rest, state_a, permute(spec, permutation, state_b)).permutation
+    moved = permute(spec, permutation, state_b)
+    better = _match(Layout(rest), state_a, [moved], None, _Sweeps())[0].permutation
     return permutation | {group: permutation[group][order] for group, order in better.items()}
 
 # %% ../../nbs/11c_matching.weights.ipynb #multimatching
@@ -221,43 +313,65 @@ class MultiMatching:
     permutations: list[dict[str, torch.Tensor]]  # of each network; the first one's is the identity
     cosine: float                                # mean over all pairs
     rounds: int
-    history: list[float] = field(default_factory=list)  # the mean cosine at the start and after each round
+    history: list[float] = field(default_factory=list)  # mean cosine at the start, after each round
     def between(self, a: int, b: int) -> dict[str, torch.Tensor]:
         "The permutation that brings network `b` into the order of network `a`."
         return compose(invert(self.permutations[a]), self.permutations[b])
 
-def _mean_cosine(names, norms, states):
-    "Mean over all pairs, in the orders that the states are in."
-    pairs = [inner_product(states[i], states[j], names) / (norms[i] * norms[j]) for j in range(len(states)) for i in range(j)]
-    return sum(pairs) / len(pairs)
+# %% ../../nbs/11c_matching.weights.ipynb #common-order
+class _CommonOrder:
+    "Several networks on their way into one order."
+    def __init__(self, spec, states):
+        self.spec, self.layout = spec, Layout(spec)
+        self.states = states
+        self.names = matched_names(spec, states[0])
+        self.norms = [inner_product(state, state, self.names) ** 0.5 or 1.0 for state in states]
+        # of each network, None until it has come into the common order
+        self.permutations = [spec.identity()] + [None] * (len(states) - 1)
+        self.moved = [states[0]] + [None] * (len(states) - 1)
+    def match(self, n):
+        "Match network n to the sum of the others."
+        total, start = self._sum_without(n), self.permutations[n]
+        found = _match(self.layout, total, [self.states[n]], start and [start], _Sweeps())[0]
+        self.permutations[n] = found.permutation
+        self.moved[n] = permute(self.spec, found.permutation, self.states[n])
+    def _sum_without(self, n):
+        "The sum of the networks in the common order except n, each divided by its norm."
+        others = [(state, norm) for i, (state, norm) in enumerate(zip(self.moved, self.norms))
+                  if i != n and state is not None]
+        total = {name: sum(state[name] / norm for state, norm in others) for name in self.names}
+        return self.states[0] | total
+
+# %% ../../nbs/11c_matching.weights.ipynb #mean-cosine
+def _mean_cosine(common):
+    "Mean over all pairs of networks, in the common order."
+    states, norms = common.moved, common.norms
+    cosines = [inner_product(states[i], states[j], common.names) / (norms[i] * norms[j])
+               for j in range(len(states)) for i in range(j)]
+    return sum(cosines) / len(cosines)
 
 # %% ../../nbs/11c_matching.weights.ipynb #match-together
 def match_jointly(spec: PermutationSpec,
-                   states: list[dict[str, torch.Tensor]],  # at least two; not changed
-                   *,
-                   max_rounds: int = 100,
-                   tolerance: float = 1e-7,  # rounds end when the mean cosine rises by less
-                  ) -> MultiMatching:
-    "Bring several networks into one order, consistent around every cycle (as MergeMany of Ainsworth et al., 2022, does)."
+                  states: list[dict[str, torch.Tensor]],  # at least two; not changed
+                  *,
+                  max_rounds: int = 100,
+                  tolerance: float = 1e-7,  # rounds end when the mean cosine rises by less
+                 ) -> MultiMatching:
+    """Bring several networks into one order, consistent around every cycle
+    (as MergeMany of Ainsworth et al., 2022, does).
+
+    Raises `ValueError` where there is one network, or a state does not fit or is not finite."""
     states = list(states)
-    if len(states) < 2: raise ValueError(f"states: at least two networks are needed, not {len(states)}")
-    check_states(spec, {f"states[{n}]": state for n, state in enumerate(states)})
-    names = matched_names(spec, states[0])
-    norms = [inner_product(state, state, names) ** 0.5 or 1.0 for state in states]
-    found, moved = [spec.identity()], [states[0]]
-    for state in states[1:]: _place(spec, _total(names, norms, moved), state, None, found, moved, len(found))
-    history = [_mean_cosine(names, norms, moved)]
-    while len(history) <= max_rounds and (len(history) < 2 or history[-1] - history[-2] >= tolerance):
-        for n, state in enumerate(states): _place(spec, _total(names, norms, moved, n), state, found[n], found, moved, n)
-        history.append(_mean_cosine(names, norms, moved))
-    return MultiMatching([compose(invert(found[0]), permutation) for permutation in found], history[-1], len(history) - 1, history)
-
-def _total(names, norms, moved, without=None):
-    "The sum of the networks, each of norm one, `without` one of them."
-    others = [(state, norm) for n, (state, norm) in enumerate(zip(moved, norms)) if n != without]
-    return moved[0] | {name: sum(state[name] / norm for state, norm in others) for name in names}
-
-def _place(spec, total, state, init, found, moved, n):
-    "Match network n to the total, and put it and its permutation into their places."
-    permutation = match_weights(spec, total, state, init=init).permutation
-    found[n:n + 1], moved[n:n + 1] = [permutation], [permute(spec, permutation, state)]
+    if len(states) < 2:
+        raise ValueError(f"states: at least two networks are needed, not {len(states)}")
+    check_states(spec, _named("states", states))
+    common = _CommonOrder(spec, states)
+    for n in range(1, len(states)): common.match(n)
+    history = [_mean_cosine(common)]
+    for _ in range(max_rounds):
+        for n in range(len(states)): common.match(n)
+        history.append(_mean_cosine(common))
+        if history[-1] - history[-2] < tolerance: break
+    back = invert(common.permutations[0])
+    permutations = [compose(back, permutation) for permutation in common.permutations]
+    return MultiMatching(permutations, history[-1], len(history) - 1, history)

@@ -11,7 +11,7 @@ from ..barriers import Plane, plane_grid, plane_losses, plane_segments
 from .members import Member, Pair, regular_pairs, star_pairs
 from .study import COLUMNS, Study, matched_state, single_models
 from ..runtime.settings import check_choice
-from ..statistics import bootstrap_of, bootstrap_ratio, summarise
+from ..statistics import bootstrap_function, bootstrap_ratio, summarise
 
 # %% auto #0
 __all__ = ['SPECS', 'PAIR_KINDS', 'ENDS', 'spec_pairs', 'measure_specs', 'matching_comparison', 'relative_barriers',
@@ -121,7 +121,7 @@ def gap_closed(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     for setting, part in rows.groupby("setting", sort=False):
         parts = [part[(part.pair == pair) & (part.matching == matching)] for pair, matching in
                  (("regular-regular", "partial"), ("regular-regular", "forward"), ("star-heldout", "partial"))]
-        low, high = bootstrap_of(_share, *parts)
+        low, high = bootstrap_function(_share, *parts)
         found.append(dict(setting=setting, share=_share(*(own.value.mean() for own in parts)), low=low, high=high))
     return pd.DataFrame(found).set_index("setting")
 

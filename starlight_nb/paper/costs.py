@@ -17,7 +17,7 @@ from ..models import generator, initialise
 from .profiles import Setting
 from .study import Study
 from ..runtime.settings import check_device, device_name, synchronize
-from ..star import Segments, Sources, t_sampler
+from ..star import Sources, StarObjective, StarOptions
 from ..training import plan_population, state_of
 from ..training.loop import step_seconds
 from ..training.networks import logits_of
@@ -77,8 +77,9 @@ def measure_cost(setting: Setting, jobs: int = 1, steps: int = 10) -> Cost:
     stack = [initialise(study.model, seed) for seed in range(together)]
     step = step_seconds(stack, study.data, recipe, steps=steps) / together
     states = [state_of(model) for model in models]
-    segments = Segments(Sources(models[2], states[:2], study.spec, study.data), t_sampler("uniform"), generator(0, "star draws"), None, 1, 0.0)
-    star_step = step_seconds(models[2:], study.data, star_recipe, segments, steps)
+    sources = Sources(models[2], states[:2], study.spec, study.data)
+    objective = StarObjective(sources, StarOptions(rematch_every=None), generator(0, "star draws"))
+    star_step = step_seconds(models[2:], study.data, star_recipe, objective, steps)
     match, rematch = _matching_seconds(study.spec, states, device)
     look = _seconds_each(lambda part: evaluate(models[0], states[0], part, recipe=recipe), study.data.train, 2000)
     forward = _seconds_each(partial(_pass, copy.deepcopy(models[0]).eval(), recipe), study.data.train, 2000)

@@ -11,7 +11,7 @@ import pandas as pd
 from .experiment import Experiment
 from .members import SEEDS
 from .study import COLUMNS
-from ..plots import set_style
+from ..plots import figure_style
 from ..runtime.files import write_atomic
 
 # %% auto #0
@@ -58,7 +58,7 @@ def save_figure(experiment: Experiment, figure: plt.Figure,
     name = experiment.name + suffix
     for kind, metadata in FORMATS.items():
         contents = BytesIO()
-        with set_style():
+        with figure_style():
             figure.savefig(contents, format=kind, bbox_inches="tight", metadata=metadata)
         write_atomic(experiment.out / "figures" / f"{name}.{kind}", contents.getvalue())
     experiment.summary["figures"].append(dict(file=f"figures/{name}.png", caption=caption))

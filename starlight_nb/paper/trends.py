@@ -9,7 +9,7 @@ from .experiment import Experiment
 from .members import regular_pairs, star_pairs
 from .study import Study, single_models
 from .tables import barrier_ratios, with_interval
-from ..statistics import Line, _barriers, barrier_points, bootstrap_ratio, summarise
+from ..statistics import Line, barrier_rows, barrier_points, bootstrap_ratio, summarise
 
 # %% auto #0
 __all__ = ['row_matchings', 'measure_rows', 'network_widths', 'compare_fit', 'claim_in_words', 'matching_in_words',
@@ -94,7 +94,7 @@ def heldout_table(frame: pd.DataFrame, counts: list[int], split: str = "train") 
     "For each setting, kind of pair and number of held-outs: number, mean, deviation, interval over models, lowest and highest barrier."
     parts = []
     for count in counts:
-        rows = _barriers(among_heldouts(frame, count), split)
+        rows = barrier_rows(among_heldouts(frame, count), split)
         ends = rows.groupby(["setting", "pair"], sort=False).value.agg(["min", "max"]).reset_index()
         parts.append(summarise(rows, ["setting", "pair"]).merge(ends, on=["setting", "pair"]).assign(heldouts=count))
     table = pd.concat(parts)[["setting", "pair", "heldouts", "n", "mean", "sd", "low", "high", "min", "max"]]
@@ -113,7 +113,7 @@ def measure_at_points(study: Study, sources: int, stars: int, heldouts: int, cou
 
 def points_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     "For each setting, kind of pair and number of points: the mean barrier, and how far it is above that of the fewest points, also in deviations."
-    rows = _barriers(frame[frame.points.notna()], split).astype({"points": int})
+    rows = barrier_rows(frame[frame.points.notna()], split).astype({"points": int})
     table = _ordered(summarise(rows, ["setting", "pair", "points"]), ["setting", "pair", "points"])
     first = table.groupby(["setting", "pair"], sort=False)[["mean", "sd"]].transform("first")
     change = table["mean"] - first["mean"]
@@ -157,7 +157,7 @@ def compare_samplings(frame: pd.DataFrame,
                       paper: pd.Series,  # the paper's barriers by way to draw t
                      ) -> pd.DataFrame:
     "The star-heldout barrier as a part of that with t uniform, beside the paper's: setting, quantity, ours, paper, verdict."
-    rows, found = _barriers(frame[frame.t_sampling.notna()], "train"), []
+    rows, found = barrier_rows(frame[frame.t_sampling.notna()], "train"), []
     for setting, part in rows.groupby("setting", sort=False):
         ways = dict(iter(part.groupby("t_sampling", sort=False)))
         for name in [name for name in ways if "uniform" in ways and name != "uniform" and name in paper]:

@@ -6,13 +6,11 @@
 from __future__ import annotations
 import warnings
 from torch import nn
-from ..models import generator
-from .groups import _spec_from
-from .proof import _Proof, _proven
-from .trace import Trace
-from .proof import check_spec
+from .groups import spec_from_trace
+from .proof import Proof, check_spec, remove_failing_groups
 from .spec import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
+from .trace import Trace
 _all_ = [
     'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
     'permute'
@@ -22,15 +20,20 @@ _all_ = [
 __all__ = ['infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert', 'permute']
 
 # %% ../../nbs/10_permutation.ipynb #infer-spec
-def infer_spec(model: nn.Module,
-               example_inputs,  # a tensor such as a batch of two examples, a tuple of inputs, or a dict of named ones
+def infer_spec(model: nn.Module,  # not changed
+               example_inputs,    # a tensor such as a batch of two examples, a tuple of inputs,
+                                  # or a dict of named ones
               ) -> PermutationSpec:
     """Find the permutation symmetries of `model` from its graph, and prove them on it.
 
-    What has to keep its order is listed in `.pinned`; a warning says when nothing can be permuted.
-    Raises `ValueError` where the model cannot be traced or does not take the inputs, `TypeError` where it is no module."""
-    if not isinstance(model, nn.Module): raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
-    spec = _spec_from(Trace(model, example_inputs))
-    if spec.groups: spec = _proven(spec, _Proof(model, example_inputs, generator(0, "proof")))
-    if not spec.groups: warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why", stacklevel=2)
+    What keeps its order is listed in `.pinned`; a warning says when nothing can be permuted.
+    Raises `ValueError` where the model cannot be traced or does not take the inputs, and
+    `TypeError` where it is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
+    spec = spec_from_trace(Trace(model, example_inputs))
+    if spec.groups: spec = remove_failing_groups(spec, Proof(model, example_inputs))
+    if not spec.groups:
+        warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",
+                      stacklevel=2)
     return spec

@@ -11,133 +11,191 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from ..models import generator
-from .spec import PermutationSpec, _draw, _moved, check_state, members
+from .spec import PermutationSpec, check_state, permute_unchecked
 from .trace import split_inputs
 
 # %% auto #0
-__all__ = ['MANY', 'check_spec', 'without_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'MANY', 'TOGETHER', 'Proof', 'check_spec', 'without_groups',
+           'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
-def _randomise(model, generator):
+def _randomise(model, rng):
     "Overwrite parameters and buffers: no zeros, no ones, no two equal units."
     for tensor in [*model.parameters(), *model.buffers()]:
         if not tensor.is_floating_point(): continue
         if tensor.ndim > 1:
-            values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5
-        else: values = 0.5 + torch.rand(tensor.shape, generator=generator)
+            scale = (tensor.shape[0] / tensor.numel()) ** 0.5
+            values = torch.randn(tensor.shape, generator=rng) * scale
+        else: values = 0.5 + torch.rand(tensor.shape, generator=rng)
         tensor.data.copy_(values)
-    return model
 
-def _proof_input(generator, double, random, x):
-    "An example's input for the proof: random numbers where it is floating-point and they will do."
-    if not torch.is_tensor(x) or not x.is_floating_point(): return x.cpu() if torch.is_tensor(x) else x
-    x = torch.randn(x.shape, generator=generator, dtype=torch.double).to(x.dtype) if random else x.cpu()
-    return x.double() if double else x
+def _proof_input(x, rng, double, random):
+    "One input for the proof: random numbers where `random` is set and `x` is floating-point."
+    if not torch.is_tensor(x): return x
+    if not x.is_floating_point(): return x.cpu()
+    if random: x = torch.randn(x.shape, generator=rng, dtype=torch.double).to(x.dtype)
+    return x.cpu().double() if double else x.cpu()
 
-def _cycle(size, generator):
+def _derangement(size, rng):
     "A random permutation that leaves no unit in its place."
-    order = torch.randperm(size, generator=generator)
+    order = torch.randperm(size, generator=rng)
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #tensors
 def _tensors(outputs):
     "All tensors in whatever a model returns."
     if isinstance(outputs, torch.Tensor): return [outputs]
-    items = outputs.values() if isinstance(outputs, dict) else outputs if isinstance(outputs, (list, tuple)) else []
-    return [tensor for item in items for tensor in _tensors(item)]
+    if isinstance(outputs, dict): outputs = list(outputs.values())
+    if not isinstance(outputs, (list, tuple)): return []
+    return [tensor for item in outputs for tensor in _tensors(item)]
 
 def _outputs(model, state, inputs):
-    "All numbers that the model returns, in double precision."
+    "All numbers that the model returns with this state, in double precision."
     positional, named = inputs
-    with torch.no_grad(): outputs = torch.func.functional_call(model, state, positional, named, tie_weights=False)
+    with torch.no_grad():
+        outputs = torch.func.functional_call(model, state, positional, named, tie_weights=False)
     return torch.cat([tensor.double().flatten() for tensor in _tensors(outputs)])
 
 # %% ../../nbs/10f_permutation.proof.ipynb #precision
-class _Precision(TorchDispatchMode):
+TOLERANCE = 1e-9
+LOW_PRECISION_TOLERANCE = 1e-4
+
+class _PrecisionMonitor(TorchDispatchMode):
     "Notes whether anything is computed in less than double precision."
     low = False
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        self.low |= any(t.is_floating_point() and t.dtype != torch.double for t in _tensors(result))
+        floats = [t for t in _tensors(result) if t.is_floating_point()]
+        self.low |= any(tensor.dtype != torch.double for tensor in floats)
         return result
 
-class _Proof:
-    "A network with random weights, and what permutations do to its outputs."
-    def __init__(self, model, example_inputs, generator):
-        self.generator, problem = generator, None
-        for double, random in ((True, True), (True, False), (False, False)):
-            self.model = copy.deepcopy(model).cpu().eval()
-            if double: self.model.double()
-            inputs = tree_map(partial(_proof_input, generator, double, random), split_inputs(example_inputs))
-            self.state = {name: tensor.detach() for name, tensor in _randomise(self.model, generator).state_dict().items()}
+# %% ../../nbs/10f_permutation.proof.ipynb #random-network
+class _RandomNetwork:
+    "A copy of a model with random weights, and inputs for it."
+    def __init__(self, model, example_inputs, rng, double, random):
+        self.model = copy.deepcopy(model).cpu().eval()
+        if double: self.model.double()
+        proof_input = partial(_proof_input, rng=rng, double=double, random=random)
+        self.inputs = tree_map(proof_input, split_inputs(example_inputs))
+        _randomise(self.model, rng)
+        self.state = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+    def outputs(self, state):
+        "All numbers that the model returns with this state."
+        return _outputs(self.model, state, self.inputs)
+
+# %% ../../nbs/10f_permutation.proof.ipynb #proof
+ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
+
+class Proof:
+    "A network with random weights, and how far permutations move its outputs."
+    def __init__(self, model: nn.Module, example_inputs, rng: torch.Generator | None = None):
+        self.rng = rng or generator(0, "proof")
+        problem = "all 0, or not finite"
+        for double, random in ATTEMPTS:
+            self.network = _RandomNetwork(model, example_inputs, self.rng, double, random)
             try:
-                with _Precision() as precision: self.reference = _outputs(self.model, self.state, inputs)
-            except RuntimeError as error: problem = error
+                with _PrecisionMonitor() as monitor:
+                    self.reference = self.network.outputs(self.network.state)
+            except RuntimeError as error: problem = f"not to be had: {error}"
             else:
-                self.inputs, self.tolerance = inputs, 1e-4 if precision.low else 1e-9
+                self.tolerance = LOW_PRECISION_TOLERANCE if monitor.low else TOLERANCE
                 if 0 < self.reference.abs().max() < torch.inf: return
-        raise ValueError("model: for the proof it was run with random weights, and its outputs were "
-                         + (f"not to be had: {problem}" if problem else "all 0, or not finite"))
-    def change(self, spec, groups):
-        "How far a permutation of these groups moves the outputs, relative to their size."
-        order_of = lambda group, size: _cycle(size, self.generator) if group in groups else torch.arange(size)
-        moved = _outputs(self.model, _moved(spec, _draw(spec, order_of), self.state), self.inputs)
-        return float((moved - self.reference).abs().max() / self.reference.abs().max())
+        raise ValueError(f"model: with random weights, for the proof, its outputs were {problem}")
+    def change(self, spec: PermutationSpec, groups: set[str]) -> float:
+        "How far a permutation of these groups moves the outputs, relative to the largest."
+        permutation = spec.assemble(lambda group, size: _derangement(size, self.rng)
+                                    if group in groups else torch.arange(size))
+        moved = permute_unchecked(spec, permutation, self.network.state)
+        change = self.network.outputs(moved) - self.reference
+        return float(change.abs().max() / self.reference.abs().max())
+
+# %% ../../nbs/10f_permutation.proof.ipynb #culprits
+def _culprits(spec, changes):
+    "Groups, by how much each changes the outputs, and where it is first seen."
+    members = spec.members()
+    found = []
+    for group, change in changes.items():
+        seen = f", first seen in {members[group][0]}" if members.get(group) else ""
+        found.append(f"{group!r} (by {change:.1e}{seen})")
+    return ", ".join(found)
 
 # %% ../../nbs/10f_permutation.proof.ipynb #check-spec
 def check_spec(model: nn.Module,
                spec: PermutationSpec,
-               example_inputs,                # a tensor, a tuple of positional inputs, or a dict of named ones
-               tolerance: float | None = None,  # largest change of the outputs, relative to the largest output;
-                                                # None: 1e-9, or 1e-4 where the model computes in single precision
-               generator: torch.Generator | None = None,
+               example_inputs,  # a tensor, a tuple of positional inputs, or a dict of named ones
+               tolerance: float | None = None,  # of changes, relative to the largest output;
+                                                # None: 1e-9, or 1e-4 in lower precision
+               generator: torch.Generator | None = None,  # of weights, inputs and permutations
               ) -> dict[str, float]:
-    "The change of the outputs under each group; `ValueError`, naming the groups, where one breaks the function."
+    """The change of the outputs under each group, and under all of them together.
+
+    Raises `ValueError`, naming the groups, where one changes the outputs by more than
+    `tolerance`, and where the model does not fit the spec."""
     check_state(spec, model.state_dict(), "model")
-    proof = _Proof(model, example_inputs, generator or generator(0, "proof"))
+    proof = Proof(model, example_inputs, rng=generator)
+    if tolerance is None: tolerance = proof.tolerance
     changes = {group: proof.change(spec, {group}) for group in spec.groups}
     changes["all groups"] = proof.change(spec, set(spec.groups))
-    wrong = {g: c for g, c in changes.items() if not c <= (proof.tolerance if tolerance is None else tolerance)}
-    if wrong:
-        first = members(spec)
-        raise ValueError("spec: outputs change under " + ", ".join(
-            f"{g!r} (by {c:.1e}" + (f", first seen in {first[g][0]}" if first.get(g) else "") + ")" for g, c in wrong.items()))
+    wrong = {group: change for group, change in changes.items() if not change <= tolerance}
+    if wrong: raise ValueError(f"spec: outputs change under {_culprits(spec, wrong)}")
     return changes
 
 # %% ../../nbs/10f_permutation.proof.ipynb #without-groups
-def without_groups(spec: PermutationSpec, reasons: dict[str, str]) -> PermutationSpec:
-    "A spec in which the groups named in `reasons`, and those nested with them, keep their order."
-    root = lambda group: root(spec.blocks[group]) if group in spec.blocks else group
-    roots = {root(group): why for group, why in reasons.items()}
-    reasons = {group: reasons.get(group, roots[root(group)]) for group in spec.groups if root(group) in roots}
-    axes = {tensor: tuple(_fixed(axis, reasons) for axis in axes) for tensor, axes in spec.axes.items()}
-    axes = {tensor: axes for tensor, axes in axes.items() if any(axes)}
-    left = {group: size for group, size in spec.groups.items() if group not in reasons}
-    blocks = {group: outer for group, outer in spec.blocks.items() if group in left}
-    return PermutationSpec(left, axes, spec.shapes, spec.buffers & set(axes), spec.pinned | reasons, blocks)
+def _outermost(spec, group):
+    "The group that `group` is nested in, directly or through others; itself if in none."
+    while group in spec.blocks: group = spec.blocks[group]
+    return group
 
-def _fixed(axis, groups):
-    "The description of one axis with these groups fixed."
-    if axis is None or all(g is None or g in groups for segment in axis for g, *_ in segment): return None
-    return tuple(tuple((None, f[1]) if f[0] in groups else f for f in segment) for segment in axis)
+def without_groups(spec: PermutationSpec,
+                   reasons: dict[str, str],  # for each group that is taken out, why
+                  ) -> PermutationSpec:
+    "A spec in which these groups, and those nested with them, keep their order."
+    families = {_outermost(spec, group): why for group, why in reasons.items()}
+    fixed = {group: reasons.get(group, families[_outermost(spec, group)])
+             for group in spec.groups if _outermost(spec, group) in families}
+    axes = {name: tuple(_fix(axis, fixed) for axis in own) for name, own in spec.axes.items()}
+    axes = {name: own for name, own in axes.items() if any(own)}
+    groups = {group: size for group, size in spec.groups.items() if group not in fixed}
+    blocks = {group: outer for group, outer in spec.blocks.items() if group in groups}
+    buffers = spec.buffers & set(axes)
+    return PermutationSpec(groups, axes, spec.shapes, buffers, spec.pinned | fixed, blocks)
+
+def _fix(axis, groups):
+    "The description of an axis with these groups fixed; None where nothing moves any more."
+    factors = [factor for segment in axis or () for factor in segment]
+    if all(group is None or group in groups for group, *_ in factors): return None
+    return tuple(tuple((None, factor[1]) if factor[0] in groups else factor for factor in segment)
+                 for segment in axis)
 
 # %% ../../nbs/10f_permutation.proof.ipynb #trials
 MANY = 64  # groups; more are not tried one by one
 
+def _halves(groups):
+    "For each binary digit of the groups' numbers, those where it is 0 and those where it is 1."
+    for bit in range((len(groups) - 1).bit_length()):
+        for digit in (0, 1):
+            yield {group for i, group in enumerate(groups) if (i >> bit & 1) == digit}
+
 def _trials(groups):
     "Sets of groups to permute together."
     groups = list(groups)
-    if len(groups) <= MANY: alone = [{group} for group in groups]
-    else:
-        bits = range((len(groups) - 1).bit_length())
-        alone = [{g for i, g in enumerate(groups) if (i >> bit & 1) == side} for bit in bits for side in (0, 1)]
+    alone = [{group} for group in groups] if len(groups) <= MANY else list(_halves(groups))
     return [set(groups)] * 3 + alone
 
-def _proven(spec, proof):
-    "The spec without the groups that break the network."
-    while spec.groups and any(not proof.change(spec, groups) <= proof.tolerance for groups in _trials(spec.groups)):
-        changes, first = {group: proof.change(spec, {group}) for group in spec.groups}, members(spec)
-        failed = {group: f"permuting it changed the outputs by {change:.1e}; it is first seen in {first[group][0] if first[group] else 'its blocks'}"
-                  for group, change in changes.items() if not change <= proof.tolerance}
-        spec = without_groups(spec, failed or dict.fromkeys(spec.groups, "groups that change the outputs when permuted together"))
+# %% ../../nbs/10f_permutation.proof.ipynb #proven
+TOGETHER = "groups that change the outputs when permuted together"
+
+def remove_failing_groups(spec: PermutationSpec, proof: Proof) -> PermutationSpec:
+    "The spec without the groups that change the outputs; these are listed in `pinned`."
+    while spec.groups and any(not proof.change(spec, trial) <= proof.tolerance
+                              for trial in _trials(spec.groups)):
+        members = spec.members()
+        failed = {}
+        for group in spec.groups:
+            change = proof.change(spec, {group})
+            if change <= proof.tolerance: continue
+            seen = members[group][0] if members[group] else "its blocks"
+            failed[group] = (f"permuting it changed the outputs by {change:.1e}; "
+                             f"it is first seen in {seen}")
+        spec = without_groups(spec, failed or dict.fromkeys(spec.groups, TOGETHER))
     return spec

@@ -9,161 +9,192 @@ from functools import partial, reduce
 from itertools import accumulate, pairwise
 import numpy as np
 from starlight_nb.permutation.units import (
-    Axes, Blocks, Units, contract, join, product, project, reshape, restrict, rows, separate,
+    Axes, AxisTables, Units, contract, join, product, project, reshape, restrict, rows, separate,
     split, unify)
 
 # %% auto #0
-__all__ = ['RULES', 'ELEMENTWISE', 'GATES', 'COPIES', 'rule', 'shape_of', 'label', 'operation', 'image', 'along']
+__all__ = ['RULES', 'ELEMENTWISE', 'FILLED_LATER', 'POOLINGS', 'WITH_INDICES', 'RESIZINGS', 'GATES', 'COPIES', 'rule',
+           'operation', 'shape_of', 'image', 'along']
 
 # %% ../../nbs/10c_permutation.rules.ipynb #rule
-RULES = {}
+RULES = {}  # for each operation its rule, and whether the rule takes `AxisTables`
 
-def rule(*names: str,           # names of ATen operations; `relu` also stands for the in-place `relu_`
-         blocks: bool = False,  # pass tensors as `Blocks`, in which axes may depend on each other
+def rule(*names: str,           # ATen operations; `relu` also stands for the in-place `relu_`
+         tables: bool = False,  # pass tensors as `AxisTables`, not as `Axes`
         ):
     "Register the decorated function as the rule for these operations."
     def register(function):
-        for name in names: RULES[name] = function, blocks
+        for name in names: RULES[name] = function, tables
         return function
     return register
 
+# %% ../../nbs/10c_permutation.rules.ipynb #node
+def operation(node) -> str:
+    "The name of a node's operation, without the variant: `add` for `aten.add.Tensor`."
+    name = getattr(getattr(node.target, "_schema", None), "name", str(node.target))
+    return name.split("::")[-1]
+
 def shape_of(node) -> tuple:
-    "The shape of an operation's result, of the first one where there are several."
+    "The shape of a node's result, or of the first one where it has several."
     value = node.meta["val"]
-    return tuple((value[0] if isinstance(value, (tuple, list)) else value).shape)
+    first = value[0] if isinstance(value, (tuple, list)) else value
+    return tuple(first.shape)
 
 # %% ../../nbs/10c_permutation.rules.ipynb #elementwise
 ELEMENTWISE = """
-    relu relu6 leaky_relu elu celu selu gelu silu mish softplus softsign sigmoid hardsigmoid log_sigmoid softshrink hardshrink
-    tanhshrink threshold tanh hardtanh hardswish
-    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder pow float_power maximum minimum fmax fmin where masked_fill
-    lerp addcmul addcdiv clamp clamp_min clamp_max clip copy_
-    neg negative abs absolute sign square sqrt rsqrt reciprocal exp exp2 expm1 log log1p log2 log10 sin cos tan asin acos atan sinh cosh asinh
-    acosh atanh erf erfc floor ceil round trunc frac nan_to_num logit xlogy isnan isinf isfinite
-    gt ge lt le eq ne greater greater_equal less less_equal logical_and logical_or logical_not logical_xor
-    bitwise_and bitwise_or bitwise_not
-    dropout feature_dropout alpha_dropout feature_alpha_dropout rrelu clone contiguous to type_as _to_copy detach alias lift_fresh_copy
-    zeros_like ones_like full_like fill zero""".split()
+    relu relu6 leaky_relu elu celu selu gelu silu mish softplus softsign sigmoid hardsigmoid
+    log_sigmoid softshrink hardshrink tanhshrink threshold tanh hardtanh hardswish
+    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder pow float_power
+    maximum minimum fmax fmin where masked_fill lerp addcmul addcdiv clamp clamp_min clamp_max clip
+    copy_ neg negative abs absolute sign square sqrt rsqrt reciprocal exp exp2 expm1 log log1p log2
+    log10 sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc floor ceil round trunc
+    frac nan_to_num logit xlogy isnan isinf isfinite gt ge lt le eq ne greater greater_equal less
+    less_equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not
+    dropout feature_dropout alpha_dropout feature_alpha_dropout rrelu clone contiguous to type_as
+    _to_copy detach alias lift_fresh_copy zeros_like ones_like full_like fill zero""".split()
 
-@rule(*ELEMENTWISE, blocks=True)
+@rule(*ELEMENTWISE, tables=True)
 def _elementwise(units, node, *arguments):
-    tensors = [a for a in arguments if isinstance(a, Blocks)]
-    rank = max(len(x.sizes) for x in tensors)
-    lined_up = (x.relabel({i: i + rank - len(x.sizes) for i in x.sizes}) for x in tensors)
+    tensors = [a for a in arguments if isinstance(a, AxisTables)]
+    rank = max(x.rank for x in tensors)
+    lined_up = (x.relabel({i: i + rank - x.rank for i in x.sizes}) for x in tensors)
     return reduce(partial(unify, units), lined_up)
 
-@rule("prelu")
-def _prelu(units, node, x, weight):
-    if len(weight[0]) > 1: join(units, x[1], weight[0])
-    return x
-
 # %% ../../nbs/10c_permutation.rules.ipynb #constant
-@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor", blocks=True)
+FILLED_LATER = ("slice", "select", "narrow", "index_put_", "view", "copy_")
+
+@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor", tables=True)
 def _constant(units, node, *arguments):
-    filled = any(operation(user) in ("slice", "select", "narrow", "index_put_", "view", "copy_") for user in node.users)
-    return Blocks({(i,): units.new(n) if filled else np.zeros(n, int) for i, n in enumerate(shape_of(node))})
+    filled = any(operation(user) in FILLED_LATER for user in node.users)
+    new_axis = units.new if filled else partial(np.zeros, dtype=int)
+    return AxisTables({(i,): new_axis(size) for i, size in enumerate(shape_of(node))})
 
 @rule("arange", "linspace", "eye", "tril_indices", "triu_indices", "one_hot")
-def _counted(units, node, *arguments): return Axes(units.new(size, "an axis of a constant") for size in shape_of(node))
+def _counting(units, node, *arguments):
+    return Axes(units.new(size, "an axis of a constant") for size in shape_of(node))
 
-@rule("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_size", "sym_constrain_range_for_size")
-def _nothing(units, node, *arguments): return None
+@rule("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_size",
+      "sym_constrain_range_for_size")
+def _assertion(units, node, *arguments): return None
 
-# %% ../../nbs/10c_permutation.rules.ipynb #label
-def label(x: Blocks, labels) -> Blocks:
-    "The axes of a tensor under other labels, in their order."
+# %% ../../nbs/10c_permutation.rules.ipynb #labels
+def _label(x, labels):
+    "The axes of a tensor under these labels, in their order."
     return x.relabel(dict(enumerate(labels)))
 
-def _numbered(x, labels): return x.relabel({name: i for i, name in enumerate(labels)})
+def _number(x, labels):
+    "The axes with these labels, numbered in their order."
+    return x.relabel({label: i for i, label in enumerate(labels)})
 
-@rule("linear", blocks=True)
+def _batch_labels(count): return [f"b{i}" for i in range(count)]
+
+# %% ../../nbs/10c_permutation.rules.ipynb #linear
+@rule("linear", tables=True)
 def _linear(units, node, x, weight, bias=None):
-    batch = [f"b{i}" for i in range(len(x.sizes) - 1)]
+    batch = _batch_labels(x.rank - 1)
     labels = [*batch, "out"][-len(shape_of(node)):]
-    result = contract(units, label(x, [*batch, "in"]), label(weight, ["out", "in"]), labels)
-    return _numbered(result if bias is None else unify(units, result, label(bias, ["out"])), labels)
+    result = contract(units, _label(x, [*batch, "in"]), _label(weight, ["out", "in"]), labels)
+    if bias is not None: result = unify(units, result, _label(bias, ["out"]))
+    return _number(result, labels)
 
-@rule("matmul", "mm", "bmm", "mv", "dot", blocks=True)
+@rule("matmul", "mm", "bmm", "mv", "dot", tables=True)
 def _matmul(units, node, x, y):
-    nx, ny = len(x.sizes), len(y.sizes)
-    batch = [f"b{i}" for i in range(max(nx, ny, 2) - 2)]
-    left = [*batch[len(batch) - nx + 2:], "m", "k"] if nx > 1 else ["k"]
-    right = [*batch[len(batch) - ny + 2:], "k", "n"] if ny > 1 else ["k"]
-    labels = [*batch, *(["m"] if nx > 1 else []), *(["n"] if ny > 1 else [])]
-    return _numbered(contract(units, label(x, left), label(y, right), labels), labels)
+    batch = _batch_labels(max(x.rank, y.rank, 2) - 2)
+    left = [*batch[len(batch) - x.rank + 2:], "m", "k"] if x.rank > 1 else ["k"]
+    right = [*batch[len(batch) - y.rank + 2:], "k", "n"] if y.rank > 1 else ["k"]
+    labels = [*batch, *(name for name in "mn" if name in left + right)]
+    return _number(contract(units, _label(x, left), _label(y, right), labels), labels)
 
-@rule("outer", "ger", blocks=True)
-def _outer(units, node, x, y): return _numbered(contract(units, label(x, "m"), label(y, "n"), "mn"), "mn")
-
-@rule("bilinear", blocks=True)
-def _bilinear(units, node, x, y, weight, bias=None):
-    batch = [f"b{i}" for i in range(len(x.sizes) - 1)]
-    half = contract(units, label(x, [*batch, "i"]), label(weight, "oij"), [*batch, "o", "j"])
-    result = contract(units, half, label(y, [*batch, "j"]), labels := [*batch, "o"])
-    return _numbered(result if bias is None else unify(units, result, label(bias, "o")), labels)
-
-@rule("addmm", "addbmm", "baddbmm", "addmv", blocks=True)
+@rule("addmm", "addbmm", "baddbmm", "addmv", tables=True)
 def _add_product(units, node, bias, x, y, *rest):
     return _elementwise(units, node, bias, _matmul(units, node, x, y))
 
+# %% ../../nbs/10c_permutation.rules.ipynb #bilinear
+@rule("outer", "ger", tables=True)
+def _outer(units, node, x, y):
+    return _number(contract(units, _label(x, "m"), _label(y, "n"), "mn"), "mn")
+
+@rule("bilinear", tables=True)
+def _bilinear(units, node, x, y, weight, bias=None):
+    batch = _batch_labels(x.rank - 1)
+    labels = [*batch, "o"]
+    half = contract(units, _label(x, [*batch, "i"]), _label(weight, "oij"), [*labels, "j"])
+    result = contract(units, half, _label(y, [*batch, "j"]), labels)
+    if bias is not None: result = unify(units, result, _label(bias, "o"))
+    return _number(result, labels)
+
 # %% ../../nbs/10c_permutation.rules.ipynb #einsum
-@rule("einsum", blocks=True)
+@rule("einsum", tables=True)
 def _einsum(units, node, equation, tensors, *rest):
-    inputs, _, result = equation.replace(" ", "").partition("->")
-    terms = [_letters(term, len(x.sizes)) for term, x in zip(inputs.split(","), tensors)]
+    inputs, arrow, result = equation.replace(" ", "").partition("->")
+    terms = [_letters(term, x.rank) for term, x in zip(inputs.split(","), tensors)]
     letters = [name for term in terms for name in term]
-    result = _letters(result, len(shape_of(node))) if "->" in equation else sorted(name for name in set(letters) if letters.count(name) == 1)
+    if arrow: result = _letters(result, len(shape_of(node)))
+    else: result = sorted(name for name in set(letters) if letters.count(name) == 1)
     if any(len(set(term)) < len(term) for term in terms): raise ValueError("a diagonal")
-    total = label(tensors[0], terms[0])
+    total = _label(tensors[0], terms[0])
     for i, x in enumerate(tensors[1:], 1):
         needed = {name for term in [*terms[i + 1:], result] for name in term}
-        total = contract(units, total, label(x, terms[i]), needed)
-    return _numbered(restrict(units, total, result), result)
+        total = contract(units, total, _label(x, terms[i]), needed)
+    return _number(restrict(units, total, result), result)
 
 def _letters(term, rank):
     "One label for each axis; axes that the dots stand for are counted from the last."
-    extra = rank - len(term.replace("...", ""))
+    hidden = rank - len(term.replace("...", ""))
     before, dots, after = term.partition("...")
-    return [*before, *(f".{i}" for i in range(extra, 0, -1) if dots), *after]
+    return [*before, *(f".{i}" for i in range(hidden, 0, -1) if dots), *after]
 
-# %% ../../nbs/10c_permutation.rules.ipynb #softmax
-@rule("softmax", "log_softmax", "_safe_softmax", "softmin", blocks=True)
+# %% ../../nbs/10c_permutation.rules.ipynb #attention
+@rule("softmax", "log_softmax", "_safe_softmax", "softmin", tables=True)
 def _softmax(units, node, x, dim, *rest):
-    dim %= len(x.sizes)
+    dim %= x.rank
     for labels in x:
-        if dim in labels and len(labels) > 1: project(units, x, [l for l in labels if l != dim])
+        others = [label for label in labels if label != dim]
+        if dim in labels and others: project(units, x, others)  # makes the rows blocks
     return x
 
-@rule("scaled_dot_product_attention", blocks=True)
+@rule("scaled_dot_product_attention", tables=True)
 def _attention(units, node, query, key, value, mask=None, dropout=0.0, causal=False, *rest):
-    batch = [f"b{i}" for i in range(len(query.sizes) - 2)]
-    q, k, v = (label(x, [*batch, *own]) for x, own in zip((query, key, value), (("m", "k"), ("n", "k"), ("n", "v"))))
-    scores = contract(units, q, k, [*batch, "m", "n"])
-    if mask is not None: scores = unify(units, scores, label(mask, [*batch, "m", "n"][-len(mask.sizes):]))
-    if causal: units.pin(np.concatenate([project(units, scores, [name]) for name in "mn"]), "an axis in causal order")
-    return _numbered(contract(units, scores, v, [*batch, "m", "v"]), [*batch, "m", "v"])
+    batch = _batch_labels(query.rank - 2)
+    query = _label(query, [*batch, "m", "k"])
+    key = _label(key, [*batch, "n", "k"])
+    value = _label(value, [*batch, "n", "v"])
+    grid = [*batch, "m", "n"]
+    scores = contract(units, query, key, grid)
+    if mask is not None: scores = unify(units, scores, _label(mask, grid[-mask.rank:]))
+    if causal:
+        ordered = [project(units, scores, [name]) for name in "mn"]
+        units.pin(np.concatenate(ordered), "an axis in causal order")
+    labels = [*batch, "m", "v"]
+    return _number(contract(units, scores, value, labels), labels)
 
-# %% ../../nbs/10c_permutation.rules.ipynb #operation
-def operation(node) -> str:
-    "The name of a node's operation, without the variant: `add` for `aten.add.Tensor`."
-    return getattr(getattr(node.target, "_schema", None), "name", str(node.target)).split("::")[-1]
-
-def image(units: Units, node, x: Axes, channels: np.ndarray) -> Axes:
-    "The axes of a result with these channels in a plane, line or space of positions, which are fixed."
+# %% ../../nbs/10c_permutation.rules.ipynb #image
+def image(units: Units,
+          node,                  # its operation's name has the number of dimensions: `conv2d`
+          x: Axes,               # the axes of an image
+          channels: np.ndarray,  # units (channels of the result,)
+         ) -> Axes:
+    "The axes of a result with these channels; positions, of `x` too, are fixed."
     dims = int(next(letter for letter in operation(node) if letter.isdigit()))
     for axis in x[-dims:]: units.pin(axis, "positions in an image")
-    return Axes([*x[:-dims - 1], channels, *(units.new(n, "positions in an image") for n in shape_of(node)[-dims:])])
+    return Axes([*x[:-dims - 1], channels, *_positions(units, shape_of(node)[-dims:])])
 
+def _positions(units, sizes): return [units.new(size, "positions in an image") for size in sizes]
+
+# %% ../../nbs/10c_permutation.rules.ipynb #convolution
 @rule("conv1d", "conv2d", "conv3d")
 def _convolution(units, node, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    inputs, outputs = x[1 - len(weight)].reshape(groups, -1), weight[0].reshape(groups, -1)
+    outputs = weight[0].reshape(groups, -1)
+    inputs = x[1 - len(weight)].reshape(groups, -1)
     join(units, inputs, product(units, rows(units, outputs), weight[1]))
     return _filtered(units, node, x, weight, bias, weight[0])
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def _transposed(units, node, x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+def _transposed_convolution(units, node, x, weight, bias=None, stride=1, padding=0,
+                            output_padding=0, groups=1, dilation=1):
     join(units, x[1 - len(weight)], weight[0])
-    return _filtered(units, node, x, weight, bias, product(units, rows(units, weight[0].reshape(groups, -1)), weight[1]).ravel())
+    blocks = rows(units, weight[0].reshape(groups, -1))
+    return _filtered(units, node, x, weight, bias, product(units, blocks, weight[1]).ravel())
 
 def _filtered(units, node, x, weight, bias, channels):
     if bias is not None: join(units, channels, bias[0])
@@ -171,9 +202,13 @@ def _filtered(units, node, x, weight, bias, channels):
     return image(units, node, x, channels)
 
 # %% ../../nbs/10c_permutation.rules.ipynb #pooling
-@rule(*(f"{kind}_pool{dims}d" for dims in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp")),
-      *(f"max_pool{dims}d_with_indices" for dims in (1, 2, 3)),
-      *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d", "trilinear3d")))
+POOLINGS = [f"{kind}_pool{dims}d" for dims in (1, 2, 3)
+            for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp")]
+WITH_INDICES = [f"max_pool{dims}d_with_indices" for dims in (1, 2, 3)]
+RESIZINGS = [f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d",
+                                             "bilinear2d", "bicubic2d", "trilinear3d")]
+
+@rule(*POOLINGS, *WITH_INDICES, *RESIZINGS)
 def _pooling(units, node, x, *rest):
     dims = int(next(letter for letter in operation(node) if letter.isdigit()))
     values = image(units, node, x, x[-dims - 1])
@@ -182,23 +217,30 @@ def _pooling(units, node, x, *rest):
 @rule("pixel_shuffle")
 def _pixel_shuffle(units, node, x, factor):
     channels = units.new(len(x[-3]) // factor**2)
-    join(units, x[-3], product(units, channels, units.new(factor**2, "positions in an image")).ravel())
-    return Axes([*x[:-3], channels, *(units.new(n, "positions in an image") for n in shape_of(node)[-2:])])
+    within = units.new(factor**2, "positions in an image")
+    join(units, x[-3], product(units, channels, within).ravel())
+    return Axes([*x[:-3], channels, *_positions(units, shape_of(node)[-2:])])
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def _channel_shuffle(units, node, x, groups): return Axes([x[0], x[1].reshape(groups, -1).T.ravel(), *x[2:]])
+def _channel_shuffle(units, node, x, groups):
+    return Axes([x[0], x[1].reshape(groups, -1).T.ravel(), *x[2:]])
 
 @rule("im2col")
 def _unfold(units, node, x, kernel, *rest):
-    positions = units.new(math.prod(kernel), "positions in a kernel")
-    return Axes([*x[:-3], product(units, x[-3], positions).ravel(), units.new(shape_of(node)[-1], "positions in an image")])
+    within = units.new(math.prod(kernel), "positions in a kernel")
+    entries = product(units, x[-3], within).ravel()
+    return Axes([*x[:-3], entries, *_positions(units, shape_of(node)[-1:])])
 
-# %% ../../nbs/10c_permutation.rules.ipynb #batch-norm
+# %% ../../nbs/10c_permutation.rules.ipynb #normalisation
 @rule("batch_norm", "instance_norm")
 def _batch_norm(units, node, x, *vectors):
     for vector in vectors[:4]:
         if vector is not None: join(units, x[1], vector[0])
     return x
+
+@rule("prelu")
+def _prelu(units, node, x, slopes):
+    return _batch_norm(units, node, x, slopes) if len(slopes[0]) > 1 else x
 
 @rule("layer_norm", "rms_norm")
 def _layer_norm(units, node, x, shape, *vectors):
@@ -209,183 +251,204 @@ def _layer_norm(units, node, x, shape, *vectors):
 
 @rule("group_norm")
 def _group_norm(units, node, x, groups, weight=None, bias=None, *rest):
-    rows(units, x[1].reshape(groups, -1))
+    rows(units, x[1].reshape(groups, -1))  # makes the groups blocks
     return _batch_norm(units, node, x, weight, bias)
 
-# %% ../../nbs/10c_permutation.rules.ipynb #weight-norm
-@rule("_weight_norm", "_weight_norm_interface", blocks=True)
+@rule("_weight_norm", "_weight_norm_interface", tables=True)
 def _weight_norm(units, node, direction, length, dim=0):
     weight = unify(units, direction, length)
     return (weight, length) if isinstance(node.meta["val"], (tuple, list)) else weight
 
-# %% ../../nbs/10c_permutation.rules.ipynb #recurrent
+# %% ../../nbs/10c_permutation.rules.ipynb #recurrent-units
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
-@rule(*GATES, blocks=True)
-def _recurrent(units, node, x, states, weights, has_biases, num_layers, dropout, training, bidirectional, batch_first):
-    if not isinstance(batch_first, bool): raise ValueError("packed sequences")
-    states = states if operation(node) == "lstm" else [states]
-    projected = len({state.sizes[len(state.sizes) - 1] for state in states}) > 1
-    rank, count = len(x.sizes), len(weights) // (num_layers * (1 + bidirectional))
-    weights = [separate(units, weight) for weight in weights]
-    features, layers = project(units, x, [rank - 1]), []
-    for start in range(0, len(weights), count * (1 + bidirectional)):
-        layer = [_cell(units, GATES[operation(node)], features, weights[first:first + count], projected)
-                 for first in range(start, start + count * (1 + bidirectional), count)]
-        features, layers = np.concatenate([read for read, _ in layer]), layers + layer
-    last = [_state(units, state, np.stack(own)) for state, own in zip(states, zip(*layers))]
-    return Blocks(restrict(units, x, range(rank - 1)) | {(rank - 1,): features}), *last
-
-def _cell(units, gates, features, weights, projected):
-    "Units that one direction of one layer gives out, and those inside."
-    inner = units.new(len(weights[0][0]) // gates)
-    for weight in weights[:len(weights) - projected]: join(units, weight[0], np.tile(inner, gates))
-    read = weights[-1][0] if projected else inner
-    if projected: join(units, weights[-1][1], inner)
+def _recurrent_units(units, gates, features, weights, projected):
+    "For one direction of one layer: the units that it gives out, and those inside."
+    inside = units.new(len(weights[0][0]) // gates)
+    for weight in weights[:len(weights) - projected]: join(units, weight[0], np.tile(inside, gates))
+    outside = weights[-1][0] if projected else inside
+    if projected: join(units, weights[-1][1], inside)
     join(units, weights[0][1], features)
-    join(units, weights[1][1], read)
-    return read, inner
+    join(units, weights[1][1], outside)
+    return outside, inside
 
-def _state(units, state, table):
-    "A state has the layers along its first axis, each with units of its own along the last."
-    rank = len(state.sizes)
-    rest = {(i,): np.zeros(state.sizes[i], int) for i in range(1, rank - 1)}
-    return unify(units, state, Blocks(split(units, [0, rank - 1], table) | rest))
+# %% ../../nbs/10c_permutation.rules.ipynb #recurrent
+@rule(*GATES, tables=True)
+def _recurrent(units, node, x, states, weights, has_biases, num_layers, dropout, training,
+               bidirectional, batch_first):
+    if not isinstance(batch_first, bool): raise ValueError("packed sequences")
+    if operation(node) != "lstm": states = [states]
+    projected = len({state.sizes[state.rank - 1] for state in states}) > 1
+    weights = [separate(units, weight) for weight in weights]
+    directions = 1 + bidirectional
+    count = len(weights) // (num_layers * directions)
+    features = project(units, x, [x.rank - 1])
+    found = []
+    for start in range(0, len(weights), count):
+        own = weights[start:start + count]
+        found.append(_recurrent_units(units, GATES[operation(node)], features, own, projected))
+        if len(found) % directions == 0:
+            features = np.concatenate([outside for outside, _ in found[-directions:]])
+    last = [_recurrent_state(units, state, np.stack(own))
+            for state, own in zip(states, zip(*found))]
+    return AxisTables(restrict(units, x, range(x.rank - 1)) | {(x.rank - 1,): features}), *last
 
-# %% ../../nbs/10c_permutation.rules.ipynb #over
-def _over(x, dims):
+def _recurrent_state(units, state, table):
+    "The axes of a state: its first and last axis have the units (layers, units) of a table."
+    rest = {(i,): np.zeros(state.sizes[i], int) for i in range(1, state.rank - 1)}
+    return unify(units, state, AxisTables(split(units, [0, state.rank - 1], table) | rest))
+
+# %% ../../nbs/10c_permutation.rules.ipynb #reduction
+def _dims(x, dims):
     "Dimensions counted from 0; None and an empty list stand for all."
-    rank = len(x.sizes)
-    return list(range(rank)) if dims is None or dims == [] else [d % rank for d in ([dims] if isinstance(dims, int) else dims)]
+    if dims is None or dims == []: return list(range(x.rank))
+    return [dim % x.rank for dim in ([dims] if isinstance(dims, int) else dims)]
 
-@rule("mean", "sum", "amax", "amin", "prod", "logsumexp", "any", "all", "nansum", blocks=True)
-def _reduce(units, node, x, dims=None, keepdim=False, *rest):
-    gone = _over(x, dims)
-    left = [d for d in range(len(x.sizes)) if d not in gone]
+@rule("mean", "sum", "amax", "amin", "prod", "logsumexp", "any", "all", "nansum", tables=True)
+def _reduction(units, node, x, dims=None, keepdim=False, *rest):
+    gone = _dims(x, dims)
+    left = [dim for dim in range(x.rank) if dim not in gone]
     result = restrict(units, x, left)
-    if keepdim is True: return Blocks(result | {(d,): units.new(1) for d in gone})
-    return result.relabel({d: i for i, d in enumerate(left)})
+    if keepdim is True: return AxisTables(result | {(dim,): units.new(1) for dim in gone})
+    return _number(result, left)
 
-@rule("linalg_vector_norm", "norm", blocks=True)
-def _norm(units, node, x, order=2, dims=None, keepdim=False, *rest): return _reduce(units, node, x, dims, keepdim)
+@rule("linalg_vector_norm", "norm", tables=True)
+def _norm(units, node, x, order=2, dims=None, keepdim=False, *rest):
+    return _reduction(units, node, x, dims, keepdim)
 
-@rule("var", "std", blocks=True)
-def _variance(units, node, x, dims=None, correction=None, keepdim=False): return _reduce(units, node, x, dims, keepdim)
+@rule("var", "std", tables=True)
+def _variance(units, node, x, dims=None, correction=None, keepdim=False):
+    return _reduction(units, node, x, dims, keepdim)
 
 # %% ../../nbs/10c_permutation.rules.ipynb #extreme
-@rule("max", "min", "median", blocks=True)
+@rule("max", "min", "median", tables=True)
 def _extreme(units, node, x, dim=None, keepdim=False):
-    if isinstance(dim, Blocks): return _elementwise(units, node, x, dim)
-    values = _reduce(units, node, x, dim, keepdim)
-    return (values, _position(units, node, x, dim, keepdim)) if dim is not None else values
+    if isinstance(dim, AxisTables): return _elementwise(units, node, x, dim)
+    values = _reduction(units, node, x, dim, keepdim)
+    return values if dim is None else (values, _position(units, node, x, dim, keepdim))
 
-@rule("argmax", "argmin", blocks=True)
+@rule("argmax", "argmin", tables=True)
 def _position(units, node, x, dim=None, keepdim=False):
-    for d in _over(x, dim): units.pin(project(units, x, [d]), "an axis in which a position is looked up")
-    return _reduce(units, node, x, dim, keepdim)
+    for i in _dims(x, dim):
+        units.pin(project(units, x, [i]), "an axis in which a position is looked up")
+    return _reduction(units, node, x, dim, keepdim)
 
-# %% ../../nbs/10c_permutation.rules.ipynb #permute
-@rule("permute", blocks=True)
+# %% ../../nbs/10c_permutation.rules.ipynb #transposition
+@rule("permute", tables=True)
 def _permute(units, node, x, dims):
-    return x.relabel({d % len(dims): i for i, d in enumerate(dims)})
+    return x.relabel({dim % len(dims): i for i, dim in enumerate(dims)})
 
-@rule("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint", blocks=True)
+@rule("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint", tables=True)
 def _transpose(units, node, x, first=-1, second=-2):
-    rank = len(x.sizes)
-    if rank < 2: return x
-    first, second = first % rank, second % rank
-    return x.relabel({i: {first: second, second: first}.get(i, i) for i in range(rank)})
-
-@rule("movedim", "moveaxis", blocks=True)
-def _movedim(units, node, x, source, target):
-    source, target = _over(x, source), _over(x, target)
-    others = iter(d for d in range(len(x.sizes)) if d not in source)
-    dims = [source[target.index(i)] if i in target else next(others) for i in range(len(x.sizes))]
+    if x.rank < 2: return x
+    dims = list(range(x.rank))
+    dims[first], dims[second] = dims[second], dims[first]
     return _permute(units, node, x, dims)
 
-@rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel", blocks=True)
+@rule("movedim", "moveaxis", tables=True)
+def _movedim(units, node, x, source, target):
+    source, target = _dims(x, source), _dims(x, target)
+    others = (dim for dim in range(x.rank) if dim not in source)
+    dims = [source[target.index(i)] if i in target else next(others) for i in range(x.rank)]
+    return _permute(units, node, x, dims)
+
+@rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze",
+      "view_as", "reshape_as", "ravel", tables=True)
 def _reshape(units, node, x, *rest): return reshape(units, x, shape_of(node))
 
 # %% ../../nbs/10c_permutation.rules.ipynb #along
-def along(x: Blocks, dim: int, change) -> Blocks:
-    "Apply `change(table, axis)` to the table of one axis."
-    dim %= len(x.sizes)
-    return Blocks({labels: change(table, labels.index(dim)) if dim in labels else table for labels, table in x.items()})
+def along(x: AxisTables, dim: int, change) -> AxisTables:
+    "Apply `change(table, axis)` to the table of one axis; `axis` is its position in the table."
+    dim %= x.rank
+    return AxisTables({labels: change(table, labels.index(dim)) if dim in labels else table
+                       for labels, table in x.items()})
 
-def _between(start, stop, step=1):
-    return lambda table, axis: table[(slice(None),) * axis + (slice(start, stop, step),)]
+def _slice_of(start, stop, step, table, axis):
+    return table[(slice(None),) * axis + (slice(start, stop, step),)]
 
-@rule("slice", blocks=True)
-def _slice(units, node, x, dim=0, start=None, stop=None, step=1): return along(x, dim, _between(start, stop, step))
+@rule("slice", tables=True)
+def _slice(units, node, x, dim=0, start=None, stop=None, step=1):
+    return along(x, dim, partial(_slice_of, start, stop, step))
 
-@rule("narrow", blocks=True)
+@rule("narrow", tables=True)
 def _narrow(units, node, x, dim, start, length):
-    start %= x.sizes[dim % len(x.sizes)]
-    return along(x, dim, _between(start, start + length))
+    start %= x.sizes[dim % x.rank]
+    return _slice(units, node, x, dim, start, start + length)
 
-@rule("select", blocks=True)
+@rule("select", tables=True)
 def _select(units, node, x, dim, index):
-    rank = len(x.sizes)
+    left = [d for d in range(x.rank) if d != dim % x.rank]
     x = along(x, dim, lambda table, axis: table.take([index], axis))
-    return _numbered(restrict(units, x, left := [d for d in range(rank) if d != dim % rank]), left)
+    return _number(restrict(units, x, left), left)
 
-@rule("chunk", "split", "split_with_sizes", "tensor_split", blocks=True)
-def _parts(units, node, x, how, dim=0):
+# %% ../../nbs/10c_permutation.rules.ipynb #parts
+@rule("chunk", "split", "split_with_sizes", "tensor_split", tables=True)
+def _chunks(units, node, x, how, dim=0):
     ends = accumulate((part.shape[dim] for part in node.meta["val"]), initial=0)
-    return tuple(along(x, dim, _between(start, end)) for start, end in pairwise(ends))
+    return tuple(_slice(units, node, x, dim, start, stop) for start, stop in pairwise(ends))
 
-@rule("unbind", blocks=True)
-def _unbind(units, node, x, dim=0): return tuple(_select(units, node, x, dim, i) for i in range(len(node.meta["val"])))
+@rule("unbind", tables=True)
+def _unbind(units, node, x, dim=0):
+    return tuple(_select(units, node, x, dim, i) for i in range(len(node.meta["val"])))
 
-# %% ../../nbs/10c_permutation.rules.ipynb #flip
-@rule("flip", blocks=True)
-def _flip(units, node, x, dims): return reduce(lambda x, dim: along(x, dim, np.flip), dims, x)
+@rule("glu", tables=True)
+def _gated(units, node, x, dim=-1):
+    half = x.sizes[dim % x.rank] // 2
+    return unify(units, _slice(units, node, x, dim, 0, half), _slice(units, node, x, dim, half))
 
-@rule("roll", blocks=True)
+@rule("flip", tables=True)
+def _flip(units, node, x, dims):
+    return reduce(lambda x, dim: along(x, dim, np.flip), dims, x)
+
+@rule("roll", tables=True)
 def _roll(units, node, x, shifts, dims=()):
     if not dims: raise ValueError("a roll of the flattened tensor")
     shifts, dims = ([a] if isinstance(a, int) else a for a in (shifts, dims))
-    return reduce(lambda x, move: along(x, move[1], lambda table, axis: np.roll(table, move[0], axis)), zip(shifts, dims), x)
-
-@rule("glu", blocks=True)
-def _gated(units, node, x, dim=-1):
-    half = x.sizes[dim % len(x.sizes)] // 2
-    return unify(units, along(x, dim, _between(0, half)), along(x, dim, _between(half, None)))
-
-# %% ../../nbs/10c_permutation.rules.ipynb #concatenation
-@rule("cat", "concat", "concatenate", blocks=True)
-def _concatenation(units, node, parts, dim=0):
-    parts = [x for x in parts if tuple(x.sizes.values()) != (0,)]
-    dim %= len(parts[0].sizes)
-    others = reduce(partial(unify, units), (restrict(units, x, [d for d in x.sizes if d != dim]) for x in parts))
-    tied = sorted({label for x in parts for labels in x if dim in labels for label in labels})
-    table = np.concatenate([project(units, x, tied) for x in parts], axis=tied.index(dim))
-    return Blocks({labels: own for labels, own in others.items() if not set(labels) & set(tied)} | {tuple(tied): table})
-
-@rule("stack", blocks=True)
-def _stack(units, node, parts, dim=0):
-    rank = len(parts[0].sizes)
-    result = reduce(partial(unify, units), parts).relabel({i: i + (i >= dim % (rank + 1)) for i in range(rank)})
-    return Blocks(result | {(dim % (rank + 1),): units.new(len(parts), "the order of a stack")})
-
-# %% ../../nbs/10c_permutation.rules.ipynb #expand
-@rule("expand", "expand_as", "broadcast_to", blocks=True)
-def _expand(units, node, x, *rest):
-    shape = shape_of(node)
-    x = x.relabel({i: i + len(shape) - len(x.sizes) for i in x.sizes})
-    return Blocks(x | {(i,): np.zeros(n, int) for i, n in enumerate(shape) if x.sizes.get(i, 1) == 1})
-
-@rule("repeat", "tile", blocks=True)
-def _repeat(units, node, x, times, *rest):
-    shape = shape_of(node)
-    x = reshape(units, x, (1,) * (len(shape) - len(x.sizes)) + tuple(x.sizes[i] for i in range(len(x.sizes))))
-    for i, n in enumerate(shape):
-        old = x.sizes[i]
-        if old == 1 < n: x = Blocks(x | {(i,): np.zeros(n, int)})
-        elif old < n: x = along(x, i, lambda table, axis: np.concatenate([table] * (n // old), axis))
+    for shift, dim in zip(shifts, dims):
+        x = along(x, dim, lambda table, axis, by=shift: np.roll(table, by, axis))
     return x
 
-@rule("repeat_interleave", blocks=True)
+# %% ../../nbs/10c_permutation.rules.ipynb #concatenation
+@rule("cat", "concat", "concatenate", tables=True)
+def _concatenation(units, node, parts, dim=0):
+    parts = [x for x in parts if tuple(x.sizes.values()) != (0,)]
+    dim %= parts[0].rank
+    rests = (restrict(units, x, [d for d in x.sizes if d != dim]) for x in parts)
+    rest = reduce(partial(unify, units), rests)
+    tied = sorted({label for x in parts for labels in x if dim in labels for label in labels})
+    tables = [project(units, x, tied) for x in parts]
+    untied = {labels: own for labels, own in rest.items() if not set(labels) & set(tied)}
+    return AxisTables(untied | {tuple(tied): np.concatenate(tables, axis=tied.index(dim))})
+
+@rule("stack", tables=True)
+def _stack(units, node, parts, dim=0):
+    x = reduce(partial(unify, units), parts)
+    dim %= x.rank + 1
+    x = x.relabel({i: i + (i >= dim) for i in range(x.rank)})
+    return AxisTables(x | {(dim,): units.new(len(parts), "the order of a stack")})
+
+# %% ../../nbs/10c_permutation.rules.ipynb #expand
+@rule("expand", "expand_as", "broadcast_to", tables=True)
+def _expand(units, node, x, *rest):
+    shape = shape_of(node)
+    x = x.relabel({i: i + len(shape) - x.rank for i in x.sizes})
+    sizes = x.sizes
+    new = {(i,): np.zeros(n, int) for i, n in enumerate(shape) if sizes.get(i, 1) == 1}
+    return AxisTables(x | new)
+
+@rule("repeat", "tile", tables=True)
+def _repeat(units, node, x, times, *rest):
+    shape = shape_of(node)
+    old = [1] * (len(shape) - x.rank) + [x.sizes[i] for i in range(x.rank)]
+    x = reshape(units, x, old)
+    for i, (before, after) in enumerate(zip(old, shape)):
+        if before == 1 < after: x = AxisTables(x | {(i,): np.zeros(after, int)})
+        elif before < after: x = along(x, i, partial(_repeated, after // before))
+    return x
+
+def _repeated(times, table, axis): return np.concatenate([table] * times, axis)
+
+@rule("repeat_interleave", tables=True)
 def _interleave(units, node, x, times, dim=None, *rest):
     if dim is None or not isinstance(times, int): raise ValueError("repeats that differ")
     return along(x, dim, lambda table, axis: table.repeat(times, axis))
@@ -393,20 +456,28 @@ def _interleave(units, node, x, times, dim=None, *rest):
 # %% ../../nbs/10c_permutation.rules.ipynb #pad
 COPIES = {"reflect": "reflect", "circular": "wrap", "replicate": "edge"}
 
-@rule("pad", "constant_pad_nd", blocks=True)
+@rule("pad", "constant_pad_nd", tables=True)
 def _pad(units, node, x, widths, mode="constant", *rest):
-    rank = len(x.sizes)
-    for i, (before, after) in enumerate(zip(widths[::2], widths[1::2])):
-        if min(before, after) < 0: raise ValueError("a negative width")
-        if before or after: x = along(x, rank - 1 - i, partial(_padded, units, (before, after), COPIES.get(mode)))
+    last = x.rank - 1
+    for i, own in enumerate(zip(widths[::2], widths[1::2])):
+        if min(own) < 0: raise ValueError("a negative width")
+        if any(own) and mode in COPIES: x = along(x, last - i, partial(_padded, COPIES[mode], own))
+        elif any(own): x = along(x, last - i, partial(_extended, units, own))
     return x
 
-def _padded(units, widths, mode, table, axis):
-    if mode: return np.pad(table, [widths if i == axis else (0, 0) for i in range(table.ndim)], mode=mode)
+def _padded(mode, widths, table, axis):
+    "The table with copies of its units, as NumPy's `pad` makes them, at both ends of an axis."
+    per_axis = [widths if i == axis else (0, 0) for i in range(table.ndim)]
+    return np.pad(table, per_axis, mode=mode)
+
+def _extended(units, widths, table, axis):
+    "The table with new units at both ends of an axis."
     why = "positions in an image" if units.is_fixed(table) else None
-    sides = [units.new(max(2, math.prod(shape)), why)[:math.prod(shape)].reshape(shape)
-             for shape in (table.shape[:axis] + (width,) + table.shape[axis + 1:] for width in widths)]
-    return np.concatenate([sides[0], table, sides[1]], axis)
+    shapes = [table.shape[:axis] + (width,) + table.shape[axis + 1:] for width in widths]
+    sizes = [math.prod(shape) for shape in shapes]
+    before, after = (units.new(max(2, size), why)[:size].reshape(shape)
+                     for size, shape in zip(sizes, shapes))
+    return np.concatenate([before, table, after], axis)
 
 # %% ../../nbs/10c_permutation.rules.ipynb #embedding
 @rule("embedding")
@@ -417,19 +488,21 @@ def _embedding(units, node, weight, indices, *rest):
 @rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
 def _embedding_bag(units, node, weight, indices, *rest):
     units.pin(weight[0], "a vocabulary")
-    values = node.meta["val"]
-    bags = Axes([units.new(values[0].shape[0], "an axis of the input"), weight[1]])
-    return (bags, *(Axes(units.new(n, "positions") for n in value.shape) for value in values[1:]))
+    bags, *others = [value.shape for value in node.meta["val"]]
+    values = Axes([units.new(bags[0], "an axis of the input"), weight[1]])
+    return values, *(Axes(units.new(size, "positions") for size in shape) for shape in others)
 
 @rule("index")
 def _index(units, node, x, indices):
     picked = [i for i, index in enumerate(indices) if index is not None]
     if len(picked) != 1: raise ValueError("more than one index tensor")
-    units.pin(x[picked[0]], "entries that are picked by an index")
-    return Axes([*x[:picked[0]], *indices[picked[0]], *x[picked[0] + 1:]])
+    dim = picked[0]
+    units.pin(x[dim], "entries that are picked by an index")
+    return Axes([*x[:dim], *indices[dim], *x[dim + 1:]])
 
 @rule("index_select")
-def _index_select(units, node, x, dim, indices): return _index(units, node, x, [None] * (dim % len(x)) + [indices])
+def _index_select(units, node, x, dim, indices):
+    return _index(units, node, x, [None] * (dim % len(x)) + [indices])
 
-@rule("<built-in function getitem>", blocks=True)
+@rule("<built-in function getitem>", tables=True)
 def _item(units, node, values, index): return values[index]

@@ -10,191 +10,295 @@ from functools import lru_cache
 import torch
 
 # %% auto #0
-__all__ = ['NATURAL', 'unit_positions', 'axis_index', 'PermutationSpec', 'members', 'check_state', 'check_permutation', 'permute',
-           'compose', 'invert']
+__all__ = ['NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary', 'PermutationSpec', 'check_state',
+           'check_permutation', 'permute', 'permute_unchecked', 'compose', 'invert']
+
+# %% ../../nbs/10a_permutation.spec.ipynb #axis-length
+def axis_length(axis: tuple) -> int:
+    "The number of entries of an axis with this description."
+    return sum(math.prod(factor[1] for factor in segment) for segment in axis)
 
 # %% ../../nbs/10a_permutation.spec.ipynb #places
-@lru_cache(maxsize=4096)
-def unit_positions(axis: tuple) -> dict[str, torch.Tensor]:
-    "For each group that acts on an axis, the positions (units, copies) of its units."
-    found, offset = {}, 0
+def _copies(axis):
+    "The group, the number and the positions (copies,) of each unit, factor by factor."
+    offset = 0
     for segment in axis:
-        counts = [factor[1] for factor in segment]
-        positions = offset + torch.arange(math.prod(counts)).reshape(counts)
-        for k, (group, size, *first) in enumerate(segment):
-            if group is None: continue
-            for unit, own in enumerate(positions.movedim(k, 0).reshape(size, -1), *first):
-                found.setdefault(group, {}).setdefault(unit, []).append(own)
-        offset += math.prod(counts)
-    return {group: torch.stack([torch.cat(units[unit]) for unit in sorted(units)]) for group, units in found.items()}
+        sizes = [factor[1] for factor in segment]
+        positions = offset + torch.arange(math.prod(sizes)).reshape(sizes)
+        for i, (group, size, *first) in enumerate(segment):
+            rows = positions.movedim(i, 0).reshape(size, -1)
+            if group is not None: yield from ((group, n, row) for n, row in enumerate(rows, *first))
+        offset += positions.numel()
+
+@lru_cache(maxsize=4096)
+def unit_positions(axis: tuple,  # segments of factors
+                  ) -> dict[str, torch.Tensor]:
+    "For each group that acts on an axis, the positions (units, copies) of its units."
+    found = {}  # by group and number of the unit
+    for group, number, positions in _copies(axis):
+        found.setdefault(group, {}).setdefault(number, []).append(positions)
+    return {group: torch.stack([torch.cat(units[number]) for number in sorted(units)])
+            for group, units in found.items()}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-index
-def axis_index(axis: tuple, permutation: dict[str, torch.Tensor]) -> torch.Tensor:
+def axis_index(axis: tuple,                         # segments of factors; no `None`
+               permutation: dict[str, torch.Tensor],
+              ) -> torch.Tensor:
     "The index (n,) by which `permutation` reorders an axis of n entries."
-    index = torch.arange(sum(math.prod(factor[1] for factor in segment) for segment in axis))
-    for group, where in unit_positions(axis).items(): index[where] = index[where[permutation[group].cpu()]]
+    index = torch.arange(axis_length(axis))
+    for group, positions in unit_positions(axis).items():
+        index[positions] = index[positions[permutation[group].cpu()]]
     return index
 
-# %% ../../nbs/10a_permutation.spec.ipynb #permutationspec
+# %% ../../nbs/10a_permutation.spec.ipynb #spec-data
 @dataclass(frozen=True)
-class PermutationSpec:
-    "Which axes of which tensors of a state are permuted together."
-    groups: dict[str, int]               # name and number of units, in the order of the forward pass
-    axes: dict[str, tuple]               # for each tensor, one description an axis; None where nothing moves
-    shapes: dict[str, tuple]             # for each tensor, its shape
-    buffers: frozenset = frozenset()     # names in `axes` that are buffers: they move but are not matched
-    pinned: dict[str, str] = field(default_factory=dict)  # what is kept in order, and why
-    blocks: dict[str, str] = field(default_factory=dict)  # for a nested group, the group whose units its blocks are
+class SpecData:
+    "The data of a spec, and the permutations that it allows."
+    groups: dict[str, int]            # name and number of units, in the order of the forward pass
+    axes: dict[str, tuple]            # for each tensor one description an axis, or None
+    shapes: dict[str, tuple]          # the shape of each tensor
+    buffers: frozenset = frozenset()  # buffers among `axes`: they move but are not matched
+    pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
+    blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
-        return {name: torch.arange(size) for name, size in self.groups.items()}
+        return {group: torch.arange(size) for group, size in self.groups.items()}
     def random(self, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         "A permutation drawn uniformly from all that the spec allows."
-        return _draw(self, lambda group, size: torch.randperm(size, generator=generator))
+        return self.assemble(lambda group, size: torch.randperm(size, generator=generator))
+    def assemble(self, order_of) -> dict[str, torch.Tensor]:
+        "A permutation made of `order_of(group, size)` for each group or block."
+        permutation = {}
+        for group, size in self.groups.items():
+            blocks = permutation.get(self.blocks.get(group), torch.zeros(1, dtype=torch.long))
+            inner = size // len(blocks)
+            orders = [block * inner + order_of(group, inner) for block in blocks]
+            permutation[group] = torch.cat(orders)
+        return permutation
+
+# %% ../../nbs/10a_permutation.spec.ipynb #natural
+NATURAL = {  # reasons for which an axis has an order of its own
+    "an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant",
+    "a constant that is not in the state", "positions in an image", "positions in a kernel",
+    "an axis of length one", "entries that are picked by an index", "the order of a stack",
+    "not used in evaluation mode"}
+
+# %% ../../nbs/10a_permutation.spec.ipynb #coverage
+class SpecSummary(SpecData):
+    "A spec that says which axes its groups act on, and how much of a network moves."
+    def members(self) -> dict[str, list[str]]:
+        "For each group the axes that it acts on, as `tensor[axis]`."
+        found = {group: [] for group in self.groups}
+        for tensor, axes in self.axes.items():
+            for i, axis in enumerate(axes):
+                for group in unit_positions(axis or ()): found[group].append(f"{tensor}[{i}]")
+        return found
     @property
     def coverage(self) -> float:
         "The share of the hidden axes of all parameters that is permutable, from 0 to 1."
-        return _coverage(self)
-    def to_json(self) -> str: return json.dumps(_plain(self), indent=1)
-    @staticmethod
-    def from_json(text: str) -> PermutationSpec: return _from_plain(json.loads(text))
-    def _repr_markdown_(self): return _markdown(self)
-    def _repr_html_(self): return _html(self)
+        left_out = self.buffers | self.pinned.keys()
+        shares = [self._moving_share(tensor, i) for tensor, shape in self.shapes.items()
+                  if tensor not in left_out for i in range(len(shape))]
+        hidden = [share for share in shares if share is not None]
+        return sum(hidden) / len(hidden) if hidden else 0.0
+    def _moving_share(self, tensor, i):
+        "The share of an axis that moves; None for an axis with an order of its own."
+        axis = self.axes[tensor][i] if tensor in self.axes else None
+        reasons = self.pinned.get(f"{tensor}[{i}]", "an axis of the input").split("; ")
+        if NATURAL.issuperset(reasons): return 1.0 if axis else None
+        moving = {int(p) for own in unit_positions(axis or ()).values() for p in own.flatten()}
+        return len(moving) / self.shapes[tensor][i]
 
-# %% ../../nbs/10a_permutation.spec.ipynb #draw
-def _draw(spec, order_of):
-    "A permutation made of `order_of(group, size)` for each group and, in a nested one, for each block."
-    drawn = {}
-    for group, size in spec.groups.items():
-        outer = drawn.get(spec.blocks.get(group), torch.zeros(1, dtype=torch.long))
-        inner = size // len(outer)
-        drawn[group] = torch.cat([block * inner + order_of(group, inner) for block in outer])
-    return drawn
+# %% ../../nbs/10a_permutation.spec.ipynb #tables
+def _units_label(group, groups, blocks):
+    "The number of units; for a nested group, blocks times units in a block."
+    if group not in blocks: return str(groups[group])
+    count = groups[blocks[group]]
+    return f"{count} x {groups[group] // count}"
 
-# %% ../../nbs/10a_permutation.spec.ipynb #coverage
-NATURAL = {"an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant", "a constant that is not in the state",
-           "positions in an image", "positions in a kernel", "an axis of length one", "entries that are picked by an index",
-           "the order of a stack", "not used in evaluation mode"}
+def _short_list(items, count):
+    "The first items in one line, and how many more there are."
+    more = [f"... {len(items) - count} more"] if len(items) > count else []
+    return ", ".join([*items[:count], *more])
 
-def _coverage(spec):
-    "Mean over all hidden axes of the share of entries that some group moves."
-    shares = []
-    for tensor, shape in spec.shapes.items():
-        if tensor in spec.buffers or tensor in spec.pinned: continue
-        for i, (axis, size) in enumerate(zip(spec.axes.get(tensor, (None,) * len(shape)), shape)):
-            whole = set(spec.pinned.get(f"{tensor}[{i}]", "an axis of the input").split("; ")) <= NATURAL
-            moved = len(torch.cat([w.flatten() for w in unit_positions(axis).values()]).unique()) if axis else 0
-            if axis or not whole: shares.append(1.0 if whole else moved / size)
-    return sum(shares) / len(shares) if shares else 0.0
+def _text_table(headline, rows):
+    "A table of (group, units, axes) for a terminal."
+    rows = [("group", "units", "axes"), *((g, n, _short_list(axes, 3)) for g, n, axes in rows)]
+    width, units = (max(len(row[i]) for row in rows[:21]) for i in (0, 1))
+    lines = [f"{group:<{width}}  {n:<{units}}  {axes}".rstrip() for group, n, axes in rows[:21]]
+    more = [f"... {len(rows) - 21} more groups"] if len(rows) > 21 else []
+    return "\n".join([f"PermutationSpec: {headline}", *lines, *more])
+
+# %% ../../nbs/10a_permutation.spec.ipynb #rich-tables
+def _markdown_table(headline, rows, pinned):
+    "A table of (group, units, axes), then what is pinned."
+    lines = [headline, "", "| group | units | axes |", "| --- | --- | --- |"]
+    for group, units, axes in rows:
+        acting = ", ".join(f"`{axis}`" for axis in axes)
+        lines.append(f"| `{group}` | {units} | {acting} |")
+    kept = [f"- `{name}` keeps its order: {why}" for name, why in pinned.items()]
+    return "\n".join([*lines, "", *kept])
+
+def _html_code(text): return f"<code>{html.escape(text)}</code>"
+
+def _html_table(headline, rows, pinned):
+    "The same as HTML, in a box that scrolls."
+    lines = ["<tr><th>group</th><th>units</th><th>axes</th></tr>"]
+    for group, units, axes in rows:
+        acting = ", ".join(map(_html_code, axes))
+        lines.append(f"<tr><td>{_html_code(group)}</td><td>{units}</td><td>{acting}</td></tr>")
+    kept = [f"<li>{_html_code(name)} keeps its order: {html.escape(why)}</li>"
+            for name, why in pinned.items()]
+    return (f"<p>{headline}</p><div style='max-height: 30em; overflow: auto'>"
+            f"<table>{''.join(lines)}</table><ul>{''.join(kept)}</ul></div>")
 
 # %% ../../nbs/10a_permutation.spec.ipynb #plain
-def _plain(spec):
-    return dict(groups=spec.groups, blocks=spec.blocks, axes=spec.axes, shapes=spec.shapes,
-                buffers=sorted(spec.buffers), pinned=spec.pinned)
+def _tuples(nested):
+    "Nested lists as nested tuples."
+    return tuple(map(_tuples, nested)) if isinstance(nested, list) else nested
 
-def _tuples(nested): return tuple(map(_tuples, nested)) if isinstance(nested, list) else nested
-
-def _from_plain(data):
+def _read_fields(text):
+    "The fields of a spec in JSON text; `ValueError` where some are missing."
+    data = json.loads(text)
     needed = {"groups", "axes", "shapes"}
     missing = needed - set(data if isinstance(data, dict) else ())
-    if missing: raise ValueError(f"text: not a permutation spec, without {', '.join(sorted(missing))}")
-    if not all(isinstance(data[key], dict) for key in needed): raise ValueError("text: groups, axes and shapes are objects with names")
-    axes, shapes = ({name: _tuples(value) for name, value in data[key].items()} for key in ("axes", "shapes"))
-    spec = PermutationSpec(data["groups"], axes, shapes, frozenset(data.get("buffers", ())), data.get("pinned", {}), data.get("blocks", {}))
-    for name, description in axes.items():
-        for i, axis in enumerate(description):
-            if axis: _check_axis(spec, name, i, axis)
-    return spec
+    if missing:
+        raise ValueError(f"text: not a permutation spec, without {', '.join(sorted(missing))}")
+    if not all(isinstance(data[key], dict) for key in needed):
+        raise ValueError("text: groups, axes and shapes are objects with names")
+    optional = {"pinned": data.get("pinned", {}), "blocks": data.get("blocks", {})}
+    tuples = {key: {name: _tuples(value) for name, value in data[key].items()}
+              for key in ("axes", "shapes")}
+    buffers = frozenset(data.get("buffers", ()))
+    return {"groups": data["groups"], "buffers": buffers, **tuples, **optional}
 
-def _check_axis(spec, name, i, axis):
-    "An edited spec is checked for groups that are not there and for lengths that do not add up."
-    where = f"text: axes[{name!r}][{i}]"
-    if name not in spec.shapes: raise ValueError(f"{where}: shapes has no tensor {name!r}")
-    length = sum(math.prod(factor[1] for factor in segment) for segment in axis)
-    if length != spec.shapes[name][i]: raise ValueError(f"{where}: describes {length} entries, the axis has {spec.shapes[name][i]}")
+# %% ../../nbs/10a_permutation.spec.ipynb #check-axes
+def _check_axis(where, axis, size, groups):
+    "Raise `ValueError` unless a description fits an axis of `size` entries and the groups."
+    if axis_length(axis) != size:
+        raise ValueError(f"{where}: describes {axis_length(axis)} entries, the axis has {size}")
     for group, units in unit_positions(axis).items():
-        if spec.groups.get(group) != len(units): raise ValueError(f"{where}: {len(units)} units of {group!r}, of which groups has {spec.groups.get(group, 'none')}")
+        if groups.get(group) != len(units):
+            known = groups.get(group, "none")
+            raise ValueError(f"{where}: {len(units)} units of {group!r}, "
+                             f"of which groups has {known}")
 
-# %% ../../nbs/10a_permutation.spec.ipynb #members
-def members(spec: PermutationSpec) -> dict[str, list[str]]:
-    "For each group the axes that it acts on, as `tensor[axis]`."
-    found = {group: [] for group in spec.groups}
-    for name, axes in spec.axes.items():
-        for i, axis in enumerate(axes):
-            for group in unit_positions(axis) if axis else (): found[group].append(f"{name}[{i}]")
-    return found
+def _check_axes(spec):
+    "Raise `ValueError` where a description does not fit its tensor or the groups."
+    for name, description in spec.axes.items():
+        for i, axis in enumerate(description):
+            if not axis: continue
+            where = f"text: axes[{name!r}][{i}]"
+            if name not in spec.shapes: raise ValueError(f"{where}: shapes has no tensor {name!r}")
+            _check_axis(where, axis, spec.shapes[name][i], spec.groups)
 
-def _rows(spec):
-    "Group, units and axes of every group; then the headline."
-    size = lambda g: f"{spec.groups[spec.blocks[g]]} x {spec.groups[g] // spec.groups[spec.blocks[g]]}" if g in spec.blocks else str(spec.groups[g])
-    head = f"{len(spec.groups)} groups; {100 * spec.coverage:.1f} % of the hidden axes are permutable"
-    return head, [(group, size(group), axes) for group, axes in members(spec).items()]
-
-def _markdown(spec):
-    head, rows = _rows(spec)
-    lines = [f"| `{g}` | {size} | {', '.join(f'`{m}`' for m in axes)} |" for g, size, axes in rows]
-    kept = [f"- `{name}` keeps its order: {why}" for name, why in spec.pinned.items()]
-    return "\n".join([head, "", "| group | units | axes |", "| --- | --- | --- |", *lines, "", *kept])
-
-def _html(spec):
-    head, rows = _rows(spec)
-    code = lambda text: f"<code>{html.escape(text)}</code>"
-    lines = [f"<tr><td>{code(g)}</td><td>{size}</td><td>{', '.join(map(code, axes))}</td></tr>" for g, size, axes in rows]
-    kept = [f"<li>{code(name)} keeps its order: {html.escape(why)}</li>" for name, why in spec.pinned.items()]
-    return (f"<p>{head}</p><div style='max-height: 30em; overflow: auto'><table><tr><th>group</th><th>units</th><th>axes</th></tr>"
-            f"{''.join(lines)}</table><ul>{''.join(kept)}</ul></div>")
+# %% ../../nbs/10a_permutation.spec.ipynb #permutationspec
+class PermutationSpec(SpecSummary):
+    "Which axes of which tensors of a state are permuted together; plain data, as JSON and tables."
+    def to_json(self) -> str:
+        "The spec as JSON text."
+        return json.dumps({"groups": self.groups, "blocks": self.blocks, "axes": self.axes,
+                           "shapes": self.shapes, "buffers": sorted(self.buffers),
+                           "pinned": self.pinned}, indent=1)
+    @staticmethod
+    def from_json(text: str) -> PermutationSpec:
+        "The spec in JSON text; `ValueError` where the text is no spec or contradicts itself."
+        spec = PermutationSpec(**_read_fields(text))
+        _check_axes(spec)
+        return spec
+    def _table(self):
+        "The headline, and the name, units and axes of each group."
+        share = f"{100 * self.coverage:.1f} % of the hidden axes are permutable"
+        rows = [(group, _units_label(group, self.groups, self.blocks), axes)
+                for group, axes in self.members().items()]
+        return f"{len(self.groups)} groups; {share}", rows
+    def __repr__(self): return _text_table(*self._table())
+    def _repr_markdown_(self): return _markdown_table(*self._table(), self.pinned)
+    def _repr_html_(self): return _html_table(*self._table(), self.pinned)
 
 # %% ../../nbs/10a_permutation.spec.ipynb #check-state
-def check_state(spec: PermutationSpec, state: dict[str, torch.Tensor], argument: str = "state"):
+def check_state(spec: PermutationSpec,
+                state: dict[str, torch.Tensor],
+                argument: str = "state",  # the caller's name for it, for the message
+               ):
     "Raise `ValueError`, naming the tensor, unless `state` has the tensors and shapes of `spec`."
     if not hasattr(state, "keys"):
-        raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, not {type(state).__name__}")
-    only = [(name, "spec") for name in spec.shapes if name not in state] + [(name, "state") for name in state if name not in spec.shapes]
-    if only:
-        more = f" ({len(only) - 1} more on one side only)" if len(only) > 1 else ""
-        raise ValueError(f"{argument}: the tensor {only[0][0]!r} is only in the {only[0][1]}{more}; both must come from the same architecture")
+        raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, "
+                         f"not {type(state).__name__}")
+    _check_names(spec.shapes, state, argument)
     for name, shape in spec.shapes.items():
-        if not torch.is_tensor(state[name]): raise ValueError(f"{argument}: {name!r} is no tensor but {type(state[name]).__name__}")
+        if not torch.is_tensor(state[name]):
+            raise ValueError(f"{argument}: {name!r} is no tensor but {type(state[name]).__name__}")
         if tuple(state[name].shape) != tuple(shape):
             raise ValueError(f"{argument}: {name!r} has the shape {tuple(state[name].shape)}, "
                              f"the spec's is {tuple(shape)}")
 
+def _check_names(shapes, state, argument):
+    "Raise `ValueError` for the first tensor that only one side has."
+    alone = [(name, "spec") for name in shapes if name not in state]
+    alone += [(name, "state") for name in state if name not in shapes]
+    if not alone: return
+    name, side = alone[0]
+    more = f" ({len(alone) - 1} more on one side only)" if len(alone) > 1 else ""
+    raise ValueError(f"{argument}: the tensor {name!r} is only in the {side}{more}; "
+                     "both must come from the same architecture")
+
 # %% ../../nbs/10a_permutation.spec.ipynb #check-permutation
-def check_permutation(spec: PermutationSpec, permutation: dict, argument: str = "permutation"):
-    "Raise `ValueError`, naming the group, unless `permutation` has one permutation a group of `spec`."
-    for group in permutation.keys() - spec.groups.keys(): raise ValueError(f"{argument}: the spec has no group {group!r}")
+def check_permutation(spec: PermutationSpec,
+                      permutation: dict[str, torch.Tensor],
+                      argument: str = "permutation",  # the caller's name for it, for the message
+                     ):
+    "Raise `ValueError`, naming the group, unless `permutation` has an order for each group."
+    for group in permutation.keys() - spec.groups.keys():
+        raise ValueError(f"{argument}: the spec has no group {group!r}")
     for group, size in spec.groups.items():
         order = permutation.get(group)
         if not torch.is_tensor(order) or sorted(order.tolist()) != list(range(size)):
-            raise ValueError(f"{argument}[{group!r}]: a tensor of the numbers 0 to {size - 1} in some order is needed")
-        if group in spec.blocks:
-            outer = permutation[spec.blocks[group]]
-            inner = size // len(outer)
-            if not torch.equal(order // inner, outer.repeat_interleave(inner)):
-                raise ValueError(f"{argument}[{group!r}]: its blocks of {inner} must move as {spec.blocks[group]!r} does")
+            raise ValueError(f"{argument}[{group!r}]: a tensor of the numbers 0 to {size - 1} "
+                             "in some order is needed")
+        if group not in spec.blocks: continue
+        blocks = permutation[spec.blocks[group]]
+        inner = size // len(blocks)
+        if not torch.equal(order // inner, blocks.repeat_interleave(inner)):
+            raise ValueError(f"{argument}[{group!r}]: its blocks of {inner} must move "
+                             f"as {spec.blocks[group]!r} does")
 
 # %% ../../nbs/10a_permutation.spec.ipynb #permute
-def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor],
-            state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    "A new state with every axis reordered; the network's outputs stay what they were."
+def permute(spec: PermutationSpec,
+            permutation: dict[str, torch.Tensor],
+            state: dict[str, torch.Tensor],  # not changed
+           ) -> dict[str, torch.Tensor]:
+    """A new state with every axis reordered; the network's outputs stay what they were.
+
+    Raises `ValueError` where the state or the permutation does not fit the spec."""
     check_state(spec, state)
     check_permutation(spec, permutation)
-    moved = _moved(spec, permutation, state)
-    return {name: tensor.clone() if moved[name] is tensor else moved[name] for name, tensor in state.items()}
+    moved = permute_unchecked(spec, permutation, state)
+    return {name: tensor.clone() if moved[name] is tensor else moved[name]
+            for name, tensor in state.items()}
 
-def _moved(spec, permutation, state):
-    "The same without checks and without copies of what does not move."
-    result, moving = dict(state), {g for g, order in permutation.items() if not torch.equal(order.cpu(), torch.arange(len(order)))}
+def permute_unchecked(spec, permutation, state):
+    "`permute` without checks; tensors that do not move are not copied."
+    result = dict(state)
+    moving = {group for group, order in permutation.items()
+              if not torch.equal(order.cpu(), torch.arange(len(order)))}
     for name, axes in spec.axes.items():
         for i, axis in enumerate(axes):
-            if axis and unit_positions(axis).keys() & moving:
-                result[name] = result[name].index_select(i, axis_index(axis, permutation).to(result[name].device))
+            if moving.isdisjoint(unit_positions(axis or ())): continue
+            index = axis_index(axis, permutation).to(result[name].device)
+            result[name] = result[name].index_select(i, index)
     return result
 
 # %% ../../nbs/10a_permutation.spec.ipynb #compose
-def compose(p: dict[str, torch.Tensor], q: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    "The permutation with `permute(spec, compose(p, q), s)` equal to `permute(spec, p, permute(spec, q, s))`."
-    for group in p.keys() ^ q.keys(): raise ValueError(f"{'q' if group in p else 'p'}: a permutation of {group!r} is missing")
+def compose(p: dict[str, torch.Tensor],  # the second to act
+            q: dict[str, torch.Tensor],  # the first to act
+           ) -> dict[str, torch.Tensor]:
+    """The permutation that acts as `q` and then as `p`.
+
+    Raises `ValueError` where a group has an order in one of them only."""
+    for group in p.keys() ^ q.keys():
+        name = "q" if group in p else "p"
+        raise ValueError(f"{name}: a permutation of {group!r} is missing")
     return {group: q[group][p[group]] for group in q}
 
 def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,139 +8,200 @@ import copy, io, logging, traceback
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 import torch
+from torch import nn
 from .rules import RULES, operation
-from .units import Axes, Blocks, Units, separate
+from .units import Axes, AxisTables, Units, separate
 
 # %% auto #0
-__all__ = ['READ_AXIS', 'split_inputs', 'export_graph', 'Trace', 'aliases']
+__all__ = ['NOT_COVERED', 'SUMMED_AXIS', 'split_inputs', 'export_graph', 'aliases', 'Trace']
 
-# %% ../../nbs/10d_permutation.trace.ipynb #quietly
+# %% ../../nbs/10d_permutation.trace.ipynb #contexts
 @contextmanager
-def _quietly():
-    "Keep logs and what is printed to stderr to oneself."
+def _quiet():
+    "Suppress logs and whatever is printed to stderr."
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         with redirect_stderr(io.StringIO()): yield
     finally: logging.disable(before)
 
+@contextmanager
+def _without_fused_attention():
+    "Compute attention by separate operations."
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try: yield
+    finally: torch.backends.mha.set_fastpath_enabled(before)
+
 # %% ../../nbs/10d_permutation.trace.ipynb #split-inputs
 def split_inputs(example_inputs) -> tuple[tuple, dict]:
-    "Positional and named inputs: of a tensor, a tuple of tensors, or a dict by name."
+    "The positional inputs in a tuple, and the named ones in a dict."
     if isinstance(example_inputs, dict): return (), example_inputs
-    return (tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)), {}
+    if isinstance(example_inputs, (tuple, list)): return tuple(example_inputs), {}
+    return (example_inputs,), {}
 
-def export_graph(model, example_inputs):
-    "The exported program of `model` in evaluation mode; `ValueError` where there is none."
+# %% ../../nbs/10d_permutation.trace.ipynb #export-graph
+def export_graph(model: nn.Module,
+                 example_inputs,  # a tensor, a tuple of tensors, or a dict of named ones
+                ) -> torch.export.ExportedProgram:
+    "The exported program of `model` in evaluation mode; `ValueError` if it cannot be traced."
     inputs, named = split_inputs(example_inputs)
-    model, fast = copy.deepcopy(model).eval(), torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), _quietly(): return torch.export.export(model, inputs, named)
-    except Exception as error:
-        raise ValueError(_diagnosis(model, inputs, named, error)) from error
-    finally: torch.backends.mha.set_fastpath_enabled(fast)
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad(), _without_fused_attention():
+        try:
+            with _quiet(): return torch.export.export(model, inputs, named)
+        except Exception as error:
+            raise ValueError(_diagnosis(model, inputs, named, error)) from error
 
 def _diagnosis(model, inputs, named, error):
-    "Is it the inputs that do not fit, or can the model not be traced?"
-    try:
-        with torch.no_grad(): model(*inputs, **named)
+    "Do the inputs not fit, or can the model not be traced?"
+    name = type(model).__name__
+    try: model(*inputs, **named)
     except Exception as own:
-        return f"example_inputs: {type(model).__name__} does not accept them{_line(own)}: {str(own).strip()}"
-    return f"model: torch.export cannot trace {type(model).__name__}{_line(error)}: {str(error).strip()}"
+        return f"example_inputs: {name} does not accept them{_line_of(own)}: {str(own).strip()}"
+    return f"model: torch.export cannot trace {name}{_line_of(error)}: {str(error).strip()}"
 
-def _line(error):
-    "The last line outside of PyTorch and of this package that an error came through."
-    own = [str(Path(torch.__file__).parent), str(Path(__file__).parent)] if "__file__" in globals() else [str(Path(torch.__file__).parent)]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(f.filename.startswith(folder) for folder in own)]
-    return f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`" if frames else ""
+def _line_of(error):
+    "The last line outside of PyTorch and of this module through which an error came."
+    hidden = str(Path(torch.__file__).parent), export_graph.__code__.co_filename
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if not frame.filename.startswith(hidden)]
+    if not frames: return ""
+    return f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`"
 
-# %% ../../nbs/10d_permutation.trace.ipynb #trace
-READ_AXIS = {"linear": 1} | {f"conv{d}d": 1 for d in (1, 2, 3)} | {f"conv_transpose{d}d": 0 for d in (1, 2, 3)}
+# %% ../../nbs/10d_permutation.trace.ipynb #arguments
+def _positional(node):
+    "A node's arguments in the order of its schema; defaults stand before those given by name."
+    schema = getattr(node.target, "_schema", None)
+    defaults = {a.name: a.default_value for a in getattr(schema, "arguments", ())}
+    names = list(defaults)
+    given = [i + 1 for i, name in enumerate(names) if name in node.kwargs]
+    named = names[len(node.args):max(given, default=0)]
+    return [*node.args, *(node.kwargs.get(name, defaults[name]) for name in named)]
 
-class Trace:
-    "What the graph of a network says of the units of the tensors in its state."
-    def __init__(self, model: torch.nn.Module, example_inputs):
-        self.units, self.values, self.axes, self.read = Units(), {}, {}, set()
-        self.aliases, self.state = aliases(model), model.state_dict()
-        self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        program = export_graph(model, example_inputs)
-        self.names, self.placed = _names(program.graph_signature, self.aliases), {}
-        for node in program.graph.nodes:
-            self.values[node] = _VISIT.get(node.op, _call)(self, node)
-            self.units.seen += [table.ravel() for table in _tables(self.values[node])]
+def _as_axes(units, value):
+    "The axes of a tensor described one by one, also of tensors in lists and tuples."
+    if isinstance(value, AxisTables): return separate(units, value)
+    if isinstance(value, (tuple, list)): return [_as_axes(units, item) for item in value]
+    return value
 
-def aliases(model: torch.nn.Module) -> dict[str, str]:
-    "For each name in the state that shares its tensor with an earlier one (tied weights), the earlier name."
-    first, others = {}, {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in first: others[name] = first[id(tensor)]
-        else: first[id(tensor)] = name
-    return others
-
-def _names(signature, aliases):
-    "The name of the tensor that stands behind each placeholder of the graph."
-    names = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
-    return {node: aliases.get(name, name) for node, name in names.items()}
-
-# %% ../../nbs/10d_permutation.trace.ipynb #placeholder
-def _placeholder(trace, node):
-    name = trace.names.get(node.name)
-    if name in trace.placed: return trace.placed[name]
-    why = None if name in trace.state else "a constant that is not in the state" if name else "an axis of the input"
-    fresh = _fresh(trace.units, node.meta.get("val"), why)
-    if name in trace.state: trace.placed[name] = fresh
-    return fresh
-
-def _output(trace, node):
-    for source in node.all_input_nodes: _pin_all(trace.units, trace.values[source], "reaches the output")
-
-def _call(trace, node):
-    used = [trace.names[source.name] for source in node.all_input_nodes if source.name in trace.names]
-    trace.axes |= {name: trace.placed[name] for name in used if name in trace.placed and name not in trace.axes}
-    if operation(node) in READ_AXIS and node.args[1].name in trace.names:
-        trace.read.add((trace.names[node.args[1].name], READ_AXIS[operation(node)]))
-    return _apply(trace.units, node, trace.values)
-
-_VISIT = {"placeholder": _placeholder, "output": _output, "get_attr": lambda trace, node: None}
-
-# %% ../../nbs/10d_permutation.trace.ipynb #tables
-def _tables(value):
-    "All tables of a tensor, or of several in a tuple."
-    if isinstance(value, Blocks): return list(value.values())
-    return [table for item in value for table in _tables(item)] if isinstance(value, (tuple, list)) else []
-
-def _pin_all(units, value, why):
-    for table in _tables(value): units.pin(table, why)
-
-def _fresh(units, value, why):
-    "Fresh axes, fixed where there is a reason, for a tensor or a tuple of them."
-    if isinstance(value, (tuple, list)): return tuple(_fresh(units, item, why) for item in value)
-    return Axes(units.new(size, why) for size in getattr(value, "shape", ())).blocks()
+def _as_tables(value):
+    "The axes of a rule's result as axis tables, also of several results in a tuple."
+    if isinstance(value, Axes): return value.tables()
+    if isinstance(value, (tuple, list)): return tuple(_as_tables(item) for item in value)
+    return value
 
 # %% ../../nbs/10d_permutation.trace.ipynb #apply
+NOT_COVERED = (  # what a rule may raise where it does not cover the use of an operation
+    IndexError, TypeError, AttributeError, ValueError, KeyError, StopIteration, RecursionError)
+
 def _apply(units, node, values):
-    "The axes of one operation's result."
+    "The axis tables of one operation's result; `values` has those of earlier nodes."
     name = operation(node)
-    found, blocks = RULES.get(name) or RULES.get(name.rstrip("_")) or (None, True)
+    found = RULES.get(name) or RULES.get(name.rstrip("_"))
     why = f"no rule for the operation {name}"
     if found:
-        tensor = (lambda source: values[source]) if blocks else (lambda source: _listed(units, values[source]))
-        try: return _as_blocks(found(units, node, *(torch.fx.node.map_arg(a, tensor) for a in _positional(node))))
-        except (IndexError, TypeError, AttributeError, ValueError, KeyError, StopIteration, RecursionError) as error:
+        try: return _apply_rule(units, node, values, *found)
+        except NOT_COVERED as error:
             why = f"the rule for {name} does not cover this use of it ({error})"
-    for source in node.all_input_nodes: _pin_all(units, values[source], why)
-    return _fresh(units, node.meta.get("val"), why)
+    _pin_sources(units, node, values, why)
+    return _new_axes(units, node.meta.get("val"), why)
 
-def _listed(units, value):
-    return separate(units, value) if isinstance(value, Blocks) else [_listed(units, v) for v in value] if isinstance(value, (tuple, list)) else value
+def _apply_rule(units, node, values, function, tables):
+    "The result of a rule that takes axis tables, or else `Axes`."
+    def argument(source): return values[source] if tables else _as_axes(units, values[source])
+    arguments = [torch.fx.node.map_arg(a, argument) for a in _positional(node)]
+    return _as_tables(function(units, node, *arguments))
 
-def _as_blocks(value):
-    if isinstance(value, Axes): return value.blocks()
-    return tuple(map(_as_blocks, value)) if isinstance(value, (tuple, list)) and not isinstance(value, Blocks) else value
+# %% ../../nbs/10d_permutation.trace.ipynb #new-axes
+def _new_axes(units, value, why):
+    "Axis tables of new units for a tensor, or for several; fixed where there is a reason."
+    if isinstance(value, (tuple, list)): return tuple(_new_axes(units, item, why) for item in value)
+    return Axes(units.new(size, why) for size in getattr(value, "shape", ())).tables()
 
-def _positional(node):
-    "A node's arguments in the order of its schema, with defaults where a later one is given by name."
-    names = {a.name: a.default_value for a in getattr(getattr(node.target, "_schema", None), "arguments", ())}
-    last = max((i + 1 for i, name in enumerate(names) if name in node.kwargs), default=0)
-    return [*node.args, *(node.kwargs.get(name, names[name]) for name in list(names)[len(node.args):last])]
+def _pin_sources(units, node, values, why):
+    "Fix the units of all tensors that a node reads."
+    for source in node.all_input_nodes:
+        for table in _all_tables(values[source]): units.pin(table, why)
+
+def _all_tables(value):
+    "All tables of units of a tensor, or of several in a tuple."
+    if isinstance(value, AxisTables): return list(value.values())
+    if not isinstance(value, (tuple, list)): return []
+    return [table for item in value for table in _all_tables(item)]
+
+# %% ../../nbs/10d_permutation.trace.ipynb #names
+def aliases(model: nn.Module) -> dict[str, str]:
+    "For each name in the state whose tensor has an earlier name (tied weights), that name."
+    first, later = {}, {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in first: later[name] = first[id(tensor)]
+        else: first[id(tensor)] = name
+    return later
+
+def _names(signature, earlier):
+    "For each placeholder of the graph that is no input, the name of its tensor."
+    names = (signature.inputs_to_parameters | signature.inputs_to_buffers
+             | signature.inputs_to_lifted_tensor_constants)
+    return {node: earlier.get(name, name) for node, name in names.items()}
+
+# %% ../../nbs/10d_permutation.trace.ipynb #placeholders
+def _placeholders(units, nodes, names, state):
+    "The axis tables of every placeholder; those of one tensor of the state are the same."
+    values, placed = {}, {}
+    for node in nodes:
+        if node.op != "placeholder": continue
+        name = names.get(node.name)
+        tensor = node.meta.get("val")
+        if name in state:
+            if name not in placed: placed[name] = _new_axes(units, tensor, None)
+            values[node] = placed[name]
+        else:
+            why = "a constant that is not in the state" if name else "an axis of the input"
+            values[node] = _new_axes(units, tensor, why)
+    return values
+
+# %% ../../nbs/10d_permutation.trace.ipynb #used
+SUMMED_AXIS = {"linear": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1,  # of the operation's weight
+               "conv_transpose1d": 0, "conv_transpose2d": 0, "conv_transpose3d": 0}
+
+def _used_axes(calls, names, state, values):
+    "The axis tables of the tensors of the state, in the order in which operations use them."
+    sources = (source for node in calls for source in node.all_input_nodes)
+    return {names[source.name]: values[source] for source in sources
+            if names.get(source.name) in state}
+
+def _summed_axes(calls, names):
+    "Which axes of which weights are summed over: pairs (name, axis)."
+    layers = [node for node in calls if operation(node) in SUMMED_AXIS]
+    return {(names[node.args[1].name], SUMMED_AXIS[operation(node)]) for node in layers
+            if node.args[1].name in names}
+
+# %% ../../nbs/10d_permutation.trace.ipynb #walk
+def _walk(units, nodes, values):
+    "Add the axis tables of every operation's result to `values`."
+    for node in nodes:
+        if node.op == "call_function": values[node] = _apply(units, node, values)
+        if node.op == "output": _pin_sources(units, node, values, "reaches the output")
+        units.occurrences += [table.ravel() for table in _all_tables(values[node])]
+
+# %% ../../nbs/10d_permutation.trace.ipynb #trace
+class Trace:
+    "What the graph of a network says of the units of its state; raises as `export_graph` does."
+    def __init__(self,
+                 model: nn.Module,
+                 example_inputs,  # a tensor, a tuple of tensors, or a dict of named ones
+                ):
+        program = export_graph(model, example_inputs)
+        nodes = list(program.graph.nodes)
+        self.state = model.state_dict()
+        self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        self.aliases = aliases(model)
+        self.names = _names(program.graph_signature, self.aliases)
+        self.units = Units()
+        placeholders = _placeholders(self.units, nodes, self.names, self.state)
+        self.values = dict.fromkeys(nodes) | placeholders
+        _walk(self.units, nodes, self.values)
+        calls = [node for node in nodes if node.op == "call_function"]
+        self.axes = _used_axes(calls, self.names, self.state, self.values)
+        self.read = _summed_axes(calls, self.names)

@@ -6,82 +6,67 @@
 from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
-from .style import KINDS, finish_figure, set_style
+from .style import (
+    KINDS, draw_level, draw_mean, figure_style, finish_figure, panels, set_source_axis)
 from ..statistics import summarise
 
 # %% auto #0
 __all__ = ['plot_source_count', 'plot_paths']
 
-# %% ../../nbs/30b_plots.barriers.ipynb #curve
-def _curve(axis, kind, x, summary):
-    "Means with the interval over models."
-    label, colour, line, marker = KINDS[kind]
-    axis.plot(x, summary["mean"], line, color=colour, marker=marker, label=label)
-    axis.fill_between(x, summary.low, summary.high, color=colour, alpha=0.15, linewidth=0)
-
-def _band(axis, summary):
-    "The regular-regular mean and interval across the whole width."
-    label, colour, line, _ = KINDS["regular-regular"]
-    axis.axhline(summary["mean"].item(), color=colour, linestyle=line, label=label)
-    if summary.low.notna().all(): axis.axhspan(summary.low.item(), summary.high.item(), color=colour, alpha=0.15, linewidth=0)
-
-# %% ../../nbs/30b_plots.barriers.ipynb #each-star
-def _each_star(axis, kind, rows):
-    "A small mark for each star's own mean."
-    means = rows.groupby(["n_source", "star_seed"], as_index=False).value.mean()
-    axis.scatter(means.n_source, means.value, s=7, color=KINDS[kind][1], alpha=0.6, linewidths=0)
-
-def _count_axis(axis, rows, title):
-    counts = sorted(rows.n_source.dropna().unique())
-    axis.set(xscale="log", xticks=counts, xlabel="number of sources $N$", title=title, ylim=(0, None))
-    axis.set_xticklabels([f"{n:g}" for n in counts])
-    axis.minorticks_off()
+# %% ../../nbs/30b_plots.barriers.ipynb #source-panel
+def _source_panel(axis, rows, setting):
+    "The barriers of one setting."
+    regular = summarise(rows[rows["pair"] == "regular-regular"], ["pair"]).iloc[0]
+    interval = regular[["low", "high"]].dropna()
+    draw_level(axis, KINDS["regular-regular"], regular["mean"], *interval)
+    for kind in ("star-heldout", "star-source"):
+        stars = rows[rows["pair"] == kind].sort_values("n_source", kind="stable")
+        summary = summarise(stars, ["n_source"])
+        draw_mean(axis, summary.n_source, summary, KINDS[kind])
+        means = stars.groupby(["n_source", "star_seed"], as_index=False).value.mean()
+        axis.scatter(means.n_source, means.value, s=7, color=KINDS[kind].colour, alpha=0.6,
+                     linewidths=0)
+    set_source_axis(axis, rows, setting)
 
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-source-count
-def plot_source_count(frame: pd.DataFrame,  # tidy rows with metric loss_barrier
-                      split: str = "train",
+def plot_source_count(frame: pd.DataFrame,   # rows of metric loss_barrier are drawn
+                      split: str = "train",  # train or test
                      ) -> plt.Figure:
-    "Barrier of stars to held-outs and to sources against the number of sources, a panel for each setting (Fig. 1)."
+    """Barriers of stars against their number of sources, a panel for each setting (Fig. 1).
+
+    The frame needs setting, n_source, star_seed, pair, model_a, model_b, split, metric, value."""
     rows = frame[(frame.metric == "loss_barrier") & (frame.split == split)]
-    settings = list(rows.setting.unique())
-    with set_style():
-        figure, axes = plt.subplots(1, len(settings), figsize=(3.3 * len(settings), 2.7), squeeze=False)
-        for axis, setting in zip(axes[0], settings):
-            part = rows[rows.setting == setting]
-            _band(axis, summarise(part[part.pair == "regular-regular"], ["pair"]))
-            for kind in ("star-heldout", "star-source"):
-                stars = part[part.pair == kind]
-                _curve(axis, kind, sorted(stars.n_source.unique()),
-                       summarise(stars.sort_values("n_source", kind="stable"), ["n_source"]))
-                _each_star(axis, kind, stars)
-            _count_axis(axis, part, setting)
+    settings = rows.groupby("setting", sort=False)
+    with figure_style():
+        figure, axes = panels(1, len(settings), 2.7)
+        for axis, (setting, part) in zip(axes[0], settings): _source_panel(axis, part, setting)
         axes[0][0].set_ylabel(f"loss barrier, {split} (nats)")
-        finish_figure(figure, axes)
-    return figure
+        return finish_figure(figure, axes)
 
 # %% ../../nbs/30b_plots.barriers.ipynb #path-panel
-def _path_panel(axis, rows, metric):
+def _path_panel(axis, rows):
     "Mean curves of all kinds of pairs with their intervals."
-    for kind in KINDS:
-        part = rows[(rows.pair == kind) & (rows.metric == metric)]
-        if len(part):
-            _curve(axis, kind, sorted(part.t.unique()), summarise(part.sort_values("t", kind="stable"), ["t"]))
+    for kind, style in KINDS.items():
+        part = rows[rows["pair"] == kind].sort_values("t", kind="stable")
+        if not len(part): continue
+        summary = summarise(part, ["t"])
+        draw_mean(axis, summary.t, summary, style)
 
-def plot_paths(frame: pd.DataFrame,  # tidy rows with metric loss or accuracy and t
-               split: str = "train",
+def plot_paths(frame: pd.DataFrame,   # rows of metrics loss and accuracy with a t are drawn
+               split: str = "train",  # train or test
               ) -> plt.Figure:
-    "Loss and accuracy along the segments, a column for each setting (Fig. 3)."
+    """Loss and accuracy along the segments, a column for each setting (Fig. 3).
+
+    The frame needs setting, pair, model_a, model_b, split, metric, t, value."""
     rows = frame[(frame.split == split) & frame.t.notna()]
-    settings = list(rows.setting.unique())
-    with set_style():
-        figure, axes = plt.subplots(2, len(settings), figsize=(3.3 * len(settings), 4.2),
-                                    sharex=True, squeeze=False)
-        for column, setting in enumerate(settings):
-            for axis, metric in zip(axes[:, column], ("loss", "accuracy")):
-                _path_panel(axis, rows[rows.setting == setting], metric)
-            axes[0][column].set(title=setting, ylim=(0, None))
-            axes[1][column].set(xlabel="$t$ (star, or first regular model, at 0)")
+    settings = rows.groupby("setting", sort=False)
+    with figure_style():
+        figure, axes = panels(2, len(settings), 4.2, sharex=True)
+        for (above, below), (setting, part) in zip(axes.T, settings):
+            _path_panel(above, part[part.metric == "loss"])
+            _path_panel(below, part[part.metric == "accuracy"])
+            above.set(title=setting, ylim=(0, None))
+            below.set(xlabel="$t$ (star, or first regular model, at 0)")
         axes[0][0].set_ylabel(f"loss, {split} (nats)")
         axes[1][0].set_ylabel(f"accuracy, {split}")
-        finish_figure(figure, axes)
-    return figure
+        return finish_figure(figure, axes)

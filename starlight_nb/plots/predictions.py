@@ -6,115 +6,129 @@
 from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
-from .barriers import _count_axis
-from .style import finish_figure, set_style
+from starlight_nb.plots.style import (
+    AVERAGES, PREDICTORS, draw_level, draw_mean, figure_style, finish_figure, panels,
+    set_source_axis)
 from ..statistics import summarise
 
 # %% auto #0
-__all__ = ['AVERAGES', 'AVERAGE_METRICS', 'PREDICTORS', 'plot_averages', 'plot_reliability', 'plot_fusion']
+__all__ = ['AVERAGE_METRICS', 'S_TICKS', 'plot_averages', 'plot_reliability', 'plot_fusion']
 
 # %% ../../nbs/30c_plots.predictions.ipynb #averages
-AVERAGES = {  # label, colour, line, marker
-    "star domain": ("star domain", sns.color_palette("colorblind")[2], "-", "^"),
-    "deep ensemble": ("deep ensemble", "0.2", "--", "v"),
-    "star": ("star alone", sns.color_palette("colorblind")[3], ":", ""),
-    "single network": ("single network", sns.color_palette("colorblind")[0], "-.", "s"),
+AVERAGE_METRICS = {  # metric: label of its row of panels
+    "auroc_maxprob": "AUROC\nmax-probability",
+    "auroc_entropy": "AUROC\nentropy",
+    "ece": "ECE",
+    "nll": "NLL (nats)",
 }
-AVERAGE_METRICS = {"auroc_maxprob": "AUROC\nmax-probability", "auroc_entropy": "AUROC\nentropy", "ece": "ECE", "nll": "NLL (nats)"}
+S_TICKS = [1, 2, 5, 10, 25, 50]
+
+def _average_panel(axis, rows):
+    "Means over runs with their intervals, and the star alone."
+    for method in ("star domain", "deep ensemble"):
+        own = rows[rows.method == method].sort_values("draws", kind="stable")
+        summary = summarise(own, ["draws"])
+        draw_mean(axis, summary.draws, summary, AVERAGES[method], markersize=4, alpha=0.2)
+    draw_level(axis, AVERAGES["star"], rows[rows.method == "star"].value.mean())
 
 # %% ../../nbs/30c_plots.predictions.ipynb #average-panel
-def _average_panel(axis, rows):
-    "Means over runs with their intervals for the star domain and the ensemble; the star alone across."
-    for method in ("star domain", "deep ensemble"):
-        label, colour, line, marker = AVERAGES[method]
-        summary = summarise(rows[rows.method == method].sort_values("draws", kind="stable"), ["draws"])
-        axis.plot(summary.draws, summary["mean"], line, color=colour, marker=marker, markersize=4, label=label)
-        axis.fill_between(summary.draws, summary.low, summary.high, color=colour, alpha=0.2, linewidth=0)
-    label, colour, line, _ = AVERAGES["star"]
-    axis.axhline(rows[rows.method == "star"].value.mean(), color=colour, linestyle=line, label=label)
+def plot_averages(frame: pd.DataFrame,  # rows of the metrics in `AVERAGE_METRICS` are drawn
+                  split: str = "test",  # test, or shifted test data such as test-noisy
+                 ) -> plt.Figure:
+    """AUROC, ECE and NLL against the number of networks averaged, a column a setting (Fig. 4).
 
-def plot_averages(frame: pd.DataFrame,  # tidy rows with method and draws
-                  split: str = "test") -> plt.Figure:
-    "AUROC, ECE and NLL against the number of networks averaged, a column for each setting (Fig. 4)."
+    The frame needs setting, method, draws, bin, model_a, model_b, split, metric, value."""
     rows = frame[(frame.split == split) & frame.bin.isna()]
-    settings, counts = list(rows.setting.unique()), [1, 2, 5, 10, 25, 50]
-    with set_style():
-        figure, axes = plt.subplots(len(AVERAGE_METRICS), len(settings), figsize=(3.3 * len(settings), 6.4), sharex=True, squeeze=False)
+    settings = rows.setting.unique()
+    with figure_style():
+        figure, axes = panels(len(AVERAGE_METRICS), len(settings), 6.4, sharex=True)
         for (metric, label), row in zip(AVERAGE_METRICS.items(), axes):
-            for axis, setting in zip(row, settings): _average_panel(axis, rows[(rows.setting == setting) & (rows.metric == metric)])
+            own = rows[rows.metric == metric]
+            for axis, setting in zip(row, settings):
+                _average_panel(axis, own[own.setting == setting])
             row[0].set_ylabel(label)
         for axis, setting in zip(axes[0], settings): axis.set_title(setting)
-        for axis in axes[-1]: axis.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="networks averaged $S$")
-        for axis in axes[-1]: axis.minorticks_off()
-        finish_figure(figure, axes)
-    return figure
+        for axis in axes[-1]:
+            axis.set(xscale="log", xticks=S_TICKS, xticklabels=S_TICKS,
+                     xlabel="networks averaged $S$")
+            axis.minorticks_off()
+        return finish_figure(figure, axes)
 
 # %% ../../nbs/30c_plots.predictions.ipynb #pooled-bins
+def _weighted_means(part):
+    means = part[["bin_confidence", "bin_accuracy"]].mul(part.bin_count, axis=0).sum()
+    return means / part.bin_count.sum()
+
 def _pooled_bins(rows):
     "Confidence, accuracy and share of each bin, all runs of a method together."
-    bins = rows.pivot_table(index=["model_a", "model_b", "bin"], columns="metric", values="value", dropna=False)
-    bins = bins.dropna(subset="bin_count").groupby("bin")[["bin_count", "bin_confidence", "bin_accuracy"]].apply(
-        lambda part: part[["bin_confidence", "bin_accuracy"]].mul(part.bin_count, axis=0).sum() / part.bin_count.sum()).join(
-        bins.bin_count.groupby("bin").sum())
-    return bins.assign(share=bins.bin_count / bins.bin_count.sum())
+    bins = rows.pivot_table(index=["model_a", "model_b", "bin"], columns="metric",
+                            values="value", dropna=False).dropna(subset="bin_count")
+    columns = ["bin_count", "bin_confidence", "bin_accuracy"]
+    means = bins.groupby("bin")[columns].apply(_weighted_means)
+    counts = bins.bin_count.groupby("bin").sum()
+    return means.assign(share=counts / counts.sum())
 
-def plot_reliability(frame: pd.DataFrame,  # tidy rows with method and bin
-                     bins: int = 15) -> plt.Figure:
-    "Accuracy against confidence in each bin, and the share of predictions in it, a column for each setting."
-    rows = frame[frame.bin.notna()].assign(model_b=lambda f: f.model_b.fillna(""))
-    settings = list(rows.setting.unique())
-    with set_style():
-        figure, axes = plt.subplots(2, len(settings), figsize=(3.3 * len(settings), 4.4), sharex=True, squeeze=False, height_ratios=[2, 1])
-        for (above, below), setting in zip(axes.T, settings):
-            above.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
-            for method in ("star domain", "deep ensemble", "single network"):
-                own = _pooled_bins(rows[(rows.setting == setting) & (rows.method == method)])
-                label, colour, line, marker = AVERAGES[method]
-                often, rare = own[own.share >= 0.01], own[own.share < 0.01]
-                above.plot(often.bin_confidence, often.bin_accuracy, line, color=colour, marker=marker, markersize=4, label=label)
-                if len(rare): above.plot(rare.bin_confidence, rare.bin_accuracy, linestyle="none", color=colour, marker=marker, markersize=4, markerfacecolor="none", clip_on=False)
-                below.plot((own.index - 0.5) / bins, 100 * own.share, line, color=colour, marker=marker, markersize=4)
-            above.set(title=setting, ylim=(-0.03, 1.03), xlim=(0, 1.02))
-            below.set(yscale="log", xlabel="confidence", ylim=(None, 130), yticks=[0.1, 1, 10, 100], yticklabels=["0.1", "1", "10", "100"])
-            below.minorticks_off()
+# %% ../../nbs/30c_plots.predictions.ipynb #reliability-panels
+def _reliability_panels(above, below, rows, bins):
+    "Accuracy and share of each bin, for one setting."
+    above.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    for method in ("star domain", "deep ensemble", "single network"):
+        label, colour, line, marker = AVERAGES[method]
+        options = dict(color=colour, marker=marker, markersize=4)
+        own = _pooled_bins(rows[rows.method == method])
+        often, rare = own[own.share >= 0.01], own[own.share < 0.01]
+        above.plot(often.bin_confidence, often.bin_accuracy, line, label=label, **options)
+        if len(rare):
+            above.plot(rare.bin_confidence, rare.bin_accuracy, linestyle="none",
+                       markerfacecolor="none", clip_on=False, **options)
+        below.plot((own.index - 0.5) / bins, 100 * own.share, line, **options)
+    above.set(ylim=(-0.03, 1.03), xlim=(0, 1.02))
+    below.set(yscale="log", xlabel="confidence", ylim=(None, 130), yticks=[0.1, 1, 10, 100],
+              yticklabels=["0.1", "1", "10", "100"])
+    below.minorticks_off()
+
+# %% ../../nbs/30c_plots.predictions.ipynb #plot-reliability
+def plot_reliability(frame: pd.DataFrame,  # rows of bin_count, bin_confidence, bin_accuracy
+                     bins: int = 15,       # number of bins between confidences 0 and 1
+                    ) -> plt.Figure:
+    """Accuracy against confidence, and the share of predictions in each bin, a column a setting.
+
+    The frame needs setting, method, bin, model_a, model_b, metric, value."""
+    rows = frame[frame.bin.notna()]
+    settings = rows.assign(model_b=rows.model_b.fillna("")).groupby("setting", sort=False)
+    with figure_style():
+        figure, axes = panels(2, len(settings), 4.4, sharex=True, height_ratios=[2, 1])
+        for (above, below), (setting, part) in zip(axes.T, settings):
+            _reliability_panels(above, below, part, bins)
+            above.set_title(setting)
         axes[0][0].set_ylabel("accuracy")
         axes[1][0].set_ylabel("predictions (%)")
-        finish_figure(figure, axes)
-    return figure
+        return finish_figure(figure, axes)
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion
-PREDICTORS = {  # label, colour, line, marker
-    "regular": ("regular", sns.color_palette("colorblind")[0], "--", "s"),
-    "equal_budget": ("regular, trained as long as a star", sns.color_palette("colorblind")[9], "-.", "D"),
-    "matched average, REPAIR": ("average of the matched, REPAIR", sns.color_palette("colorblind")[2], ":", "^"),
-    "fused star": ("fused star", sns.color_palette("colorblind")[3], "-", "o"),
-    "ensemble": ("ensemble", "0.2", "-", "v"),
-}
-
 def _fusion_panel(axis, part, setting):
-    "The curves of one setting; a method far below the others is told in words."
-    main = part[part.method.isin([method for method in PREDICTORS if "average" not in method])]
-    floor = 100 * main.low.min() - 1
-    for method, (label, colour, line, marker) in PREDICTORS.items():
-        own = part[part.method == method].sort_values("n_source")
-        if 100 * own["mean"].max() < floor:
-            axis.text(0.02, 0.03, f"{label}:\n{100 * own['mean'].min():.0f} to {100 * own['mean'].max():.0f} %, below this panel",
-                      transform=axis.transAxes, fontsize="small", color=colour)
-            continue
-        axis.plot(own.n_source, 100 * own["mean"], line, color=colour, marker=marker, markersize=4, label=label)
-        axis.fill_between(own.n_source, 100 * own.low, 100 * own.high, color=colour, alpha=0.15, linewidth=0)
-    _count_axis(axis, part, setting)
-    axis.set(ylim=(floor - 0.5, 100 * main.high.max() + 0.5))
+    "The curves of one setting, in per cent."
+    percent = part.assign(**{name: 100 * part[name] for name in ("mean", "low", "high")})
+    main = percent[percent.method.isin([name for name in PREDICTORS if "average" not in name])]
+    floor = main.low.min() - 1
+    for method, style in PREDICTORS.items():
+        own = percent[percent.method == method].sort_values("n_source")
+        if own["mean"].max() < floor:
+            accuracies = f"{own['mean'].min():.0f} to {own['mean'].max():.0f} %"
+            axis.text(0.02, 0.03, f"{style.label}:\n{accuracies}, below this panel",
+                      transform=axis.transAxes, fontsize="small", color=style.colour)
+        else: draw_mean(axis, own.n_source, own, style, markersize=4)
+    set_source_axis(axis, part, setting)
+    axis.set(ylim=(floor - 0.5, main.high.max() + 0.5))
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion-panels
-def plot_fusion(summary: pd.DataFrame,  # setting, n_source, method, mean, low, high; as shares
-               ) -> plt.Figure:
-    "Test accuracy of predictors against the number of sources, a panel for each setting (Table 2)."
-    settings = list(summary.setting.unique())
-    with set_style():
-        figure, axes = plt.subplots(1, len(settings), figsize=(3.3 * len(settings), 2.9), squeeze=False)
-        for axis, setting in zip(axes[0], settings): _fusion_panel(axis, summary[summary.setting == setting], setting)
+def plot_fusion(summary: pd.DataFrame) -> plt.Figure:
+    """Test accuracy of predictors against the number of sources, a panel a setting (Table 2).
+
+    The summary needs setting, n_source, method, and mean, low and high as shares of 1."""
+    settings = summary.groupby("setting", sort=False)
+    with figure_style():
+        figure, axes = panels(1, len(settings), 2.9)
+        for axis, (setting, part) in zip(axes[0], settings): _fusion_panel(axis, part, setting)
         axes[0][0].set_ylabel("test accuracy (%)")
-        finish_figure(figure, axes, columns=3)
-    return figure
+        return finish_figure(figure, axes, columns=3)

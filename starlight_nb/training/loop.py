@@ -6,9 +6,12 @@
 from __future__ import annotations
 import dataclasses, math, time
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice
+from itertools import islice
 import torch
 from torch import nn
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 from ..data import Dataset, batches, check_dataset
 from ..models import RANDOM, generator, generator_seed
 from ..runtime.progress import epochs
@@ -19,219 +22,300 @@ from .recipes import (
     Recipe, apply_augmentations, check_number, draw_augmentations, learning_rate)
 
 # %% auto #0
-__all__ = ['PATIENCE', 'Objective', 'step_seconds', 'fit', 'train', 'train_stacked']
+__all__ = ['MEASURED_SECONDS', 'Objective', 'check_training', 'fit', 'train', 'train_stacked', 'step_seconds']
 
 # %% ../../nbs/02c_training.loop.ipynb #course
 class Objective:
-    "Where a descent takes its gradients: here, at the weights themselves, on the whole batch."
-    def begin_epoch(self, epoch: int, theta: torch.Tensor): "Called before each epoch."
-    def end_epoch(self): "Called after each epoch, before a checkpoint is written."
-    def parts(self, theta, point, x, y,
-              losses: list):  # of the parts so far: it has grown when the next part is asked for
-        "Yield `(x, y, weight, factor)` for each part of a batch, with the weights to evaluate it at written into `point`."
+    "What `fit` minimises: here the loss at the weights themselves, on the whole batch."
+    def begin_epoch(self, epoch: int, theta: torch.Tensor):
+        "Called before each epoch, with the weights at its start."
+    def end_epoch(self):
+        "Called after each epoch, before a checkpoint is written."
+    def terms(self, theta: torch.Tensor, point: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
+              losses: list):  # of the terms so far; it has grown when the next term is asked for
+        "Write each term's weights into `point`, then yield its `(x, y, weight, factor)`."
         if point is not theta: point.copy_(theta)
         yield x, y, 1.0, 1.0
     def tensors(self) -> dict[str, torch.Tensor]:
-        "What a checkpoint has to hold besides the descent itself."
+        "What a checkpoint must hold to resume the objective, by name."
         return {}
-    def restore(self, saved: dict[str, torch.Tensor]): "Take up again what `tensors` gave."
+    def restore(self, saved: dict[str, torch.Tensor]):
+        "Resume from what `tensors` gave."
 
-# %% ../../nbs/02c_training.loop.ipynb #optimizer
-class _Sgd:
+# %% ../../nbs/02c_training.loop.ipynb #sgd
+class _SGD:
     "Stochastic gradient descent with Nesterov's momentum; weight decay is part of the gradient."
-    def __init__(self, recipe, theta): self.recipe, self.state = recipe, {"momentum": torch.zeros_like(theta)}
+    def __init__(self, recipe, theta):
+        self.fixed = dict(momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+                          dampening=0.0, nesterov=True, maximize=False, foreach=False)
+        self.state = {"momentum": torch.zeros_like(theta)}
     def step(self, theta, gradient, rate):
-        momentum, velocity = self.recipe.momentum, self.state["momentum"]
-        if self.recipe.weight_decay: gradient = gradient.add(theta, alpha=self.recipe.weight_decay)
-        if momentum: gradient = gradient.add(velocity.mul_(momentum).add_(gradient), alpha=momentum)
-        theta.add_(gradient, alpha=-rate)
+        sgd([theta], [gradient], [self.state["momentum"]], lr=rate, **self.fixed)
 
+# %% ../../nbs/02c_training.loop.ipynb #adam
 class _Adam:
-    "Adam (Kingma and Ba, 2015), or with `decoupled` weight decay AdamW (Loshchilov and Hutter, 2019)."
-    def __init__(self, recipe, theta, betas=(0.9, 0.999), eps=1e-8):
-        self.recipe, self.decoupled, self.betas, self.eps = recipe, recipe.optimizer == "adamw", betas, eps
-        self.state = {"mean": torch.zeros_like(theta), "square": torch.zeros_like(theta), "step": torch.zeros(())}
+    "Adam, or AdamW: what differs is the function."
+    def __init__(self, recipe, theta):
+        self.function = adamw if recipe.optimizer == "adamw" else adam
+        self.fixed = dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=recipe.weight_decay,
+                          amsgrad=False, maximize=False, foreach=False)
+        self.state = {"mean": torch.zeros_like(theta), "square": torch.zeros_like(theta),
+                      "step": torch.zeros(())}
     def step(self, theta, gradient, rate):
-        mean, square, step = self.state.values()
-        if self.decoupled: theta.mul_(1 - rate * self.recipe.weight_decay)
-        elif self.recipe.weight_decay: gradient = gradient.add(theta, alpha=self.recipe.weight_decay)
-        done = step.add_(1).item()
-        mean.lerp_(gradient, 1 - self.betas[0])
-        square.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
-        bias = [1 - beta**done for beta in self.betas]
-        theta.addcdiv_(mean, (square.sqrt() / bias[1] ** 0.5).add_(self.eps), value=-rate / bias[0])
+        mean, square, step = ([tensor] for tensor in self.state.values())
+        self.function([theta], [gradient], mean, square, [], step, lr=rate, **self.fixed)
 
-_OPTIMIZERS = {"sgd": _Sgd, "adam": _Adam, "adamw": _Adam}
+_OPTIMIZERS = {"sgd": _SGD, "adam": _Adam, "adamw": _Adam}
 
 # %% ../../nbs/02c_training.loop.ipynb #epoch
-def _moves(split, recipe, generators):
-    "How each example of an epoch is moved for each network, (networks, examples, 3), on the device of the data."
-    return torch.stack([draw_augmentations(recipe, len(split), generator) for generator in generators]).to(split.x.device)
+def _steps_per_epoch(examples, batch_size):
+    "The batches of an epoch; a last one of a single example counts only where it is the only one."
+    full, rest = divmod(examples, batch_size)
+    last = 1 if rest > 1 else 0
+    return max(full + last, 1)
 
-def _batches(data, recipe, generators, stacked):
-    "The batches of an epoch, for one network or one for each of a stack, augmented."
-    shuffles, others = zip(*generators)
-    drawn = batches(data.train, recipe.batch_size, shuffles if stacked else shuffles[0])
-    if recipe.augmentation == "none": yield from drawn; return
-    for (x, y), moves in zip(drawn, _moves(data.train, recipe, others).split(recipe.batch_size, 1)):
-        yield torch.stack([apply_augmentations(own, its, recipe) for own, its in zip(x, moves)]) if stacked else apply_augmentations(x, moves[0], recipe), y
-
-def _rates(data, recipe, epoch):
+def _epoch_rates(data, recipe, epoch):
     "The learning rates of an epoch's batches."
-    full, rest = divmod(len(data.train), recipe.batch_size)
-    steps = full + (rest > 1) or 1
-    return [learning_rate(recipe, epoch * steps + step, steps) for step in range(steps)]
+    count = _steps_per_epoch(len(data.train), recipe.batch_size)
+    return [learning_rate(recipe, epoch * count + step, count) for step in range(count)]
 
-# %% ../../nbs/02c_training.loop.ipynb #step
-def _step(position, x, y, rate):
-    "One step of the optimiser; the loss of the batch before it, for a stack one a network."
-    networks, theta, gradient, losses, total = position.networks, position.theta, None, [], 0.0
-    for own_x, own_y, weight, factor in position.course.parts(theta, networks.vector, x, y, losses):
-        losses.append(networks.backward(own_x, own_y))
-        scaled = networks.gradient * (weight * factor)
-        gradient = scaled if gradient is None else gradient.add_(scaled)
-        total = total + weight * losses[-1]
-    position.optimizer.step(theta, gradient, rate)
-    return total
+# %% ../../nbs/02c_training.loop.ipynb #batches
+def _epoch_augmentations(split, recipe, augmenters):
+    "An epoch's augmentations (networks, examples, 3), on the device of the data."
+    drawn = [draw_augmentations(recipe, len(split), augmenter) for augmenter in augmenters]
+    return torch.stack(drawn).to(split.x.device)
 
-# %% ../../nbs/02c_training.loop.ipynb #epoch-loss
-def _epoch_loss(losses, epoch, seeds):
-    "Mean of an epoch's losses, for a stack one a network, or an error that says which was the first that is not finite."
-    losses = torch.stack(losses)
-    wrong = (~losses.reshape(len(losses), -1).isfinite()).nonzero()
-    for batch, network in wrong.tolist()[:1]:
-        raise FloatingPointError(f"training diverged: the loss is {losses.reshape(len(losses), -1)[batch, network]} at step "
-                                 f"{epoch * len(losses) + batch} (epoch {epoch}, batch {batch}, seed {seeds[network]}); "
-                                 "a lower recipe.lr may help")
-    return losses.double().mean(0).cpu()
+def _epoch_batches(data, recipe, generators):
+    "The batches `(x, y)` of an epoch, augmented; of a stack, with one more axis in front."
+    shuffles, stacked = generators.shuffles, len(generators.shuffles) > 1
+    plain = batches(data.train, recipe.batch_size, shuffles if stacked else shuffles[0])
+    if recipe.augmentation == "none":
+        yield from plain
+        return
+    drawn = _epoch_augmentations(data.train, recipe, generators.augmenters)
+    for (x, y), each in zip(plain, drawn.split(recipe.batch_size, 1)):
+        if not stacked: yield apply_augmentations(x, each[0], recipe), y
+        else:
+            augmented = [apply_augmentations(own, its, recipe) for own, its in zip(x, each)]
+            yield torch.stack(augmented), y
+
+# %% ../../nbs/02c_training.loop.ipynb #generators
+class _Generators:
+    "A training's random generators: two for each network, and PyTorch's global ones."
+    def __init__(self, seeds, device):
+        self.shuffles = [generator(seed, "batches") for seed in seeds]
+        self.augmenters = [generator(seed, "augmentation") for seed in seeds]
+        self.named = {"cpu": torch.default_generator}
+        if device.type == "cuda":
+            self.named["cuda"] = torch.cuda.default_generators[device.index]
+        for n, (shuffle, augmenter) in enumerate(zip(self.shuffles, self.augmenters)):
+            self.named |= {f"{n}/batches": shuffle, f"{n}/augmentation": augmenter}
+    def tensors(self): return {name: rng.get_state() for name, rng in self.named.items()}
+    def restore(self, saved):
+        for name, rng in self.named.items(): rng.set_state(saved[name])
 
 # %% ../../nbs/02c_training.loop.ipynb #seeded
 @contextmanager
 def _seeded(seed):
-    "Seed the global generators, and put them back in the end."
-    with ExitStack() as lent:
+    "Seed PyTorch's global generators, and restore them at the end."
+    with ExitStack() as fork:
         with RANDOM:
-            lent.enter_context(torch.random.fork_rng())
+            fork.enter_context(torch.random.fork_rng())
             torch.manual_seed(generator_seed(seed, "dropout"))
         try: yield
         finally:
-            with RANDOM: lent.close()
+            with RANDOM: fork.close()
 
 # %% ../../nbs/02c_training.loop.ipynb #position
 class _TrainingState:
-    "Where a descent is, as tensors and back."
-    def __init__(self, networks, data, recipe, seeds, course):
-        self.networks, self.course, self.history = networks, course, []
-        self.theta = networks.vector if type(course) is Objective else networks.vector.clone()
+    "A training between two steps, as tensors and back."
+    def __init__(self, networks, recipe, seeds, objective):
+        self.networks = networks
+        self.objective = objective
+        own = type(objective) is not Objective  # its points are elsewhere than at theta
+        self.theta = networks.vector.clone() if own else networks.vector
         self.optimizer = _OPTIMIZERS[recipe.optimizer](recipe, self.theta)
-        self.own = [(generator(seed, "batches"), generator(seed, "augmentation")) for seed in seeds]
-        self.generators = {f"{n}/{use}": g for n, both in enumerate(self.own) for use, g in zip(("batches", "augmentation"), both)}
-        self.generators |= {"cpu": torch.default_generator}
-        if self.theta.is_cuda: self.generators |= {"cuda": torch.cuda.default_generators[self.theta.device.index]}
+        self.generators = _Generators(seeds, self.theta.device)
+        self.history = []  # mean loss of each epoch
+    def _changed_in_place(self):
+        buffers = dict(self.networks.module.named_buffers())
+        return ({"theta": self.theta} | _prefixed("buffer/", buffers)
+                | _prefixed("optimizer/", self.optimizer.state))
     def tensors(self):
-        parts = {"buffer": dict(self.networks.module.named_buffers()), "course": self.course.tensors(),
-                 "optimizer": self.optimizer.state,
-                 "generator": {name: generator.get_state() for name, generator in self.generators.items()}}
-        named = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        return {"theta": self.theta, "history": torch.stack(self.history)} | named
+        others = {"history": torch.stack(self.history)}
+        others |= _prefixed("generator/", self.generators.tensors())
+        return self._changed_in_place() | others | _prefixed("objective/", self.objective.tensors())
     def restore(self, saved):
-        self.theta.copy_(saved["theta"])
+        for name, tensor in self._changed_in_place().items(): tensor.copy_(saved[name])
         self.history += saved["history"].unbind()
-        for kind, tensors in (("buffer", dict(self.networks.module.named_buffers())), ("optimizer", self.optimizer.state)):
-            for name, tensor in tensors.items(): tensor.copy_(saved[f"{kind}/{name}"])
-        for name, generator in self.generators.items(): generator.set_state(saved[f"generator/{name}"])
-        self.course.restore(with_prefix("course/", saved))
+        self.generators.restore(with_prefix("generator/", saved))
+        self.objective.restore(with_prefix("objective/", saved))
+
+def _prefixed(prefix, tensors): return {prefix + name: t for name, t in tensors.items()}
+
+# %% ../../nbs/02c_training.loop.ipynb #step
+def _step(state, x, y, rate):
+    "One step on a batch; returns the objective before it, (networks,) for a stack."
+    networks, losses = state.networks, []
+    gradient, objective = None, 0.0
+    for own_x, own_y, weight, factor in state.objective.terms(
+            state.theta, networks.vector, x, y, losses):
+        losses.append(networks.backward(own_x, own_y))
+        scaled = networks.gradient * (weight * factor)
+        gradient = scaled if gradient is None else gradient.add_(scaled)
+        objective = objective + weight * losses[-1]
+    state.optimizer.step(state.theta, gradient, rate)
+    return objective
+
+# %% ../../nbs/02c_training.loop.ipynb #epoch-loss
+def _epoch_loss(losses, epoch, seeds):
+    "The mean of an epoch's losses; `FloatingPointError` for the first one that is not finite."
+    losses = torch.stack(losses)
+    table = losses.reshape(len(losses), -1)  # (steps, networks)
+    wrong = (~table.isfinite()).nonzero().tolist()
+    if wrong:
+        batch, network = wrong[0]
+        step = epoch * len(losses) + batch
+        raise FloatingPointError(
+            f"training diverged: the loss is {table[batch, network]} at step {step} "
+            f"(epoch {epoch}, batch {batch}, seed {seeds[network]}); a lower recipe.lr may help")
+    return losses.double().mean(0).cpu()
+
+def _train_epoch(state, data, recipe, seeds, epoch):
+    "All steps of an epoch; returns its mean loss."
+    state.objective.begin_epoch(epoch, state.theta)
+    rates = _epoch_rates(data, recipe, epoch)
+    steps = zip(rates, _epoch_batches(data, recipe, state.generators))
+    losses = [_step(state, x, y, rate) for rate, (x, y) in steps]
+    state.objective.end_epoch()
+    return _epoch_loss(losses, epoch, seeds)
 
 # %% ../../nbs/02c_training.loop.ipynb #run
-def _run(networks, data, recipe, seeds, course, checkpoint):
-    "Train networks of these seeds, one or a stack; the mean loss of each epoch."
-    position = _TrainingState(networks, data, recipe, seeds, course)
+def _run(networks, data, recipe, seeds, objective, checkpoint):
+    "Train networks of these seeds, one or a stack; returns the mean loss of each epoch."
+    state = _TrainingState(networks, recipe, seeds, objective)
+    saved = checkpoint.load() if checkpoint else None
     with _seeded(seeds[0]):
-        if checkpoint and (saved := checkpoint.load()): position.restore(saved)
-        for epoch in epochs(range(len(position.history), recipe.epochs), f"seed {seeds[0]}{f' and {len(seeds) - 1} more' if len(seeds) > 1 else ''}"):
-            course.begin_epoch(epoch, position.theta)
-            each = zip(_rates(data, recipe, epoch), _batches(data, recipe, position.own, len(seeds) > 1))
-            losses = [_step(position, x, y, rate) for rate, (x, y) in each]
-            course.end_epoch()
-            position.history.append(_epoch_loss(losses, epoch, seeds))
-            if checkpoint and checkpoint.due: checkpoint.save(position.tensors())
+        if saved: state.restore(saved)
+        for epoch in epochs(range(len(state.history), recipe.epochs), _label(seeds)):
+            state.history.append(_train_epoch(state, data, recipe, seeds, epoch))
+            if checkpoint and checkpoint.due: checkpoint.save(state.tensors())
     if checkpoint: checkpoint.done()
-    networks.vector.copy_(position.theta)
-    return position.history
+    networks.vector.copy_(state.theta)
+    return state.history
 
-# %% ../../nbs/02c_training.loop.ipynb #step-seconds
-PATIENCE = 2.0  # seconds that a measurement goes on for
-
-def step_seconds(models: list[nn.Module],        # that are trained together, one or a stack; not changed
-                 data: Dataset, recipe: Recipe,
-                 course: Objective | None = None,
-                 steps: int = 10,                # at most
-                ) -> float:
-    "Seconds that a step takes on the device of the data, measured now."
-    networks, course = FlatModule(models[0], recipe) if len(models) == 1 else StackedModules(models, recipe), course or Objective()
-    position = _TrainingState(networks, data, recipe, list(range(len(models))), course)
-    course.begin_epoch(0, position.theta)
-    each = chain.from_iterable(_batches(data, recipe, position.own, len(models) > 1) for _ in iter(int, 1))
-    first = _timed(position, each, 1)
-    if first > PATIENCE and not position.theta.is_cuda: return first
-    return _timed(position, each, max(1, min(steps, int(PATIENCE / _timed(position, each, 1)))))
-
-def _timed(position, each, count):
-    "Seconds of one of so many steps that are taken in one go."
-    synchronize(position.theta.device)
-    start = time.perf_counter()
-    for x, y in islice(each, count): _step(position, x, y, position.networks.recipe.lr / 1000)
-    synchronize(position.theta.device)
-    return (time.perf_counter() - start) / count
-
-# %% ../../nbs/02c_training.loop.ipynb #descend
-def fit(model: nn.Module,      # where to start; not changed
-            data: Dataset,
-            recipe: Recipe,
-            seed: int,             # of the batches' order, augmentation and dropout
-            course: Objective | None = None,          # take the gradient elsewhere than at the weights themselves
-            checkpoint: Checkpoint | None = None,  # go on from here if there is something, and write to it now and then
-           ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    "Minimise the training loss by stochastic gradient descent: the final state and the mean loss of each epoch."
-    _check(data, recipe, [seed], checkpoint)
-    networks = FlatModule(model, recipe)
-    history = _run(networks, data, recipe, [seed], course or Objective(), checkpoint and _bound(checkpoint, [model], data, recipe, seed))
-    return networks.states()[0], [loss.item() for loss in history]
+def _label(seeds):
+    "What a progress bar calls the training."
+    more = f" and {len(seeds) - 1} more" if len(seeds) > 1 else ""
+    return f"seed {seeds[0]}{more}"
 
 # %% ../../nbs/02c_training.loop.ipynb #check
-def _check(data, recipe, seeds, checkpoint):
-    "Raise `ValueError`, naming the argument, where a training cannot begin with these."
+def check_training(data,
+                   recipe,
+                   seeds: list,
+                   checkpoint=None,
+                  ):
+    "Raise `ValueError`, naming the argument, unless a training can begin with these arguments."
     check_dataset(data)
-    if not isinstance(recipe, Recipe): raise ValueError(f"recipe: a Recipe is needed, not {recipe!r}; recipes.recipe_from makes one")
-    if checkpoint is not None and not isinstance(checkpoint, Checkpoint): raise ValueError(f"checkpoint: a Checkpoint is needed, not {checkpoint!r}")
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe: a Recipe is needed, not {recipe!r}; "
+                         "training.recipe_from makes one")
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        raise ValueError(f"checkpoint: a Checkpoint is needed, not {checkpoint!r}")
     for seed in seeds: check_number("seed", seed, int, 0, math.inf)
 
 # %% ../../nbs/02c_training.loop.ipynb #bound
-def _bound(checkpoint, models, data, recipe, seed):
-    "The checkpoint of this descent and of no other."
+def _checkpoint_of(checkpoint, models, data, recipe, seed):
+    "The checkpoint, for this training and no other; None where there is none."
+    if checkpoint is None: return None
     start = [state_digest(state_of(model)) for model in models]
-    return checkpoint.with_config(recipe=dataclasses.asdict(recipe), seed=seed, data=data.digest, start=start)
+    settings = dataclasses.asdict(recipe)
+    return checkpoint.of(recipe=settings, seed=seed, data=data.digest, start=start)
+
+# %% ../../nbs/02c_training.loop.ipynb #descend
+def fit(model: nn.Module,  # where to start; not changed
+        data: Dataset,     # its training split is used
+        recipe: Recipe,
+        seed: int,         # of the order of batches, augmentation and dropout
+        objective: Objective | None = None,    # None: the loss of the model itself
+        checkpoint: Checkpoint | None = None,  # resumed where it holds something, and written to
+       ) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Minimise an objective by stochastic gradient descent.
+
+    Returns the final state and the mean objective of each epoch, in nats. Raises `ValueError` for
+    a bad argument, and `FloatingPointError` with step, epoch and seed when the loss diverges."""
+    check_training(data, recipe, [seed], checkpoint)
+    networks = FlatModule(model, recipe)
+    own = _checkpoint_of(checkpoint, [model], data, recipe, seed)
+    history = _run(networks, data, recipe, [seed], objective or Objective(), own)
+    return networks.states()[0], [loss.item() for loss in history]
 
 # %% ../../nbs/02c_training.loop.ipynb #train
-def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
-          checkpoint: Checkpoint | None = None,  # where a training that was killed goes on
+def train(model: nn.Module,  # where to start; not changed
+          data: Dataset,     # its training split is used
+          recipe: Recipe,
+          seed: int,         # of the order of batches, augmentation and dropout
+          checkpoint: Checkpoint | None = None,  # resumed where it holds something, and written to
          ) -> dict[str, torch.Tensor]:
-    """Train from the model's present weights and return the trained state.
+    """Train from the model's present weights; returns the trained state.
 
-    Raises `FloatingPointError` with step, epoch and seed when the loss is no longer finite."""
+    Raises `ValueError` for a bad argument, and `FloatingPointError` with step, epoch and seed when
+    the loss diverges."""
     return fit(model, data, recipe, seed, checkpoint=checkpoint)[0]
 
 # %% ../../nbs/02c_training.loop.ipynb #train-together
 def train_stacked(models: list[nn.Module],  # where to start, of one architecture; not changed
-                   data: Dataset, recipe: Recipe,
-                   seeds: list[int],                      # one a model
-                   checkpoint: Checkpoint | None = None,  # of all together
-                  ) -> list[dict[str, torch.Tensor]]:
-    "As `train` for each model, all steps taken together as one stack; `vectors.why_apart` says for which models that is possible."
+                  data: Dataset,            # its training split is used
+                  recipe: Recipe,
+                  seeds: list[int],         # one a model
+                  checkpoint: Checkpoint | None = None,  # of the whole stack
+                 ) -> list[dict[str, torch.Tensor]]:
+    """As `train` for each model, all steps taken together; `why_not_stacked` says where it can be.
+
+    Returns the states in the order of the models. Raises `ValueError` and `FloatingPointError` as
+    `train` does, and `ValueError` for models of different architectures."""
     models, seeds = list(models), list(seeds)
-    if len(models) != len(seeds) or not models: raise ValueError(f"seeds: one for each model is needed, and at least one, not {len(seeds)} for {len(models)}")
+    if len(models) != len(seeds) or not models:
+        raise ValueError("seeds: one for each model is needed, and at least one, "
+                         f"not {len(seeds)} for {len(models)}")
     if len(models) == 1: return [train(models[0], data, recipe, seeds[0], checkpoint)]
-    _check(data, recipe, seeds, checkpoint)
+    check_training(data, recipe, seeds, checkpoint)
     networks = StackedModules(models, recipe)
-    _run(networks, data, recipe, seeds, Objective(), checkpoint and _bound(checkpoint, models, data, recipe, seeds))
+    own = _checkpoint_of(checkpoint, models, data, recipe, seeds)
+    _run(networks, data, recipe, seeds, Objective(), own)
     return networks.states()
+
+# %% ../../nbs/02c_training.loop.ipynb #timed
+MEASURED_SECONDS = 2.0  # for which steps are timed, at most
+
+def _endless_batches(data, recipe, generators):
+    "The batches of one epoch after another."
+    while True:
+        yield from _epoch_batches(data, recipe, generators)
+
+def _seconds_per_step(state, steps, count):
+    "The time of a step, over the next `count` of the batches in `steps`."
+    synchronize(state.theta.device)
+    start = time.perf_counter()
+    for x, y in islice(steps, count): _step(state, x, y, state.networks.recipe.lr / 1000)
+    synchronize(state.theta.device)
+    return (time.perf_counter() - start) / count
+
+# %% ../../nbs/02c_training.loop.ipynb #step-seconds
+def step_seconds(models: list[nn.Module],  # trained together, one or a stack; not changed
+                 data: Dataset,            # its training split is used
+                 recipe: Recipe,
+                 objective: Objective | None = None,  # None: the loss of the models themselves
+                 steps: int = 10,          # timed, at most
+                ) -> float:
+    "Seconds that a step takes on the device of the data, measured now."
+    networks = StackedModules(models, recipe) if len(models) > 1 else FlatModule(models[0], recipe)
+    objective = objective or Objective()
+    state = _TrainingState(networks, recipe, list(range(len(models))), objective)
+    objective.begin_epoch(0, state.theta)
+    each = _endless_batches(data, recipe, state.generators)
+    first = _seconds_per_step(state, each, 1)
+    if first > MEASURED_SECONDS and not state.theta.is_cuda: return first
+    second = _seconds_per_step(state, each, 1)
+    count = min(steps, int(MEASURED_SECONDS / second))
+    return _seconds_per_step(state, each, max(1, count))

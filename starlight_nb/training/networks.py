@@ -12,134 +12,190 @@ from torch.func import functional_call, grad_and_value, vmap
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKED', 'LARGE', 'logits_of', 'training_loss', 'safe_format', 'state_of', 'FlatModule', 'StackedModules',
-           'first_names', 'why_not_stacked', 'draws_random_numbers']
+__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'logits_of', 'training_loss', 'safe_format', 'state_of', 'FlatModule', 'first_names',
+           'StackedModules', 'draws_random_numbers', 'why_not_stacked']
 
-# %% ../../nbs/02b_training.networks.ipynb #training-loss
+# %% ../../nbs/02b_training.networks.ipynb #logits-of
 def logits_of(network,          # called as `network(x)`
               x: torch.Tensor,  # (examples, ...)
               recipe: Recipe,   # its precision and memory format count
              ) -> torch.Tensor:
-    "What the network says of a batch, (examples, classes), evaluated as the recipe says."
-    if recipe.channels_last and x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)
+    "The network's outputs for a batch, (examples, classes), computed as the recipe says."
+    if recipe.channels_last and x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
     if recipe.precision == "float32": return network(x)
     with torch.autocast(x.device.type, getattr(torch, recipe.precision)): return network(x).float()
 
-def training_loss(network,           # called as `network(x)`
-                  x: torch.Tensor,   # (examples, ...)
-                  y: torch.Tensor,   # (examples,), classes
-                  recipe: Recipe,    # its label smoothing, precision and memory format count
+# %% ../../nbs/02b_training.networks.ipynb #training-loss
+def training_loss(network,          # called as `network(x)`
+                  x: torch.Tensor,  # (examples, ...)
+                  y: torch.Tensor,  # (examples,), classes
+                  recipe: Recipe,   # its label smoothing, precision and memory format count
                  ) -> torch.Tensor:
-    "The mean cross-entropy of a batch, evaluated as the recipe says."
+    "The mean cross-entropy of a batch, in nats, a scalar."
     return F.cross_entropy(logits_of(network, x, recipe), y, label_smoothing=recipe.label_smoothing)
 
 # %% ../../nbs/02b_training.networks.ipynb #safe-format
 def safe_format(module: nn.Module, recipe: Recipe) -> Recipe:
-    "The recipe, without `channels_last`, and with a warning, where that is not safe for the module."
+    "The recipe; without `channels_last`, and with a warning, where that is unsafe for the module."
     if not recipe.channels_last: return recipe
-    thin = [name for name, layer in module.named_modules() if _is_thin(layer)]
-    if not thin: return recipe
-    warnings.warn(f"recipe.channels_last is ignored: on a CPU PyTorch may write outside its memory in the gradient of {thin[0]!r}, "
-                  "a 1x1 convolution with a stride and fewer than 8 input channels", stacklevel=3)
+    unsafe = [name for name, layer in module.named_modules() if _is_unsafe(layer)]
+    if not unsafe: return recipe
+    warnings.warn("recipe.channels_last is ignored: on a CPU PyTorch may write outside its memory "
+                  f"in the gradient of {unsafe[0]!r}, a 1x1 convolution with a stride and fewer "
+                  "than 8 input channels", stacklevel=3)
     return recipe.replace(channels_last=False)
 
-def _is_thin(layer):
-    "Is it, on the CPU, of the kind whose gradient is not safe?"
-    return (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
-            and layer.in_channels // layer.groups < 8 and layer.weight.device.type == "cpu")
+def _is_unsafe(layer):
+    "Is it a layer whose gradient may write outside its memory?"
+    if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu": return False
+    strided = layer.kernel_size == (1, 1) and max(layer.stride) > 1
+    return strided and layer.in_channels // layer.groups < 8
 
+# %% ../../nbs/02b_training.networks.ipynb #trainable
+def _trainable(module):
+    "A copy of the module in training mode; `ValueError` unless all of it can be trained."
+    parameters = dict(module.named_parameters())
+    for name, parameter in parameters.items():
+        if not parameter.requires_grad:
+            raise ValueError(f"model: {name!r} is frozen (requires_grad is False); "
+                             "all parameters are trained here")
+    if len({(parameter.dtype, parameter.device) for parameter in parameters.values()}) != 1:
+        raise ValueError("model: parameters of one type on one device are needed, "
+                         "and at least one")
+    return copy.deepcopy(module).train()
+
+def _parameter_vector(module):
+    "The module's parameters side by side, (parameters,)."
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 # %% ../../nbs/02b_training.networks.ipynb #state-of
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    "The module's state as a plain dict of tensors of its own, no longer tied to the module."
+    "The module's state as a plain dict of its own tensors, which later training does not change."
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
 class FlatModule:
-    "A copy of `module` whose parameters are views of `vector`, and their gradients of `gradient`."
+    "A copy of `module` with parameters that are views of `vector`, and gradients of `gradient`."
     def __init__(self, module: nn.Module, recipe: Recipe = Recipe()):
-        self.module, self.recipe = _trainable(module), safe_format(module, recipe)
-        parameters = list(self.module.parameters())
-        self.vector = torch.cat([p.detach().flatten() for p in parameters])
-        self.gradient, sizes = torch.zeros_like(self.vector), [p.numel() for p in parameters]
-        for p, values, gradient in zip(parameters, self.vector.split(sizes), self.gradient.split(sizes)):
-            p.data, p.grad = values.view_as(p), gradient.view_as(p)
+        self.module = _trainable(module)
+        self.recipe = safe_format(module, recipe)
+        self.vector = _parameter_vector(self.module)
+        self.gradient = torch.zeros_like(self.vector)
+        self._make_views()
         self.network = torch.compile(self.module) if recipe.compile else self.module
-    def backward(self, x, y) -> torch.Tensor:
-        "The loss of a batch; its gradient is in `gradient`."
+    def _make_views(self):
+        parameters = list(self.module.parameters())
+        sizes = [parameter.numel() for parameter in parameters]
+        views = zip(parameters, self.vector.split(sizes), self.gradient.split(sizes))
+        for parameter, values, gradient in views:
+            parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
+    def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        "The loss of a batch, in nats; `gradient` then holds its gradient."
         self.gradient.zero_()
         loss = training_loss(self.network, x, y, self.recipe)
         loss.backward()
         return loss.detach()
-    def states(self): return [state_of(self.module)]
-
-# %% ../../nbs/02b_training.networks.ipynb #trainable
-def _trainable(module):
-    "A copy of the module in training mode, if all of it can be trained."
-    frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
-    if frozen: raise ValueError(f"model: {frozen[0]!r} is frozen (requires_grad is False); all parameters are trained here")
-    if len({(p.dtype, p.device) for p in module.parameters()}) != 1:
-        raise ValueError("model: parameters of one type on one device are needed, and at least one")
-    return copy.deepcopy(module).train()
-
-# %% ../../nbs/02b_training.networks.ipynb #stackedmodules
-class StackedModules:
-    "Copies of modules of one architecture that are evaluated together: row n of `vector` has the parameters of module n."
-    def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe()):
-        modules = [_trainable(module) for module in modules]
-        if len({tuple((n, p.shape) for n, p in module.named_parameters()) for module in modules}) != 1:
-            raise ValueError("modules: all must be of one architecture, with the same parameters in the same shapes")
-        self.module, self.recipe = modules[0], safe_format(modules[0], recipe)
-        self.vector = torch.stack([torch.cat([p.detach().flatten() for p in module.parameters()]) for module in modules])
-        self.gradient, self.shared = torch.zeros_like(self.vector), first_names(self.module)
-        self.names = [name for name, _ in self.module.named_parameters()]
-        parts = lambda matrix: [part.unflatten(1, p.shape) for p, part in zip(
-            self.module.parameters(), matrix.split([p.numel() for p in self.module.parameters()], 1))]
-        self.weights, self.gradients = (dict(zip(self.names, parts(matrix))) for matrix in (self.vector, self.gradient))
-        self.places = [f"{prefix}.{name}".lstrip(".") for prefix, part in self.module.named_modules() for name, _ in part.named_parameters(recurse=False)]
-        self.both = vmap(grad_and_value(self._loss))
-    def _loss(self, weights, x, y):
-        every = {name: weights[self.shared[name]] for name in self.places}
-        return training_loss(lambda x: functional_call(self.module, every, (x,), tie_weights=False), x, y, self.recipe)
-    def backward(self, x, y) -> torch.Tensor:
-        "The losses (modules,) of a batch each, `x` (modules, examples, ...); their gradients are in `gradient`."
-        gradients, losses = self.both(self.weights, x, y)
-        for name, gradient in gradients.items(): self.gradients[name].copy_(gradient)
-        return losses
-    def states(self):
-        rows = [dict(zip(self.names, tensors)) for tensors in zip(*self.weights.values())]
-        return [{name: row[self.shared[name]].detach().clone() for name in self.module.state_dict()} for row in rows]
+    def states(self) -> list[dict[str, torch.Tensor]]:
+        "The state of the network, the only one of a list."
+        return [state_of(self.module)]
 
 # %% ../../nbs/02b_training.networks.ipynb #first-names
 def first_names(module: nn.Module) -> dict[str, str]:
-    "For every name of a parameter the first name that it goes by; a tied one goes by several."
-    first = {id(p): name for name, p in module.named_parameters()}
-    return {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+    "For each name of a parameter the first name of the same parameter."
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    every = module.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every}
 
-# %% ../../nbs/02b_training.networks.ipynb #why-apart
-STACKED = (nn.Linear,)  # layers of which a stack is one product of matrices, with the same bits
-LARGE = {"cpu": 50_000, "cuda": 2_000_000}  # parameters above which a stack gains nothing, by device
+# %% ../../nbs/02b_training.networks.ipynb #placement
+def _placement(module):
+    "The first name of each layer's parameter, by a name of its place; a layer has one name here."
+    first = first_names(module)
+    places = [f"{prefix}.{name}".lstrip(".") for prefix, layer in module.named_modules()
+              for name, _ in layer.named_parameters(recurse=False)]
+    return {place: first[place] for place in places}
 
-def why_not_stacked(model: nn.Module, x: torch.Tensor, recipe: Recipe = Recipe()) -> str:
-    "Why networks like this one are better not stacked, with a few inputs `x`; an empty text where they are."
-    if recipe.compile: return "it is compiled"
-    if any(True for _ in model.buffers()): return "it has buffers"
-    other = [m for m in model.modules() if not isinstance(m, STACKED) and list(m.parameters(recurse=False))]
-    if other: return f"it has {type(other[0]).__name__} layers"
-    size = sum(p.numel() for p in model.parameters())
-    if size > LARGE.get(x.device.type, LARGE["cpu"]): return f"its {size:,} parameters make large products already"
-    if draws_random_numbers(model, x): return "it draws random numbers"
-    labels = torch.zeros(2, len(x), dtype=torch.long, device=x.device)
-    try: StackedModules([model, model], recipe).backward(torch.stack([x, x]), labels)
-    except RuntimeError as error: return f"PyTorch cannot stack it ({str(error).splitlines()[0]})"
-    return ""
+# %% ../../nbs/02b_training.networks.ipynb #rows
+def _stacked_views(matrix, module):
+    "Views of a matrix (modules, parameters) as stacked parameters (modules, ...), by name."
+    named = dict(module.named_parameters())
+    columns = matrix.split([parameter.numel() for parameter in named.values()], 1)
+    return {name: part.unflatten(1, parameter.shape)
+            for (name, parameter), part in zip(named.items(), columns)}
+
+def _states_of_stack(weights, module):
+    "The state of each network, from stacked parameters by name."
+    first = first_names(module)
+    count = len(next(iter(weights.values())))
+    return [{name: weights[first[name]][n].detach().clone() for name in module.state_dict()}
+            for n in range(count)]
+
+def _trainable_stack(modules):
+    "Copies of the modules as `_trainable` makes them; `ValueError` unless they are alike."
+    modules = [_trainable(module) for module in modules]
+    if len({tuple((n, p.shape) for n, p in module.named_parameters()) for module in modules}) != 1:
+        raise ValueError("modules: all must be of one architecture, "
+                         "with the same parameters in the same shapes")
+    return modules
+
+# %% ../../nbs/02b_training.networks.ipynb #stackedmodules
+class StackedModules:
+    "Copies of modules of one architecture, run together; row n of `vector` is module n."
+    def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe()):
+        modules = _trainable_stack(modules)
+        self.module = modules[0]
+        self.recipe = safe_format(self.module, recipe)
+        self.vector = torch.stack([_parameter_vector(module) for module in modules])
+        self.gradient = torch.zeros_like(self.vector)
+        self.weights = _stacked_views(self.vector, self.module)
+        self.gradients = _stacked_views(self.gradient, self.module)
+        self.placement = _placement(self.module)
+        self.gradients_and_losses = vmap(grad_and_value(self._loss))
+    def _loss(self, weights, x, y):
+        placed = {place: weights[name] for place, name in self.placement.items()}
+        def network(x): return functional_call(self.module, placed, (x,), tie_weights=False)
+        return training_loss(network, x, y, self.recipe)
+    def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        "The losses (modules,) of a batch for each, `x` (modules, examples, ...), in nats."
+        gradients, losses = self.gradients_and_losses(self.weights, x, y)
+        for name, gradient in gradients.items(): self.gradients[name].copy_(gradient)
+        return losses
+    def states(self) -> list[dict[str, torch.Tensor]]:
+        "The states of the networks, in their order."
+        return _states_of_stack(self.weights, self.module)
 
 # %% ../../nbs/02b_training.networks.ipynb #draws-random-numbers
-def draws_random_numbers(model: nn.Module, x: torch.Tensor) -> bool:
+def draws_random_numbers(model: nn.Module,
+                         x: torch.Tensor,   # a few inputs (examples, ...)
+                        ) -> bool:
     "Does the network draw from PyTorch's global generators in training, as dropout does?"
     devices = {x.device} - {torch.device("cpu")}
-    states = lambda: [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+    def states(): return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
     with torch.random.fork_rng(devices), torch.no_grad():
         before = states()
         copy.deepcopy(model).train()(x)
         return not all(map(torch.equal, before, states()))
+
+# %% ../../nbs/02b_training.networks.ipynb #why-apart
+STACKABLE = (nn.Linear,)  # layers of which a stack is one product of matrices, with the same bits
+MOST_PARAMETERS = {"cpu": 50_000, "cuda": 2_000_000}  # above these a stack gains nothing
+
+def why_not_stacked(model: nn.Module,
+                    x: torch.Tensor,           # a few inputs (examples, ...)
+                    recipe: Recipe = Recipe(),
+                   ) -> str:
+    "Why networks like this one are better not stacked; an empty text where they are."
+    if recipe.compile: return "it is compiled"
+    if next(model.buffers(), None) is not None: return "it has buffers"
+    for module in model.modules():
+        if not isinstance(module, STACKABLE) and list(module.parameters(recurse=False)):
+            return f"it has {type(module).__name__} layers"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    if size > MOST_PARAMETERS.get(x.device.type, MOST_PARAMETERS["cpu"]):
+        return f"its {size:,} parameters make large products already"
+    if draws_random_numbers(model, x): return "it draws random numbers"
+    labels = torch.zeros(2, len(x), dtype=torch.long, device=x.device)
+    try: StackedModules([model, model], recipe).backward(torch.stack([x, x]), labels)
+    except RuntimeError as error:
+        return f"PyTorch cannot stack it ({str(error).splitlines()[0]})"
+    return ""

@@ -10,18 +10,17 @@ import torch
 from torch import nn
 from ..data import Dataset
 from ..models import initialise
-from ..runtime.jobs import chosen_backend, run_jobs
-from .loop import _check, train_stacked
+from ..runtime.jobs import run_jobs
+from ..runtime.settings import check_choice
+from .loop import check_training, train_stacked
 from .networks import draws_random_numbers, why_not_stacked
 from .recipes import Recipe, check_number
 
 # %% auto #0
-__all__ = ['THREADS', 'STACK', 'SMALLEST', 'PopulationPlan', 'plan_population', 'train_population', 'check_seeds']
+__all__ = ['SMALLEST_BATCH', 'SMALLEST_STACK', 'MOST_THREADS', 'PopulationPlan', 'plan_population', 'check_seeds',
+           'train_population']
 
 # %% ../../nbs/02d_training.populations.ipynb #plan
-THREADS, STACK = 4, 6  # trainings in one process, more would wait for the interpreter; networks from which a stack pays
-SMALLEST = 8           # examples in a batch, from which a stack takes its sums as a single network does
-
 @dataclass(frozen=True)
 class PopulationPlan:
     "How the networks of a population are trained."
@@ -31,60 +30,93 @@ class PopulationPlan:
     why: str
     def __str__(self):
         sizes = sorted({len(group) for group in self.groups})
-        stacks = f"in stacks of {' and '.join(map(str, sizes))}" if max(sizes) > 1 else "one by one"
-        return f"{stacks}{f' on {self.jobs} {self.backend}' if self.jobs > 1 else ''}, for {self.why}"
+        stacks = f"in stacks of {' and '.join(map(str, sizes))}"
+        how = stacks if max(sizes) > 1 else "one by one"
+        where = f" on {self.jobs} {self.backend}" if self.jobs > 1 else ""
+        return f"{how}{where}, for {self.why}"
+
+# %% ../../nbs/02d_training.populations.ipynb #against-a-stack
+SMALLEST_BATCH = 8  # examples, from which a stack takes its sums as a single network does
+SMALLEST_STACK = 6  # networks, from which a stack pays
+MOST_THREADS = 4    # trainings in one process; more would wait for the interpreter
+
+def _why_not_stacked(model, data, recipe):
+    "As `why_not_stacked`, with the sizes of the batches considered too."
+    reason = why_not_stacked(model, data.train.x[:2], recipe)
+    last = len(data.train) % recipe.batch_size  # a batch of one example is left out
+    smallest = min(recipe.batch_size, last) if last > 1 else recipe.batch_size
+    if not reason and smallest < SMALLEST_BATCH:
+        reason = f"it has a batch of fewer than {SMALLEST_BATCH} examples"
+    return reason
+
+def _stacks(count, jobs):
+    "The numbers from 0 up to `count` in so many groups of nearly equal size."
+    ends = [n * count // jobs for n in range(jobs + 1)]
+    return [list(range(start, end)) for start, end in zip(ends, ends[1:])]
 
 # %% ../../nbs/02d_training.populations.ipynb #plan-population
 def plan_population(model: nn.Module,  # one of them
-                    data: Dataset, recipe: Recipe,
+                    data: Dataset,
+                    recipe: Recipe,
                     count: int,        # how many there are
                     jobs: int = 1,     # at a time
-                    backend: str | None = None,
+                    backend: str | None = None,  # ray: on a cluster; None or processes: here
                    ) -> PopulationPlan:
-    "The fastest way to train so many networks like this one."
-    x, alone = data.train.x[:2], [[n] for n in range(count)]
-    apart, jobs, cluster = why_not_stacked(model, x, recipe), max(1, min(jobs, count)), chosen_backend(backend if backend != "threads" else None) == "ray"
-    rest = len(data.train) % recipe.batch_size
-    if not apart and min(recipe.batch_size, rest if rest > 1 else SMALLEST) < SMALLEST: apart = f"it has a batch of fewer than {SMALLEST} examples"
-    if not apart and count >= STACK:
-        jobs = min(jobs, count // STACK)
-        stacks = [list(range(count))[n * count // jobs:(n + 1) * count // jobs] for n in range(jobs)]
-        return PopulationPlan(stacks, jobs, "ray" if cluster else "threads", "a step is mostly overhead, which a stack has once")
-    if cluster: return PopulationPlan(alone, jobs, "ray", f"{apart or f'a stack pays from {STACK} networks'}, and a cluster was asked for")
-    if not apart: return PopulationPlan(alone, jobs, "processes", f"a stack pays from {STACK} networks")
-    if jobs > THREADS: return PopulationPlan(alone, jobs, "processes", f"{apart}, and more than {THREADS} threads wait for one another")
-    if draws_random_numbers(model, x): return PopulationPlan(alone, jobs, "processes", f"{apart}, and threads share random numbers")
-    return PopulationPlan(alone, jobs, "threads", f"{apart}, and its products leave the interpreter free")
-
-# %% ../../nbs/02d_training.populations.ipynb #train-population
-def train_population(build,           # function without arguments that builds a network
-                     data: Dataset,
-                     recipe: Recipe,
-                     seeds,           # one model a seed: initial weights, batches, augmentation
-                     jobs: int = 1,   # at a time
-                    ) -> list[dict[str, torch.Tensor]]:
-    """Train one model a seed from its own initialisation; the states in the order of `seeds`.
-
-    How they are spread is up to `plan_population`. Raises `FloatingPointError` when a training diverges."""
-    seeds = check_seeds(seeds)
-    _check(data, recipe, seeds, None)
-    check_number("jobs", jobs, int, 1, math.inf)
-    if not callable(build): raise ValueError(f"build: a function that builds a network is needed, not {build!r}")
-    models = [initialise(build, seed) for seed in seeds]
-    plan = plan_population(models[0], data, recipe, len(seeds), jobs)
-    tasks = [([models[n] for n in group], data, recipe, [seeds[n] for n in group]) for group in plan.groups]
-    found = run_jobs(train_stacked, tasks, plan.jobs, f"models {plan}", plan.backend)
-    return [state for states in found for state in states]
+    "The fastest way to train so many networks like this one; `ValueError` for a bad backend."
+    if backend is not None: check_choice("backend", backend, ("processes", "ray"))
+    cluster = backend == "ray"
+    jobs = max(1, min(jobs, count))
+    against = _why_not_stacked(model, data, recipe)
+    if not against and count >= SMALLEST_STACK:
+        jobs = min(jobs, count // SMALLEST_STACK)
+        why = "a step is mostly overhead, which a stack has once"
+        return PopulationPlan(_stacks(count, jobs), jobs, "ray" if cluster else "threads", why)
+    one_by_one = against or f"a stack pays from {SMALLEST_STACK} networks"
+    too_many = f"more than {MOST_THREADS} threads wait for one another"
+    random = draws_random_numbers(model, data.train.x[:2])
+    rules = [
+        (cluster, "ray", ", and a cluster was asked for"),
+        (not against, "processes", ""),
+        (jobs > MOST_THREADS, "processes", f", and {too_many}"),
+        (random, "processes", ", and threads share random numbers"),
+        (True, "threads", ", and its products leave the interpreter free")]
+    chosen, why = next((place, why) for applies, place, why in rules if applies)
+    return PopulationPlan([[n] for n in range(count)], jobs, chosen, one_by_one + why)
 
 # %% ../../nbs/02d_training.populations.ipynb #check-seeds
 def check_seeds(seeds) -> list[int]:
-    "The seeds as a list; `ValueError` where there is none, one that is no whole number from 0 up, or one twice."
+    "The seeds as a list; `ValueError` unless they are whole numbers from 0 up, all different."
     wrong = ValueError(f"seeds: whole numbers from 0 up are needed, not {seeds!r}")
     try: given = list(seeds)
     except TypeError: raise wrong from None
     if not given: raise ValueError("seeds: at least one is needed, not an empty list")
-    try: seeds = [operator.index(seed) for seed in given]  # NumPy's integers too
+    try: numbers = [operator.index(seed) for seed in given]
     except TypeError: raise wrong from None
-    if min(seeds) < 0 or any(isinstance(seed, bool) for seed in given): raise wrong
-    if len(set(seeds)) < len(seeds): raise ValueError("seeds: the same seed gives the same network; all must be different")
-    return seeds
+    if min(numbers) < 0 or any(isinstance(seed, bool) for seed in given): raise wrong
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("seeds: the same seed gives the same network; all must be different")
+    return numbers
+
+# %% ../../nbs/02d_training.populations.ipynb #train-population
+def train_population(build,            # function without arguments that builds a network
+                     data: Dataset,    # its training split is used
+                     recipe: Recipe,
+                     seeds,            # one a model: of initial weights, batches, augmentation
+                     jobs: int = 1,    # at a time
+                     backend: str = "processes",  # where: processes, here; or ray, on a cluster
+                    ) -> list[dict[str, torch.Tensor]]:
+    """Train one model a seed, each from its own initialisation; `plan_population` decides how.
+
+    Returns the states in the order of `seeds`. Raises `ValueError` for a bad argument, and
+    `FloatingPointError` when a training diverges."""
+    seeds = check_seeds(seeds)
+    check_training(data, recipe, seeds)
+    check_number("jobs", jobs, int, 1, math.inf)
+    if not callable(build):
+        raise ValueError(f"build: a function that builds a network is needed, not {build!r}")
+    models = [initialise(build, seed) for seed in seeds]
+    plan = plan_population(models[0], data, recipe, len(seeds), jobs, backend)
+    tasks = [([models[n] for n in group], data, recipe, [seeds[n] for n in group])
+             for group in plan.groups]
+    found = run_jobs(train_stacked, tasks, plan.jobs, f"models {plan}", plan.backend)
+    return [state for states in found for state in states]

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from ..runtime.settings import check_choice, experiments_folder
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'BOUNDS', 'Recipe', 'check_number', 'recipe_from',
-           'published_recipes', 'learning_rate', 'draw_augmentations', 'apply_augmentations', 'augment']
+__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'Recipe', 'check_number',
+           'published_recipes', 'recipe_from', 'learning_rate', 'draw_augmentations', 'apply_augmentations', 'augment']
 
 # %% ../../nbs/02a_training.recipes.ipynb #recipe
 @dataclass(frozen=True)
@@ -21,111 +21,169 @@ class Recipe:
     "How a network is trained; every field is part of a stored model's identity."
     epochs: int = 200
     batch_size: int = 128
-    optimizer: str = "sgd"          # sgd, adam, adamw
-    lr: float = 0.1                 # the highest learning rate
-    momentum: float = 0.9           # sgd only; Nesterov's form
-    weight_decay: float = 5e-4      # on every parameter, biases and normalisation too
-    schedule: str = "cosine"        # constant, cosine, step, one-cycle
+    optimizer: str = "sgd"           # one of `OPTIMIZERS`
+    lr: float = 0.1                  # the highest learning rate
+    momentum: float = 0.9            # sgd only; Nesterov's form
+    weight_decay: float = 5e-4       # of every parameter, biases and normalisation included
+    schedule: str = "cosine"         # of the learning rate, one of `SCHEDULES`
     milestones: tuple = (0.5, 0.75)  # step only: fractions of the epochs after which the rate falls
-    gamma: float = 0.1              # step only: the factor by which it falls
-    warmup_epochs: float = 0        # the rate is scaled up linearly over these, while the schedule runs
-    augmentation: str = "none"      # none, crop, flip, crop+flip
-    crop_padding: int = 4           # pixels
+    gamma: float = 0.1               # step only: the factor by which it falls
+    warmup_epochs: float = 0         # the rate rises linearly over these, while the schedule runs
+    augmentation: str = "none"       # of images, one of `AUGMENTATIONS`
+    crop_padding: int = 4            # pixels
     label_smoothing: float = 0.0
-    precision: str = "float32"      # float32, bfloat16: of activations and products; the weights stay in float32
-    channels_last: bool = False     # images with their channels side by side in memory, which tensor cores like
-    compile: bool = False           # through `torch.compile`
-    def __post_init__(self): _check(self)
-    def replace(self, **changes) -> Recipe: return recipe_from({**dataclasses.asdict(self), **changes})
+    precision: str = "float32"       # of activations, one of `PRECISIONS`; weights stay in float32
+    channels_last: bool = False      # an image's channels side by side in memory, for tensor cores
+    compile: bool = False            # run the network through `torch.compile`
+    def __post_init__(self): _check_fields(vars(self))
+    def replace(self, **changes) -> Recipe:
+        "The recipe with other values in these fields; `ValueError` as from `recipe_from`."
+        return recipe_from(dataclasses.asdict(self) | changes)
 
-# %% ../../nbs/02a_training.recipes.ipynb #check
-OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("constant", "cosine", "step", "one-cycle")
-AUGMENTATIONS, PRECISIONS = ("none", "crop", "flip", "crop+flip"), ("float32", "bfloat16")
+# %% ../../nbs/02a_training.recipes.ipynb #choices-and-ranges
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "step", "one-cycle")
+AUGMENTATIONS = ("none", "crop", "flip", "crop+flip")
+PRECISIONS = ("float32", "bfloat16")
 
-BOUNDS = {  # kind, lowest value, and what it stays below
-    "epochs": (int, 0, math.inf), "batch_size": (int, 1, math.inf), "crop_padding": (int, 0, math.inf),
-    "lr": (float, 0, math.inf), "weight_decay": (float, 0, math.inf), "warmup_epochs": (float, 0, math.inf),
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augmentation": AUGMENTATIONS,
+           "precision": PRECISIONS}
+SWITCHES = ("channels_last", "compile")
+RANGES = {  # kind, lowest value, and the bound that it stays below
+    "epochs": (int, 0, math.inf), "batch_size": (int, 1, math.inf),
+    "crop_padding": (int, 0, math.inf), "lr": (float, 0, math.inf),
+    "weight_decay": (float, 0, math.inf), "warmup_epochs": (float, 0, math.inf),
     "gamma": (float, 0, math.inf), "momentum": (float, 0, 1), "label_smoothing": (float, 0, 1)}
 
-def _check(recipe):
-    for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("augmentation", AUGMENTATIONS), ("precision", PRECISIONS)):
-        check_choice(f"recipe.{name}", getattr(recipe, name), known)
-    for name in ("channels_last", "compile"):
-        if not isinstance(getattr(recipe, name), bool): raise ValueError(f"recipe.{name}: true or false is needed, not {getattr(recipe, name)!r}")
-    for name, (kind, low, high) in BOUNDS.items(): check_number(f"recipe.{name}", getattr(recipe, name), kind, low, high)
-    if not isinstance(recipe.milestones, tuple):
-        raise ValueError(f"recipe.milestones: a list of fractions is needed, not {recipe.milestones!r}")
-    for value in recipe.milestones: check_number("recipe.milestones", value, float, 0, math.inf)
-
-def check_number(name, value, kind, low, high):
+# %% ../../nbs/02a_training.recipes.ipynb #check-number
+def check_number(name: str,   # of the argument, for the message
+                 value,       # what was given
+                 kind: type,  # int, or float, which takes whole numbers too
+                 low: float,  # the lowest value
+                 high: float, # the bound that it stays below; may be infinite
+                ):
     "Raise `ValueError` unless `value` is a number of this kind with low <= value < high."
-    right = isinstance(value, (int, float)) if kind is float else isinstance(value, int)
-    if not right or isinstance(value, bool) or not low <= value < high:
-        below = "" if high == math.inf else f" and below {high}"
-        raise ValueError(f"{name}: a {'whole ' if kind is int else ''}number of at least {low}{below} is needed, not {value!r}")
+    right_type = isinstance(value, (int, float) if kind is float else int)
+    if right_type and not isinstance(value, bool) and low <= value < high: return
+    whole = "whole " if kind is int else ""
+    bound = "" if high == math.inf else f" and below {high}"
+    raise ValueError(f"{name}: a {whole}number of at least {low}{bound} is needed, not {value!r}")
 
-# %% ../../nbs/02a_training.recipes.ipynb #recipe-from
-def recipe_from(settings: dict | str) -> Recipe:
-    "A `Recipe` from plain data or by name; an unknown key or name raises `ValueError` with the nearest known one."
-    if isinstance(settings, str): settings = {"like": settings}
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    if not isinstance(settings, dict): raise ValueError(f"recipe: a name or a table of settings is needed, not {settings!r}")
-    for key in settings: check_choice("recipe", key, known | {"like"})
-    base = published_recipes()[check_choice("recipe.like", settings["like"], published_recipes())]["recipe"] if "like" in settings else {}
-    settings = base | {key: value for key, value in settings.items() if key != "like"}
-    return Recipe(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+# %% ../../nbs/02a_training.recipes.ipynb #check
+def _check_fields(values):
+    "Raise `ValueError`, naming the field, unless each value is one that its field may hold."
+    for name, known in CHOICES.items(): check_choice(f"recipe.{name}", values[name], known)
+    for name in SWITCHES:
+        if not isinstance(values[name], bool):
+            raise ValueError(f"recipe.{name}: true or false is needed, not {values[name]!r}")
+    for name, (kind, low, high) in RANGES.items():
+        check_number(f"recipe.{name}", values[name], kind, low, high)
+    milestones = values["milestones"]
+    if not isinstance(milestones, tuple):
+        raise ValueError(f"recipe.milestones: a list of fractions is needed, not {milestones!r}")
+    for value in milestones: check_number("recipe.milestones", value, float, 0, math.inf)
 
 # %% ../../nbs/02a_training.recipes.ipynb #published-recipes
 @cache
 def published_recipes() -> dict[str, dict]:
-    "The paper's recipes by name: `setting`, `source`, `recipe`, and the names of the fields that are our `choice`."
+    """The paper's recipes by name, each with its `setting`, its `source`, the `recipe` itself, and
+    under `choice` the names of the fields that are our choice."""
     return tomllib.loads((experiments_folder() / "recipes.toml").read_text())
 
+# %% ../../nbs/02a_training.recipes.ipynb #recipe-from
+def recipe_from(settings: dict | str,  # fields of a `Recipe`, also `like`; or the name for `like`
+               ) -> Recipe:
+    """A `Recipe` from plain data or by name.
+
+    Raises `ValueError` for an unknown key or name, with the nearest known one."""
+    if isinstance(settings, str): settings = {"like": settings}
+    if not isinstance(settings, dict):
+        raise ValueError(f"recipe: a name or a table of settings is needed, not {settings!r}")
+    known = {field.name for field in dataclasses.fields(Recipe)} | {"like"}
+    for key in settings: check_choice("recipe", key, known)
+    values = {}
+    if "like" in settings:
+        like = check_choice("recipe.like", settings["like"], published_recipes())
+        values |= published_recipes()[like]["recipe"]
+    values |= {key: value for key, value in settings.items() if key != "like"}
+    for key, value in values.items():
+        if isinstance(value, list): values[key] = tuple(value)  # as JSON and TOML have tuples
+    return Recipe(**values)
+
 # %% ../../nbs/02a_training.recipes.ipynb #cosine
-def _cosine(start, end, part): return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+def _cosine(start, end, part):
+    "From `start` at part 0 to `end` at part 1, along half a cosine."
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
 def _one_cycle(step, total):
     "From 1/25 up to 1 in the first three tenths of the steps, then down to almost nothing."
-    peak, last = max(0.3 * total - 1, 1), max(total - 1, 2)
-    return (_cosine(1 / 25, 1, step / peak) if step < peak
-            else _cosine(1, 1 / 250_000, (step - peak) / (last - peak)))
+    peak = max(0.3 * total - 1, 1)
+    if step < peak: return _cosine(1 / 25, 1, step / peak)
+    return _cosine(1, 1 / 250_000, (step - peak) / (max(total - 1, 2) - peak))
 
 # %% ../../nbs/02a_training.recipes.ipynb #learning-rate
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    "The learning rate of batch number `step`, counted from 0."
-    epoch, total = step // steps_per_epoch, recipe.epochs * steps_per_epoch
-    if recipe.schedule == "cosine": factor = _cosine(1, 0, epoch / recipe.epochs)
+def learning_rate(recipe: Recipe,
+                  step: int,             # number of the batch, counted from 0 over all epochs
+                  steps_per_epoch: int,
+                 ) -> float:
+    "The learning rate of a step."
+    epoch = step // steps_per_epoch
+    factor = 1.0
+    if recipe.schedule == "cosine":
+        factor = _cosine(1, 0, epoch / recipe.epochs)
     elif recipe.schedule == "step":
-        factor = recipe.gamma ** sum(epoch >= m * recipe.epochs for m in recipe.milestones)
-    elif recipe.schedule == "one-cycle": factor = _one_cycle(step, total)
-    else: factor = 1.0
-    warmup = recipe.warmup_epochs * steps_per_epoch
-    return recipe.lr * factor * min(1.0, (step + 1) / warmup if warmup else 1.0)
+        factor = recipe.gamma ** sum(epoch >= part * recipe.epochs for part in recipe.milestones)
+    elif recipe.schedule == "one-cycle":
+        factor = _one_cycle(step, recipe.epochs * steps_per_epoch)
+    warmup_steps = recipe.warmup_epochs * steps_per_epoch
+    warmup = (step + 1) / warmup_steps if warmup_steps else 1.0
+    return recipe.lr * factor * min(1.0, warmup)
 
 # %% ../../nbs/02a_training.recipes.ipynb #draw-moves
-def draw_augmentations(recipe: Recipe, count: int, generator: torch.Generator) -> torch.Tensor:
-    "For each of `count` images whether it is mirrored, and the row and the column at which its crop begins, (count, 3)."
-    mirrored = torch.rand(count, generator=generator) < (0.5 if "flip" in recipe.augmentation else 0.0)
-    reach = 2 * recipe.crop_padding + 1 if "crop" in recipe.augmentation else 1
-    return torch.cat([mirrored[:, None], torch.randint(reach, (count, 2), generator=generator)], 1)
+def draw_augmentations(recipe: Recipe,
+                       count: int,                  # images
+                       generator: torch.Generator,  # on the CPU
+                      ) -> torch.Tensor:
+    """Random augmentations (count, 3) of integers, one row an image: whether it is mirrored, and
+    the row and the column of the padded image at which its crop begins."""
+    probability = 0.5 if "flip" in recipe.augmentation else 0.0
+    mirrored = torch.rand(count, generator=generator) < probability
+    corners = 2 * recipe.crop_padding + 1 if "crop" in recipe.augmentation else 1
+    corner = torch.randint(corners, (count, 2), generator=generator)
+    return torch.cat([mirrored[:, None], corner], 1)
 
 # %% ../../nbs/02a_training.recipes.ipynb #move
-def apply_augmentations(x: torch.Tensor, moves: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    "The images `x` (n, c, h, w), each moved and mirrored as a row of `moves` (n, 3) says, which lies on the same device."
+def _crop(x, padding, corners):
+    "The padded images from these rows and columns on, in their old size, with dense strides."
+    padded = F.pad(x, [padding] * 4)
+    image, channel, row = (torch.arange(size, device=x.device) for size in x.shape[:3])
+    planes = image[:, None] * x.shape[1] + channel
+    lines = planes[:, :, None] * padded.shape[2] + corners[:, :1, None] + row
+    starts = lines * padded.shape[3] + corners[:, 1:, None]  # where each row of each crop begins
+    rows = padded.reshape(-1).unfold(0, x.shape[3], 1)
+    return rows.index_select(0, starts.flatten()).view(x.shape)
+
+# %% ../../nbs/02a_training.recipes.ipynb #apply-augmentations
+def apply_augmentations(x: torch.Tensor,              # images (n, channels, height, width)
+                        augmentations: torch.Tensor,  # (n, 3), drawn; on the device of `x`
+                        recipe: Recipe,
+                       ) -> torch.Tensor:
+    "The images, mirrored and cropped as drawn; `ValueError` where `x` are not images."
     if x.ndim != 4:
         raise ValueError(f"recipe.augmentation: {recipe.augmentation!r} needs images (n, c, h, w), "
                          f"not a batch of shape {tuple(x.shape)}")
-    if "flip" in recipe.augmentation: x = torch.where(moves[:, 0, None, None, None] > 0, x.flip(-1), x)
-    return _crop(x, recipe.crop_padding, moves[:, 1:]) if "crop" in recipe.augmentation else x
+    if "flip" in recipe.augmentation:
+        mirrored = augmentations[:, 0, None, None, None] > 0
+        x = torch.where(mirrored, x.flip(-1), x)
+    if "crop" not in recipe.augmentation: return x
+    return _crop(x, recipe.crop_padding, augmentations[:, 1:])
 
-def _crop(x, padding, corners):
-    "The padded images from these rows and columns on, in their old size; in memory in the order of the axes."
-    padded = F.pad(x, [padding] * 4)
-    image, channel, row = (torch.arange(size, device=x.device) for size in x.shape[:3])
-    lines = (image[:, None] * x.shape[1] + channel)[:, :, None] * padded.shape[2] + corners[:, :1, None] + row
-    starts = lines * padded.shape[3] + corners[:, 1:, None]  # where each row of each crop begins
-    return padded.reshape(-1).unfold(0, x.shape[3], 1).index_select(0, starts.flatten()).view(x.shape)
-
-def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    "The batch of images `x` (n, c, h, w), each example moved and mirrored as the recipe says."
-    return x if recipe.augmentation == "none" else apply_augmentations(x, draw_augmentations(recipe, len(x), generator).to(x.device), recipe)
+# %% ../../nbs/02a_training.recipes.ipynb #augment
+def augment(x: torch.Tensor,             # images (n, channels, height, width)
+            recipe: Recipe,
+            generator: torch.Generator,  # on the CPU
+           ) -> torch.Tensor:
+    "The images, each augmented at random as the recipe says."
+    if recipe.augmentation == "none": return x
+    drawn = draw_augmentations(recipe, len(x), generator)
+    return apply_augmentations(x, drawn.to(x.device), recipe)

@@ -26,7 +26,7 @@ from starlight_nb.statistics import bootstrap_mean
 from starlight_nb.training import train_population
 
 OUT = Path(__file__).parents[2] / "reports/bench"
-SAMPLINGS = {"uniform": {}, "uniform, 4 draws": {"draws": 4}, "beta": {"t_sampling": "beta"}, "adaptive": {"t_sampling": "adaptive"},
+SAMPLINGS = {"uniform": {}, "uniform, 4 draws": {"segments_per_batch": 4}, "beta": {"t_sampling": "beta"}, "adaptive": {"t_sampling": "adaptive"},
              "constant 0.5": {"t_sampling": 0.5}}
 ESTIMATORS = {f"{name}{suffix}": options | own for suffix, own in (("", {}), (" + own loss", {"own_loss_weight": 0.3})) for name, options in SAMPLINGS.items()}
 SOURCES, HELDOUTS = 10, 5
