@@ -8,15 +8,20 @@ import pandas as pd
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
-__all__ = ['with_interval', 'barrier_ratios', 'barrier_table', 'order_spread']
+__all__ = ['summary_cell', 'with_interval', 'barrier_ratios', 'barrier_table', 'order_spread']
 
 # %% ../../nbs/50g_paper.tables.ipynb #cell-2
-def _cell(part):
-    "Mean ± standard deviation [interval] of one cell's values; the value itself where there is one, a dash where there is none."
+def summary_cell(part: pd.DataFrame,  # rows of one setting
+                 sd: bool = True,     # with the standard deviation over pairs
+                ) -> str:
+    """Mean ± standard deviation [interval] of the values; the value itself where there is one, a
+    dash where there is none."""
     if not len(part): return "–"
     row = summarise(part, ["setting"]).iloc[0]
-    return (f"{row['mean']:.3f} ± {row.sd:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1
-            else f"{row['mean']:.3f}")
+    text = f"{row['mean']:.3f}"
+    if row.n == 1: return text
+    if sd: text += f" ± {row.sd:.3f}"
+    return f"{text} [{row.low:.3f}, {row.high:.3f}]"
 
 def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
     "A value, with its interval where it has one."
@@ -48,7 +53,7 @@ def barrier_table(frame: pd.DataFrame, split: str = "train", metric: str = "loss
     columns |= {kind: forward & (frame.pair == kind) for kind in ("regular-regular", "star-heldout", "star-source")}
     made = frame.drop_duplicates("setting").set_index("setting")[["dataset", "architecture"]]
     return pd.DataFrame([{"setting": s, "data": of.dataset, "architecture": of.architecture, "N": f"{ratios.n_source[s]:.0f}"}
-                         | {name: _cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()}
+                         | {name: summary_cell(frame[rows & (frame.setting == s)]) for name, rows in columns.items()}
                          | {"star-heldout / regular-regular":
                             with_interval(*ratios.loc[s, ["ratio", "low", "high"]])}
                          for s, of in made.iterrows()])
