@@ -2453,6 +2453,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'starlight_nb/training/populations.py'),
                                                    'starlight_nb.training.populations.PopulationPlan.__str__': ( 'training.populations.html#populationplan.__str__',
                                                                                                                  'starlight_nb/training/populations.py'),
+                                                   'starlight_nb.training.populations._stacked_plan': ( 'training.populations.html#_stacked_plan',
+                                                                                                        'starlight_nb/training/populations.py'),
                                                    'starlight_nb.training.populations._stacks': ( 'training.populations.html#_stacks',
                                                                                                   'starlight_nb/training/populations.py'),
                                                    'starlight_nb.training.populations._why_not_stacked': ( 'training.populations.html#_why_not_stacked',
