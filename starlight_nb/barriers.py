@@ -16,7 +16,7 @@ from .evaluation import (
     refresh_batchnorm_stacked)
 from .runtime.settings import check_choice
 from .training import Recipe
-from .training.networks import LARGE
+from .training.networks import MOST_PARAMETERS
 from .training.recipes import check_number
 
 # %% auto #0
@@ -149,7 +149,7 @@ def points_per_batch(model: nn.Module,
                     count: int,  # points of a path
                    ) -> int:
     "How many points are best evaluated at once: all of a network that alone would not fill a GPU; else one."
-    small = sum(p.numel() for p in model.parameters()) <= LARGE["cuda"]
+    small = sum(p.numel() for p in model.parameters()) <= MOST_PARAMETERS["cuda"]
     return count if small and next(model.parameters()).is_cuda else 1
 
 # %% ../nbs/12_barriers.ipynb #path-losses
