@@ -17,7 +17,7 @@ from starlight_nb.paper.catalogue import experiment_names
 from starlight_nb.runtime.store import config_key
 from starlight_nb.paper.housekeeping import stored, verify
 from starlight_nb.paper.costs import Cost, share_of_peak
-from starlight_nb.paper.plans import Planner, needs_of, seconds_of
+from starlight_nb.paper.plans import Planner, expected_seconds, needs_of
 from starlight_nb.training import Recipe
 from starlight_nb.runtime.store import Store
 from starlight_nb.paper.experiment import Experiment
@@ -107,13 +107,13 @@ def test_what_is_stored_costs_nothing(smoke_report, tmp_path):
                     star=lambda self, n: 100.0,
                     path=lambda self, points: 100.0,
                     examples=(1, 1),
-                    look=0.0,
+                    evaluation=0.0,
                 ),
             )()
 
     needs = needs_of(experiment("fig1_source_count"))
-    assert seconds_of(needs, Costs(), Store(tmp_path)) > 1000
-    assert seconds_of(needs, Costs(), Store(smoke_report / "store")) < 20
+    assert expected_seconds(needs, Costs(), Store(tmp_path)) > 1000
+    assert expected_seconds(needs, Costs(), Store(smoke_report / "store")) < 20
 
 
 def test_a_dry_run_says_what_it_costs_and_writes_nothing(profile, tmp_path):
@@ -199,7 +199,7 @@ def test_a_smaller_experiment_where_the_whole_one_does_not_fit(profile, tmp_path
                 star=lambda self, n: 100.0 * n,
                 path=lambda self, points: 0.0,
                 examples=(1, 1),
-                look=0.0,
+                evaluation=0.0,
             ),
         )()
     ]
@@ -219,9 +219,9 @@ def test_time_that_is_over_leaves_what_is_done_and_the_next_call_goes_on(tmp_pat
     since its last checkpoint."""
     path, store = tmp_path / "mine.toml", tmp_path / "store"
     path.write_text(PROFILE.replace("EPOCHS", "4000"))
-    code = ("import sys, starlight_nb.planning as planning\n"
-            "planning.seconds_of = lambda *arguments: 1.0\n"
-            "from starlight_nb.reproduce import main\nsys.exit(main(sys.argv[1:]))")
+    code = ("import sys, starlight_nb.paper.plans as plans\n"
+            "plans.expected_seconds = lambda *arguments: 1.0\n"
+            "from starlight_nb.paper.cli import main\nsys.exit(main(sys.argv[1:]))")
     words = [
         "reproduce", "--profile", str(path), "--jobs", "1", "--budget", "15s", "--out",
         str(tmp_path / "report"), "--store", str(store),
@@ -256,7 +256,7 @@ def test_shares_of_peaks_that_are_known():
         star_step=1,
         match=1,
         rematch=1,
-        look=1,
+        evaluation=1,
         forward=1,
         refresh=1,
         multiply_adds=10**9,

@@ -8,7 +8,7 @@ import pytest
 
 from starlight_nb.runtime.settings import experiments_folder
 from starlight_nb.paper.published import (
-    ROW, compare, compare_ratios, comparison_table, paper_ratios, paper_settings, published,
+    IDENTITY, compare, compare_ratios, comparison_table, paper_ratios, paper_settings, published,
     same_settings, save_comparison)
 from starlight_nb.paper.experiment import Experiment
 from starlight_nb.paper.profiles import load_profile
@@ -228,7 +228,7 @@ def test_what_the_paper_has_not_is_not_compared():
             lambda: compare(
                 rows([1.0]),
                 published("appendix_heldouts"),
-                {"MLP": dict(zip(ROW, ("CIFAR-10", "ResNet-18", "SGD")))},
+                {"MLP": dict(zip(IDENTITY, ("CIFAR-10", "ResNet-18", "SGD")))},
             ),
             "paper: several rows have the same pair, split, metric, n_source; "
             "choose among them, by `variant`",

@@ -342,7 +342,7 @@ def test_the_store_is_listed(kept, capsys):
     assert [row.split()[0] for row in rows[:2]] == [kept.path(m.config).stem for m in held(kept)]
     assert "heldout-0 to heldout-1" in rows[2]
     assert "digits mlp" in rows[2]
-    assert all("under way" in row for row in rows[3:])
+    assert all("unfinished" in row for row in rows[3:])
     assert all(re.search(r"\d k?B\b", row) for row in rows) and rows[0].rstrip().endswith(" s")
 
 
@@ -366,7 +366,7 @@ def test_the_store_is_verified(kept, capsys):
     assert files(kept) == before, "it only looks"
     one.write_bytes(other.read_bytes())
     assert store_command(kept, "verify") == 1
-    assert "it lies under another entry's name" in capsys.readouterr().out
+    assert "its name is not the key of its configuration" in capsys.readouterr().out
     one.write_bytes(b"")
     assert store_command(kept, "verify") == 1 and store_command(kept, "ls") == 0
     rows = capsys.readouterr().out.splitlines()

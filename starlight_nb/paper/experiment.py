@@ -5,7 +5,7 @@
 # %% ../../nbs/50e_paper.experiment.ipynb #imports
 from __future__ import annotations
 from functools import cached_property
-from .profiles import load_profile
+from .profiles import Profile, load_profile
 from .study import Study
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import Store
@@ -90,12 +90,13 @@ def _parameter_table(experiment):
 # %% ../../nbs/50e_paper.experiment.ipynb #experiment
 class Experiment:
     "One experiment notebook's parameters, studies and results."
-    def __init__(self, name: str, profile: str,        # of the notebook; a name, or a TOML file
+    def __init__(self, name: str,                      # of the notebook
+                 profile: str | Profile,               # its name, a TOML file, or the profile
                  environment: Settings | None = None,  # None: this process's
                  **parameters,                         # None: the profile's
                 ):
         self.name = name
-        self.profile = load_profile(profile)
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.environment = environment or Settings.from_environment()
         self.parameters = _resolve_parameters(name, self.profile, parameters)
         self.out = self.environment.report_folder(self.profile.name)

@@ -5,6 +5,7 @@
 # %% ../../nbs/50o_paper.housekeeping.ipynb #imports
 from __future__ import annotations
 import dataclasses, json, re, time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,123 +17,168 @@ from ..runtime.files import check_folder, explain_os_errors, lock
 from ..runtime.store import config_key, read_about, read_tensors
 
 # %% auto #0
-__all__ = ['Stored', 'stored', 'setting_of', 'role_of', 'references', 'listing', 'verify', 'belonging', 'prune']
+__all__ = ['StoredFile', 'stored', 'references', 'setting_of', 'role_of', 'listing', 'verify', 'keys_of_settings', 'prune']
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #stored
 @dataclass(frozen=True)
-class Stored:
-    "An entry of a store, or the checkpoint of one that is under way, as its header describes it."
+class StoredFile:
+    "An entry of a store, or the checkpoint of a training, as its header describes it."
     path: Path
     config: dict | None  # None where the header cannot be read
     size: int            # bytes
     written: float       # seconds since 1970
     @property
-    def key(self) -> str: return self.path.stem
+    def key(self) -> str:
+        "The key of the configuration, which is the file's name."
+        return self.path.stem
 
-def stored(root: Path, kind: str = "safetensors") -> list[Stored]:
-    "The entries of a store, the oldest first; with `checkpoint`, the trainings that are under way or were killed."
+def stored(root: Path,                   # the store's folder
+           kind: str = "safetensors",    # entries; or `checkpoint`: unfinished trainings
+          ) -> list[StoredFile]:
+    "The files of a store, the oldest first; `ValueError` where there is no such folder."
     if not Path(root).is_dir(): raise ValueError(f"store: there is no folder {root}")
     found = []
     for path in Path(root).glob(f"*/*.{kind}"):
         try: config = read_about(path)["config"]
         except FileNotFoundError: continue
         except ValueError: config = None
-        found.append(Stored(path, config, path.stat().st_size, path.stat().st_mtime))
+        found.append(StoredFile(path, config, path.stat().st_size, path.stat().st_mtime))
     return sorted(found, key=lambda entry: (entry.written, entry.key))
+
+# %% ../../nbs/50o_paper.housekeeping.ipynb #references
+def references(config) -> list[str]:
+    "The keys of other entries that a configuration names, at any depth."
+    if isinstance(config, str): return [config] if re.fullmatch("[0-9a-f]{32}", config) else []
+    if isinstance(config, dict): config = list(config.values())
+    if not isinstance(config, list): return []
+    return [key for part in config for key in references(part)]
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #role
 def setting_of(config: dict) -> str:
-    "Data set, architecture and its arguments, as one word each."
-    return " ".join([config["dataset"], config["architecture"], *(f"{k}={v}" for k, v in config.get("model", {}).items())])
+    "Data set, architecture and its arguments, as words."
+    arguments = [f"{name}={value}" for name, value in config.get("model", {}).items()]
+    return " ".join([config["dataset"], config["architecture"], *arguments])
 
-def role_of(config: dict, others: dict[str, dict]) -> str:
-    "A model's name in its study, or what a measurement is of; `others` has configurations by their keys."
+def role_of(config: dict,
+            others: dict[str, dict],  # configurations by key
+           ) -> str:
+    "The name of a model in its study, or the models that a measurement is about."
     kind, seed = config.get("kind"), config.get("seed", 0)
     if "together" in config: return f"{len(config['together'])} in one stack"
-    if kind == "star": return star_name(len(config["sources"]), seed - SEEDS["star"], config.get("options", {}))
+    if kind == "star":
+        return star_name(len(config["sources"]), seed - SEEDS["star"], config.get("options", {}))
     if kind == "regular":
-        role = max((name for name, first in SEEDS.items() if first <= seed), key=SEEDS.get)
+        roles = [role for role, first in SEEDS.items() if first <= seed]
+        role = max(roles, key=SEEDS.get)
         return f"{role}-{seed - SEEDS[role]}"
-    return " to ".join(role_of(others[key], others) if key in others else key[:8] for key in references(config))
-
-def references(config) -> list[str]:
-    "The keys of other entries that a configuration names, wherever they stand."
-    if isinstance(config, str): return [config] if re.fullmatch("[0-9a-f]{32}", config) else []
-    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else []
-    return [key for part in parts for key in references(part)]
+    names = [role_of(others[key], others) if key in others else key[:8]
+             for key in references(config)]
+    return " to ".join(names)
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #listing
-def listing(root: Path) -> list[tuple[str, str, str, str, int, float]]:
-    "Key, kind, setting, role, size and time of writing of every entry, and of every training that is not done."
-    entries = stored(root)
-    others = {entry.key: entry.config for entry in entries if entry.config}
-    rows = [_row(entry, others, "{kind}") for entry in entries]
-    return rows + [_row(entry, others, "{kind}, under way") for entry in stored(root, "checkpoint")]
+def _setting_text(config, others):
+    "The setting of a model, or of the first model that a measurement refers to."
+    if "dataset" not in config:
+        config = next((others[key] for key in references(config) if key in others), {})
+    return setting_of(config) if "dataset" in config else ""
 
-def _row(entry, others, form):
+def _row(entry, others, note=""):
+    "Key, kind with a note, setting, role, size and time of one file."
     config = entry.config
     if config is None: return entry.key, "damaged", "", "", entry.size, entry.written
-    model = config if "dataset" in config else next((others[key] for key in references(config) if key in others), None)
-    setting = setting_of(model) if model and "dataset" in model else ""
     kind = config.get("kind", "regular" if "together" in config else "entry")
-    return (entry.key, form.format(kind=kind), setting, role_of(config, others), entry.size, entry.written)
+    return (entry.key, kind + note, _setting_text(config, others), role_of(config, others),
+            entry.size, entry.written)
+
+def listing(root: Path) -> list[tuple[str, str, str, str, int, float]]:
+    """Key, kind, setting, role, size (bytes) and time (seconds since 1970) of every entry, then
+    of every checkpoint; `ValueError` where there is no such folder."""
+    entries, checkpoints = stored(root), stored(root, "checkpoint")
+    others = {entry.key: entry.config for entry in entries if entry.config}
+    rows = [_row(entry, others) for entry in entries]
+    return rows + [_row(entry, others, ", unfinished") for entry in checkpoints]
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #verify
+def _damage(entry):
+    "What is wrong with a file; empty where it is as it was written, or gone."
+    try: read_tensors(entry.path)
+    except FileNotFoundError: return ""
+    except ValueError as error: return str(error)
+    is_entry = entry.path.suffix == ".safetensors"
+    if is_entry and config_key(entry.config) != entry.key:
+        return "its name is not the key of its configuration"
+    return ""
+
 def verify(root: Path) -> tuple[int, list[tuple[Path, str]]]:
-    "How many files were read, and those that are not what was written, with what is wrong."
-    entries, wrong = stored(root) + stored(root, "checkpoint"), []
-    for entry in entries:
-        try: read_tensors(entry.path)
-        except FileNotFoundError: continue
-        except ValueError as error: wrong.append((entry.path, str(error)))
-        else:
-            if entry.path.suffix == ".safetensors" and config_key(entry.config) != entry.key:
-                wrong.append((entry.path, "it lies under another entry's name"))
-    return len(entries), wrong
+    "The number of files, and the damaged ones with the reason; `ValueError` without a folder."
+    entries = stored(root) + stored(root, "checkpoint")
+    reasons = [(entry.path, _damage(entry)) for entry in entries]
+    return len(entries), [(path, reason) for path, reason in reasons if reason]
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #leftovers
 def _leftovers(root):
-    "The files that are of no use to anybody, with the key that they belong to and why."
-    for path in sorted(root.glob("*/*.damaged")): yield path, path.name.split(".")[0], "damaged, set aside"
-    for path in sorted(root.glob("*/.*.new")): yield path, path.name.split(".")[1], "temporary, its writer was killed"
+    "The files that nobody needs: path, key that they belong to, reason."
+    for path in sorted(root.glob("*/*.damaged")):
+        yield path, path.name.split(".")[0], "damaged, quarantined"
+    for path in sorted(root.glob("*/.*.new")):
+        yield path, path.name.split(".")[1], "temporary file of a killed process"
     finished = {path.stem for path in root.glob("*/*.safetensors")}
     for entry in stored(root, "checkpoint"):
-        if finished.issuperset((entry.config or {}).get("together", [entry.key])): yield entry.path, entry.key, "checkpoint of a finished model"
+        models = (entry.config or {}).get("together", [entry.key])
+        if finished.issuperset(models):
+            yield entry.path, entry.key, "checkpoint of a finished model"
 
-# %% ../../nbs/50o_paper.housekeeping.ipynb #belonging
-def belonging(entries: list[Stored], settings: list[Setting]) -> set[str]:
-    "The keys of the entries that these settings' experiments could ask for."
-    keep = {e.key: references(e.config) for e in entries if e.config and _fits(e.config, settings)}
-    present, before = {e.key for e in entries}, None
-    while before != len(keep):
-        before = len(keep)
-        keep = {key: needs for key, needs in keep.items() if all(n in keep for n in needs if n in present)}
-    return {e.key for e in entries if e.key in keep and ("recipe" in e.config or any(n in keep for n in keep[e.key]))}
+# %% ../../nbs/50o_paper.housekeeping.ipynb #fits
+def _compared(config, names):
+    "The parts of a model's configuration that are compared, as JSON."
+    recipe = {name: value for name, value in config["recipe"].items() if name not in VARIED}
+    return json.dumps([recipe, *(config.get(name) for name in names)], sort_keys=True)
 
 def _fits(config, settings):
-    "Is this a model of one of the settings, or no model at all?"
+    "Whether a configuration is that of a model of one of the settings, or of no model at all."
+    if "recipe" not in config: return True
     names = () if "together" in config else ("dataset", "architecture", "model")
-    fixed = lambda recipe: {key: value for key, value in recipe.items() if key not in VARIED}
-    plain = lambda about: json.dumps([fixed(about["recipe"]), *(about.get(name) for name in names)], sort_keys=True)
-    known = {plain(vars(s) | {"recipe": dataclasses.asdict(recipe)}) for s in settings for recipe in (s.recipe, s.star_recipe)}
-    return "recipe" not in config or plain(config) in known
+    for setting in settings:
+        for recipe in (setting.recipe, setting.star_recipe):
+            expected = vars(setting) | {"recipe": dataclasses.asdict(recipe)}
+            if _compared(config, names) == _compared(expected, names): return True
+    return False
+
+# %% ../../nbs/50o_paper.housekeeping.ipynb #belonging
+def keys_of_settings(entries: list[StoredFile], settings: list[Setting]) -> set[str]:
+    "The keys of the entries that experiments with these settings could ask for."
+    present = {entry.key for entry in entries}
+    needed = {entry.key: present.intersection(references(entry.config))
+              for entry in entries if entry.config and _fits(entry.config, settings)}
+    while True:
+        dropped = [key for key, keys in needed.items() if not keys <= needed.keys()]
+        if not dropped: break
+        for key in dropped: del needed[key]
+    return {entry.key for entry in entries
+            if entry.key in needed and ("recipe" in entry.config or needed[entry.key])}
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #unwanted
-def _unwanted(root, older_than, all_but):
-    "The entries, and trainings under way, that may go by their age and their profile, with their key and why."
+def _unwanted_entries(root, older_than, all_but):
+    "Entries and checkpoints to remove by age and by profile: path, key, reason."
     if older_than is None and not all_but: return
     entries = stored(root) + stored(root, "checkpoint")
-    kept = belonging(entries, [s for name in all_but or () for s in load_profile(name).settings.values()]) if all_but else set()
-    reasons = [f"older than {older_than:g} days"] if older_than is not None else []
-    why = " and ".join(reasons + ([f"not of {', '.join(all_but)}"] if all_but else []))
+    reasons, kept = [], set()
+    latest = time.time()
+    if older_than is not None:
+        reasons.append(f"older than {older_than:g} days")
+        latest -= older_than * 86_400
+    if all_but:
+        reasons.append(f"not of {', '.join(all_but)}")
+        settings = [s for name in all_but for s in load_profile(name).settings.values()]
+        kept = keys_of_settings(entries, settings)
     for entry in entries:
-        old = older_than is None or entry.written < time.time() - older_than * 86_400
-        if old and entry.key not in kept: yield entry.path, entry.key, why
+        old = older_than is None or entry.written < latest
+        if old and entry.key not in kept: yield entry.path, entry.key, " and ".join(reasons)
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #unused
 @contextmanager
-def _unused(root, key, dry_run):
-    "Hold the lock of a key; whether it could be had without waiting."
+def _try_lock(root, key, dry_run) -> Iterator[bool]:
+    "Hold the lock of a key; yields whether no other process holds it."
     path = root / "locks" / key
     with ExitStack() as held:
         free = True
@@ -141,35 +187,44 @@ def _unused(root, key, dry_run):
         except Timeout: free = False
         yield free
 
-# %% ../../nbs/50o_paper.housekeeping.ipynb #prune
-def prune(root: Path,
-          older_than: float | None = None,   # days; entries that are older go
-          all_but: list[str] | None = None,  # profiles; entries that belong to none of them go
-          dry_run: bool = False,             # remove nothing
-         ) -> list[tuple[Path, str, int]]:
-    """Remove what nobody will ask for again: the files, why, and their sizes.
-
-    Raises `ValueError` for a folder, an age or a profile that makes no sense, `OSError` where the disk refuses."""
-    root = Path(root)
-    if older_than is not None and not older_than >= 0: raise ValueError(f"older-than: a number of days from 0 up is needed, not {older_than:g}")
-    if not root.is_dir(): raise ValueError(f"store: there is no folder {root}")
-    if not dry_run: check_folder("store", root)
-    going = {path: (key, why) for path, key, why in [*_unwanted(root, older_than, all_but), *_leftovers(root)]}
-    gone, locks = [], set(root.glob("locks/*"))
-    for path, (key, why) in going.items():
-        with _unused(root, key, dry_run) as free:
-            if free: gone += _remove(root, path, why, dry_run)
-    for path in sorted({path.with_name(path.name.partition(".")[0]) for path in root.glob("locks/*")}):
-        with _unused(root, path.name, dry_run) as free:
-            removed = _remove(root, path, "lock that nobody holds", dry_run) if free else []
-        gone += removed if path in locks else []  # those that were made just now are not worth a word
-    return gone
-
-# %% ../../nbs/50o_paper.housekeeping.ipynb #remove
-def _remove(root, path, why, dry_run):
-    "Remove one file; what was removed."
+def _remove(root, path, reason, dry_run):
+    "Remove one file; a list of path, reason and size, empty where it was gone already."
     try: size = path.stat().st_size
     except FileNotFoundError: return []
     if not dry_run:
         with explain_os_errors(root): path.unlink(missing_ok=True)
-    return [(path, why, size)]
+    return [(path, reason, size)]
+
+# %% ../../nbs/50o_paper.housekeeping.ipynb #remove-locks
+def _remove_locks(root, found, dry_run):
+    "Remove the locks that no process holds; of these, those that were `found` before."
+    removed = []
+    paths = {path.with_name(path.name.partition(".")[0]) for path in root.glob("locks/*")}
+    for path in sorted(paths):
+        with _try_lock(root, path.name, dry_run) as free:
+            gone = _remove(root, path, "lock that no process holds", dry_run) if free else []
+        if path in found: removed += gone
+    return removed
+
+# %% ../../nbs/50o_paper.housekeeping.ipynb #prune
+def prune(root: Path,
+          older_than: float | None = None,   # days; older entries are removed
+          all_but: list[str] | None = None,  # profiles; entries of none of them are removed
+          dry_run: bool = False,             # remove nothing
+         ) -> list[tuple[Path, str, int]]:
+    """Remove files that nobody needs, and entries on request: path, reason, size (bytes) of each.
+
+    Raises `ValueError` for a bad folder, age or profile, `OSError` where the disk refuses."""
+    root = Path(root)
+    if older_than is not None and not older_than >= 0:
+        raise ValueError("older-than: a number of days from 0 up is needed, "
+                         f"not {older_than:g}")
+    if not root.is_dir(): raise ValueError(f"store: there is no folder {root}")
+    if not dry_run: check_folder("store", root)
+    chosen = [*_unwanted_entries(root, older_than, all_but), *_leftovers(root)]
+    by_path = {path: (key, reason) for path, key, reason in chosen}
+    removed, locks = [], set(root.glob("locks/*"))
+    for path, (key, reason) in by_path.items():
+        with _try_lock(root, key, dry_run) as free:
+            if free: removed += _remove(root, path, reason, dry_run)
+    return removed + _remove_locks(root, locks, dry_run)

@@ -19,190 +19,324 @@ from .trends import row_matchings, sampling_options
 from ..runtime.store import Store, config_key
 
 # %% auto #0
-__all__ = ['PLANS', 'OVERHEAD', 'VALUE', 'MARGIN', 'Needs', 'needs_of', 'seconds_of', 'by_value', 'smaller', 'budget_seconds',
-           'Planner', 'estimate', 'expectation']
+__all__ = ['PLANS', 'OVERHEAD', 'FIRST', 'UNITS', 'MARGIN', 'Needs', 'needs_of', 'expected_seconds', 'budget_order', 'reductions',
+           'budget_seconds', 'Planner', 'experiment_minutes', 'describe_costs']
 
 # %% ../../nbs/50n_paper.plans.ipynb #needs
 @dataclass(frozen=True)
 class Needs:
     "What an experiment trains and measures in one setting."
     setting: Setting
-    regular: list[Member]            # regular solutions, the sources of stars among them
+    regular: list[Member]     # regular solutions, with the stars' sources
     stars: list[Member]
-    pairs: list[Pair]                # whose paths are measured
-    points: tuple[int, ...] = (11,)  # on each path
-    looks: int = 0                   # at the whole training data with a network, besides those along paths
+    pairs: list[Pair]         # whose paths are measured
+    points: tuple[int, ...]   # on each path, once for each of these numbers
+    evaluations: int = 0      # of a network on all training data, besides those on paths
     @property
-    def paths(self) -> list[dict]: return [path_config(pair, points) for points in self.points for pair in self.pairs]
+    def paths(self) -> list[dict]:
+        "The configurations of the paths."
+        return [path_config(pair, points) for points in self.points for pair in self.pairs]
 
-def _needs(study, held, stars, pairs, points=(11,), looks=0, others=()):
-    "With the sources of the stars, everything once."
-    stars = [star for *_, star in stars]
-    regular = {member.key: member for member in [*held, *others, *(source for star in stars for source in star.sources)]}
-    return Needs(study.setting, list(regular.values()), list({star.key: star for star in stars}.values()), pairs, tuple(points), looks)
+# %% ../../nbs/50n_paper.plans.ipynb #build-needs
+def _solutions(study, role, count):
+    "The first solutions of a role."
+    return [regular_member(study.setting, role, n, study.environment) for n in range(count)]
 
-def _solutions(study, role, count): return [regular_member(study.setting, role, n) for n in range(count)]
+def _stars(study, counts, seeds, first=0, **options):
+    "As `Study.stars`, without training."
+    return star_members(study.setting, counts, seeds, first, study.environment, **options)
+
+def _once(members):
+    "Each member once, in order."
+    return list({member.key: member for member in members}.values())
+
+def _needs(study, solutions, stars, pairs, points=None, evaluations=0):
+    "The needs of one setting; `stars` as `_stars` gives them, `points` are the study's if None."
+    stars = [star for _, _, star in stars]
+    sources = [source for star in stars for source in star.sources]
+    return Needs(study.setting, _once([*solutions, *sources]), _once(stars), pairs,
+                 tuple(points or [study.points]), evaluations)
 
 # %% ../../nbs/50n_paper.plans.ipynb #grid
-def _grid(study, e, counts=None, options=({},), matchings=("forward",), to_sources=0, points=None, heldouts=None):
-    held = _solutions(study, "heldout", heldouts or e.heldouts)
-    stars = [star for own in options for star in star_members(study.setting, counts or [e.sources], e.stars, **own)]
-    pairs = [pair for matching in matchings for pair in regular_pairs(held, matching) + star_pairs(stars, held, to_sources, matching)]
-    return [_needs(study, held, stars, pairs, points or [e.points])]
+def _barrier_needs(study, experiment, counts=None, heldouts=None, sources_in_pairs=0,
+                   options=({},), matchings=("forward",), points=None):
+    "Pairs among held-out solutions and from stars, for each of the options and matchings."
+    solutions = _solutions(study, "heldout", heldouts or experiment.heldouts)
+    counts = counts or [experiment.sources]
+    stars = []
+    for star_options in options: stars += _stars(study, counts, experiment.stars, **star_options)
+    pairs = []
+    for matching in matchings:
+        pairs += regular_pairs(solutions, matching)
+        pairs += star_pairs(stars, solutions, sources_in_pairs, matching)
+    return [_needs(study, solutions, stars, pairs, points)]
 
-def _rows(study, e):
-    other, orders = study in e.named("others"), e.parameters.get("orders", 0)
-    held = _solutions(study, "heldout", study.setting.heldouts if other else e.heldouts)
-    stars = star_members(study.setting, [study.setting.sources if other else e.sources], 1 if other else e.stars)
-    return [_needs(study, held, stars, [pair for m in row_matchings(0 if other else orders) for pair in regular_pairs(held, m)] + star_pairs(stars, held, len(held)), [e.points])]
+def _figure_needs(study, experiment):
+    "All pairs of one number of sources (Fig. 2 and 3)."
+    return _barrier_needs(study, experiment, sources_in_pairs=experiment.heldouts)
 
-def _partial(study, e):
-    return [own for options, matching, again in SPECS.values()
-            for own in _grid(study, e, options=[options], matchings=[matching, *(again.format(n) for n in range(e.orders) if again)])]
+def _source_count_needs(study, experiment):
+    "The same for several numbers of sources (Fig. 1)."
+    return _barrier_needs(study, experiment, experiment.source_counts,
+                          sources_in_pairs=experiment.heldouts)
 
-def _samplings(study, e):
-    return _grid(study, e, options=list(map(sampling_options, e.t_sampling)))
+# %% ../../nbs/50n_paper.plans.ipynb #appendix-needs
+def _heldout_needs(study, experiment):
+    "The largest number of held-out solutions; the smaller ones are its parts."
+    return _barrier_needs(study, experiment, heldouts=max(experiment.heldout_counts))
 
-def _rematching(study, e):
-    return _grid(study, e, options=rematch_options(e.every).values(), to_sources=e.heldouts)
+def _matching_needs(study, experiment):
+    "Every way to match."
+    return _barrier_needs(study, experiment,
+                          matchings=("none", "forward", "activations", "sinkhorn"))
+
+def _point_needs(study, experiment):
+    "Several numbers of points on each path."
+    return _barrier_needs(study, experiment, points=experiment.point_counts)
+
+def _sampling_needs(study, experiment):
+    "A star for each way to draw t."
+    options = [sampling_options(name) for name in experiment.t_sampling]
+    return _barrier_needs(study, experiment, options=options)
+
+def _rematching_needs(study, experiment):
+    "A star for each interval of re-matching."
+    options = rematch_options(experiment.every).values()
+    return _barrier_needs(study, experiment, options=options,
+                          sources_in_pairs=experiment.heldouts)
+
+# %% ../../nbs/50n_paper.plans.ipynb #table-needs
+def _row_needs(study, heldouts, sources, stars, orders):
+    "One row of Table 1."
+    solutions = _solutions(study, "heldout", heldouts)
+    trained = _stars(study, [sources], stars)
+    pairs = []
+    for matching in row_matchings(orders): pairs += regular_pairs(solutions, matching)
+    return _needs(study, solutions, trained, pairs + star_pairs(trained, solutions, heldouts))
+
+def _table_needs(study, experiment):
+    "A row of Table 1, as large as the experiment asks for."
+    setting = study.setting
+    if study in experiment.named("others"):
+        return [_row_needs(study, setting.heldouts, setting.sources, stars=1, orders=0)]
+    orders = experiment.parameters.get("orders", 0)
+    return [_row_needs(study, experiment.heldouts, experiment.sources, experiment.stars, orders)]
+
+# %% ../../nbs/50n_paper.plans.ipynb #partial-needs
+def _partial_needs(study, experiment):
+    "Pairs under each spec: unmatched, partial and complete."
+    needs = []
+    for options, matching, random_matching in SPECS.values():
+        matchings = [matching]
+        if random_matching:
+            matchings += [random_matching.format(order) for order in range(experiment.orders)]
+        needs += _barrier_needs(study, experiment, options=[options], matchings=matchings)
+    return needs
 
 # %% ../../nbs/50n_paper.plans.ipynb #others
-def _warmup(study, e):
-    with_, without = (with_recipe(study, name, schedule="cosine", warmup_epochs=epochs) for name, epochs in (("warmup", e.warmup_epochs), ("cosine", 0)))
-    held = {own: _solutions(own, "heldout", e.heldouts) for own in (with_, without)}
-    stars = {own: star_members(own.setting, [e.sources], e.stars) for own in held}
-    mixed = [Pair("regular-regular", a, b) for a in held[without] for b in held[with_] if a.config["seed"] != b.config["seed"]]
-    return [_needs(own, held[own], stars[own], regular_pairs(held[own]) + star_pairs(stars[own], held[own], e.heldouts), [e.points]) for own in held] + [
-        _needs(without, [], [], mixed + star_pairs(stars[without], held[with_], 0), [e.points])]
+def _joining_needs(cold, warm, experiment):
+    "Pairs from the study without warm-up to the one with it; the same seed makes no pair."
+    cold_solutions = _solutions(cold, "heldout", experiment.heldouts)
+    warm_solutions = _solutions(warm, "heldout", experiment.heldouts)
+    mixed = [Pair("regular-regular", a, b) for a in cold_solutions for b in warm_solutions
+             if a.config["seed"] != b.config["seed"]]
+    stars = _stars(cold, [experiment.sources], experiment.stars)
+    return _needs(cold, [], [], mixed + star_pairs(stars, warm_solutions, 0))
 
-def _plane(study, e):
-    stars, ends = star_members(study.setting, [e.sources], 1), [_solutions(study, role, 2) for role in ENDS]
-    return [_needs(study, ends[1], stars, [Pair("regular-regular", *two) for two in ends], [e.points], 2 * (e.steps**2 + 3 * e.points), ends[0])]
+def _warmup_needs(study, experiment):
+    "The setting with and without warm-up, and the pairs that join the two."
+    epochs = experiment.warmup_epochs
+    warm = with_recipe(study, "warmup", schedule="cosine", warmup_epochs=epochs)
+    cold = with_recipe(study, "cosine", schedule="cosine", warmup_epochs=0)
+    return [*_figure_needs(warm, experiment), *_figure_needs(cold, experiment),
+            _joining_needs(cold, warm, experiment)]
 
-def _averages(study, e):
-    sources, stars = _solutions(study, "source", e.sources), star_members(study.setting, [e.sources], e.stars)
-    looks = e.repeats * (e.sources + len(stars) * 2 * max(e.draws))
-    return [_needs(study, [], stars, star_pairs(stars, [], 8), [e.points], looks, sources)]
+# %% ../../nbs/50n_paper.plans.ipynb #evaluation-needs
+def _plane_needs(study, experiment):
+    "Two planes through a star: a grid of steps², and the three sides of a triangle."
+    ends = [_solutions(study, role, 2) for role in ENDS]
+    pairs = [Pair("regular-regular", *two) for two in ends]
+    stars = _stars(study, [experiment.sources], 1)
+    evaluations = len(ends) * (experiment.steps**2 + 3 * study.points)
+    solutions = [member for two in ends for member in two]
+    return [_needs(study, solutions, stars, pairs, evaluations=evaluations)]
 
-def _predictors(study, e):
-    firsts = [(n, first) for n in e.source_counts for first in range(0, min(e.splits, study.setting.sources // n) * n, n)]
-    stars = [star for n, first in firsts for star in star_members(study.setting, [n], e.stars, first, own_loss_weight=1.0)]
-    return [_needs(study, [], stars, [], looks=sum(3 * n + 5 for n, _ in firsts), others=_solutions(study, "equal_budget", e.longs))]
+def _average_needs(study, experiment):
+    "Each run evaluates an ensemble of all sources, and for each star two averages of all draws."
+    sources = _solutions(study, "source", experiment.sources)
+    stars = _stars(study, [experiment.sources], experiment.stars)
+    of_stars = len(stars) * 2 * max(experiment.draws)
+    evaluations = experiment.repeats * (experiment.sources + of_stars)
+    pairs = star_pairs(stars, [], 8)  # the segments of the figure's second panel
+    return [_needs(study, sources, stars, pairs, evaluations=evaluations)]
+
+# %% ../../nbs/50n_paper.plans.ipynb #predictor-needs
+def _predictor_needs(study, experiment):
+    "Fused stars of each group of sources, and the solutions of equal budget."
+    stars, evaluations = [], 0
+    for count in experiment.source_counts:
+        for group in range(min(experiment.splits, study.setting.sources // count)):
+            stars += _stars(study, [count], experiment.stars, group * count, own_loss_weight=1.0)
+            evaluations += 3 * count + 5
+    solutions = _solutions(study, "equal_budget", experiment.longs)
+    return [_needs(study, solutions, stars, [], evaluations=evaluations)]
 
 # %% ../../nbs/50n_paper.plans.ipynb #plans
-PLANS = {  # for each experiment, what one of its studies needs
-    "fig0_plane": _plane, "fig4_bma": _averages, "table1_barriers": _rows, "table2_fusion": _predictors,
-    "fig1_source_count": lambda study, e: _grid(study, e, e.source_counts, to_sources=e.heldouts),
-    "fig2_width_depth": lambda study, e: _grid(study, e, to_sources=e.heldouts),
-    "fig3_paths": lambda study, e: _grid(study, e, to_sources=e.heldouts),
-    "appendix_heldouts": lambda study, e: _grid(study, e, heldouts=max(e.heldout_counts)),
-    "appendix_matching": lambda study, e: _grid(study, e, matchings=("none", "forward", "activations", "sinkhorn")),
-    "appendix_partial": _partial,
-    "appendix_points": lambda study, e: _grid(study, e, points=e.point_counts),
-    "appendix_relationship": lambda study, e: _grid(study, e),
-    "appendix_rematching": _rematching, "appendix_t_sampling": _samplings, "appendix_test_metrics": _rows, "appendix_warmup": _warmup}
+PLANS = {  # for each experiment, what it needs in one of its settings
+    "fig0_plane": _plane_needs, "fig1_source_count": _source_count_needs,
+    "fig2_width_depth": _figure_needs, "fig3_paths": _figure_needs, "fig4_bma": _average_needs,
+    "table1_barriers": _table_needs, "table2_fusion": _predictor_needs,
+    "appendix_heldouts": _heldout_needs, "appendix_matching": _matching_needs,
+    "appendix_partial": _partial_needs, "appendix_points": _point_needs,
+    "appendix_relationship": _barrier_needs, "appendix_rematching": _rematching_needs,
+    "appendix_t_sampling": _sampling_needs, "appendix_test_metrics": _table_needs,
+    "appendix_warmup": _warmup_needs}
 
 def needs_of(experiment: Experiment) -> list[Needs]:
-    "What an experiment needs in each of its settings; nothing is known of one that is not in `PLANS`."
-    plan = PLANS.get(experiment.name, lambda study, e: [])
-    return [own for study in experiment.studies for own in plan(study, experiment)]
+    "What an experiment needs in each of its settings; nothing where it is not in `PLANS`."
+    if experiment.name not in PLANS: return []
+    plan = PLANS[experiment.name]
+    return [needs for study in experiment.studies for needs in plan(study, experiment)]
 
 # %% ../../nbs/50n_paper.plans.ipynb #seconds-of
-OVERHEAD = 8.0  # seconds that a notebook takes that finds everything in the store
+OVERHEAD = 8.0  # seconds of a notebook that finds everything in the store
 
-def seconds_of(needs: list[Needs], costs: dict[str, Cost], store: Store, jobs: int = 1,
-               made: set | None = None,  # keys that earlier experiments will have made; this one's are added
-              ) -> float:
-    "The expected seconds of an experiment; what is in the store, or in `made`, costs nothing."
-    made, total = set() if made is None else made, 0.0
+def _entries(needs, cost):
+    "Every entry of the store that is needed: its configuration, and the seconds to make it."
+    for member in needs.regular:
+        epochs = member.config["recipe"]["epochs"] / needs.setting.recipe.epochs
+        yield member.config, cost.regular * epochs
+    for star in needs.stars: yield star.config, cost.star(len(star.sources))
+    for config in needs.paths: yield config, cost.path(config["points"])
+
+def expected_seconds(needs: list[Needs],
+                     costs: dict[str, Cost],    # by the settings' names
+                     store: Store,              # what it has costs nothing
+                     jobs: int = 1,             # at a time
+                     made: set | None = None,   # keys of earlier experiments; ours are added
+                    ) -> float:
+    "The seconds that an experiment is expected to take."
+    made = set() if made is None else made
+    total = 0.0
     for own in needs:
         cost = costs[own.setting.name]
-        jobs_to_do = ([(m.config, cost.regular * _longer(own.setting, m)) for m in own.regular] + [(s.config, cost.star(len(s.sources))) for s in own.stars]
-                      + [(config, cost.path(config["points"])) for config in own.paths])
-        for config, seconds in jobs_to_do:
+        for config, seconds in _entries(own, cost):
             if config_key(config) not in made and config not in store: total += seconds
             made.add(config_key(config))
-        total += own.looks * cost.examples[0] * cost.look
+        total += own.evaluations * cost.examples[0] * cost.evaluation
     return OVERHEAD + total / jobs
 
-def _longer(setting, member):
-    "How many times as long as a regular model's this training is, for one that is trained as long as a star."
-    return member.config["recipe"]["epochs"] / setting.recipe.epochs
+# %% ../../nbs/50n_paper.plans.ipynb #budget-order
+FIRST = ("fig3_paths", "fig1_source_count", "table1_barriers", "fig2_width_depth")
+
+def budget_order(experiments: list[str]) -> list[str]:
+    "The experiments in the order in which a budget is spent on them: `FIRST`, then as given."
+    return sorted(experiments, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 # %% ../../nbs/50n_paper.plans.ipynb #smaller
-VALUE = ("fig3_paths", "fig1_source_count", "table1_barriers", "fig2_width_depth")  # the most telling first; the others follow as they are read
-
-def by_value(experiments: list[str]) -> list[str]:
-    "The experiments in the order in which a budget is spent on them."
-    return sorted(experiments, key=lambda name: VALUE.index(name) if name in VALUE else len(VALUE))
-
-def smaller(parameters: dict,        # an experiment's
-            counts: list[int] = (),  # numbers of sources that are worth having
-           ) -> Iterator[dict]:
-    "The experiment's parameters, and then what is left of them, ever less; each as the parameters that change."
+def reductions(parameters: dict,        # of an experiment
+               counts: list[int] = (),  # numbers of sources that may be used
+              ) -> Iterator[dict]:
+    "The parameters to change so that an experiment gets smaller and smaller; first none."
     changes = {}
-    yield dict(changes)
-    for key, value in (("stars", 1), ("others", []), ("settings", parameters.get("settings", [])[:1])):
-        if key in parameters and parameters[key] != value:
-            changes[key] = value
-            yield dict(changes)
-    for count in sorted({n for n in counts if n < parameters.get("sources", 0)}, reverse=True): yield changes | {"sources": count}
-    for end in range(len(parameters.get("source_counts", [])) - 1, 0, -1): yield changes | {"source_counts": parameters["source_counts"][:end]}
+    yield changes
+    least = dict(stars=1, others=[], settings=parameters.get("settings", [])[:1])
+    for key, value in least.items():
+        if key not in parameters or parameters[key] == value: continue
+        changes = changes | {key: value}
+        yield changes
+    for count in sorted(set(counts), reverse=True):
+        if count < parameters.get("sources", 0): yield changes | {"sources": count}
+    source_counts = parameters.get("source_counts", [])
+    for length in range(len(source_counts) - 1, 0, -1):
+        yield changes | {"source_counts": source_counts[:length]}
 
 # %% ../../nbs/50n_paper.plans.ipynb #budget-seconds
+UNITS = {"s": 1, "min": 60, "h": 3600}  # in seconds
+
 def budget_seconds(text: str) -> float:
-    "Seconds of a budget such as `90s`, `25min`, `1.5h`; `ValueError` where it is none."
+    "The seconds of a budget such as `90s`, `25min`, `1.5h`; `ValueError` where it is none."
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h)", str(text))
-    if not found or not float(found[1]): raise ValueError(f"budget: a time such as 90s, 25min or 1.5h is needed, not {text!r}")
-    return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+    if found and float(found[1]): return float(found[1]) * UNITS[found[2]]
+    raise ValueError(f"budget: a time such as 90s, 25min or 1.5h is needed, not {text!r}")
+
+# %% ../../nbs/50n_paper.plans.ipynb #estimates
+class _Expectations:
+    "The experiments of a run, measured costs, and the seconds that are expected."
+    def __init__(self, experiments: dict[str, Experiment], costs: list[Cost], store: Store,
+                 jobs: int = 1):  # at a time
+        self.experiments = experiments
+        self.costs = {cost.setting.name: cost for cost in costs}
+        self.store = store
+        self.jobs = jobs
+        self.slowdown = 1.0  # measured seconds of experiments as a multiple of those expected
+    def seconds(self, name: str,
+                changes: dict | None = None,  # of its parameters
+                made: set | None = None,      # keys that count as stored; its own are added
+               ) -> float:
+        "The seconds that an experiment is expected to take."
+        experiment = self.experiments[name]
+        if changes:
+            parameters = experiment.parameters | changes
+            experiment = Experiment(name, experiment.profile, experiment.environment, **parameters)
+        needs = needs_of(experiment)
+        return self.slowdown * expected_seconds(needs, self.costs, self.store, self.jobs, made)
+    def expected(self) -> dict[str, float]:
+        "The seconds of each experiment when all are run in the order of the budget."
+        made = set()
+        return {name: self.seconds(name, made=made) for name in budget_order(self.experiments)}
 
 # %% ../../nbs/50n_paper.plans.ipynb #planner
-MARGIN = 0.9  # the part of what is left that an experiment may be expected to take
+MARGIN = 0.9  # the part of the remaining time that an experiment may be expected to take
 
-class Planner:
-    "Chooses what of a profile is run, so that it ends in time."
-    def __init__(self, experiments: dict[str, Experiment], costs: list[Cost], store: Store, jobs: int = 1):
-        self.experiments, self.costs = experiments, {cost.setting.name: cost for cost in costs}
-        self.store, self.jobs, self.pace, self.done, self.left = store, jobs, 1.0, {}, []
-        counts = [own.parameters.get("source_counts", []) for own in experiments.values()]
-        self.counts = sorted({count for own in counts for count in own})
-    def seconds(self, name: str, changes: dict | None = None, made: set | None = None) -> float:
-        "What an experiment is expected to take, with these of its parameters changed."
-        own = self.experiments[name]
-        if changes: own = Experiment(name, own.profile_path, **own.parameters | changes)
-        return self.pace * seconds_of(needs_of(own), self.costs, self.store, self.jobs, made)
-    def expected(self) -> dict[str, float]:
-        "Seconds of each experiment, when all are run in the order of their value."
-        made = set()
-        return {name: self.seconds(name, made=made) for name in by_value(self.experiments)}
+class Planner(_Expectations):
+    "Chooses which experiments are run, and how large, so that a run ends in time."
+    def __init__(self, experiments: dict[str, Experiment], costs: list[Cost], store: Store,
+                 jobs: int = 1):
+        super().__init__(experiments, costs, store, jobs)
+        self.done = {}   # the changed parameters of each experiment that ended well
+        self.left = []   # for the next call; the runner adds what failed or was stopped
+        counts = [e.parameters.get("source_counts", []) for e in experiments.values()]
+        self.counts = sorted(set().union(*counts))
     def choose(self, name: str, seconds: float) -> dict | None:
-        "The changes with which an experiment fits into a time, as few as possible; None where there are none."
-        return next((changes for changes in smaller(self.experiments[name].parameters, self.counts) if self.seconds(name, changes) <= seconds), None)
-    def steps(self, end: float) -> Iterator[tuple[str, dict, float]]:
-        "Yield experiment, changed parameters and seconds left, for what fits until `end` (seconds since 1970)."
-        for name in by_value(self.experiments):
-            if (changes := self.choose(name, MARGIN * (end - time.time()))) is None: self.left.append(name); continue
-            expected, began = self.seconds(name, changes), time.time()
-            yield name, changes, end - began
-            self.pace *= min(max((time.time() - began) / expected, 1.0), 3.0)
-            if name not in self.left: self.done[name] = changes
+        "The fewest changes with which an experiment fits into a time; None where none are enough."
+        for changes in reductions(self.experiments[name].parameters, self.counts):
+            if self.seconds(name, changes) <= seconds: return changes
+    def steps(self, ends_at: float) -> Iterator[tuple[str, dict, float]]:
+        "Yield name, changes and seconds left of what fits until `ends_at` (seconds since 1970)."
+        for name in budget_order(self.experiments):
+            changes = self.choose(name, MARGIN * (ends_at - time.time()))
+            if changes is None: self.left.append(name)
+            else: yield from self._step(name, changes, ends_at)
+    def _step(self, name, changes, ends_at):
+        expected, began = self.seconds(name, changes), time.time()
+        yield name, changes, ends_at - began
+        self.slowdown *= min(max((time.time() - began) / expected, 1.0), 3.0)
+        if name not in self.left: self.done[name] = changes
 
 # %% ../../nbs/50n_paper.plans.ipynb #estimate
-def estimate(planner: Planner) -> pd.DataFrame:
-    "Experiments in the order of their value, with what they train and measure, the expected minutes, and their sum."
+def experiment_minutes(planner: Planner) -> pd.DataFrame:
+    "A table of text: what each experiment trains and measures, its minutes, and their sum."
     rows, total = [], 0.0
     for name, seconds in planner.expected().items():
         needs = needs_of(planner.experiments[name])
         total += seconds
-        rows.append({"experiment": name, "regular models": sum(len(own.regular) for own in needs), "stars": sum(len(own.stars) for own in needs),
-                     "paths": sum(len(own.paths) for own in needs), "minutes": f"{seconds / 60:.3g}", "in all": f"{total / 60:.3g}"})
+        rows.append({"experiment": name,
+                     "regular models": sum(len(own.regular) for own in needs),
+                     "stars": sum(len(own.stars) for own in needs),
+                     "paths": sum(len(own.paths) for own in needs),
+                     "minutes": f"{seconds / 60:.3g}", "in all": f"{total / 60:.3g}"})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/50n_paper.plans.ipynb #expectation
-def expectation(planner: Planner) -> str:
-    "Both tables as text: what each setting costs on this device, and what the experiments are expected to take."
+def _markdown(table): return table.to_markdown(index=False, disable_numparse=True)
+
+def describe_costs(planner: Planner) -> str:
+    "Both tables as text: what the settings cost, and what the experiments are expected to take."
     costs = list(planner.costs.values())
     memory = max(cost.memory for cost in costs) * planner.jobs / 1e9
-    return (f"what the settings cost on {costs[0].device}, measured now with one job at a time\n\n{setting_costs(costs).to_markdown(index=False, disable_numparse=True)}\n\n"
-            f"what the experiments are expected to take, with {planner.jobs} jobs at a time; memory up to {memory:.2g} GB\n\n"
-            f"{estimate(planner).to_markdown(index=False, disable_numparse=True)}\n")
+    return (f"what the settings cost on {costs[0].device}, measured now with one job at a time\n\n"
+            f"{_markdown(setting_costs(costs))}\n\n"
+            "what the experiments are expected to take, "
+            f"with {planner.jobs} jobs at a time; memory up to {memory:.2g} GB\n\n"
+            f"{_markdown(experiment_minutes(planner))}\n")

@@ -16,7 +16,7 @@ from .evidence import save_evidence
 from .experiment import Experiment
 from .gallery import write_gallery
 from .monitor import ProgressMonitor, print_line
-from .plans import Planner, budget_seconds, expectation
+from .plans import Planner, budget_seconds, describe_costs
 from .profiles import Profile, check_fits, load_profile
 from .published import same_settings
 from ..runtime.files import check_folder, explain_os_errors, lock, write_atomic
@@ -249,10 +249,12 @@ def _clear(out):
 def _make_planner(request, settings, log_json):
     "Measure what the settings cost here, print the expectation, and return a planner."
     with single_thread():
-        costs = [measure_cost(setting, settings.jobs) for setting in request.settings()]
+        costs = [measure_cost(setting, settings) for setting in request.settings()]
+    experiments = {name: Experiment(name, own.profile, settings, **own.parameters)
+                   for name, own in request.experiments.items()}
     store = Store(settings.store, settings.since)
-    planner = Planner(request.experiments, costs, store, settings.jobs)
-    print_line(expectation(planner), sys.stderr if log_json else None)
+    planner = Planner(experiments, costs, store, settings.jobs)
+    print_line(describe_costs(planner), sys.stderr if log_json else None)
     return planner
 
 # %% ../../nbs/50s_paper.runner.ipynb #left-in-words
@@ -369,8 +371,7 @@ def _plan_run(request, settings, budget, dry_run, log_json):
     "A planner, and when the budget is used up (seconds since 1970); None where nobody asks."
     ends_at = time.time() + budget_seconds(budget) if budget is not None else None
     if budget is None and not dry_run: return None, None
-    with _environment(settings.variables() | ONE_THREAD):
-        return _make_planner(request, settings, log_json), ends_at
+    return _make_planner(request, settings, log_json), ends_at
 
 # %% ../../nbs/50s_paper.runner.ipynb #reproduce-profile-dict-default-2
 def reproduce(
