@@ -325,7 +325,7 @@ def test_news_are_rows_of_token_numbers(tmp_path):
     assert data.digest == load("agnews", tmp_path).digest
     x = torch.cat([data.train.x, data.val.x])
     # every number stands for a token of the training file
-    assert (1 <= x[x > 0].min() and x.max() == len(x.unique()) - 1)
+    assert (x[x > 0].min() >= 1 and x.max() == len(x.unique()) - 1)
     assert data.test.x.max() <= x.max() and len({tuple(row) for row in x.tolist()}) == 400
     assert torch.equal(load("agnews-40", tmp_path).train.x, data.train.x[:40])
     (tmp_path / "ag_news_csv").rename(tmp_path / "ag_news_small")

@@ -133,7 +133,7 @@ def small(tmp_path_factory):
 
 
 def test_splits_have_no_source_in_common(small):
-    found = predictors(small, [1, 2], stars=1, splits=3, longs=1)
+    found = predictors(small, [1, 2], stars=1, splits=3, equal_budget=1)
     sources_of = {
         (predictor.n_source, predictor.first): {member.name for member in predictor.members}
         for predictor in found
@@ -151,14 +151,14 @@ def test_splits_have_no_source_in_common(small):
 
 
 def test_of_one_source_everything_but_the_star_is_that_source(small):
-    frame = measure_predictors(small, predictors(small, [1], stars=1, splits=1, longs=1))
+    frame = measure_predictors(small, predictors(small, [1], stars=1, splits=1, equal_budget=1))
     test = frame[(frame.split == "test") & (frame.metric == "accuracy")].set_index("method").value
     for method in ("ensemble", "average", "matched average, refreshed"):
         assert test[method] == test["regular"]
 
 
 def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
-    found = predictors(small, [2], stars=1, splits=1, longs=1)
+    found = predictors(small, [2], stars=1, splits=1, equal_budget=1)
     first = measure_predictors(small, found)
     for module, name in (
         (study, "train_stacked"),
@@ -166,13 +166,13 @@ def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
         (predictors_module, "predictions"),
     ):
         monkeypatch.setattr(module, name, None)
-    assert measure_predictors(small, predictors(small, [2], stars=1, splits=1, longs=1)).equals(
+    assert measure_predictors(small, predictors(small, [2], stars=1, splits=1, equal_budget=1)).equals(
         first
     )
 
 
 def test_the_table_says_what_the_rows_say(small):
-    frame = measure_predictors(small, predictors(small, [2], stars=2, splits=2, longs=2))
+    frame = measure_predictors(small, predictors(small, [2], stars=2, splits=2, equal_budget=2))
     summary = fusion_summary(frame).set_index("method")
     rows = frame[(frame.split == "test") & (frame.metric == "accuracy")]
     stars = rows[rows.method == "fused star"]

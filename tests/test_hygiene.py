@@ -133,8 +133,8 @@ def test_imports_run_in_one_direction(path):
 def test_every_notebook_is_a_module_of_a_room():
     names = [module_name(p) for p in LIBRARY]
     assert {name.split(".")[0] for name in names} == set(ROOMS)
-    files = {p for p in (ROOT / "starlight_nb").rglob("[a-z]*.py")}
-    files |= {p for p in (ROOT / "starlight_nb").rglob("*/__init__.py")}
+    files = set((ROOT / "starlight_nb").rglob("[a-z]*.py"))
+    files |= set((ROOT / "starlight_nb").rglob("*/__init__.py"))
     assert files == {module_file(name) for name in names}
 
 

@@ -11,7 +11,7 @@ from starlight_nb.barriers import Plane, plane_grid, plane_losses, plane_segment
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
 from starlight_nb.matching import partial_spec
 from starlight_nb.paper.comparisons import (
-    SPECS, gap_closed, gap_in_words, matching_comparison, measure_plane, measure_specs,
+    SPECS, gap_closed, describe_gap, matching_comparison, measure_plane, measure_specs,
     relative_barriers, rematch_options)
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec, permute
@@ -178,7 +178,7 @@ def test_three_specs_are_measured_once(study, monkeypatch):
     assert table["regular loss"].nunique() == 1
     assert table["star loss"].nunique() == 3
     assert all(
-        word in gap_in_words(frame) for word in ("unmatched / partial / complete", "without a star")
+        word in describe_gap(frame) for word in ("unmatched / partial / complete", "without a star")
     )
     monkeypatch.setattr("starlight_nb.paper.study.train_star", None)
     monkeypatch.setattr("starlight_nb.paper.study.path_losses", None)
@@ -268,7 +268,7 @@ def test_the_share_of_the_gap_is_what_it_says(complete, star, share, words):
         ]
     )
     assert np.allclose(gap_closed(frame).loc["s"].astype(float), share)
-    assert words in gap_in_words(frame)
+    assert words in describe_gap(frame)
 
 
 def test_an_interval_for_a_function_of_means():

@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(
         assert cli.main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"starlight: the folder {out} cannot be written to: the disk is full")
-    assert (out / target).read_text() == "as it was" and not [p for p in out.rglob(".*")]
+    assert (out / target).read_text() == "as it was" and not list(out.rglob(".*"))
     assert cli.main(words) == 0 and (out / target).read_text() != "as it was"
 
 

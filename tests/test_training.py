@@ -206,8 +206,8 @@ def test_a_killed_training_ends_with_the_same_bits(digits, tmp_path, make, chang
     model, checkpoint = initialise(make, 0), Checkpoint(tmp_path / "training", every=0)
     whole, steps = train(model, digits, recipe, 0), -(-len(digits.train) // recipe.batch_size)
     # in the first epoch, then each time a little further
-    for batches in (steps // 2, steps + 1, steps * 2 - 1):
-        killed(model, digits, recipe, 0, checkpoint, batches)
+    for done in (steps // 2, steps + 1, steps * 2 - 1):
+        killed(model, digits, recipe, 0, checkpoint, done)
     assert checkpoint.path.exists()
     torch.rand(3)
     before = torch.random.get_rng_state()

@@ -16,7 +16,7 @@ from starlight_nb.paper.study import COLUMNS, Study
 from starlight_nb.paper.tables import barrier_table
 from starlight_nb.statistics import bootstrap_mean
 from starlight_nb.paper.trends import (
-    among_heldouts, claim_in_words, compare_fit, compare_samplings, heldout_table,
+    among_heldouts, describe_claim, compare_fit, compare_samplings, heldout_table,
     measure_at_points, measure_rows, measure_samplings, network_widths, points_table,
     sampling_name, sampling_table)
 from starlight_nb.statistics import Line, barrier_points, fit_line, power_law
@@ -131,7 +131,7 @@ def test_the_interval_covers_the_slope_that_was_planted():
         ).interval()
         for trial in range(40)
     ]
-    assert 0.8 <= np.mean([low <= 0.3 <= high for low, high in found])
+    assert np.mean([low <= 0.3 <= high for low, high in found]) >= 0.8
     assert np.mean([high - low for low, high in found]) < 0.3
 
 
@@ -199,11 +199,11 @@ def test_a_power_is_found(exponent, factor):
 
 
 def test_what_contradicts_the_claim_is_named():
-    assert claim_in_words(networks([0.2, 0.5], [0.1, 0.3])).startswith(
+    assert describe_claim(networks([0.2, 0.5], [0.1, 0.3])).startswith(
         "Wherever the regular – regular barrier is above 0.05 (2 of 2 settings), the star – "
         "held-out barrier is below it, in 2 "
     )
-    told = claim_in_words(networks([0.2, 0.5, 0.01], [0.1, 0.6, 0.9]))
+    told = describe_claim(networks([0.2, 0.5, 0.01], [0.1, 0.6, 0.9]))
     assert told.startswith(
         "The star – held-out barrier is NOT below the regular – regular one in "
         "network 1 (0.60 against 0.50); "
@@ -211,11 +211,11 @@ def test_what_contradicts_the_claim_is_named():
     assert "network 2" not in told
     assert "in 1 of 2 settings" in told
     assert (
-        claim_in_words(networks([0.02, 0.01], [0.1, 0.6]))
+        describe_claim(networks([0.02, 0.01], [0.1, 0.6]))
         == "In no setting is the regular – regular barrier above 0.05."
     )
-    assert "NOT" in claim_in_words(networks([0.5], [0.5])), "as high is not below"
-    near = claim_in_words(networks([0.5, 0.5], [0.49, 0.1], spread=0.3))
+    assert "NOT" in describe_claim(networks([0.5], [0.5])), "as high is not below"
+    near = describe_claim(networks([0.5, 0.5], [0.49, 0.1], spread=0.3))
     assert "in 1 of them with the whole interval of the ratio; not clearly in network 0 (" in near
     assert "network 1" not in near
 

@@ -15,196 +15,318 @@ from ..bma import (
 from ..data import SHIFTS, shifted
 from ..models import generator
 from .members import Member
-from .study import COLUMNS, Study
+from .study import COLUMNS, Study, setting_columns, star_tensors
 from ..runtime.store import with_prefix
 from ..star import StarResult
 
 # %% auto #0
-__all__ = ['AVERAGED', 'UNLIKE', 'SCORES', 'PAIRS', 'Posterior', 'posteriors', 'measure_averages', 'average_table',
-           'average_differences']
+__all__ = ['TEST_METRICS', 'SHIFT_METRICS', 'SCORES', 'TEMPERED', 'PAIR_OF_METHOD', 'Posterior', 'posteriors', 'measure_averages',
+           'average_table', 'average_differences']
 
 # %% ../../nbs/50i_paper.averages.ipynb #posterior
 @dataclass(frozen=True)
 class Posterior:
     "Networks whose predictions are averaged, in one run."
-    method: str                   # star domain, Gaussian, deep ensemble, star, single network
-    members: tuple[Member, ...]   # the star; an ensemble's networks in their order
-    counts: tuple[int, ...]       # after how many networks the average is measured
-    compared: int                 # the count of these at which methods are compared
-    run: int = 0                  # of draws, or of an order
+    method: str                  # star domain, Gaussian, deep ensemble, star, single network
+    members: tuple[Member, ...]  # the star; of an ensemble, its networks in their order
+    counts: tuple[int, ...]      # the average is measured after so many networks
+    compared: int                # the count of these at which methods are compared
+    run: int = 0                 # number of the draws, or of the order
     n_source: int | None = None
     star_seed: int | None = None
+
     @property
     def names(self) -> tuple[str, str]:
-        "What is resampled: the star or the network, and the run."
-        if self.method == "deep ensemble": return f"ensemble-n{len(self.members)}", f"order-{self.run}"
-        return self.members[0].name, "" if self.method in ("star", "single network") else f"draws-{self.run}"
+        "The network or ensemble, and the run; both are resampled."
+        if self.method == "deep ensemble":
+            return f"ensemble-n{len(self.members)}", f"order-{self.run}"
+        network = self.members[0].name
+        if self.method in ("star", "single network"): return network, ""
+        return network, f"draws-{self.run}"
+
+# %% ../../nbs/50i_paper.averages.ipynb #ensembles
+def _ensembles(sources, counts, runs):
+    "The ensemble of all sources, in a random order for each run."
+    found = []
+    for run in range(runs):
+        order = torch.randperm(len(sources), generator=generator(run, "ensemble order"))
+        members = tuple(sources[n] for n in order.tolist())
+        found.append(Posterior("deep ensemble", members, counts, counts[-1], run))
+    return found
+
+def _star_posteriors(n_source, seed, star, counts, compared, runs):
+    "The star alone, its star domain and its Gaussian."
+    def posterior(method, counts, compared, run=0):
+        return Posterior(method, (star,), counts, compared, run, n_source, seed)
+    domains = [posterior("star domain", counts, compared, run) for run in range(runs)]
+    gaussians = [posterior("Gaussian", (compared,), compared, run) for run in range(runs)]
+    return [posterior("star", (1,), 1), *domains, *gaussians]
 
 # %% ../../nbs/50i_paper.averages.ipynb #posteriors
-def posteriors(sources: list[Member],
-               stars: list[tuple[int, int, Member]],  # as `Study.stars` gives them
-               runs: int,                             # of each method that draws
-               counts: list[int],                     # after how many networks an average is measured
+def posteriors(sources: list[Member],                 # of the ensembles
+               stars: list[tuple[int, int, Member]],  # as `Study.stars` returns them
+               runs: int,                             # of each method with draws or orders
+               counts: list[int],                     # measure after so many networks
               ) -> list[Posterior]:
-    "Every posterior in every run; `ValueError` where no count is small enough for an ensemble."
+    """Every posterior in every run.
+
+    Raises `ValueError` where every count is larger than the number of sources."""
     within = tuple(sorted(count for count in counts if count <= len(sources)))
-    if not within: raise ValueError(f"draws: none of {counts} is at most {len(sources)}, the number of sources in an ensemble")
-    last, found = within[-1], [Posterior("single network", (source,), (1,), 1) for source in sources]
-    for run in range(runs):
-        order = torch.randperm(len(sources), generator=generator(run, "ensemble order")).tolist()
-        found.append(Posterior("deep ensemble", tuple(sources[n] for n in order), within, last, run))
+    if not within:
+        raise ValueError(f"draws: none of {counts} is at most {len(sources)}, "
+                         "the number of sources in an ensemble")
+    compared = within[-1]
+    found = [Posterior("single network", (source,), (1,), 1) for source in sources]
+    found += _ensembles(sources, within, runs)
     for n_source, seed, star in stars:
-        about = dict(n_source=n_source, star_seed=seed)
-        found.append(Posterior("star", (star,), (1,), 1, **about))
-        found += [Posterior("star domain", (star,), tuple(sorted(counts)), last, run, **about) for run in range(runs)]
-        found += [Posterior("Gaussian", (star,), (last,), last, run, **about) for run in range(runs)]
+        found += _star_posteriors(n_source, seed, star, tuple(sorted(counts)), compared, runs)
     return found
 
 # %% ../../nbs/50i_paper.averages.ipynb #states-of
-def _states(study, posterior):
-    "The states to average over, one at a time."
-    if posterior.method not in ("star domain", "Gaussian"): return (study.state(member) for member in posterior.members)
+def _drawn_states(study, posterior):
+    "States drawn from the star domain of the posterior's star, or from its Gaussian."
     star, = posterior.members
-    state, saved, numbers = study.state(star), study.store.get(star.config), [(n,) for n in range(len(star.sources))]
-    result = StarResult(state, [with_prefix(f"permutation/{n}/", saved) for n, in numbers], [], star.config["seed"])
-    sources = Draws(lambda n: study.state(star.sources[n]), numbers)
+    saved, count = star_tensors(study.models, star), len(star.sources)
+    permutations = [with_prefix(f"permutation/{n}/", saved) for n in range(count)]
+    result = StarResult(study.state(star), permutations, [], star.config["seed"])
+    sources = Draws(lambda n: study.state(star.sources[n]), [(n,) for n in range(count)])
     sample = sample_star_domain if posterior.method == "star domain" else sample_gaussian
-    return sample(result, sources, max(posterior.counts), generator(posterior.run, f"{posterior.method} draws"),
+    rng = generator(posterior.run, f"{posterior.method} draws")
+    return sample(result, sources, max(posterior.counts), rng,
                   spec=study.spec, model=study.model(), data=study.data)
 
-# %% ../../nbs/50i_paper.averages.ipynb #measured-average
-AVERAGED = ("accuracy", "nll", "brier", "ece", "auroc_maxprob", "auroc_entropy", "confidence")
-UNLIKE = ("auroc_ood_maxprob", "auroc_ood_entropy")
+def _states(study, posterior):
+    "The states to average over, one at a time."
+    if posterior.method in ("star domain", "Gaussian"): return _drawn_states(study, posterior)
+    return (study.state(member) for member in posterior.members)
+
+# %% ../../nbs/50i_paper.averages.ipynb #metric-values
+TEST_METRICS = ("accuracy", "nll", "brier", "ece", "auroc_maxprob", "auroc_entropy", "confidence")
+SHIFT_METRICS = (*TEST_METRICS, "auroc_ood_maxprob", "auroc_ood_entropy")
 SCORES = ("right", "confidence", "entropy", "log_loss", "brier")
+TEMPERED = ("nll", "ece")  # the metrics that are reported with a temperature as well
 
 def _test_sets(data):
-    "The test data and, where they are images, all their shifts."
-    return {"test": data.test} | {f"test-{name}": shifted(data.test, name) for name in (SHIFTS if data.test.x.ndim == 4 else ())}
+    "The test split and, where it holds images, all its shifts, by their names in the rows."
+    shifts = SHIFTS if data.test.x.ndim == 4 else ()
+    return {"test": data.test} | {f"test-{name}": shifted(data.test, name) for name in shifts}
 
-def _values(scores): return [(metrics_of(scores) | {"confidence": scores.confidence.mean()})[name] for name in AVERAGED]
+def _test_values(scores):
+    "The values of `TEST_METRICS`, from the scores of all examples."
+    values = metrics_of(scores) | {"confidence": scores.confidence.mean()}
+    return [values[name] for name in TEST_METRICS]
+
+def _shift_values(scores, odd):
+    "The values of `SHIFT_METRICS`, from the scores on the test data and on shifted ones."
+    by_confidence = auroc(scores.confidence, odd.confidence)
+    by_entropy = auroc(-scores.entropy, -odd.entropy)
+    return [*_test_values(odd), by_confidence, by_entropy]
+
+# %% ../../nbs/50i_paper.averages.ipynb #compared-values
+def _score_tensor(scores):
+    "A table of scores as a tensor (`SCORES`, n)."
+    return torch.from_numpy(scores[list(SCORES)].to_numpy(float).T.copy())
 
 def _compared_values(probs, sets):
-    "What is measured where methods are compared: `shifted` (sets, metrics), `scores` and `tempered` (`SCORES`, n)."
-    (_, test), *others = zip(probs, sets)
-    own, tempered = example_scores(probs[0], test.y), example_scores(cross_temperature(probs[0], test.y), test.y)
-    scores = [example_scores(other, part.y) for other, part in others]
-    unlike = [[*_values(odd), auroc(own.confidence, odd.confidence), auroc(-own.entropy, -odd.entropy)] for odd in scores]
-    return {"shifted": torch.tensor(unlike, dtype=torch.double).view(len(others), len(AVERAGED + UNLIKE))} | {
-        name: torch.from_numpy(table[list(SCORES)].to_numpy(float).T.copy()) for name, table in (("scores", own), ("tempered", tempered))}
+    """What is measured where methods are compared, from the probabilities on each set:
+    `shifted` (sets, `SHIFT_METRICS`), and `scores` and `tempered` (`SCORES`, n)."""
+    labels = sets[0].y
+    scores = example_scores(probs[0], labels)
+    tempered = example_scores(cross_temperature(probs[0], labels), labels)
+    odd = [example_scores(own, part.y) for own, part in zip(probs[1:], sets[1:])]
+    values = torch.tensor([_shift_values(scores, own) for own in odd], dtype=torch.double)
+    return {"shifted": values.view(len(odd), len(SHIFT_METRICS)),
+            "scores": _score_tensor(scores), "tempered": _score_tensor(tempered)}
 
 # %% ../../nbs/50i_paper.averages.ipynb #average-job
-def _average(study, posterior):
-    "The metrics (counts, `AVERAGED`) on the test data, and what is measured where methods are compared."
-    config = dict(kind="average", method=posterior.method, members=[member.key for member in posterior.members], run=posterior.run,
-                  counts=list(posterior.counts), compared=posterior.compared, shifts=list(SHIFTS))
-    def make():
-        sets, values, kept = list(_test_sets(study.data).values()), [], {}
-        found = predictions(study.model(), _states(study, posterior), torch.cat([part.x for part in sets]))
-        for count, average in enumerate(running_average(found), 1):
-            probs = average.split([len(part) for part in sets])
-            if count in posterior.counts: values.append(_values(example_scores(probs[0], sets[0].y)))
-            if count == posterior.compared: kept = _compared_values(probs, sets)
-        return {"values": torch.tensor(values, dtype=torch.double)} | kept
-    return study.store.get_or_train(config, make)
+def _measure_average(study, posterior):
+    "`values` (counts, `TEST_METRICS`), and what `_compared_values` returns."
+    sets = list(_test_sets(study.data).values())
+    inputs, sizes = torch.cat([part.x for part in sets]), [len(part) for part in sets]
+    found = predictions(study.model(), _states(study, posterior), inputs)
+    values, compared = [], {}
+    for count, average in enumerate(running_average(found), 1):
+        probs = average.split(sizes)
+        if count in posterior.counts:
+            values.append(_test_values(example_scores(probs[0], sets[0].y)))
+        if count == posterior.compared: compared = _compared_values(probs, sets)
+    return {"values": torch.tensor(values, dtype=torch.double)} | compared
 
-# %% ../../nbs/50i_paper.averages.ipynb #average-rows
-PAIRS = {"star domain": "star-source", "star": "single", "single network": "single"}  # which pair a method's rows belong to
+def _stored_average(study, posterior):
+    "What `_measure_average` returns, from the store or measured now."
+    config = dict(kind="average", method=posterior.method,
+                  members=[member.key for member in posterior.members], run=posterior.run,
+                  counts=list(posterior.counts), compared=posterior.compared,
+                  shifts=list(SHIFTS))
+    return study.store.get_or_train(config, lambda: _measure_average(study, posterior))
 
+# %% ../../nbs/50i_paper.averages.ipynb #metric-rows
 def _scores(saved):
     "The stored scores of the test examples as a table."
     return pd.DataFrame(dict(zip(SCORES, saved.numpy()))).astype({"right": bool})
 
-def _about(study): return dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset)
+def _test_rows(posterior, saved):
+    "The metrics on the test data after every count."
+    return [dict(split="test", draws=count, metric=name, value=value)
+            for count, values in zip(posterior.counts, saved["values"].tolist())
+            for name, value in zip(TEST_METRICS, values)]
+
+def _tempered_rows(posterior, saved):
+    "The metrics on the test data with a fitted temperature."
+    values = metrics_of(_scores(saved["tempered"]))
+    return [dict(split="test", draws=posterior.compared, metric=f"{name}_tempered",
+                 value=values[name]) for name in TEMPERED]
+
+def _shifted_rows(splits, posterior, saved):
+    "The metrics on the shifted data."
+    return [dict(split=split, draws=posterior.compared, metric=name, value=value)
+            for split, values in zip(splits, saved["shifted"].tolist())
+            for name, value in zip(SHIFT_METRICS, values)]
+
+# %% ../../nbs/50i_paper.averages.ipynb #average-rows
+PAIR_OF_METHOD = {"star domain": "star-source", "star": "single", "single network": "single"}
+
+def _bin_rows(posterior, saved):
+    "The reliability diagram: count, mean confidence and accuracy of every bin in use."
+    bins = reliability(_scores(saved["scores"])).to_dict("records")
+    return [dict(split="test", draws=posterior.compared, bin=number, metric=f"bin_{name}",
+                 value=own[name])
+            for number, own in enumerate(bins, 1) if own["count"]
+            for name in ("count", "confidence", "accuracy")]
 
 def _average_rows(study, posterior, saved):
     "The tidy rows of one posterior."
-    about = _about(study) | dict(n_source=posterior.n_source, star_seed=posterior.star_seed, pair=PAIRS.get(posterior.method),
-                                 method=posterior.method, **dict(zip(("model_a", "model_b"), posterior.names)))
-    rows = [("test", count, name, value) for count, values in zip(posterior.counts, saved["values"].tolist()) for name, value in zip(AVERAGED, values)]
-    last, tempered, splits = posterior.compared, metrics_of(_scores(saved["tempered"])), list(_test_sets(study.data))[1:]
-    rows += [("test", last, f"{name}_tempered", tempered[name]) for name in ("nll", "ece")]
-    rows += [(split, last, name, value) for split, values in zip(splits, saved["shifted"].tolist()) for name, value in zip(AVERAGED + UNLIKE, values)]
-    rows = [about | dict(zip(("split", "draws", "metric", "value"), row)) for row in rows]
-    return rows + [about | dict(split="test", draws=last, bin=number, metric=f"bin_{name}", value=getattr(row, name))
-                   for number, row in enumerate(reliability(_scores(saved["scores"])).itertuples(), 1) if row.count
-                   for name in ("count", "confidence", "accuracy")]
+    network, run = posterior.names
+    about = setting_columns(study.setting)
+    about |= dict(n_source=posterior.n_source, star_seed=posterior.star_seed,
+                  pair=PAIR_OF_METHOD.get(posterior.method), method=posterior.method,
+                  model_a=network, model_b=run)
+    shifts = list(_test_sets(study.data))[1:]
+    rows = [*_test_rows(posterior, saved), *_tempered_rows(posterior, saved),
+            *_shifted_rows(shifts, posterior, saved), *_bin_rows(posterior, saved)]
+    return [about | row for row in rows]
 
 # %% ../../nbs/50i_paper.averages.ipynb #resampled-runs
-def _often(names, resamples):
+def _draw_counts(names, resamples):
     "How often each run, named (network, run), is drawn in each resample, (runs, resamples)."
-    random, drawn = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
+    counts = []
     for column in zip(*names):
         own = sorted(set(column))
-        counts = dict(zip(own, random.multinomial(len(own), [1 / len(own)] * len(own), size=resamples).T))
-        drawn.append(np.stack([counts[name] for name in column]))
-    return drawn[0] * drawn[1]
+        shares = [1 / len(own)] * len(own)
+        drawn = dict(zip(own, random.multinomial(len(own), shares, size=resamples).T))
+        counts.append(np.stack([drawn[name] for name in column]))
+    networks, runs = counts
+    return networks * runs
 
-def _resampled_runs(runs, weights):
-    "For each metric, its mean over a method's runs (posterior, saved) in each resample; the first is the data as they are."
-    often, values = _often([posterior.names for posterior, _ in runs], len(weights)), []
-    often[:, 0] = 1
-    for _, saved in runs:
-        plain, tempered = (resampled_metrics(_scores(saved[kind]), weights) for kind in ("scores", "tempered"))
-        values.append(plain | {f"{metric}_tempered": tempered[metric] for metric in ("nll", "ece")})
-    return {metric: _known_mean(np.stack([own[metric] for own in values]), often) for metric in values[0]}
+def _weighted_mean(values, counts):
+    "The mean over rows of the values that are numbers, weighted by counts; nan if there are none."
+    counts = counts * ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return (np.nan_to_num(values) * counts).sum(0) / counts.sum(0)
 
-def _known_mean(values, often):
-    "The weighted mean over rows of what is a number; nan where nothing is."
-    often = often * ~np.isnan(values)
-    with np.errstate(invalid="ignore"): return (np.nan_to_num(values) * often).sum(0) / often.sum(0)
+# %% ../../nbs/50i_paper.averages.ipynb #method-metrics
+def _run_metrics(saved, weights):
+    "Each metric of one run in each resample of the examples."
+    plain = resampled_metrics(_scores(saved["scores"]), weights)
+    tempered = resampled_metrics(_scores(saved["tempered"]), weights)
+    return plain | {f"{name}_tempered": tempered[name] for name in TEMPERED}
+
+def _method_metrics(runs, weights):
+    "Each metric's mean over a method's runs (posterior, saved) in each resample."
+    counts = _draw_counts([posterior.names for posterior, _ in runs], len(weights))
+    counts[:, 0] = 1
+    metrics = [_run_metrics(saved, weights) for _, saved in runs]
+    return {name: _weighted_mean(np.stack([own[name] for own in metrics]), counts)
+            for name in metrics[0]}
 
 # %% ../../nbs/50i_paper.averages.ipynb #differences
-def _differences(study, runs, resamples):
-    "Rows with each method's interval, and with its difference from the deep ensemble, by metric; `runs` are (posterior, saved)."
-    size = runs[0][1]["scores"].shape[1]
-    weights = np.vstack([np.ones(size), resample_weights(size, resamples)])
-    methods = dict.fromkeys(posterior.method for posterior, _ in runs)
-    means = {method: _resampled_runs([run for run in runs if run[0].method == method], weights) for method in methods}
-    for method, own in means.items():
-        about = _about(study) | dict(split="test")
-        for metric, values in own.items():
-            for end, value in zip(("low", "high"), interval(values[0], values[1:])): yield about | dict(method=method, metric=f"{metric}_{end}", value=value)
-            if method == "deep ensemble": continue
-            gap, apart = values - means["deep ensemble"][metric], about | dict(method=f"{method} - deep ensemble")
-            for end, value in zip(("", "_low", "_high"), (gap[0], *interval(gap[0], gap[1:]))): yield apart | dict(metric=f"{metric}{end}", value=value)
+def _interval_rows(method, metric, values):
+    "The ends of a metric's interval."
+    low, high = interval(values[0], values[1:])
+    return [dict(method=method, metric=f"{metric}_low", value=low),
+            dict(method=method, metric=f"{metric}_high", value=high)]
+
+def _difference_rows(method, metric, differences):
+    "A metric's difference from the deep ensemble, and the ends of its interval."
+    label = f"{method} - deep ensemble"
+    value = dict(method=label, metric=metric, value=differences[0])
+    return [value, *_interval_rows(label, metric, differences)]
+
+def _method_rows(method, metrics, ensemble):
+    "All intervals of one method; `metrics` and `ensemble` map a metric to its resampled values."
+    rows = []
+    for metric, values in metrics.items():
+        rows += _interval_rows(method, metric, values)
+        if method != "deep ensemble":
+            rows += _difference_rows(method, metric, values - ensemble[metric])
+    return rows
 
 # %% ../../nbs/50i_paper.averages.ipynb #measure-averages
+def _comparison_rows(study, runs, resamples):
+    "The intervals of all methods; `runs` are (posterior, saved)."
+    examples = runs[0][1]["scores"].shape[1]
+    weights = np.vstack([np.ones(examples), resample_weights(examples, resamples)])
+    by_method = {}
+    for run in runs: by_method.setdefault(run[0].method, []).append(run)
+    metrics = {method: _method_metrics(own, weights) for method, own in by_method.items()}
+    about = setting_columns(study.setting) | {"split": "test"}
+    return [about | row for method, own in metrics.items()
+            for row in _method_rows(method, own, metrics["deep ensemble"])]
+
 def measure_averages(study: Study,
-                     found: list[Posterior],  # from `posteriors`
-                     resamples: int = 1000,
+                     found: list[Posterior],  # as `posteriors` returns them
+                     resamples: int = 1000,   # for the intervals
                     ) -> pd.DataFrame:
-    "Measure posteriors: tidy rows with the columns `method`, `draws` and `bin` besides the usual ones."
-    saved = study.run(_average, [(study, posterior) for posterior in found], "averages")
-    runs = list(zip(found, saved))
-    rows = [row for posterior, values in runs for row in _average_rows(study, posterior, values)]
-    return pd.DataFrame(rows + list(_differences(study, runs, resamples)), columns=[*COLUMNS, "method", "draws", "bin"])
+    "Tidy rows of all posteriors, with the further columns `method`, `draws` and `bin`."
+    tasks = [(study, posterior) for posterior in found]
+    runs = list(zip(found, study.run(_stored_average, tasks, "averages")))
+    rows = [row for posterior, saved in runs for row in _average_rows(study, posterior, saved)]
+    rows += _comparison_rows(study, runs, resamples)
+    return pd.DataFrame(rows, columns=[*COLUMNS, "method", "draws", "bin"])
 
 # %% ../../nbs/50i_paper.averages.ipynb #average-table
-def _compared(frame):
-    "The rows in which methods are compared: at the largest count of an ensemble, or at a method's only one."
-    last = frame.setting.map(frame[frame.method == "deep ensemble"].groupby("setting").draws.max())
-    only = frame.method.isin(["star", "single network"])
-    return frame[(frame.split == "test") & frame.bin.isna() & frame.method.notna() & ((frame.draws == last) | only | frame.draws.isna())]
+def _compared_rows(frame):
+    "The rows at the count where methods are compared, with their intervals and differences."
+    ensembles = frame[frame.method == "deep ensemble"]
+    last = frame.setting.map(ensembles.groupby("setting").draws.max())
+    alone = frame.method.isin(["star", "single network"])
+    counts = (frame.draws == last) | alone | frame.draws.isna()
+    return frame[(frame.split == "test") & frame.bin.isna() & frame.method.notna() & counts]
 
-def average_table(frame: pd.DataFrame,      # tidy rows of `measure_averages`
-                  metrics: dict[str, str],  # metrics, and what heads their columns
+def average_table(frame: pd.DataFrame,      # rows of `measure_averages`
+                  metrics: dict[str, str],  # metric: the heading of its column
                  ) -> pd.DataFrame:
-    "Each method's mean over runs, with its interval over examples, networks and runs."
-    rows = _compared(frame)
+    "One row a setting and method: the number of networks, and each metric's mean and interval."
+    rows = _compared_rows(frame)
     means = rows.groupby(["setting", "method", "metric"]).value.mean()
-    cell = lambda *key: "{:.3f} [{:.3f}, {:.3f}]".format(*(means.get((*key[:2], key[2] + end), np.nan) for end in ("", "_low", "_high")))
-    draws = rows.dropna(subset="draws").groupby(["setting", "method"], sort=False).draws.max()
-    return pd.DataFrame([dict(setting=setting, method=method, networks=f"{count:.0f}") | {
-        heading: cell(setting, method, metric) for metric, heading in metrics.items()} for (setting, method), count in draws.items()])
+    def text(setting, method, metric):
+        ends = [means.get((setting, method, metric + end), np.nan) for end in ("", "_low", "_high")]
+        return "{:.3f} [{:.3f}, {:.3f}]".format(*ends)
+    measured = rows.dropna(subset="draws").groupby(["setting", "method"], sort=False)
+    return pd.DataFrame([
+        dict(setting=setting, method=method, networks=f"{count:.0f}")
+        | {heading: text(setting, method, metric) for metric, heading in metrics.items()}
+        for (setting, method), count in measured.draws.max().items()])
 
 # %% ../../nbs/50i_paper.averages.ipynb #average-differences
-def average_differences(frame: pd.DataFrame, method: str = "star domain") -> pd.DataFrame:
-    "Setting, metric, value, ensemble, difference, low, high and verdict (higher, lower, no difference shown) of one method."
-    means = _compared(frame).groupby(["method", "setting", "metric"], sort=False).value.mean()
-    gaps, found = means[f"{method} - deep ensemble"], []
-    for (setting, metric), gap in gaps.items():
+def _verdict(low, high):
+    "Where the interval of a difference lies."
+    if low > 0: return "higher"
+    if high < 0: return "lower"
+    return "no difference shown"
+
+def average_differences(frame: pd.DataFrame,          # rows of `measure_averages`
+                        method: str = "star domain",  # compared with the deep ensemble
+                       ) -> pd.DataFrame:
+    """One row a setting and metric: value, ensemble, difference, low, high, and the verdict
+    `higher`, `lower` or `no difference shown`."""
+    means = _compared_rows(frame).groupby(["method", "setting", "metric"], sort=False).value.mean()
+    differences, found = means[f"{method} - deep ensemble"], []
+    for (setting, metric), difference in differences.items():
         if metric.endswith(("_low", "_high")): continue
-        low, high = (gaps[setting, f"{metric}_{end}"] for end in ("low", "high"))
-        found.append(dict(setting=setting, metric=metric, value=means[method, setting, metric], ensemble=means["deep ensemble", setting, metric],
-                          difference=gap, low=low, high=high, verdict="higher" if low > 0 else "lower" if high < 0 else "no difference shown"))
+        low, high = differences[setting, f"{metric}_low"], differences[setting, f"{metric}_high"]
+        found.append(dict(setting=setting, metric=metric, value=means[method, setting, metric],
+                          ensemble=means["deep ensemble", setting, metric],
+                          difference=difference, low=low, high=high, verdict=_verdict(low, high)))
     return pd.DataFrame(found)

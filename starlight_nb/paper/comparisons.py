@@ -7,38 +7,55 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from ..barriers import Plane, plane_grid, plane_losses, plane_segments
+from ..barriers import (
+    Plane, plane_grid, plane_losses, plane_segments, rise_above_chord)
 from .members import Member, Pair, regular_pairs, star_pairs
-from .study import COLUMNS, Study, matched_state, single_models
+from .study import COLUMNS, Study, matched_state, setting_columns, single_models
+from .tables import summary_cell
 from ..runtime.settings import check_choice
-from ..statistics import bootstrap_function, bootstrap_ratio, summarise
+from ..statistics import bootstrap_function, bootstrap_ratio
 
 # %% auto #0
 __all__ = ['SPECS', 'PAIR_KINDS', 'ENDS', 'spec_pairs', 'measure_specs', 'matching_comparison', 'relative_barriers',
-           'relative_in_words', 'order_range', 'gap_closed', 'gap_in_words', 'rematch_options', 'measure_plane',
-           'plane_rises', 'rises_in_words']
+           'describe_relative_barriers', 'order_range', 'gap_closed', 'describe_gap', 'rematch_options',
+           'measure_plane', 'plane_rises', 'describe_rises']
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #specs
-SPECS = {  # the star's options, the matching of pairs, that of pairs in a random order
+SPECS = {  # the star's options, the matching of its pairs, and that in a random order
     "unmatched": (dict(rematch_every=None), "none", None),
     "partial": (dict(groups="partial"), "partial", "partial-random-{}"),
     "complete": ({}, "forward", "random-{}"),
 }
 
-def spec_pairs(study: Study, spec: str,
-               sources: int, stars: int, heldouts: int,
-               orders: int,  # random matching orders, besides the forward one
+def spec_pairs(study: Study,
+               spec: str,      # one of `SPECS`
+               sources: int,   # N of the stars
+               stars: int,
+               heldouts: int,
+               orders: int,    # random matching orders, beside the forward one
               ) -> list[Pair]:
-    "Pairs of held-outs, and of stars with held-outs, under one of `SPECS`; the models are trained."
-    options, matching, again = SPECS[spec]
-    held, trained = study.members("heldout", heldouts), study.stars([sources], stars, **options)
-    matchings = [matching] + [again.format(order) for order in range(orders) if again]
-    return [pair for name in matchings for pair in regular_pairs(held, name) + star_pairs(trained, held, 0, name)]
+    "Pairs of held-out solutions, and of stars with them, in every order; the models are trained."
+    options, matching, in_random_order = SPECS[spec]
+    held = study.members("heldout", heldouts)
+    trained = study.stars([sources], stars, **options)
+    matchings = [matching]
+    if in_random_order: matchings += [in_random_order.format(order) for order in range(orders)]
+    return [pair for name in matchings
+            for pair in regular_pairs(held, name) + star_pairs(trained, held, 0, name)]
 
-def measure_specs(study: Study, sources: int, stars: int, heldouts: int, orders: int) -> pd.DataFrame:
-    "Tidy rows of barriers and of single models, with `matching` and `spec`; a regular model by itself has no spec."
-    paths = pd.concat([study.paths(spec_pairs(study, spec, sources, stars, heldouts, orders)).assign(spec=spec) for spec in SPECS],
-                      ignore_index=True)
+# %% ../../nbs/50l_paper.comparisons.ipynb #measure-specs
+def measure_specs(study: Study,
+                  sources: int,   # N of the stars
+                  stars: int,     # of each spec
+                  heldouts: int,
+                  orders: int,    # random matching orders, beside the forward one
+                 ) -> pd.DataFrame:
+    "Tidy rows of barriers and of single models, with the columns `matching` and `spec`."
+    frames = []
+    for spec in SPECS:
+        pairs = spec_pairs(study, spec, sources, stars, heldouts, orders)
+        frames.append(study.paths(pairs).assign(spec=spec))
+    paths = pd.concat(frames, ignore_index=True)
     single = single_models(paths)
     single["spec"] = single.spec.where(single.model_a.str.startswith("star"), None)
     return pd.concat([paths[paths.t.isna()], single], ignore_index=True)
@@ -46,156 +63,267 @@ def measure_specs(study: Study, sources: int, stars: int, heldouts: int, orders:
 # %% ../../nbs/50l_paper.comparisons.ipynb #comparison
 PAIR_KINDS = ("regular-regular", "star-heldout", "star-source")
 
-def _text(part):
-    "Mean and interval; a dash where there is nothing."
-    if part.empty: return "–"
-    row = summarise(part, ["setting"]).iloc[0]
-    return f"{row['mean']:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.n > 1 else f"{row['mean']:.3f}"
-
-def _of(rows, by, level):
-    "The rows of one value; where there are none, those that count for all."
+def _rows_at(rows, by, level):
+    "The rows of one value; where there are none, those without a value."
     own = rows[rows[by] == level]
     return own if len(own) else rows[rows[by].isna()]
 
-def _comparison(rows, by, level):
-    "The table's row of one setting and value."
-    barriers, single = rows[rows.metric == "loss_barrier"], rows[(rows.pair == "single") & (rows.metric == "loss")]
-    star = single.model_a.str.startswith("star")
-    parts = {"regular loss": _of(single[~star], by, level), "star loss": _of(single[star], by, level)}
-    parts |= {kind: _of(barriers[barriers.pair == kind], by, level) for kind in PAIR_KINDS if kind in set(barriers.pair)}
-    low, high = bootstrap_ratio(parts["star-heldout"], parts["regular-regular"])
-    ratio = parts["star-heldout"].value.mean() / parts["regular-regular"].value.mean()
-    return {name: _text(part) for name, part in parts.items()} | {"star-heldout / regular-regular": f"{ratio:.2f} [{low:.2f}, {high:.2f}]"}
+def _ratio_cell(above, below):
+    "The ratio of two mean barriers, with its interval."
+    low, high = bootstrap_ratio(above, below)
+    return f"{above.value.mean() / below.value.mean():.2f} [{low:.2f}, {high:.2f}]"
 
-def matching_comparison(frame: pd.DataFrame,  # tidy rows, one matching for each value of `by`
-                     by: str,              # the column that varies
-                     split: str = "train") -> pd.DataFrame:
-    "Losses, barriers and the ratio of barriers, a row for each setting and value of `by`."
-    rows = frame[frame.split == split]
-    return pd.DataFrame([{"setting": setting, by: level} | _comparison(rows[rows.setting == setting], by, level)
-                         for setting in rows.setting.unique() for level in rows[by].dropna().unique()])
+def _comparison_cells(rows, by, level):
+    "The cells of one setting and value, by the headings of their columns."
+    barriers = rows[rows.metric == "loss_barrier"]
+    single = rows[(rows.pair == "single") & (rows.metric == "loss")]
+    star = single.model_a.str.startswith("star")
+    parts = {"regular loss": single[~star], "star loss": single[star]}
+    parts |= {kind: barriers[barriers.pair == kind]
+              for kind in PAIR_KINDS if kind in set(barriers.pair)}
+    parts = {heading: _rows_at(part, by, level) for heading, part in parts.items()}
+    cells = {heading: summary_cell(part, sd=False) for heading, part in parts.items()}
+    ratio = _ratio_cell(parts["star-heldout"], parts["regular-regular"])
+    return cells | {"star-heldout / regular-regular": ratio}
+
+# %% ../../nbs/50l_paper.comparisons.ipynb #matching-comparison
+def matching_comparison(frame: pd.DataFrame,   # tidy rows, one matching for each value of `by`
+                        by: str,               # the column that varies
+                        split: str = "train",  # or test
+                       ) -> pd.DataFrame:
+    "Losses, barriers and the ratio of barriers: a row for each setting and value of `by`."
+    rows, table = frame[frame.split == split], []
+    levels = rows[by].dropna().unique()
+    for setting in rows.setting.unique():
+        own = rows[rows.setting == setting]
+        table += [{"setting": setting, by: level} | _comparison_cells(own, by, level)
+                  for level in levels]
+    return pd.DataFrame(table)
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #relative
-def relative_barriers(frame: pd.DataFrame, by: str, base: str, split: str = "train") -> pd.DataFrame:
-    "Mean barriers as a part of those at the value `base` of the column `by`, with 95 % intervals (low, high)."
-    rows, found = frame[(frame.metric == "loss_barrier") & (frame.split == split) & frame[by].notna()], []
+def _loss_barriers(frame, split):
+    "The rows with loss barriers of one split, whatever the matching."
+    return frame[(frame.metric == "loss_barrier") & (frame.split == split)]
+
+def relative_barriers(frame: pd.DataFrame,   # tidy rows
+                      by: str,               # the column that varies
+                      base: str,             # the value of `by` to compare with
+                      split: str = "train",  # or test
+                     ) -> pd.DataFrame:
+    """Mean barriers divided by those at the base: setting, pair, `by`, ratio, and its 95 %
+    interval, low to high."""
+    rows, found = _loss_barriers(frame, split), []
+    rows = rows[rows[by].notna()]
     for (setting, pair, level), part in rows.groupby(["setting", "pair", by], sort=False):
         known = rows[(rows.setting == setting) & (rows.pair == pair) & (rows[by] == base)]
         if known.empty or level == base: continue
         low, high = bootstrap_ratio(part, known)
-        found.append({"setting": setting, "pair": pair, by: level, "ratio": part.value.mean() / known.value.mean(), "low": low, "high": high})
+        found.append({"setting": setting, "pair": pair, by: level,
+                      "ratio": part.value.mean() / known.value.mean(), "low": low, "high": high})
     return pd.DataFrame(found, columns=["setting", "pair", by, "ratio", "low", "high"])
 
-def relative_in_words(frame: pd.DataFrame, by: str, base: str, split: str = "train") -> str:
-    "A sentence for each setting: the barriers at `base`, and those at the other values as multiples of them."
-    rows, ratios, sentences = frame[(frame.metric == "loss_barrier") & (frame.split == split)], relative_barriers(frame, by, base, split), []
-    for setting, part in rows.groupby("setting", sort=False):
-        phrases = []
-        for kind in (kind for kind in PAIR_KINDS if kind in set(part.pair)):
-            others = ratios[(ratios.setting == setting) & (ratios.pair == kind)]
-            mean = _of(part[part.pair == kind], by, base).value.mean()
-            phrases.append(f"{kind} {mean:.2f}" + (f" ({base})" if len(others) else "")
-                           + "".join(f", {row[by]} {row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}] times that" for _, row in others.iterrows()))
-        sentences.append(f"{setting}: {'; '.join(phrases)}.")
-    words = " ".join([*sentences, _clearly(ratios, by, base)])
-    return words.replace("regular-regular", "regular – regular").replace("star-heldout", "star – held-out").replace("star-source", "star – source")
+# %% ../../nbs/50l_paper.comparisons.ipynb #relative-sentence
+def _relative_phrase(kind, mean, ratios, by, base):
+    "One kind of pair: its mean barrier at the base, and its ratios."
+    phrase = f"{kind} {mean:.2f}"
+    if len(ratios): phrase += f" ({base})"
+    for row in ratios.to_dict("records"):
+        interval = f"[{row['low']:.2f}, {row['high']:.2f}]"
+        phrase += f", {row[by]} {row['ratio']:.2f} {interval} times that"
+    return phrase
 
-def _clearly(ratios, by, base):
-    "What differs from the base with the whole interval."
-    told = lambda part: ", ".join(dict.fromkeys(f"{row[by]} ({row.setting}, {row.pair})" for _, row in part.iterrows())) or "nothing"
-    return f"With the whole interval below {base}: {told(ratios[ratios.high < 1])}; above: {told(ratios[ratios.low > 1])}."
+def _relative_sentence(setting, rows, ratios, by, base):
+    "The phrases of one setting's kinds of pairs."
+    phrases = []
+    for kind in PAIR_KINDS:
+        own = rows[rows.pair == kind]
+        if own.empty: continue
+        mean = _rows_at(own, by, base).value.mean()
+        phrases.append(_relative_phrase(kind, mean, ratios[ratios.pair == kind], by, base))
+    return f"{setting}: {'; '.join(phrases)}."
+
+# %% ../../nbs/50l_paper.comparisons.ipynb #describe-relative
+def _names(ratios, by):
+    "The values, settings and kinds of pairs of some ratios."
+    names = [f"{row[by]} ({row['setting']}, {row['pair']})" for row in ratios.to_dict("records")]
+    return ", ".join(dict.fromkeys(names)) or "nothing"
+
+def describe_relative_barriers(frame: pd.DataFrame,   # tidy rows
+                               by: str,               # the column that varies
+                               base: str,             # the value of `by` to compare with
+                               split: str = "train",  # or test
+                              ) -> str:
+    "A sentence for each setting on its `relative_barriers`, and one on the clear differences."
+    rows, ratios = _loss_barriers(frame, split), relative_barriers(frame, by, base, split)
+    sentences = [_relative_sentence(setting, part, ratios[ratios.setting == setting], by, base)
+                 for setting, part in rows.groupby("setting", sort=False)]
+    below, above = _names(ratios[ratios.high < 1], by), _names(ratios[ratios.low > 1], by)
+    sentences.append(f"With the whole interval below {base}: {below}; above: {above}.")
+    text = " ".join(sentences)
+    printed = {"regular-regular": "regular – regular", "star-heldout": "star – held-out",
+               "star-source": "star – source"}
+    for kind in PAIR_KINDS: text = text.replace(kind, printed[kind])
+    return text
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #order-range
-def order_range(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
-    "The lowest and the highest mean barrier over matching orders, for each setting, spec and kind of pair."
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split)]
-    means = rows.groupby(["setting", "spec", "pair", "matching"], sort=False).value.mean()
-    return means.groupby(["setting", "spec", "pair"], sort=False).agg(["min", "max", "count"]).reset_index()
+def order_range(frame: pd.DataFrame,   # of `measure_specs`
+                split: str = "train",  # or test
+               ) -> pd.DataFrame:
+    """For each setting, spec and kind of pair: the lowest and highest mean barrier over matching
+    orders (min, max, in nats), and the number of orders (count)."""
+    by = ["setting", "spec", "pair"]
+    means = _loss_barriers(frame, split).groupby([*by, "matching"], sort=False).value.mean()
+    return means.groupby(by, sort=False).agg(["min", "max", "count"]).reset_index()
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #gap-closed
-def _share(partial, complete, star): return (partial - complete) / (partial - star)
+def _share(partial, complete, star):
+    "The share of the gap from the three mean barriers."
+    return (partial - complete) / (partial - star)
 
-def gap_closed(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
-    "The share of the star's gain under partial matching that complete matching has without a star, with its interval (low, high)."
-    rows, found = frame[(frame.metric == "loss_barrier") & (frame.split == split)], []
-    for setting, part in rows.groupby("setting", sort=False):
-        parts = [part[(part.pair == pair) & (part.matching == matching)] for pair, matching in
-                 (("regular-regular", "partial"), ("regular-regular", "forward"), ("star-heldout", "partial"))]
+def gap_closed(frame: pd.DataFrame,   # of `measure_specs`
+               split: str = "train",  # or test
+              ) -> pd.DataFrame:
+    "For each setting, the `share` of the gap that complete matching closes, from `low` to `high`."
+    found = []
+    for setting, rows in _loss_barriers(frame, split).groupby("setting", sort=False):
+        regular, star = rows[rows.pair == "regular-regular"], rows[rows.pair == "star-heldout"]
+        parts = [regular[regular.matching == "partial"], regular[regular.matching == "forward"],
+                 star[star.matching == "partial"]]
+        share = _share(*(part.value.mean() for part in parts))
         low, high = bootstrap_function(_share, *parts)
-        found.append(dict(setting=setting, share=_share(*(own.value.mean() for own in parts)), low=low, high=high))
+        found.append(dict(setting=setting, share=share, low=low, high=high))
     return pd.DataFrame(found).set_index("setting")
 
-# %% ../../nbs/50l_paper.comparisons.ipynb #gap-in-words
-def gap_in_words(frame: pd.DataFrame, split: str = "train") -> str:
-    "For each setting: the barriers under the three specs, the share of the gap that complete matching closes, and what is left for a star."
-    rows, closed, sentences = frame[(frame.metric == "loss_barrier") & (frame.split == split)], gap_closed(frame, split), []
-    for setting, part in rows.groupby("setting", sort=False):
-        own = {(kind, matching): part[(part.pair == kind) & (part.matching == matching)]
-               for kind in ("regular-regular", "star-heldout") for _, matching, _ in SPECS.values()}
-        means, share = {key: pairs.value.mean() for key, pairs in own.items()}, closed.loc[setting]
-        low, high = bootstrap_ratio(own["star-heldout", "forward"], own["regular-regular", "forward"])
-        three = [" / ".join(f"{means[kind, matching]:.2f}" for _, matching, _ in SPECS.values()) for kind in ("regular-regular", "star-heldout")]
-        verdict = "most of it" if share.low > 0.5 else "less than half" if share.high < 0.5 else "whether that is most of it is not decided"
-        sentences.append(f"{setting}, unmatched / partial / complete: regular – regular {three[0]}, star – held-out {three[1]}. "
-                         f"Of what stars gain under partial matching, complete matching gains {share.share:.0%} [{share.low:.0%}, {share.high:.0%}] "
-                         f"without a star: {verdict}. With complete matching stars are at "
-                         f"{means['star-heldout', 'forward'] / means['regular-regular', 'forward']:.2f} [{low:.2f}, {high:.2f}] of the regular barrier.")
-    return " ".join(sentences)
+# %% ../../nbs/50l_paper.comparisons.ipynb #gap-sentences
+def _three_means(rows, kind):
+    "The mean barriers of one kind of pair: unmatched / partial / complete."
+    means = rows[rows.pair == kind].groupby("matching").value.mean()
+    means = means.reindex([matching for _, matching, _ in SPECS.values()])
+    return " / ".join(f"{mean:.2f}" for mean in means)
+
+def _describe_share(closed):
+    "The share of the gap with its interval, and whether it is more or less than half."
+    if closed.low > 0.5: verdict = "most of it"
+    elif closed.high < 0.5: verdict = "less than half"
+    else: verdict = "whether that is most of it is not decided"
+    interval = f"[{closed.low:.0%}, {closed.high:.0%}]"
+    return ("Of what stars gain under partial matching, complete matching gains "
+            f"{closed.share:.0%} {interval} without a star: {verdict}.")
+
+# %% ../../nbs/50l_paper.comparisons.ipynb #describe-gap
+def _setting_gap(setting, rows, closed):
+    "The sentences of one setting."
+    regular, star = (_three_means(rows, kind) for kind in ("regular-regular", "star-heldout"))
+    complete = rows[rows.matching == "forward"]
+    ratio = _ratio_cell(complete[complete.pair == "star-heldout"],
+                        complete[complete.pair == "regular-regular"])
+    return (f"{setting}, unmatched / partial / complete: "
+            f"regular – regular {regular}, star – held-out {star}. {_describe_share(closed)} "
+            f"With complete matching stars are at {ratio} of the regular barrier.")
+
+def describe_gap(frame: pd.DataFrame,   # of `measure_specs`
+                 split: str = "train",  # or test
+                ) -> str:
+    "For each setting: the barriers under the three specs, and what `gap_closed` found."
+    closed = gap_closed(frame, split)
+    settings = _loss_barriers(frame, split).groupby("setting", sort=False)
+    return " ".join(_setting_gap(setting, rows, closed.loc[setting]) for setting, rows in settings)
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #rematch-options
-def rematch_options(every: list[int]) -> dict[str, dict]:
-    "The options of stars whose sources are re-matched after so many epochs, only once, and never."
-    often = {"every epoch" if epochs == 1 else f"every {epochs}": {} if epochs == 1 else dict(rematch_every=epochs) for epochs in every}
-    return often | {"once": dict(rematch_every=0), "never": dict(rematch_every=None)}
+def rematch_options(every: list[int],  # re-match after so many epochs
+                   ) -> dict[str, dict]:
+    "The options of stars by how often they re-match: each of `every`, then once and never."
+    options = {}
+    for epochs in every:
+        if epochs == 1: options["every epoch"] = {}
+        else: options[f"every {epochs}"] = dict(rematch_every=epochs)
+    return options | {"once": dict(rematch_every=0), "never": dict(rematch_every=None)}
 
-# %% ../../nbs/50l_paper.comparisons.ipynb #in-the-stars-order
-ENDS = {"source": ("two sources", "star-source"), "heldout": ("two held-outs", "star-heldout")}  # in words, kind of pair
+# %% ../../nbs/50l_paper.comparisons.ipynb #plane-losses
+ENDS = {  # role of the two solutions: their name in reports, and their kind of pair with the star
+    "source": ("two sources", "star-source"),
+    "heldout": ("two held-outs", "star-heldout"),
+}
 
-def _line(study, pairs, steps, row):
-    "Coordinates and losses (points, 3) of one row of the grid, or of the segments between the corners for row -1."
-    config = dict(kind="plane", star=pairs[0].a.key, ends=[pair.b.key for pair in pairs], steps=steps, points=study.points, row=row)
+def _plane_row(study, pairs, steps, row):
+    """Coordinates and losses (points, 3) of one row of the grid, from the store or measured now;
+    row -1 is the three segments between the corners."""
+    config = dict(kind="plane", star=pairs[0].a.key, ends=[pair.b.key for pair in pairs],
+                  steps=steps, points=study.points, row=row)
     def make():
-        plane = Plane(study.model(), *(matched_state(study, pair) for pair in pairs), study.state(pairs[0].a))
-        points = plane_segments(plane, study.points).reshape(-1, 2) if row < 0 else plane_grid(plane, steps)[row]
-        return {"values": torch.from_numpy(np.column_stack([points, plane_losses(plane, study.data, points)]))}
+        solutions = [matched_state(study, pair) for pair in pairs]
+        plane = Plane(study.model(), *solutions, study.state(pairs[0].a))
+        if row < 0: points = plane_segments(plane, study.points).reshape(-1, 2)
+        else: points = plane_grid(plane, steps)[row]
+        losses = plane_losses(plane, study.data, points)
+        return {"values": torch.from_numpy(np.column_stack([points, losses]))}
     return study.store.get_or_train(config, make)["values"].numpy()
 
+# %% ../../nbs/50l_paper.comparisons.ipynb #plane-rows
+def _point_rows(points):
+    "Rows with coordinates and loss from an array (points, 3)."
+    return [dict(zip(("x", "y", "value"), point)) for point in points.tolist()]
+
+def _segment_rows(pair, points):
+    "The rows of a segment, from the pair's first model to its second."
+    about = dict(pair=pair.kind, model_a=pair.a.name, model_b=pair.b.name)
+    ts = np.linspace(0, 1, len(points)).tolist()
+    return [about | row | dict(t=t) for t, row in zip(ts, _point_rows(points))]
+
+def _plane_rows(study, pairs, direct, steps):
+    "The rows of the grid, then those of the segments: between the solutions, and from the star."
+    tasks = [(study, pairs, steps, row) for row in range(-1, steps)]
+    segments, *grid = study.run(_plane_row, tasks, "plane")
+    between, *to_star = segments.reshape(3, study.points, 3)
+    rows = [row for points in grid for row in _point_rows(points)]
+    rows += _segment_rows(direct, between)
+    for pair, points in zip(pairs, to_star): rows += _segment_rows(pair, points[::-1])
+    return rows
+
 # %% ../../nbs/50l_paper.comparisons.ipynb #measure-plane
-def measure_plane(study: Study, star: tuple[int, int, Member],
-                  role: str,   # of the two solutions: source, heldout
-                  steps: int,  # points along each axis of the plane
+def measure_plane(study: Study,
+                  star: tuple[int, int, Member],  # one of `Study.stars`
+                  role: str,                      # of the two solutions: source or heldout
+                  steps: int,                     # points along each axis of the plane
                  ) -> pd.DataFrame:
-    """Training loss over the plane, with coordinates `x` and `y`, and on the segments between its corners, with `t`;
-    and the path between the two solutions with the second matched to the first."""
-    (ends, kind), (n_source, seed, star) = ENDS[check_choice("role", role, ENDS)], star
-    pairs = [Pair(kind, star, end, "forward", n_source, seed) for end in study.members(role, 2)]
-    segments, *grid = study.run(_line, [(study, pairs, steps, row) for row in range(-1, steps)], "plane")
-    about = dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset,
-                 n_source=n_source, star_seed=seed, split="train", metric="loss", matching="to the star")
-    rows = [about | dict(zip(("x", "y", "value"), point)) for line in grid for point in line.tolist()]
-    straight, *ways = segments.reshape(3, study.points, 3)
-    ways = [straight, *(way[::-1] for way in ways)]  # the star is at t = 0
-    direct = Pair("regular-regular", *(pair.b for pair in pairs))
-    rows += [about | dict(zip(("x", "y", "value"), point)) | dict(pair=pair.kind, model_a=pair.a.name, model_b=pair.b.name, t=t)
-             for pair, way in zip((direct, *pairs), ways) for t, point in zip(np.linspace(0, 1, study.points).tolist(), way.tolist())]
-    return pd.concat([pd.DataFrame(rows), study.paths([direct])], ignore_index=True).assign(ends=ends)[[*COLUMNS, "matching", "ends", "x", "y"]]
+    """Tidy rows of the training loss over the plane, with coordinates `x` and `y`, on the segments
+    between its corners, and on the direct path between the solutions.
+
+    Raises `ValueError` for another role."""
+    ends, kind = ENDS[check_choice("role", role, ENDS)]
+    n_source, seed, member = star
+    pairs = [Pair(kind, member, end, "forward", n_source, seed) for end in study.members(role, 2)]
+    direct = Pair("regular-regular", pairs[0].b, pairs[1].b)
+    about = setting_columns(study.setting)
+    about |= dict(n_source=n_source, star_seed=seed, split="train", metric="loss",
+                  matching="to the star")
+    rows = [about | row for row in _plane_rows(study, pairs, direct, steps)]
+    frame = pd.concat([pd.DataFrame(rows), study.paths([direct])], ignore_index=True)
+    return frame.assign(ends=ends)[[*COLUMNS, "matching", "ends", "x", "y"]]
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #rises
-def plane_rises(frame: pd.DataFrame) -> pd.DataFrame:
-    "The largest rise of the loss above the line between the ends on each way of a plane, a row a setting and way."
+def plane_rises(frame: pd.DataFrame,  # of `measure_plane`
+               ) -> pd.DataFrame:
+    "The rise in nats on each way: setting, ends, way, matching, rise."
     rows = frame[frame.t.notna() & (frame.metric == "loss") & (frame.split == "train")]
-    found = [dict(setting=setting, ends=ends, way=f"{a} to {b}", matching=matching, rise=_rise(part.t.to_numpy(), part.value.to_numpy()))
-             for (setting, ends, a, b, matching), part in rows.groupby(["setting", "ends", "model_a", "model_b", "matching"], sort=False)]
+    by, found = ["setting", "ends", "model_a", "model_b", "matching"], []
+    for (setting, ends, a, b, matching), part in rows.groupby(by, sort=False):
+        rise = rise_above_chord(part.t.to_numpy(), part.value.to_numpy())
+        found.append(dict(setting=setting, ends=ends, way=f"{a} to {b}", matching=matching,
+                          rise=rise))
     return pd.DataFrame(found)
 
-def _rise(t, loss): return max(0.0, (loss - (loss[0] + t * (loss[-1] - loss[0]))).max())
-
-def rises_in_words(rises: pd.DataFrame) -> str:
-    "A sentence for each setting and pair of ends, from what `plane_rises` found."
+# %% ../../nbs/50l_paper.comparisons.ipynb #describe-rises
+def describe_rises(rises: pd.DataFrame,  # of `plane_rises`
+                  ) -> str:
+    "A sentence for each setting and pair of solutions."
     sentences = []
     for (setting, ends), part in rises.groupby(["setting", "ends"], sort=False):
-        star = part.way.str.startswith("star")
-        straight, direct = (part[~star & (part.matching == matching)].rise.item() for matching in ("to the star", "forward"))
-        sentences.append(f"{setting}, {ends}: the training loss rises by {' and '.join(map('{:.2f}'.format, part[star].rise))} from the star to each, "
-                         f"by {straight:.2f} between the two in the star's order, and by {direct:.2f} with one matched to the other.")
+        from_star = part.way.str.startswith("star")
+        each = " and ".join(f"{rise:.2f}" for rise in part.rise[from_star])
+        between = part[~from_star].set_index("matching").rise
+        sentences.append(
+            f"{setting}, {ends}: the training loss rises by {each} from the star to each, "
+            f"by {between['to the star']:.2f} between the two in the star's order, "
+            f"and by {between['forward']:.2f} with one matched to the other.")
     return " ".join(sentences)

@@ -4,150 +4,215 @@
 
 # %% ../../nbs/50j_paper.predictors.ipynb #imports
 from __future__ import annotations
+import math
 from dataclasses import dataclass
 import pandas as pd
 import torch
 from ..bma import example_scores, predictions
 from ..fusion import average, average_aligned, ensemble, inference_cost
 from .members import Member
-from .study import COLUMNS, Study
+from .study import COLUMNS, Study, setting_columns
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
-__all__ = ['MERGED', 'BEST', 'PREDICTOR_METHODS', 'Predictor', 'predictors', 'measure_predictors', 'fusion_summary',
-           'fusion_table', 'in_words', 'error_ratios', 'cost_table', 'prediction_seconds']
+__all__ = ['MERGED', 'BEST', 'PREDICTOR_METHODS', 'DESCRIBED', 'Predictor', 'predictors', 'measure_predictors', 'fusion_summary',
+           'fusion_table', 'describe_predictors', 'error_ratios', 'cost_table', 'prediction_seconds']
 
 # %% ../../nbs/50j_paper.predictors.ipynb #predictor
+MERGED = ("ensemble", "average", "matched average", "matched average, refreshed",
+          "matched average, REPAIR")  # methods that need all sources of a set
+
 @dataclass(frozen=True)
 class Predictor:
-    "What is asked for predictions."
-    method: str                   # regular, long, fused star, ensemble, average, or one of the matched averages
+    "A method and the models whose predictions or weights it uses."
+    method: str                   # regular, equal_budget, fused star, or one of `MERGED`
     members: tuple[Member, ...]
     n_source: int
     first: int = 0                # number of the first source
     star_seed: int | None = None
+
     @property
     def name(self) -> str:
-        "The model, or what stands for several."
-        return self.members[0].name if len(self.members) == 1 else f"{self.method}-n{self.n_source}-from{self.first}"
-
-MERGED = ("ensemble", "average", "matched average", "matched average, refreshed", "matched average, REPAIR")
+        "The name of the model, or of a set of several."
+        if len(self.members) == 1: return self.members[0].name
+        return f"{self.method}-n{self.n_source}-from{self.first}"
 
 # %% ../../nbs/50j_paper.predictors.ipynb #predictors
+def _set_predictors(study, count, first, stars):
+    "The predictors that are made of the `count` sources from number `first` on."
+    sources = tuple(study.members("source", first + count)[first:])
+    found = [Predictor("regular", (source,), count, first) for source in sources]
+    found += [Predictor(method, sources, count, first) for method in MERGED]
+    fused = study.stars([count], stars, first, own_loss_weight=1.0)
+    return found + [Predictor("fused star", (star,), count, first, seed) for _, seed, star in fused]
+
 def predictors(study: Study,
                counts: list[int],  # N: how many sources
-               stars: int,         # fused stars for each split
-               splits: int,        # splits, as far as there are sources for so many
-               longs: int,         # regular models trained as long as a star
+               stars: int,         # fused stars of each set
+               splits: int,        # sets of each N, as far as there are sources for so many
+               equal_budget: int,  # regular models trained for as many epochs as a star
               ) -> list[Predictor]:
     "All predictors of a setting, their models trained."
-    long, found = study.members("equal_budget", longs), []
+    trained_longer, found = study.members("equal_budget", equal_budget), []
     for count in counts:
-        for first in range(0, min(splits, study.setting.sources // count) * count, count):
-            sources = tuple(study.members("source", first + count)[first:])
-            found += [Predictor("regular", (source,), count, first) for source in sources]
-            found += [Predictor(method, sources, count, first) for method in MERGED]
-            found += [Predictor("fused star", (star,), count, first, seed)
-                      for _, seed, star in study.stars([count], stars, first, own_loss_weight=1.0)]
-        found += [Predictor("equal_budget", (member,), count) for member in long]
+        sets = min(splits, study.setting.sources // count)
+        for number in range(sets): found += _set_predictors(study, count, number * count, stars)
+        found += [Predictor("equal_budget", (member,), count) for member in trained_longer]
     return found
 
 # %% ../../nbs/50j_paper.predictors.ipynb #probabilities
 def _state(study, predictor):
-    "The one network that a predictor is."
-    states, model = [study.state(member) for member in predictor.members], study.model()
+    "The state of the one network that a predictor is."
+    states = [study.state(member) for member in predictor.members]
     if len(states) == 1: return states[0]
     if predictor.method == "average": return average(states)
     if predictor.method == "matched average": return average_aligned(study.spec, states)
-    return average_aligned(study.spec, states, model=model, data=study.data, repair=predictor.method.endswith("REPAIR"))
+    return average_aligned(study.spec, states, model=study.model(), data=study.data,
+                           repair=predictor.method.endswith("REPAIR"))
 
 def _probabilities(study, predictor, split):
-    if predictor.method == "ensemble": return ensemble(study.model(), [study.state(member) for member in predictor.members], split)
+    "The probabilities (n, classes) that a predictor gives for a split."
+    if predictor.method == "ensemble":
+        states = [study.state(member) for member in predictor.members]
+        return ensemble(study.model(), states, split)
     return next(predictions(study.model(), [_state(study, predictor)], split))
 
 # %% ../../nbs/50j_paper.predictors.ipynb #measured
 def _measure(study, predictor):
     "Loss and accuracy (splits, 2), from the store or measured now."
-    config = dict(kind="predictor", method=predictor.method if len(predictor.members) > 1 else "single",
+    method = predictor.method if len(predictor.members) > 1 else "single"
+    config = dict(kind="predictor", method=method,
                   members=[member.key for member in predictor.members])
     def make():
-        scores = [example_scores(_probabilities(study, predictor, split), split.y) for split in study.data.splits.values()]
-        return {"values": torch.tensor([[own.log_loss.mean(), own.right.mean()] for own in scores], dtype=torch.double)}
+        scores = [example_scores(_probabilities(study, predictor, split), split.y)
+                  for split in study.data.splits.values()]
+        values = [[own.log_loss.mean(), own.right.mean()] for own in scores]
+        return {"values": torch.tensor(values, dtype=torch.double)}
     return study.store.get_or_train(config, make)["values"]
 
-def measure_predictors(study: Study, found: list[Predictor]) -> pd.DataFrame:
-    "Tidy rows of loss and accuracy on every split of the data, with `method` and the number of the `first` source."
-    values = study.run(_measure, [(study, predictor) for predictor in found], "predictors")
-    rows = [dict(setting=study.setting.label, architecture=study.setting.architecture, dataset=study.setting.dataset,
-                 n_source=p.n_source, star_seed=p.star_seed, pair="single", model_a=p.name, split=split, metric=metric,
-                 value=value, method=p.method, first=p.first)
-            for p, own in zip(found, values) for split, both in zip(study.data.splits, own.tolist())
-            for metric, value in zip(("loss", "accuracy"), both)]
+# %% ../../nbs/50j_paper.predictors.ipynb #measure-predictors
+def measure_predictors(study: Study,
+                       found: list[Predictor],  # as `predictors` returns them
+                      ) -> pd.DataFrame:
+    """Tidy rows of loss and accuracy on every split of the data, with the columns `method` and
+    `first`, the number of the first source."""
+    measured = study.run(_measure, [(study, predictor) for predictor in found], "predictors")
+    rows = []
+    for own, values in zip(found, measured):
+        about = setting_columns(study.setting)
+        about |= dict(n_source=own.n_source, star_seed=own.star_seed, pair="single",
+                      model_a=own.name, method=own.method, first=own.first)
+        for split, (loss, accuracy) in zip(study.data.splits, values.tolist()):
+            rows += [about | dict(split=split, metric="loss", value=loss),
+                     about | dict(split=split, metric="accuracy", value=accuracy)]
     return pd.DataFrame(rows, columns=[*COLUMNS, "method", "first"])
 
 # %% ../../nbs/50j_paper.predictors.ipynb #fusion-table
 BEST = {"regular": "best regular", "fused star": "best fused star"}
 
 def _with_best(rows):
-    "The rows, and for each split the best one of the methods of which there are several."
-    best = [part.loc[[part.value.idxmax()]].assign(method=BEST[method], model_a=f"best-from{first}")
-            for (_, method, _, first), part in rows[rows.method.isin(list(BEST))].groupby(["setting", "method", "n_source", "first"], sort=False)]
+    "The rows and, for each set of sources, the best row of the methods in `BEST`."
+    several = rows[rows.method.isin(list(BEST))]
+    best = []
+    for (_, method, _, first), part in several.groupby(
+            ["setting", "method", "n_source", "first"], sort=False):
+        top = part.loc[[part.value.idxmax()]]
+        best.append(top.assign(method=BEST[method], model_a=f"best-from{first}"))
     return pd.concat([rows, *best], ignore_index=True)
 
-def fusion_summary(frame: pd.DataFrame, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
-    "For each setting, N and method: number, mean, standard deviation and 95 % interval over models or splits."
-    return summarise(_with_best(frame[(frame.split == split) & (frame.metric == metric)]), ["setting", "n_source", "method"])
+def fusion_summary(frame: pd.DataFrame,       # rows of `measure_predictors`
+                   split: str = "test",       # or train
+                   metric: str = "accuracy",  # or loss
+                  ) -> pd.DataFrame:
+    """One row a setting, N and method: n, mean and sd over models or sets of sources, and the
+    95 % interval, low to high."""
+    rows = frame[(frame.split == split) & (frame.metric == metric)]
+    return summarise(_with_best(rows), ["setting", "n_source", "method"])
 
 # %% ../../nbs/50j_paper.predictors.ipynb #as-table
-PREDICTOR_METHODS = ("regular", "best regular", "equal_budget", "average", "matched average", "matched average, refreshed", "matched average, REPAIR",
-           "fused star", "best fused star", "ensemble")
+PREDICTOR_METHODS = ("regular", "best regular", "equal_budget", "average", "matched average",
+                     "matched average, refreshed", "matched average, REPAIR", "fused star",
+                     "best fused star", "ensemble")
 
 def _per_cent(row):
-    return f"{100 * row['mean']:.1f} %" + (f" [{100 * row.low:.1f}, {100 * row.high:.1f}]" if row.n > 1 else "")
+    "A mean in per cent, with its interval where there are several values."
+    text = f"{100 * row['mean']:.1f} %"
+    if row.n > 1: text += f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    return text
 
-def fusion_table(summary: pd.DataFrame) -> pd.DataFrame:
-    "One row a setting and N, one column a method: per cent, with the interval where there are several."
-    wide = summary.assign(text=[_per_cent(row).replace(" %", "") for _, row in summary.iterrows()]).pivot_table(
+def fusion_table(summary: pd.DataFrame,  # of `fusion_summary`
+                ) -> pd.DataFrame:
+    "One row a setting and N, one column a method: per cent, with intervals."
+    texts = [_per_cent(row).replace(" %", "") for _, row in summary.iterrows()]
+    wide = summary.assign(text=texts).pivot_table(
         index=["setting", "n_source"], columns="method", values="text", aggfunc="first", sort=False)
-    return wide[[method for method in PREDICTOR_METHODS if method in wide]].reset_index().rename(columns={"n_source": "N"})
+    columns = [method for method in PREDICTOR_METHODS if method in wide]
+    return wide[columns].reset_index().rename(columns={"n_source": "N"})
 
-# %% ../../nbs/50j_paper.predictors.ipynb #in-words
-def in_words(summary: pd.DataFrame) -> list[str]:
-    "A sentence for each setting: what the methods reach with the most sources."
-    names = {"regular": "regular", "equal_budget": "trained as long as a star", "matched average, REPAIR": "average of the matched with REPAIR",
+# %% ../../nbs/50j_paper.predictors.ipynb #describe-predictors
+DESCRIBED = {"regular": "regular", "equal_budget": "trained as long as a star",
+             "matched average, REPAIR": "average of the matched with REPAIR",
              "fused star": "fused star", "ensemble": "ensemble"}
+
+def describe_predictors(summary: pd.DataFrame,  # of `fusion_summary`
+                       ) -> list[str]:
+    "A sentence for each setting: the test accuracy of each method with the most sources."
     sentences = []
     for setting, part in summary.groupby("setting", sort=False):
-        own = part[part.n_source == part.n_source.max()].set_index("method")
-        sentences.append(f"{setting}, N = {part.n_source.max():.0f}: "
-                         + ", ".join(f"{label} {_per_cent(own.loc[method])}" for method, label in names.items()) + ".")
+        most = part.n_source.max()
+        own = part[part.n_source == most].set_index("method")
+        methods = [f"{label} {_per_cent(own.loc[method])}" for method, label in DESCRIBED.items()]
+        sentences.append(f"{setting}, N = {most:.0f}: {', '.join(methods)}.")
     return sentences
 
 # %% ../../nbs/50j_paper.predictors.ipynb #error-ratios
-def error_ratios(frame: pd.DataFrame, method: str) -> pd.DataFrame:
-    "For each setting, with the most sources: a method's test error as a part of a regular network's, with its interval."
-    errors = frame[(frame.split == "test") & (frame.metric == "accuracy")].assign(value=lambda rows: 1 - rows.value)
+def error_ratios(frame: pd.DataFrame,  # rows of `measure_predictors`
+                 method: str,          # the numerator
+                ) -> pd.DataFrame:
+    """For each setting, with its most sources: a method's test error divided by a regular
+    network's, as `ratio` with its 95 % interval, `low` to `high`."""
+    errors = frame[(frame.split == "test") & (frame.metric == "accuracy")]
+    errors = errors.assign(value=1 - errors.value)
     found = []
     for setting, part in errors.groupby("setting", sort=False):
-        own = part[part.n_source == part.n_source.max()]
-        above, below = own[own.method == method], own[own.method == "regular"]
+        most = part[part.n_source == part.n_source.max()]
+        above, below = most[most.method == method], most[most.method == "regular"]
         low, high = bootstrap_ratio(above, below)
-        found.append(dict(setting=setting, n_source=own.n_source.max(), ratio=above.value.mean() / below.value.mean(), low=low, high=high))
+        found.append(dict(setting=setting, n_source=most.n_source.max(),
+                          ratio=above.value.mean() / below.value.mean(), low=low, high=high))
     return pd.DataFrame(found, columns=["setting", "n_source", "ratio", "low", "high"])
 
 # %% ../../nbs/50j_paper.predictors.ipynb #cost-table
-def cost_table(study: Study, counts: list[int]) -> pd.DataFrame:
-    "Gradients to train, and multiply-adds, parameters and bytes to use, for each N and kind of predictor."
-    steps = lambda recipe: recipe.epochs * -(-len(study.data.train) // recipe.batch_size)
+def _training_gradients(study, n):
+    "How many gradients of a batch each method takes to train, with `n` sources."
+    def steps(recipe): return recipe.epochs * math.ceil(len(study.data.train) / recipe.batch_size)
     regular, star = steps(study.setting.recipe), steps(study.setting.star_recipe)
-    gradients = {"regular": lambda n: regular, "equal_budget": lambda n: star, "matched average": lambda n: n * regular,
-                 "fused star": lambda n: n * regular + 2 * star, "ensemble": lambda n: n * regular}
-    cost = lambda n, method: inference_cost(study.model(), study.data.test.x[:100], n if method == "ensemble" else 1, repeats=1)
-    return pd.DataFrame([{"setting": study.setting.label, "N": n, "method": method, "gradients to train": count(n)}
-                         | {name: value for name, value in cost(n, method).items() if name != "seconds"}
-                         for n in counts for method, count in gradients.items()])
+    return {"regular": regular, "equal_budget": star, "matched average": n * regular,
+            "fused star": n * regular + 2 * star, "ensemble": n * regular}
 
-def prediction_seconds(study: Study, counts: list[int], examples: int = 100) -> dict[str, float]:
-    "Seconds to predict so many examples, by one network and by ensembles of N: measured here and now."
-    x = study.data.test.x[:examples]
-    return {f"{n} network{'s' if n > 1 else ''}": inference_cost(study.model(), x, n)["seconds"] for n in [1, *counts]}
+def cost_table(study: Study,
+               counts: list[int],  # N: how many sources
+              ) -> pd.DataFrame:
+    """One row an N and method: gradients to train, and the parameters, bytes and multiply-adds
+    (for each example) of a prediction."""
+    rows = []
+    for n in counts:
+        for method, gradients in _training_gradients(study, n).items():
+            members = n if method == "ensemble" else 1
+            used = inference_cost(study.model(), study.data.test.x[:100], members, repeats=1)
+            del used["seconds"]
+            rows.append({"setting": study.setting.label, "N": n, "method": method,
+                         "gradients to train": gradients} | used)
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/50j_paper.predictors.ipynb #prediction-seconds
+def prediction_seconds(study: Study,
+                       counts: list[int],    # of networks in an ensemble
+                       examples: int = 100,  # in a batch
+                      ) -> dict[str, float]:
+    "Seconds to predict one batch, by one network and by ensembles, measured on this machine now."
+    x, seconds = study.data.test.x[:examples], {}
+    for n in [1, *counts]:
+        label = "1 network" if n == 1 else f"{n} networks"
+        seconds[label] = inference_cost(study.model(), x, n)["seconds"]
+    return seconds

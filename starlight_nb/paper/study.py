@@ -27,7 +27,7 @@ from ..training import PopulationPlan, plan_population, recipe_from, train_stack
 
 # %% auto #0
 __all__ = ['COLUMNS', 'BARRIERS', 'VARIED', 'SettingModels', 'regular_states', 'star_tensors', 'member_state', 'pair_permutation',
-           'matched_states', 'path_curve', 'single_models', 'Study', 'with_recipe', 'matched_state']
+           'matched_states', 'path_curve', 'setting_columns', 'single_models', 'Study', 'with_recipe', 'matched_state']
 
 # %% ../../nbs/50d_paper.study.ipynb #setting-models
 @dataclass(frozen=True)
@@ -142,11 +142,15 @@ COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair"
            "model_a", "model_b", "split", "metric", "t", "value"]
 BARRIERS = {"loss_barrier": loss_barrier, "accuracy_barrier": accuracy_barrier}
 
+def setting_columns(setting: Setting) -> dict[str, str]:
+    "The columns that name a setting in its rows."
+    return dict(setting=setting.label, architecture=setting.architecture, dataset=setting.dataset)
+
 def _tidy_rows(setting, pair, curve):
     "The rows of one path: its values, then its barriers."
-    about = dict(setting=setting.label, architecture=setting.architecture,
-                 dataset=setting.dataset, n_source=pair.n_source, star_seed=pair.star_seed,
-                 pair=pair.kind, model_a=pair.a.name, model_b=pair.b.name, matching=pair.matching)
+    about = setting_columns(setting)
+    about |= dict(n_source=pair.n_source, star_seed=pair.star_seed, pair=pair.kind,
+                  model_a=pair.a.name, model_b=pair.b.name, matching=pair.matching)
     barriers = [dict(split=split, metric=name, value=barrier(curve, split))
                 for split in curve.loss for name, barrier in BARRIERS.items()]
     return [about | row for row in curve.to_frame().to_dict("records") + barriers]
