@@ -90,9 +90,9 @@ def _parameter_table(experiment):
 # %% ../../nbs/50e_paper.experiment.ipynb #experiment
 class Experiment:
     "One experiment notebook's parameters, studies and results."
-    def __init__(self, name: str, profile: str | Profile,  # a name, a TOML file, or the profile
-                 environment: Settings | None = None,  # None: this process's
-                 **parameters,                         # None: the profile's
+    def __init__(self, name: str, profile: str | Profile,  # or the profile's name or TOML file
+                 environment: Settings | None = None,      # None: this process's
+                 **parameters,                             # None: the profile's
                 ):
         self.name = name
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
@@ -107,8 +107,8 @@ class Experiment:
         return _studies(self)
     def named(self, parameter: str) -> list[Study]:
         "The studies of the settings that this parameter names, in its order."
-        studies = {study.setting.name: study for study in self.studies}
-        return [studies[name] for name in self.parameters[parameter]]
+        by_name = {study.setting.name: study for study in self.studies}
+        return [by_name[name] for name in self.parameters[parameter]]
     def __getattr__(self, key):
         if key in self.__dict__.get("parameters", {}): return self.parameters[key]
         raise AttributeError(f"Experiment has no attribute or parameter {key!r}")
