@@ -28,6 +28,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'starlight_nb/barriers.py'),
                                        'starlight_nb.barriers.accuracy_barrier': ( 'barriers.html#accuracy_barrier',
                                                                                    'starlight_nb/barriers.py'),
+                                       'starlight_nb.barriers.barrier_between': ( 'barriers.html#barrier_between',
+                                                                                  'starlight_nb/barriers.py'),
                                        'starlight_nb.barriers.best_points_per_batch': ( 'barriers.html#best_points_per_batch',
                                                                                         'starlight_nb/barriers.py'),
                                        'starlight_nb.barriers.loss_barrier': ('barriers.html#loss_barrier', 'starlight_nb/barriers.py'),
