@@ -1473,6 +1473,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'starlight_nb/permutation/groups.py'),
                                                  'starlight_nb.permutation.groups._pinned': ( 'permutation.groups.html#_pinned',
                                                                                               'starlight_nb/permutation/groups.py'),
+                                                 'starlight_nb.permutation.groups._raised': ( 'permutation.groups.html#_raised',
+                                                                                              'starlight_nb/permutation/groups.py'),
                                                  'starlight_nb.permutation.groups._reasons': ( 'permutation.groups.html#_reasons',
                                                                                                'starlight_nb/permutation/groups.py'),
                                                  'starlight_nb.permutation.groups._same_length': ( 'permutation.groups.html#_same_length',

@@ -59,7 +59,7 @@ def soft_permute(layout: Layout,                  # of the spec
     return moved
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #batch-loss
-def loss_dtype(state):
+def loss_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision of the loss: double where a tensor has it, else single."
     double = any(tensor.dtype == torch.double for tensor in state.values())
     return torch.double if double else torch.float
@@ -81,12 +81,18 @@ def batch_loss(model: nn.Module,  # the architecture; not changed
     return loss
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #steps
-def shuffled_batches(data, batch_size, seed):
+def shuffled_batches(data: Dataset,
+                     batch_size: int,
+                     seed: int,  # of the order of the examples
+                    ):
     "Batches (x, y) of the training split, epoch after epoch without end."
     rng = generator(seed, "batches")
     while True: yield from batches(data.train, batch_size, rng)
 
-def optimizer_step(optimizer, loss, step):
+def optimizer_step(optimizer: torch.optim.Optimizer,
+                   loss: torch.Tensor,  # a number with a gradient
+                   step: int,           # for the message
+                  ):
     "One step down; `FloatingPointError` where the loss is not finite."
     value = loss.item()
     if not math.isfinite(value):
@@ -123,7 +129,10 @@ class _Cost:
         return cost
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #checks
-def check_arguments(spec, state_a, state_b, init, model, data, needs_loss, lr, **counts):
+def check_arguments(spec, state_a, state_b, init, model, data,
+                    needs_loss: bool,  # whether a model and data are needed
+                    lr: float,
+                    **counts):         # options that are whole numbers of at least 1
     "Raise `ValueError`, naming the argument, for what matching by gradient descent cannot use."
     check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
@@ -136,11 +145,10 @@ def check_arguments(spec, state_a, state_b, init, model, data, needs_loss, lr, *
     for name, value in counts.items(): check_number(name, value, int, 1, math.inf)
     check_number("lr", lr, float, 0, math.inf)
 
-def _check_temperature(temperature):
-    if not temperature > 0:
-        raise ValueError(f"temperature: a number above 0 is needed, not {temperature!r}")
-
-def mixed_names(spec, state, model):
+def mixed_names(spec: PermutationSpec,
+                state: dict[str, torch.Tensor],
+                model: nn.Module | None,
+               ) -> list[str]:
     "The tensors that are mixed: those that are matched; with a model, its parameters only."
     names = matched_names(spec, state)
     if model is None: return names
@@ -199,6 +207,11 @@ def _match_softly(spec, state_a, state_b, init, cost, descent):
     permutation = compose(spec.identity() | _round(spec, free), start)
     permutation = match_rest(spec, state_a, state_b, permutation, groups)
     return matching_of(spec, state_a, state_b, permutation)
+
+# %% ../../nbs/11e_matching.sinkhorn.ipynb #check-temperature
+def _check_temperature(temperature):
+    if not temperature > 0:
+        raise ValueError(f"temperature: a number above 0 is needed, not {temperature!r}")
 
 # %% ../../nbs/11e_matching.sinkhorn.ipynb #match-sinkhorn
 def match_sinkhorn(spec: PermutationSpec,

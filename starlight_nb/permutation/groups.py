@@ -108,11 +108,14 @@ def _same_length(keys):
 
 def _count_up(keys, length, k):
     "How often the first `length` keys repeat while their part `k` counts up."
-    group, first = keys[0][k]
+    block = keys[:length]
     times = 1
-    while keys[times * length:(times + 1) * length] == [
-            (*key[:k], (group, first + times), *key[k + 1:]) for key in keys[:length]]: times += 1
+    while keys[times * length:(times + 1) * length] == _raised(block, k, times): times += 1
     return times
+
+def _raised(keys, k, by):
+    "The keys with the number in their part `k` raised."
+    return [(*key[:k], (key[k][0], key[k][1] + by), *key[k + 1:]) for key in keys]
 
 def _segment(keys, sizes):
     "The longest product of factors that these keys begin with."
@@ -183,8 +186,9 @@ def _pinned(trace, described):
     return pinned | {name: "not used in evaluation mode" for name in trace.state if name in unused}
 
 # %% ../../nbs/10e_permutation.groups.ipynb #spec-from-trace
-def spec_from_trace(trace) -> PermutationSpec:
-    "The spec that a `Trace` of a network amounts to; not yet tried on the network."
+def spec_from_trace(trace,  # a `Trace` of a network
+                   ) -> PermutationSpec:
+    "The spec that the graph of a network amounts to; not yet tried on the network."
     representative, state_units = _state_units(trace)
     groups = _find_groups(_FreeUnits(trace.units, representative), state_units)
     described = _describe_state(groups, state_units)

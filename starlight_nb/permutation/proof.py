@@ -88,7 +88,9 @@ ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, ra
 
 class Proof:
     "A network with random weights, and how far permutations move its outputs."
-    def __init__(self, model: nn.Module, example_inputs, rng: torch.Generator | None = None):
+    def __init__(self, model: nn.Module,  # not changed
+                 example_inputs,          # as for `check_spec`
+                 rng: torch.Generator | None = None):
         self.rng = rng or generator(0, "proof")
         problem = "all 0, or not finite"
         for double, random in ATTEMPTS:
@@ -185,7 +187,9 @@ def _trials(groups):
 # %% ../../nbs/10f_permutation.proof.ipynb #proven
 TOGETHER = "groups that change the outputs when permuted together"
 
-def remove_failing_groups(spec: PermutationSpec, proof: Proof) -> PermutationSpec:
+def remove_failing_groups(spec: PermutationSpec,
+                          proof: Proof,  # of the same network
+                         ) -> PermutationSpec:
     "The spec without the groups that change the outputs; these are listed in `pinned`."
     while spec.groups and any(not proof.change(spec, trial) <= proof.tolerance
                               for trial in _trials(spec.groups)):

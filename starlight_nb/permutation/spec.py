@@ -277,8 +277,11 @@ def permute(spec: PermutationSpec,
     return {name: tensor.clone() if moved[name] is tensor else moved[name]
             for name, tensor in state.items()}
 
-def permute_unchecked(spec, permutation, state):
-    "`permute` without checks; tensors that do not move are not copied."
+def permute_unchecked(spec: PermutationSpec,
+                      permutation: dict[str, torch.Tensor],
+                      state: dict[str, torch.Tensor],  # not changed
+                     ) -> dict[str, torch.Tensor]:
+    "As `permute`, without checks; tensors that do not move are not copied."
     result = dict(state)
     moving = {group for group, order in permutation.items()
               if not torch.equal(order.cpu(), torch.arange(len(order)))}
