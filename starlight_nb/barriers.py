@@ -4,239 +4,353 @@
 
 # %% ../nbs/12_barriers.ipynb #imports
 from __future__ import annotations
-import copy
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from .data import Dataset, batches, check_dataset
-from .evaluation import (
-    batch_norms, check_same, evaluate, evaluate_stacked, interpolate, refresh_batchnorm,
-    refresh_batchnorm_stacked)
+from .evaluation import Evaluator, StackedEvaluator, check_same, lerp_states
 from .runtime.settings import check_choice
-from .training import Recipe
-from .training.networks import LARGE
+from .training import Recipe, state_of
+from .training.networks import MOST_PARAMETERS, safe_format
 from .training.recipes import check_number
 
 # %% auto #0
-__all__ = ['unit_statistics', 'rescaled', 'repair', 'PathCurve', 'points_per_batch', 'path_losses', 'loss_barrier',
-           'accuracy_barrier', 'Plane', 'plane_grid', 'plane_segments', 'plane_losses']
-
-# %% ../nbs/12_barriers.ipynb #unit-statistics
-def _hooked(model, state, hook, names=None):
-    "A copy of `model` in evaluation mode, with `hook(name, output)` on its linear and convolutional layers."
-    model = copy.deepcopy(model).eval()
-    model.load_state_dict(state)
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and (names is None or name in names):
-            module.register_forward_hook(lambda module, inputs, output, name=name: hook(name, output))
-    return model
-
-def _moments(module, output):
-    "Mean and variance (2, units) of a layer's output, in double precision: a sum of squares would lose small variances."
-    variance, mean = torch.var_mean(output.movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1), dim=1, correction=0)
-    return torch.stack([mean, variance]).double()
-
-def unit_statistics(model: nn.Module, state: dict[str, torch.Tensor], data: Dataset) -> dict[str, torch.Tensor]:
-    "For each layer that can be rescaled the mean and standard deviation (2, units) of its units on the training data."
-    called, layers, total = [], dict(model.named_modules()), {}
-    def hook(name, output):
-        called.append(name)
-        mean, variance = _moments(layers[name], output)
-        total[name] = total.get(name, 0) + len(x) / len(data.train) * torch.stack([mean, variance + mean**2])
-    network = _hooked(model, state, hook)
-    with torch.no_grad():
-        for x, _ in batches(data.train, 500):
-            called.clear()
-            network(x)
-    kept = [name for name in called[:-1] if called.count(name) == 1 and layers[name].bias is not None]
-    return {name: torch.stack([total[name][0], (total[name][1] - total[name][0]**2).clamp_min(0).sqrt()]) for name in kept}
-
-# %% ../nbs/12_barriers.ipynb #correction
-def _between(ends_a, ends_b, t): return {name: torch.lerp(own, ends_b[name], t) for name, own in ends_a.items()}
-
-def _correction(wanted, mean, variance):
-    "Factor and summand that give a unit the wanted mean and deviation; a unit that never changes is only shifted."
-    deviation = variance.sqrt()
-    scale = torch.where(deviation > 1e-6 * mean.abs(), wanted[1] / deviation, 1.0)
-    return scale, wanted[0] - scale * mean
-
-def rescaled(model: nn.Module, state: dict[str, torch.Tensor],
-             wanted: dict[str, torch.Tensor],  # as `unit_statistics` gives them
-             data: Dataset,                    # the training split is used
-            ) -> dict[str, torch.Tensor]:
-    "The state with units that have the wanted mean and deviation, and refreshed normalisations."
-    layers, found = dict(model.named_modules()), {name: 0 for name in wanted}
-    def hook(name, output):
-        mean, variance = _moments(layers[name], output)
-        found[name] = found[name] + len(x) / len(data.train) * torch.stack([mean, variance])
-        scale, shift = (own.to(output) for own in _correction(wanted[name], mean, variance))
-        shape = (-1,) if isinstance(layers[name], nn.Linear) else (-1,) + (1,) * (output.ndim - 2)
-        return output * scale.view(shape) + shift.view(shape)
-    network, state = _hooked(model, state, hook, wanted), dict(state)
-    for norm in batch_norms(network): norm.train()  # its own statistics mean nothing here
-    with torch.no_grad():
-        for x, _ in batches(data.train, 500): network(x)
-    for name, (mean, variance) in found.items():
-        weight, bias = f"{name}.weight", f"{name}.bias"
-        scale, shift = (own.to(state[weight]) for own in _correction(wanted[name], mean, variance))
-        state[weight] = state[weight] * scale.view(-1, *[1] * (state[weight].ndim - 1))
-        state[bias] = state[bias] * scale + shift
-    return refresh_batchnorm(model, state, data)
-
-# %% ../nbs/12_barriers.ipynb #repaired
-def repair(model: nn.Module,
-             state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],  # aligned
-             t: float,       # from 0, which is A, to 1, which is B
-             data: Dataset,  # the training split is used
-            ) -> dict[str, torch.Tensor]:
-    "The point at `t` between A and B, its hidden units rescaled (REPAIR; Jordan et al., 2023)."
-    ends = [unit_statistics(model, state, data) for state in (state_a, state_b)]
-    return rescaled(model, interpolate(state_a, state_b, t), _between(*ends, t), data)
+__all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier', 'accuracy_barrier',
+           'Plane', 'plane_grid', 'plane_segments', 'plane_losses', 'unit_statistics', 'rescaled', 'repair']
 
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
 class PathCurve:
     "Loss and accuracy along a segment, for each split."
-    ts: np.ndarray                     # (points,) from 0 to 1
-    loss: dict[str, np.ndarray]        # by split, (points,)
-    accuracy: dict[str, np.ndarray]    # by split, (points,)
+    ts: np.ndarray                   # (points,) from 0 to 1
+    loss: dict[str, np.ndarray]      # by split, (points,), in nats
+    accuracy: dict[str, np.ndarray]  # by split, (points,), from 0 to 1
     def to_frame(self) -> pd.DataFrame:
         "One row a value: split, metric (loss, accuracy), t, value."
-        values = ({("loss", split): curve for split, curve in self.loss.items()}
-                  | {("accuracy", s): c for s, c in self.accuracy.items()})
-        return pd.DataFrame([dict(split=split, metric=metric, t=t, value=value)
-                             for (metric, split), curve in values.items() for t, value in zip(self.ts, curve)])
+        rows = []
+        for metric, curves in (("loss", self.loss), ("accuracy", self.accuracy)):
+            for split, curve in curves.items():
+                rows += [dict(split=split, metric=metric, t=t, value=value)
+                         for t, value in zip(self.ts, curve)]
+        return pd.DataFrame(rows)
     def _repr_html_(self):
         table = self.to_frame().pivot(index=["split", "metric"], columns="t", values="value")
         return table.to_html(float_format="{:.3f}".format)
 
 # %% ../nbs/12_barriers.ipynb #grid
 def _grid(ts):
-    "Points from 0 to 1: a number of them, or the values themselves."
+    "Points from 0 to 1, as an array."
     points = np.linspace(0, 1, ts) if isinstance(ts, int) else np.asarray(ts, float)
     if len(points) < 2 or points[0] != 0 or points[-1] != 1 or (np.diff(points) <= 0).any():
-        raise ValueError(f"ts: at least two points rising from 0 to 1 are needed, or their number, not {ts!r}")
+        raise ValueError("ts: at least two points rising from 0 to 1 are needed, "
+                         f"or their number, not {ts!r}")
     return points.round(12)
 
 # %% ../nbs/12_barriers.ipynb #one-by-one
+def _preparation(evaluator, ends, data, refresh, repair, recipe):
+    "What is done to an interior point after it has been loaded, as a function of its state and t."
+    def nothing(state, t): pass
+    def refreshed(state, t): evaluator.refresh_batchnorm(data.train, recipe=recipe)
+    if repair: return _repairing(evaluator, ends, data.train)
+    return refreshed if refresh else nothing
+
 def _one_by_one(model, ends, data, ts, refresh, repair, recipe):
-    "Losses and accuracies (points, splits, 2), one point after the other."
-    wanted, values = [unit_statistics(model, state, data) for state in ends] if repair else None, []
+    "Losses and accuracies (points, splits, 2), one point after another."
+    evaluator = Evaluator(model)
+    prepare = _preparation(evaluator, ends, data, refresh, repair, recipe)
+    values = []
     for t in ts:
-        state = interpolate(*ends, t)
-        if repair and 0 < t < 1: state = rescaled(model, state, _between(*wanted, t), data)
-        elif refresh and 0 < t < 1: state = refresh_batchnorm(model, state, data, recipe=recipe)
-        values.append([evaluate(model, state, part, recipe=recipe) for part in data.splits.values()])
+        state = lerp_states(*ends, t)
+        evaluator.load(state)
+        if 0 < t < 1: prepare(state, t)
+        values.append([evaluator.evaluate(part, recipe=recipe) for part in data.splits.values()])
     return values
 
-def _at_once(model, ends, data, ts, refresh, recipe):
-    "The same, all points as one network."
-    states, inner = [interpolate(*ends, t) for t in ts], [n for n, t in enumerate(ts) if refresh and 0 < t < 1]
-    fresh = refresh_batchnorm_stacked(model, [states[n] for n in inner], data, recipe=recipe) if inner else []
-    for n, state in zip(inner, fresh): states[n] = state
-    return list(zip(*(evaluate_stacked(model, states, part, recipe=recipe) for part in data.splits.values())))
+# %% ../nbs/12_barriers.ipynb #in-stacks
+def _stack_values(evaluator, ends, data, ts, refresh, recipe):
+    "Losses and accuracies (points, splits, 2), all points as one network."
+    states = [lerp_states(*ends, t) for t in ts]
+    inner = [n for n, t in enumerate(ts) if refresh and 0 < t < 1]
+    if inner and evaluator.norms:
+        evaluator.load([states[n] for n in inner])
+        evaluator.refresh_batchnorm(data.train, recipe=recipe)
+        for n, state in zip(inner, evaluator.states()): states[n] = state
+    evaluator.load(states)
+    return list(zip(*(evaluator.evaluate(part, recipe=recipe) for part in data.splits.values())))
 
-def _in_stacks(model, ends, data, ts, refresh, recipe, together):
-    "The same, `together` points at once; fewer where the memory does not hold them."
-    try: return [row for n in range(0, len(ts), together) for row in _at_once(model, ends, data, ts[n:n + together], refresh, recipe)]
+def _in_stacks(model, ends, data, ts, refresh, recipe, size):
+    "The same for `size` points at once; for fewer where the memory does not hold them."
+    try:
+        evaluator, values = StackedEvaluator(model), []
+        for n in range(0, len(ts), size):
+            values += _stack_values(evaluator, ends, data, ts[n:n + size], refresh, recipe)
+        return values
     except torch.OutOfMemoryError:
-        if together == 1: raise
-    return _in_stacks(model, ends, data, ts, refresh, recipe, together // 2)
+        if size == 1: raise
+    return _in_stacks(model, ends, data, ts, refresh, recipe, size // 2)
 
-def points_per_batch(model: nn.Module,
-                    count: int,  # points of a path
-                   ) -> int:
-    "How many points are best evaluated at once: all of a network that alone would not fill a GPU; else one."
-    small = sum(p.numel() for p in model.parameters()) <= LARGE["cuda"]
-    return count if small and next(model.parameters()).is_cuda else 1
+# %% ../nbs/12_barriers.ipynb #best-points-per-batch
+def best_points_per_batch(model: nn.Module,
+                          count: int,  # points of a path
+                         ) -> int:
+    "How many points are best evaluated at once: all, of a network too small for a GPU; else one."
+    parameters = list(model.parameters())
+    small = sum(parameter.numel() for parameter in parameters) <= MOST_PARAMETERS["cuda"]
+    return count if small and parameters[0].is_cuda else 1
+
+# %% ../nbs/12_barriers.ipynb #path-values
+def _path_values(model, ends, data, ts, refresh, repair, recipe, size):
+    "Losses and accuracies (points, splits, 2), in the way that was chosen."
+    state_a, state_b = ends
+    apart = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
+    refresh = refresh and apart
+    if size > 1 and not repair:
+        return _in_stacks(model, ends, data, ts, refresh, recipe, size)
+    return _one_by_one(model, ends, data, ts, refresh, repair and apart, recipe)
 
 # %% ../nbs/12_barriers.ipynb #path-losses
-def path_losses(model: nn.Module,
+def path_losses(model: nn.Module,                 # the architecture; not changed
                 state_a: dict[str, torch.Tensor],
                 state_b: dict[str, torch.Tensor],
                 data: Dataset,
-                ts=11,                      # number of points, or the points themselves
-                refresh: bool = True,       # measure the normalisations' statistics at interior points
-                repair: bool = False,       # rescale hidden units at interior points (`repair`), which includes the above
-                recipe: Recipe = Recipe(),  # its precision and memory format count
-                together: int | None = None,  # points that are evaluated as one network; None: what is fastest (`points_per_batch`)
+                ts=11,                            # number of points, or the points themselves
+                refresh: bool = True,             # measure normalisation statistics on the way
+                repair: bool = False,             # rescale hidden units on the way; refreshes too
+                recipe: Recipe = Recipe(),        # its precision and memory format count
+                points_per_batch: int | None = None,  # evaluated at once; None: what is fastest
                ) -> PathCurve:
-    """Loss and accuracy on the straight line from A (t = 0) to B (t = 1), on every split of `data`.
+    """Loss and accuracy on the straight line from A (t = 0) to B (t = 1), on every split.
 
-    The states are taken as they are: align them first. Raises `ValueError` where their shapes differ."""
+    The states are taken as they are: align them first. Raises `ValueError` for bad data or points,
+    and where the states differ in names or shapes."""
     check_dataset(data)
     points = _grid(ts)
     check_same(state_a, state_b)
-    if together is not None: check_number("together", together, int, 1, np.inf)
-    together, ends, where = together or points_per_batch(model, len(points)), (state_a, state_b), points.tolist()
-    moves = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
-    values = np.array(_one_by_one(model, ends, data, where, moves and refresh, moves and repair, recipe) if together == 1 or repair
-                      else _in_stacks(model, ends, data, where, moves and refresh, recipe, together))
-    loss, accuracy = ({split: values[:, i, k] for i, split in enumerate(data.splits)} for k in (0, 1))
+    if points_per_batch is not None:
+        check_number("points_per_batch", points_per_batch, int, 1, np.inf)
+    size = points_per_batch or best_points_per_batch(model, len(points))
+    values = np.array(_path_values(model, (state_a, state_b), data, points.tolist(), refresh,
+                                   repair, safe_format(model, recipe), size))
+    loss = {split: values[:, n, 0] for n, split in enumerate(data.splits)}
+    accuracy = {split: values[:, n, 1] for n, split in enumerate(data.splits)}
     return PathCurve(points, loss, accuracy)
 
 # %% ../nbs/12_barriers.ipynb #rise
-def _rise(ts, values):
-    "The largest rise above the line between the ends, at least 0."
-    if not np.isfinite(values).all():
-        raise FloatingPointError(f"curve: the value at t = {ts[~np.isfinite(values)][0]:g} is "
-                                 f"{values[~np.isfinite(values)][0]}; it has no barrier")
-    return max(0.0, float(np.max(values - (values[0] + ts * (values[-1] - values[0])))))
+def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
+                     values: np.ndarray,  # (points,)
+                    ) -> float:
+    """The largest rise of a curve above the straight line between its ends (eq. 1), at least 0.
+
+    Raises `FloatingPointError` where a value is not finite."""
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        raise FloatingPointError(f"curve: the value at t = {ts[wrong][0]:g} is {values[wrong][0]}; "
+                                 "it has no barrier")
+    chord = values[0] + ts * (values[-1] - values[0])
+    return max(0.0, float(np.max(values - chord)))
 
 def loss_barrier(curve: PathCurve, split: str = "train") -> float:
-    "The largest rise of the loss above the line between its ends (eq. 1), in nats; at least 0."
-    return _rise(curve.ts, curve.loss[check_choice("split", split, curve.loss)])
+    "The largest rise of the loss above the chord (eq. 1), in nats, at least 0."
+    return rise_above_chord(curve.ts, curve.loss[check_choice("split", split, curve.loss)])
 
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
-    "The largest drop of the accuracy below the line between its ends, from 0 to 1."
-    return _rise(curve.ts, -curve.accuracy[check_choice("split", split, curve.accuracy)])
+    "The largest drop of the accuracy below the chord, from 0 to 1."
+    return rise_above_chord(curve.ts, -curve.accuracy[check_choice("split", split, curve.accuracy)])
+
+# %% ../nbs/12_barriers.ipynb #corners
+def _corners(state_a, state_b, state_c, names):
+    "The coordinates (3, 2) of A, B and C, from their parameters of these names."
+    def from_a(state):
+        return torch.cat([(state[name].double() - state_a[name].double()).flatten()
+                          for name in names])
+    to_b, to_c = from_a(state_b), from_a(state_c)
+    length = to_b.norm().item()
+    along = (to_c @ to_b).item() / length if length else 0.0
+    above = max((to_c @ to_c).item() - along**2, 0.0) ** 0.5
+    if above <= 1e-6 * length or not length:
+        raise ValueError("state_c: three networks that are not on one line are needed")
+    return np.array([[0.0, 0.0], [length, 0.0], [along, above]])
 
 # %% ../nbs/12_barriers.ipynb #plane
 class Plane:
-    "The plane through three networks, with coordinates in which distances are those between their parameters."
-    def __init__(self, model: nn.Module, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor], state_c: dict[str, torch.Tensor]):
+    "The plane through three networks; its distances are those between their parameters."
+    def __init__(self, model: nn.Module,
+                 state_a: dict[str, torch.Tensor],   # at the origin
+                 state_b: dict[str, torch.Tensor],   # on the horizontal axis
+                 state_c: dict[str, torch.Tensor]):  # above it
         for other in (state_b, state_c): check_same(state_a, other)
-        self.model, self.states, names = model, (state_a, state_b, state_c), [name for name, _ in model.named_parameters()]
-        side, other = (torch.cat([(state[name].double() - state_a[name].double()).flatten() for name in names]) for state in (state_b, state_c))
-        length = side.norm().item()
-        along = (other @ side).item() / length if length else 0.0
-        above = max((other @ other).item() - along**2, 0.0) ** 0.5
-        if above <= 1e-6 * length or not length: raise ValueError("state_c: three networks that are not on one line are needed")
-        self.corners = np.array([[0.0, 0.0], [length, 0.0], [along, above]])  # of A, B, C
+        names = [name for name, _ in model.named_parameters()]
+        self.model, self.states = model, (state_a, state_b, state_c)
+        self.corners = _corners(*self.states, names)  # (3, 2)
     def state(self, x: float, y: float) -> dict[str, torch.Tensor]:
-        "The network at these coordinates; its statistics are mixed like its weights."
+        "The network at these coordinates; its running statistics are mixed like its weights."
         _, (length, _), (along, above) = self.corners
         c = y / above
         b = (x - c * along) / length
-        mixed = lambda first, second, third: (1 - b - c) * first + b * second + c * third if first.is_floating_point() else first.clone()
-        return {name: mixed(*(state[name] for state in self.states)) for name in self.states[0]}
+        def mixed(first, second, third):
+            if not first.is_floating_point(): return first.clone()
+            return (1 - b - c) * first + b * second + c * third
+        state_a, state_b, state_c = self.states
+        return {name: mixed(state_a[name], state_b[name], state_c[name]) for name in state_a}
 
 # %% ../nbs/12_barriers.ipynb #plane-points
 def plane_grid(plane: Plane,
                steps: int = 25,       # points along each axis
                margin: float = 0.25,  # around the three, as a part of the plane's width and height
               ) -> np.ndarray:
-    "Coordinates (rows, columns, 2) of a grid around the corners."
-    if type(steps) is not int or steps < 2: raise ValueError(f"steps: a whole number of at least 2 is needed, not {steps!r}")
-    if not 0 <= margin < np.inf: raise ValueError(f"margin: a number of at least 0 is needed, not {margin!r}")
+    "Coordinates (rows, columns, 2) of a grid around the corners; `ValueError` for a bad number."
+    if type(steps) is not int or steps < 2:
+        raise ValueError(f"steps: a whole number of at least 2 is needed, not {steps!r}")
+    if not 0 <= margin < np.inf:
+        raise ValueError(f"margin: a number of at least 0 is needed, not {margin!r}")
     low, high = plane.corners.min(0), plane.corners.max(0)
-    xs, ys = np.linspace(low - margin * (high - low), high + margin * (high - low), steps).T
+    border = margin * (high - low)
+    xs, ys = np.linspace(low - border, high + border, steps).T
     return np.stack(np.meshgrid(xs, ys), axis=-1)
 
-def plane_segments(plane: Plane, ts=11) -> np.ndarray:
-    "Coordinates (3, points, 2) on the segments from A to B, from A to C and from B to C; `ts` is as in `path_losses`."
-    t, (a, b, c) = _grid(ts)[:, None], plane.corners
-    return np.stack([np.where(t == 1, end, start + t * (end - start)) for start, end in ((a, b), (a, c), (b, c))])
+def plane_segments(plane: Plane,
+                   ts=11,  # number of points, or the points themselves, as in `path_losses`
+                  ) -> np.ndarray:
+    "Coordinates (3, points, 2) on the segments from A to B, from A to C and from B to C."
+    t = _grid(ts)[:, None]
+    a, b, c = plane.corners
+    return np.stack([np.where(t == 1, end, start + t * (end - start))
+                     for start, end in ((a, b), (a, c), (b, c))])
 
-def plane_losses(plane: Plane, data: Dataset,
+# %% ../nbs/12_barriers.ipynb #plane-losses
+def plane_losses(plane: Plane,
+                 data: Dataset,
                  points: np.ndarray,  # (..., 2) coordinates
                 ) -> np.ndarray:
-    "The training loss in nats at each of the points, (...)."
+    "The training loss in nats at each of the points, (...); `ValueError` for bad data."
     check_dataset(data)
-    def loss(point):
+    evaluator, losses = Evaluator(plane.model), []
+    for point in points.reshape(-1, 2):
+        evaluator.load(plane.state(*point))
         corner = (plane.corners == point).all(1).any()
-        state = plane.state(*point)
-        return evaluate(plane.model, state if corner else refresh_batchnorm(plane.model, state, data), data.train)[0]
-    return np.array([loss(point) for point in points.reshape(-1, 2)]).reshape(points.shape[:-1])
+        if not corner: evaluator.refresh_batchnorm(data.train)
+        losses.append(evaluator.evaluate(data.train)[0])
+    return np.array(losses).reshape(points.shape[:-1])
+
+# %% ../nbs/12_barriers.ipynb #hooked
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose units can be rescaled
+
+@contextmanager
+def _hooked(model, hook, names=None):
+    "While this lasts, `hook(name, layer, inputs, output)` sees, and may replace, these outputs."
+    handles = [layer.register_forward_hook(partial(hook, name))
+               for name, layer in model.named_modules()
+               if isinstance(layer, LAYERS) and (names is None or name in names)]
+    try: yield
+    finally:
+        for handle in handles: handle.remove()
+
+def _moments(layer, output):
+    "Mean and variance (2, units) of a layer's output, in double precision."
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    units = output.movedim(axis, 0).flatten(1)
+    variance, mean = torch.var_mean(units, dim=1, correction=0)
+    return torch.stack([mean, variance]).double()
+
+# %% ../nbs/12_barriers.ipynb #unit-statistics
+def _unit_statistics(evaluator, state, split):
+    evaluator.load(state)
+    called, total = [], {}
+    def hook(name, layer, inputs, output):
+        called.append(name)
+        mean, variance = _moments(layer, output)
+        part = len(x) / len(split) * torch.stack([mean, variance + mean**2])
+        total[name] = total.get(name, 0) + part
+    with _hooked(evaluator.model, hook), torch.no_grad():
+        for x, _ in batches(split, 500):
+            called.clear()
+            evaluator.model(x)
+    layers = dict(evaluator.model.named_modules())
+    kept = [name for name in called[:-1]
+            if called.count(name) == 1 and layers[name].bias is not None]
+    return {name: _mean_and_deviation(*total[name]) for name in kept}
+
+def _mean_and_deviation(mean, second_moment):
+    return torch.stack([mean, (second_moment - mean**2).clamp_min(0).sqrt()])
+
+# %% ../nbs/12_barriers.ipynb #public-unit-statistics
+def unit_statistics(model: nn.Module,                # the architecture; not changed
+                    state: dict[str, torch.Tensor],
+                    data: Dataset,                   # the training split is used
+                   ) -> dict[str, torch.Tensor]:
+    """For each layer that can be rescaled, by name, mean and standard deviation (2, units) of its
+    units on the training data, in double precision."""
+    return _unit_statistics(Evaluator(model), state, data.train)
+
+# %% ../nbs/12_barriers.ipynb #correction
+def _correction(wanted, mean, variance):
+    "Factor and summand that give each unit its wanted moments; a constant unit is only shifted."
+    deviation = variance.sqrt()
+    scale = torch.where(deviation > 1e-6 * mean.abs(), wanted[1] / deviation, 1.0)
+    return scale, wanted[0] - scale * mean
+
+def _corrected(state, wanted, found):
+    "The state with the corrections from the found to the wanted moments in weights and biases."
+    state = dict(state)
+    for name, (mean, variance) in found.items():
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        scale, shift = (own.to(weight) for own in _correction(wanted[name], mean, variance))
+        state[f"{name}.weight"] = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+        state[f"{name}.bias"] = bias * scale + shift
+    return state
+
+# %% ../nbs/12_barriers.ipynb #rescale
+def _load_rescaled(evaluator, state, wanted, split):
+    "Load the state with its units rescaled and its normalisations refreshed; returns its weights."
+    evaluator.load(state)
+    found = dict.fromkeys(wanted, 0)
+    def hook(name, layer, inputs, output):
+        mean, variance = _moments(layer, output)
+        found[name] = found[name] + len(x) / len(split) * torch.stack([mean, variance])
+        scale, shift = (own.to(output) for own in _correction(wanted[name], mean, variance))
+        after = 0 if isinstance(layer, nn.Linear) else output.ndim - 2  # axes after that of units
+        shape = (-1,) + (1,) * after
+        return output * scale.view(shape) + shift.view(shape)
+    for norm in evaluator.norms: norm.train()
+    with _hooked(evaluator.model, hook, wanted), torch.no_grad():
+        for x, _ in batches(split, 500): evaluator.model(x)
+    state = _corrected(state, wanted, found)
+    evaluator.load(state)
+    evaluator.refresh_batchnorm(split)
+    return state
+
+# %% ../nbs/12_barriers.ipynb #repaired
+def rescaled(model: nn.Module,                 # the architecture; not changed
+             state: dict[str, torch.Tensor],   # not changed
+             wanted: dict[str, torch.Tensor],  # by layer (2, units), as from `unit_statistics`
+             data: Dataset,                    # the training split is used
+            ) -> dict[str, torch.Tensor]:
+    "The state with units of the wanted mean and deviation, and refreshed normalisations."
+    evaluator = Evaluator(model)
+    state = _load_rescaled(evaluator, state, wanted, data.train)
+    return state_of(evaluator.model) if evaluator.norms else state
+
+def repair(model: nn.Module,                  # the architecture; not changed
+           state_a: dict[str, torch.Tensor],
+           state_b: dict[str, torch.Tensor],  # aligned with A
+           t: float,                          # from 0, which is A, to 1, which is B
+           data: Dataset,                     # the training split is used
+          ) -> dict[str, torch.Tensor]:
+    """The point at `t` between A and B, its hidden units rescaled (REPAIR; Jordan et al., 2023).
+
+    Raises `ValueError` where the states differ in names or shapes."""
+    check_same(state_a, state_b)
+    ends = [unit_statistics(model, state, data) for state in (state_a, state_b)]
+    return rescaled(model, lerp_states(state_a, state_b, t), lerp_states(*ends, t), data)
+
+# %% ../nbs/12_barriers.ipynb #repairing
+def _repairing(evaluator, ends, split):
+    "What REPAIR does to an interior point of a path, as a function of its state and t."
+    statistics = [_unit_statistics(evaluator, state, split) for state in ends]
+    def repaired(state, t):
+        _load_rescaled(evaluator, state, lerp_states(*statistics, t), split)
+    return repaired

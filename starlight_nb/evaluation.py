@@ -10,65 +10,64 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, vmap
 from .data import Dataset, Split, batches, check_dataset
-from .training import Recipe
-from .training.networks import logits_of
+from .training import Recipe, state_of
+from .training.networks import logits_of, safe_format
 
 # %% auto #0
-__all__ = ['CACHED', 'check_same', 'interpolate', 'best_batch', 'batch_norms', 'refresh_batchnorm', 'evaluate', 'midpoint_loss',
-           'refresh_batchnorm_stacked', 'evaluate_stacked']
+__all__ = ['CACHED_NUMBERS', 'check_same', 'interpolate', 'lerp_states', 'best_batch', 'batch_norms', 'Evaluator',
+           'refresh_batchnorm', 'evaluate', 'midpoint_loss', 'StackedEvaluator', 'refresh_batchnorm_stacked',
+           'evaluate_stacked']
 
 # %% ../nbs/03_evaluation.ipynb #check-same
-def check_same(state_a, state_b):
-    "Raise `ValueError`, naming the tensor, unless the two states have the same tensors in the same shapes."
+def check_same(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor]):
+    "Raise `ValueError`, naming the tensor, unless both states have the same tensors and shapes."
     for name in state_a.keys() ^ state_b.keys():
         raise ValueError(f"state_b: the tensor {name!r} is in only one of the two states")
     for name, tensor in state_a.items():
-        if tensor.shape != state_b[name].shape:
-            raise ValueError(f"state_b: {name!r} has the shape {tuple(state_b[name].shape)}, "
-                             f"in state_a {tuple(tensor.shape)}")
+        shape, other = tuple(tensor.shape), tuple(state_b[name].shape)
+        if shape != other:
+            raise ValueError(f"state_b: {name!r} has the shape {other}, in state_a {shape}")
 
 # %% ../nbs/03_evaluation.ipynb #interpolate
-def interpolate(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
-                t: float) -> dict[str, torch.Tensor]:
-    "The state (1-t) A + t B; at t = 0 and 1 exactly A and B."
+def interpolate(state_a: dict[str, torch.Tensor],
+                state_b: dict[str, torch.Tensor],
+                t: float,  # from 0, which is A, to 1, which is B
+               ) -> dict[str, torch.Tensor]:
+    """The state (1-t) A + t B; at t = 0 and 1 exactly A and B.
+
+    Raises `ValueError` where the states differ in names or shapes."""
     check_same(state_a, state_b)
-    if t in (0, 1): return {name: tensor.clone() for name, tensor in (state_b if t else state_a).items()}
+    return lerp_states(state_a, state_b, t)
+
+def lerp_states(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
+                t: float) -> dict[str, torch.Tensor]:
+    "As `interpolate`, for states that have been checked."
+    if t in (0, 1):
+        end = state_b if t else state_a
+        return {name: tensor.clone() for name, tensor in end.items()}
     return {name: torch.lerp(a, state_b[name], t) if a.is_floating_point() else a.clone()
             for name, a in state_a.items()}
 
 # %% ../nbs/03_evaluation.ipynb #best-batch
-CACHED = 768_000  # numbers in a batch of images
+CACHED_NUMBERS = 768_000  # of a batch of images, which with its activations stay in a CPU's cache
 
-def best_batch(model: nn.Module, split: Split,
+def best_batch(model: nn.Module,
+               split: Split,
                most: int,  # examples
               ) -> int:
-    "How many examples a network is best shown together, where it is only looked at."
-    if split.x.is_cuda or not any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()): return most
-    return max(1, min(most, CACHED // split.x[0].numel()))
+    "The number of examples in a batch with which a forward pass without gradients is fastest."
+    convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
+    if split.x.is_cuda or not convolutional: return most
+    return max(1, min(most, CACHED_NUMBERS // split.x[0].numel()))
 
 # %% ../nbs/03_evaluation.ipynb #norms
 def batch_norms(model: nn.Module) -> list[nn.Module]:
     "The layers of a network that keep running statistics."
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = nn.modules.batchnorm._BatchNorm
+    return [m for m in model.modules() if isinstance(m, norms) and m.track_running_stats]
 
-def refresh_batchnorm(model: nn.Module,
-                      state: dict[str, torch.Tensor],
-                      data: Dataset | Split,         # the training split is used
-                      batch_size: int | None = None, # None: 500, or what a CPU does best
-                      recipe: Recipe = Recipe(),     # its precision and memory format count
-                     ) -> dict[str, torch.Tensor]:
-    """The state with running statistics measured on the training data;
-    the same state where there is nothing to measure."""
-    if not batch_norms(model): return state
-    model = copy.deepcopy(model).eval()
-    model.load_state_dict(state)
-    for norm in batch_norms(model): norm.reset_running_stats()
-    split = getattr(data, "train", data)
-    _average(batch_norms(model), split, batch_size or best_batch(model, split, 500), lambda x: logits_of(model, x, recipe))
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-def _average(norms, split, batch_size, look):
-    "Have the normalisations average over all batches that `look` shows to them."
+def _average_statistics(norms, split, batch_size, forward):
+    "Let the normalisations average over all batches; `forward` runs the network on one."
     seen = 0
     for norm in norms: norm.train()
     with torch.no_grad():
@@ -76,51 +75,168 @@ def _average(norms, split, batch_size, look):
             if len(x) == 1: continue  # one example has no variance
             seen += len(x)
             for norm in norms: norm.momentum = len(x) / seen
-            look(x)
+            forward(x)
 
-# %% ../nbs/03_evaluation.ipynb #evaluate
-def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Split,
-             batch_size: int | None = None,  # None: 2,000, or what a CPU does best
-             recipe: Recipe = Recipe(),  # its precision and memory format count
-            ) -> tuple[float, float]:
-    "Mean cross-entropy in nats, and accuracy from 0 to 1, in evaluation mode."
-    model, batch_size = copy.deepcopy(model).eval(), batch_size or best_batch(model, split, 2000)
-    model.load_state_dict(state)
-    with torch.no_grad(): total = sum(_score(logits_of(model, x, recipe), y) for x, y in batches(split, batch_size))
+# %% ../nbs/03_evaluation.ipynb #working-copy
+class _WorkingCopy:
+    "A copy of a model in evaluation mode."
+    def __init__(self, model):
+        self.model = copy.deepcopy(model).eval()
+        self.norms = batch_norms(self.model)
+        self.attributes = [(vars(m), dict(vars(m))) for m in self.model.modules()]
+        self.buffers = list(_buffers_without_state(self.model))
+    def reset(self):
+        "Undo what forward passes have changed, other than the state."
+        for attributes, saved in self.attributes:
+            attributes.clear()
+            attributes.update(saved)
+        for buffers, name, saved in self.buffers:
+            buffers[name] = None if saved is None else saved.clone()
+
+def _buffers_without_state(model):
+    "For each buffer that is not in the model's state: the dict that has it, its name and a copy."
+    state = model.state_dict()
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if f"{prefix}.{name}".lstrip(".") not in state:
+                yield module._buffers, name, None if buffer is None else buffer.clone()
+
+# %% ../nbs/03_evaluation.ipynb #scores
+def _mean_score(forward, split, batch_size):
+    "Loss and accuracy, means over a split."
+    with torch.no_grad():
+        total = sum(_score(forward(x), y) for x, y in batches(split, batch_size))
     return tuple((total / len(split)).tolist())
 
 def _score(logits, y):
-    "Sum of the losses, and number of right answers, of a batch; left on the device, for the host to ask once."
-    return torch.stack([F.cross_entropy(logits, y, reduction="sum"), (logits.argmax(1) == y).sum()]).double()
+    "Sum of the losses, and number of right answers, of a batch; left on the device."
+    loss = F.cross_entropy(logits, y, reduction="sum")
+    return torch.stack([loss, (logits.argmax(1) == y).sum()]).double()
+
+# %% ../nbs/03_evaluation.ipynb #evaluator
+class Evaluator(_WorkingCopy):
+    "Measures one state after another in one copy of a model; nothing is checked here."
+    def load(self, state: dict[str, torch.Tensor]):
+        "Take this state for what follows."
+        self.reset()
+        self.model.load_state_dict(state)
+    def refresh_batchnorm(self, split: Split, batch_size: int | None = None,
+                          recipe: Recipe = Recipe()):
+        "Measure the running statistics of the loaded state on a split."
+        if not self.norms: return
+        self.reset()
+        for norm in self.norms: norm.reset_running_stats()
+        size = batch_size or best_batch(self.model, split, 500)
+        _average_statistics(self.norms, split, size, lambda x: logits_of(self.model, x, recipe))
+    def evaluate(self, split: Split, batch_size: int | None = None,
+                 recipe: Recipe = Recipe()) -> tuple[float, float]:
+        "Mean cross-entropy in nats, and accuracy from 0 to 1, of the loaded state."
+        self.reset()
+        size = batch_size or best_batch(self.model, split, 2000)
+        return _mean_score(lambda x: logits_of(self.model, x, recipe), split, size)
+
+# %% ../nbs/03_evaluation.ipynb #refresh-batchnorm
+def refresh_batchnorm(model: nn.Module,                # the architecture; not changed
+                      state: dict[str, torch.Tensor],  # not changed
+                      data: Dataset | Split,           # of a data set the training split is used
+                      batch_size: int | None = None,   # None: 500, or what a CPU does best
+                      recipe: Recipe = Recipe(),       # its precision and memory format count
+                     ) -> dict[str, torch.Tensor]:
+    "The state with running statistics measured on the data; the same state where it has none."
+    if not batch_norms(model): return state
+    evaluator = Evaluator(model)
+    evaluator.load(state)
+    split = getattr(data, "train", data)
+    evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))
+    return state_of(evaluator.model)
+
+# %% ../nbs/03_evaluation.ipynb #evaluate
+def evaluate(model: nn.Module,                # the architecture; not changed
+             state: dict[str, torch.Tensor],  # not changed
+             split: Split,
+             batch_size: int | None = None,   # None: 2,000, or what a CPU does best
+             recipe: Recipe = Recipe(),       # its precision and memory format count
+            ) -> tuple[float, float]:
+    "Mean cross-entropy in nats, and accuracy from 0 to 1, in evaluation mode."
+    evaluator = Evaluator(model)
+    evaluator.load(state)
+    return evaluator.evaluate(split, batch_size, safe_format(model, recipe))
 
 # %% ../nbs/03_evaluation.ipynb #midpoint-loss
-def midpoint_loss(model: nn.Module, state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor], data: Dataset) -> float:
-    "The training loss, in nats, half-way between A and B."
+def midpoint_loss(model: nn.Module,                  # the architecture; not changed
+                  state_a: dict[str, torch.Tensor],
+                  state_b: dict[str, torch.Tensor],
+                  data: Dataset,                     # the training split is used
+                 ) -> float:
+    """The training loss, in nats, half-way between A and B.
+
+    Raises `ValueError` for bad data, and where the states differ in names or shapes."""
     check_dataset(data)
-    return evaluate(model, refresh_batchnorm(model, interpolate(state_a, state_b, 0.5), data), data.train)[0]
+    evaluator = Evaluator(model)
+    evaluator.load(interpolate(state_a, state_b, 0.5))
+    evaluator.refresh_batchnorm(data.train)
+    return evaluator.evaluate(data.train)[0]
+
+# %% ../nbs/03_evaluation.ipynb #stacked-evaluator
+class StackedEvaluator(_WorkingCopy):
+    "Measures several states at once, as one network; nothing is checked here."
+    def load(self, states: list[dict[str, torch.Tensor]]):
+        "Take these states for what follows."
+        self.reset()
+        self.stack = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+    def refresh_batchnorm(self, split: Split, batch_size: int = 500, recipe: Recipe = Recipe()):
+        "Measure the running statistics of each loaded state on a split."
+        self.reset()
+        for name in _statistics_names(self.model, self.norms): self.stack[name].zero_()
+        _average_statistics(self.norms, split, batch_size, lambda x: self._logits(x, recipe))
+    def evaluate(self, split: Split, batch_size: int = 2000,
+                 recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
+        "As `Evaluator.evaluate`, for each loaded state."
+        self.reset()
+        with torch.no_grad():
+            total = sum(torch.stack([_score(logits, y) for logits in self._logits(x, recipe)])
+                        for x, y in batches(split, batch_size))
+        return list(map(tuple, (total / len(split)).tolist()))
+    def states(self) -> list[dict[str, torch.Tensor]]:
+        "The loaded states, with the statistics that were measured."
+        return [dict(zip(self.stack, tensors)) for tensors in zip(*self.stack.values())]
+    def _logits(self, x, recipe): return _stacked_logits(self.model, self.stack, x, recipe)
+
+# %% ../nbs/03_evaluation.ipynb #stacked-logits
+def _stacked_logits(model, stack, x, recipe):
+    "Outputs for a batch, (states, examples, classes)."
+    def of_state(state):
+        def network(x): return functional_call(model, state, (x,))
+        return logits_of(network, x, recipe)
+    return vmap(of_state)(stack)
+
+def _statistics_names(model, norms):
+    "The names in a state of the normalisations' running statistics."
+    return [f"{prefix}.{name}".lstrip(".") for prefix, module in model.named_modules()
+            if module in norms for name, _ in module.named_buffers()]
 
 # %% ../nbs/03_evaluation.ipynb #together
-def _stack(states): return {name: torch.stack([state[name] for state in states]) for name in states[0]}
-
-def _look(network, stack, x, recipe):
-    "What the networks say of a batch, (states, examples, classes)."
-    return vmap(lambda state: logits_of(lambda x: functional_call(network, state, (x,)), x, recipe))(stack)
-
-def refresh_batchnorm_stacked(model: nn.Module, states: list[dict[str, torch.Tensor]], data: Dataset | Split, batch_size: int = 500,
-                     recipe: Recipe = Recipe()) -> list[dict[str, torch.Tensor]]:
+def refresh_batchnorm_stacked(model: nn.Module,                       # not changed
+                              states: list[dict[str, torch.Tensor]],  # at least one; not changed
+                              data: Dataset | Split,  # of a data set the training split is used
+                              batch_size: int = 500,
+                              recipe: Recipe = Recipe(),
+                             ) -> list[dict[str, torch.Tensor]]:
     "As `refresh_batchnorm` for each of the states, all evaluated as one network."
     if not batch_norms(model): return list(states)
-    network, stack = copy.deepcopy(model).eval(), _stack(states)
-    for place, module in network.named_modules():
-        if module in batch_norms(network):
-            for name, _ in module.named_buffers(): stack[f"{place}.{name}".lstrip(".")].zero_()
-    _average(batch_norms(network), getattr(data, "train", data), batch_size, lambda x: _look(network, stack, x, recipe))
-    return [dict(zip(stack, tensors)) for tensors in zip(*(tensor.unbind() for tensor in stack.values()))]
+    evaluator = StackedEvaluator(model)
+    evaluator.load(states)
+    split = getattr(data, "train", data)
+    evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))
+    return evaluator.states()
 
-def evaluate_stacked(model: nn.Module, states: list[dict[str, torch.Tensor]], split: Split, batch_size: int = 2000,
-                      recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
+def evaluate_stacked(model: nn.Module,                       # not changed
+                     states: list[dict[str, torch.Tensor]],  # at least one; not changed
+                     split: Split,
+                     batch_size: int = 2000,
+                     recipe: Recipe = Recipe(),
+                    ) -> list[tuple[float, float]]:
     "As `evaluate` for each of the states, all evaluated as one network."
-    network, stack = copy.deepcopy(model).eval(), _stack(states)
-    with torch.no_grad():
-        total = sum(torch.stack([_score(logits, y) for logits in _look(network, stack, x, recipe)]) for x, y in batches(split, batch_size))
-    return list(map(tuple, (total / len(split)).tolist()))
+    evaluator = StackedEvaluator(model)
+    evaluator.load(states)
+    return evaluator.evaluate(split, batch_size, safe_format(model, recipe))

@@ -1,4 +1,5 @@
 """Barriers: what is known about them without training anything."""
+import copy
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from starlight_nb import evaluation
 from starlight_nb.barriers import (
     PathCurve, accuracy_barrier, loss_barrier, path_losses, repair, unit_statistics)
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
@@ -83,6 +85,46 @@ def test_without_refreshed_statistics_a_normalised_path_is_another(digits, recip
     with_, without = (path_losses(model, a, b, digits, refresh=refresh) for refresh in (True, False))
     assert not np.allclose(with_.loss["train"][1:-1], without.loss["train"][1:-1])
     assert with_.loss["train"][0] == without.loss["train"][0]
+
+
+class Cached(nn.Linear):
+    "Keeps twice its weights, and a buffer that is no part of its state, and counts its calls."
+    def __init__(self):
+        super().__init__(64, 10)
+        self.register_buffer("doubled", None, persistent=False)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += len(x)
+        if self.doubled is None:
+            self.doubled = 2 * self.weight.detach()
+        return nn.functional.linear(x.flatten(1), self.doubled, self.bias)
+
+
+def test_what_a_network_keeps_outside_its_state_does_not_reach_the_next_point(digits):
+    model, (a, b) = Cached(), (state_of(initialise(Cached, seed)) for seed in (0, 1))
+    curve = path_losses(model, a, b, digits, ts=5)
+    for n, t in enumerate(curve.ts):
+        for split, part in digits.splits.items():
+            own = evaluate(Cached(), interpolate(a, b, t), part)
+            assert (curve.loss[split][n], curve.accuracy[split][n]) == own
+    assert model.calls == 0 and model.doubled is None and model.seen == 0
+
+
+def test_a_path_takes_one_copy_of_the_model(digits, recipe, monkeypatch):
+    model, copies, original = initialise(partial(build, "resnet", width=4), 0), [], copy.deepcopy
+    a, b = (train(model, digits, recipe, seed) for seed in (0, 1))
+
+    def counted(thing, *memo):
+        copies.append(thing)
+        return original(thing, *memo)
+    monkeypatch.setattr(evaluation.copy, "deepcopy", counted)
+    for options in ({}, dict(repair=True), dict(points_per_batch=11)):
+        path_losses(model, a, b, digits, **options)
+        assert sum(thing is model for thing in copies) == 1
+        copies.clear()
 
 
 def test_a_tidy_frame_has_every_value(digits, solutions, make_mlp):
