@@ -56,15 +56,10 @@ class Odd(nn.Module):
 def random_state(make, seed):
     "A network with every parameter and statistic drawn at random."
     state, rng = state_of(initialise(make, seed)), generator(seed, "values")
-<<<<<<< HEAD
     moved = {
         k: v + 0.1 * torch.rand(v.shape, generator=rng) if v.is_floating_point() else v
         for k, v in state.items()
     }
-=======
-    moved = {k: v + 0.1 * torch.rand(v.shape, generator=rng) if v.is_floating_point() else v
-             for k, v in state.items()}
->>>>>>> spec
     return moved | {"again.weight": moved["inner.weight"]} if "again.weight" in moved else moved
 
 
