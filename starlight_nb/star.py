@@ -330,7 +330,7 @@ def _checked_sources(model, states, data, spec, matching, in_memory):
 def _bind(checkpoint, objective):
     "The checkpoint of this star and of no other."
     states, spec = objective.sources.states, objective.sources.spec
-    return checkpoint.of(sources=[state_digest(state) for state in states],
+    return checkpoint.with_config(sources=[state_digest(state) for state in states],
                          spec=config_key({"spec": spec.to_json()}),
                          **dataclasses.asdict(objective.options))
 

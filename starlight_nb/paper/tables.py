@@ -21,13 +21,14 @@ def with_interval(value: float,
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 def summary_cell(rows: pd.DataFrame,  # of one setting, with model_a, model_b and value
+                 sd: bool = True,     # with the standard deviation over pairs
                 ) -> str:
-    "Mean ± standard deviation over pairs, and the interval over models; a dash without rows."
+    "Mean ± standard deviation, and the interval over models; a dash without rows."
     if rows.empty: return "–"
     summary = summarise(rows, ["setting"]).iloc[0]
     if summary.n == 1: return f"{summary['mean']:.3f}"
-    interval = f"[{summary.low:.3f}, {summary.high:.3f}]"
-    return f"{summary['mean']:.3f} ± {summary.sd:.3f} {interval}"
+    spread = f" ± {summary.sd:.3f}" if sd else ""
+    return f"{summary['mean']:.3f}{spread} [{summary.low:.3f}, {summary.high:.3f}]"
 
 # %% ../../nbs/50g_paper.tables.ipynb #barrier-ratios
 def _barrier_ratio(star, regular):

@@ -230,7 +230,7 @@ def _checkpoint_of(checkpoint, models, data, recipe, seed):
     if checkpoint is None: return None
     start = [state_digest(state_of(model)) for model in models]
     settings = dataclasses.asdict(recipe)
-    return checkpoint.of(recipe=settings, seed=seed, data=data.digest, start=start)
+    return checkpoint.with_config(recipe=settings, seed=seed, data=data.digest, start=start)
 
 # %% ../../nbs/02c_training.loop.ipynb #descend
 def fit(model: nn.Module,  # where to start; not changed
