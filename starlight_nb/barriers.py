@@ -172,11 +172,13 @@ def barrier_between(model: nn.Module,                 # the architecture; not ch
                     *,
                     spec: PermutationSpec | None = None,  # None: inferred from `model`
                     matching: str = "weights",            # a name in `matching.METHODS`
-                    split: str = "train",                 # or test
+                    split: str = "train",                 # train, test, or val where there is one
                    ) -> float:
     """The loss barrier in nats between A and B, after B is matched to A (eq. 1).
 
     Raises `ValueError` where the states do not fit or a name is not known."""
+    check_dataset(data)
+    check_choice("split", split, data.splits)
     spec = spec or infer_spec(model, data.train.x[:2])
     needed = dict(model=model, data=data) if matching in WITH_DATA else {}
     permutation = match(matching, spec, state_a, state_b, **needed).permutation

@@ -20,10 +20,10 @@ from .star import StarResult, t_sampler
 from .training.recipes import check_number
 
 # %% auto #0
-__all__ = ['FLOOR', 'Draws', 'matched_sources', 'sample_star_domain', 'sample_gaussian', 'predictions', 'running_average',
-           'average_predictions', 'dropout_predictions', 'example_scores', 'auroc', 'calibration_error', 'reliability',
-           'metrics_of', 'uncertainty_metrics', 'resample_weights', 'resampled_metrics', 'interval', 'with_temperature',
-           'fit_temperature', 'cross_temperature']
+__all__ = ['FLOOR', 'ECE_BINS', 'Draws', 'matched_sources', 'sample_star_domain', 'sample_gaussian', 'predictions',
+           'running_average', 'average_predictions', 'dropout_predictions', 'example_scores', 'auroc',
+           'calibration_error', 'reliability', 'metrics_of', 'uncertainty_metrics', 'resample_weights',
+           'resampled_metrics', 'interval', 'with_temperature', 'fit_temperature', 'cross_temperature']
 
 # %% ../nbs/20_bma.ipynb #draws
 class Draws(Sequence):
@@ -338,9 +338,11 @@ def auroc(higher,  # scores of the examples that ought to have the higher ones
     return float(wins / (len(higher) * len(lower)))
 
 # %% ../nbs/20_bma.ipynb #calibration-error
+ECE_BINS = 15  # of equal width, as in the paper
+
 def calibration_error(confidence,   # of each prediction, from 0 to 1
                       right,        # whether it was right
-                      bins: int = 15,
+                      bins: int = ECE_BINS,
                      ) -> float:
     "The expected calibration error of predictions, from 0 to 1, by netcal."
     from netcal.metrics import ECE
@@ -354,7 +356,7 @@ def _bin_numbers(confidence, bins):
     return np.clip(np.digitize(confidence, np.linspace(0, 1, bins + 1)) - 1, 0, bins - 1)
 
 def reliability(scores: pd.DataFrame,  # as `example_scores` returns them
-                bins: int = 15,
+                bins: int = ECE_BINS,
                ) -> pd.DataFrame:
     "One row a bin: low, high, count, mean confidence, accuracy; the last two nan for no count."
     numbers = _bin_numbers(scores.confidence.to_numpy(), bins)
@@ -368,7 +370,7 @@ def reliability(scores: pd.DataFrame,  # as `example_scores` returns them
 
 # %% ../nbs/20_bma.ipynb #uncertainty-metrics
 def metrics_of(scores: pd.DataFrame,  # as `example_scores` returns them
-               bins: int = 15,        # of the ECE
+               bins: int = ECE_BINS,        # of the ECE
               ) -> dict[str, float]:
     "Accuracy, nll (nats), brier, ece, auroc_maxprob and auroc_entropy."
     right, wrong = scores[scores.right], scores[~scores.right]
@@ -380,7 +382,7 @@ def metrics_of(scores: pd.DataFrame,  # as `example_scores` returns them
 
 def uncertainty_metrics(probs,   # probabilities (n, classes)
                         labels,  # true classes (n,)
-                        bins: int = 15,
+                        bins: int = ECE_BINS,
                        ) -> dict[str, float]:
     "The metrics of `metrics_of` for probabilities; the errors of `example_scores`."
     return metrics_of(example_scores(probs, labels), bins)
@@ -412,7 +414,7 @@ def _weighted_ece(confidence, right, weights, bins):
 
 def resampled_metrics(scores: pd.DataFrame,  # n rows, as `example_scores` returns them
                       weights: np.ndarray,   # (resamples, n): how often each example was drawn
-                      bins: int = 15,        # of the ECE
+                      bins: int = ECE_BINS,        # of the ECE
                      ) -> dict[str, np.ndarray]:
     "Each metric of `metrics_of` in each resample, (resamples,)."
     right, confidence = scores.right.to_numpy(), scores.confidence.to_numpy()

@@ -26,7 +26,7 @@ def stem(path):
 
 
 def module_name(path):
-    "`matching.weights` for 11c_matching.weights.ipynb, `matching` for 11_matching.ipynb."
+    "`matching.weights` for 11d_matching.weights.ipynb, `matching` for 11_matching.ipynb."
     return path.stem.partition("_")[2]
 
 

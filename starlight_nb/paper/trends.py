@@ -13,9 +13,10 @@ from ..statistics import (
     Line, barrier_points, barrier_rows, bootstrap_ratio, summarise)
 
 # %% auto #0
-__all__ = ['SAMPLING_COLUMNS', 'row_matchings', 'measure_rows', 'network_widths', 'compare_fit', 'describe_claim',
-           'describe_matching', 'among_heldouts', 'heldout_table', 'measure_at_points', 'points_table', 'sampling_name',
-           'sampling_options', 'measure_samplings', 'sampling_table', 'compare_samplings', 'describe_samplings']
+__all__ = ['SAMPLING_NAMES', 'SAMPLING_COLUMNS', 'row_matchings', 'measure_rows', 'network_widths', 'compare_fit',
+           'describe_claim', 'describe_matching', 'among_heldouts', 'heldout_table', 'measure_at_points',
+           'points_table', 'sampling_name', 'sampling_options', 'measure_samplings', 'sampling_table',
+           'compare_samplings', 'describe_samplings']
 
 # %% ../../nbs/50k_paper.trends.ipynb #row-pairs
 def row_matchings(orders: int,  # random matching orders, beside the forward one
@@ -194,10 +195,12 @@ def points_table(frame: pd.DataFrame,   # of `measure_at_points`
     return table.assign(change=change, in_sd=change / fewest.sd)
 
 # %% ../../nbs/50k_paper.trends.ipynb #samplings
+SAMPLING_NAMES = {"beta": "Beta(2,2)"}  # those that reports call something else
+
 def sampling_name(t_sampling: str | float) -> str:
     "What a distribution of t is called in tables and figures."
-    names = {"uniform": "uniform", "beta": "Beta(2,2)", "adaptive": "adaptive"}
-    return names.get(t_sampling, f"constant {t_sampling}")
+    if not isinstance(t_sampling, str): return f"constant {t_sampling}"
+    return SAMPLING_NAMES.get(t_sampling, t_sampling)
 
 def sampling_options(t_sampling: str | float) -> dict:
     "The options of a star; none for uniform t, so these stars are those of other experiments."

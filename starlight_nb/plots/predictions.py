@@ -6,6 +6,7 @@
 from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
+from ..bma import ECE_BINS
 from starlight_nb.plots.style import (
     AVERAGES, PREDICTORS, draw_level, draw_mean, figure_style, finish_figure, panels,
     set_source_axis)
@@ -89,7 +90,7 @@ def _reliability_panels(above, below, rows, bins):
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-reliability
 def plot_reliability(frame: pd.DataFrame,  # rows of bin_count, bin_confidence, bin_accuracy
-                     bins: int = 15,       # number of bins between confidences 0 and 1
+                     bins: int = ECE_BINS, # number of bins between confidences 0 and 1
                     ) -> plt.Figure:
     """Accuracy against confidence, and the share of predictions in each bin, a column a setting.
 

@@ -11,8 +11,7 @@ import starlight_nb
 
 # %% auto #0
 __all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'check_choice', 'check_device', 'project_root',
-           'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'report_folder', 'store_folder',
-           'data_folder', 'worker_count', 'checkpoint_seconds', 'since_seconds', 'quiet_ray', 'ray_uses_tls',
+           'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'quiet_ray', 'ray_uses_tls',
            'free_memory', 'synchronize', 'device_name']
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-choice
@@ -151,32 +150,6 @@ class Settings:
     def report_folder(self, profile: str) -> Path:
         "The folder of a profile's report: `report`, or `reports/PROFILE` in the checkout."
         return self.report or project_root() / "reports" / profile
-
-# %% ../../nbs/40a_runtime.settings.ipynb #single-values
-def report_folder(profile: str) -> Path:
-    "The folder of a profile's report."
-    return read_setting("report") or project_root() / "reports" / profile
-
-def store_folder() -> Path:
-    "The folder of trained models."
-    return read_setting("store")
-
-def data_folder() -> Path:
-    "The folder where the files of data sets are read, and into which they are downloaded."
-    return read_setting("data")
-
-def worker_count() -> int:
-    "How many worker processes to use."
-    return read_setting("jobs")
-
-# %% ../../nbs/40a_runtime.settings.ipynb #single-times
-def checkpoint_seconds() -> float:
-    "The least number of seconds between two checkpoints of a training."
-    return read_setting("checkpoint_seconds")
-
-def since_seconds() -> float:
-    "The moment, in seconds since 1970, before which stored entries count as missing."
-    return read_setting("since")
 
 # %% ../../nbs/40a_runtime.settings.ipynb #ray-environment
 QUIET_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
