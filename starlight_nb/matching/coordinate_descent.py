@@ -17,7 +17,7 @@ from ..permutation.spec import unit_positions
 # %% auto #0
 __all__ = ['THREADED_UNITS', 'PIECE', 'SWEEPS', 'similarity', 'match_naively', 'AxisSlot', 'families', 'Layout', 'unit_rows',
            'unit_similarities', 'map_threads', 'assign_each', 'assign', 'assign_family', 'inner_products',
-           'inner_product', 'DescentRecord', 'CoordinateDescent', 'keep', 'inverse', 'coordinate_descent',
+           'inner_product', 'DescentRecord', 'CoordinateDescent', 'select', 'invert_orders', 'coordinate_descent',
            'update_reference']
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #similarity
@@ -62,7 +62,7 @@ def match_naively(spec: PermutationSpec,             # without nested groups
             steps.append((group, int((order != torch.from_numpy(rows)).sum())))
     return permutation, steps
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #place
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #axis-slot
 class AxisSlot(NamedTuple):
     "One axis on which a group acts."
     tensor: str
@@ -131,12 +131,12 @@ def _by_tensor(slots):
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #forward-slots
 def _forward(layout):
     "For each group the numbers of its slots in tensors on which no later family acts."
-    found, settled = {}, set()
+    found, earlier = {}, set()
     for family in layout.families.values():
-        settled |= set(family)
+        earlier |= set(family)
         for group in family:
             found[group] = [number for number, slot in enumerate(layout.slots[group])
-                            if layout.acting[slot.tensor] <= settled]
+                            if layout.acting[slot.tensor] <= earlier]
     return found
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #layout
@@ -266,7 +266,7 @@ def assign_family(spec: PermutationSpec,
     orders = {group: np.stack([order[group] for order, _ in found]) for group in family}
     return orders, np.array([gain for _, gain in found])
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #inner
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #inner-products
 PIECE = 1 << 16  # numbers; a piece stays in the processor's cache
 
 def inner_products(a: torch.Tensor,  # a tensor of A
@@ -303,7 +303,7 @@ class DescentRecord:
         self.steps = []
         self.history = [[value] for value in self.value.tolist()]
     def record(self, root, which, orders, gains):
-        "Note that these networks have taken new orders of a family, relative to their last ones."
+        "Note that these networks now have new orders of a family, relative to their last ones."
         moved = 0
         for group, order in orders.items():
             own = self.orders[group]
@@ -334,12 +334,12 @@ class CoordinateDescent(DescentRecord, ABC):
     def forget(self, groups):
         "The similarities of these groups are out of date; without effect where none are kept."
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #keep
-def keep(mask, which, orders, gains):
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #select
+def select(mask, which, orders, gains):
     "Of networks with orders and gains, those where `mask` (n,) is true."
     return which[mask], {group: order[mask] for group, order in orders.items()}, gains[mask]
 
-def inverse(orders):
+def invert_orders(orders):
     "The orders that undo these, {group: (n, units)}."
     return {group: np.argsort(order, axis=1) for group, order in orders.items()}
 
@@ -357,20 +357,20 @@ def _sequences(roots, order, seed):
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #first-sweep
 def _sweep_forward(descent):
-    "Order each family by its forward slots; take back what has lowered the inner product."
+    "Order each family by its forward slots; undo what has lowered the inner product."
     layout, before = descent.layout, descent.value.copy()
     for root, family in layout.families.items():
         if not any(layout.forward[group] for group in family): continue
         which, orders, _ = descent.propose(root, np.arange(descent.count), forward=True)
         if len(which): descent.apply(root, which, orders)
     worse = np.flatnonzero(descent.value < before)
-    if len(worse): _take_back(descent, worse)
+    if len(worse): _undo(descent, worse)
 
-def _take_back(descent, which):
+def _undo(descent, which):
     "Put these networks back into the orders in which they were given."
     for root, family in descent.layout.families.items():
-        taken = {group: descent.orders[group][which] for group in family}
-        descent.apply(root, which, inverse(taken))
+        present = {group: descent.orders[group][which] for group in family}
+        descent.apply(root, which, invert_orders(present))
     descent.forget(descent.orders)
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #visit
@@ -405,10 +405,10 @@ def coordinate_descent(descent: CoordinateDescent,  # changed in place
         for root in sequence: _visit(descent, root)
         _observe(descent, np.flatnonzero(active))
 
-# %% ../../nbs/11a_matching.coordinate_descent.ipynb #renew
-def update_reference(descent: CoordinateDescent,    # changed in place
-                     a: dict[str, torch.Tensor],    # the new parameters of A
-                     tolerance: float = 0.0,        # relative to the norm of each tensor
+# %% ../../nbs/11a_matching.coordinate_descent.ipynb #update-reference
+def update_reference(descent: CoordinateDescent,  # changed in place
+                     a: dict[str, torch.Tensor],  # the new parameters of A
+                     tolerance: float = 0.0,      # relative to the norm of each tensor
                     ) -> None:
     "Match to another A from now on; its networks B keep their orders."
     changed = descent.replace_reference(a, tolerance)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from .coordinate_descent import (
-    CoordinateDescent, Layout, assign_each, keep, unit_rows)
+    CoordinateDescent, Layout, assign_each, select, unit_rows)
 
 # %% auto #0
 __all__ = ['is_plain', 'FlatNetworks', 'FlatUpdates', 'FlatDescent']
@@ -35,12 +35,12 @@ def _positions(layout, numbered, chosen):
         found[group] = torch.cat([none, *parts], 1).numpy()
     return found
 
-# %% ../../nbs/11c_matching.flat_descent.ipynb #can-be-flat
+# %% ../../nbs/11c_matching.flat_descent.ipynb #is-plain
 def is_plain(layout: Layout) -> bool:
     "Is every family one group, whose gain is what its similarities say?"
     return not layout.quadratic and all(len(family) == 1 for family in layout.families.values())
 
-# %% ../../nbs/11c_matching.flat_descent.ipynb #look-up
+# %% ../../nbs/11c_matching.flat_descent.ipynb #indexing
 def _indices(b, which, positions):
     "Where positions (units, numbers) or (networks, units, numbers) of these rows are in flat `b`."
     return which[:, None, None] * b.shape[1] + positions
@@ -62,7 +62,7 @@ def _as_row(a):
     "The parameters of a network side by side, in double precision."
     return torch.cat([tensor.flatten() for tensor in a.values()]).double().cpu().numpy()
 
-# %% ../../nbs/11c_matching.flat_descent.ipynb #small-descent
+# %% ../../nbs/11c_matching.flat_descent.ipynb #flat-networks
 class FlatNetworks(CoordinateDescent):
     "Networks B as rows of a matrix, and their inner products with A, a row."
     def __init__(self, layout: Layout,        # a plain one
@@ -93,7 +93,7 @@ def _is_near(new, old, tolerance):
     "Is `new` within `tolerance`, relative to the norm of `old`?"
     return np.linalg.norm(new - old) <= tolerance * np.linalg.norm(old)
 
-# %% ../../nbs/11c_matching.flat_descent.ipynb #starts
+# %% ../../nbs/11c_matching.flat_descent.ipynb #updates
 class FlatUpdates(FlatNetworks):
     "Networks B that take orders, and another A, from outside."
     def rows(self, numbers, names):
@@ -116,7 +116,7 @@ class FlatUpdates(FlatNetworks):
         for name in changed: self.reference[self.slices[name]] = self.a[self.slices[name]]
         return changed
 
-# %% ../../nbs/11c_matching.flat_descent.ipynb #step
+# %% ../../nbs/11c_matching.flat_descent.ipynb #flat-descent
 class FlatDescent(FlatUpdates):
     "Coordinate descent on the rows of one matrix, for small networks of a plain layout."
     @property
@@ -131,7 +131,7 @@ class FlatDescent(FlatUpdates):
         units, numbers = positions.shape
         similarities = (b.reshape(-1, numbers) @ a.T).reshape(len(which), units, units)
         order, gains = assign_each(similarities.transpose(0, 2, 1))
-        return keep(gains > self.least[root][which], which, {root: order}, gains)
+        return select(gains > self.least[root][which], which, {root: order}, gains)
     def solve(self, root, which):
         "Put networks into the best orders of a family where that gains; those that moved."
         which, orders, gains = self.propose(root, which)

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from starlight_nb.matching.coordinate_descent import (
-    AxisSlot, CoordinateDescent, Layout, assign_family, inner_products, inverse, keep,
+    AxisSlot, CoordinateDescent, Layout, assign_family, inner_products, invert_orders, select,
     unit_rows, unit_similarities)
 
 # %% auto #0
 __all__ = ['Similarities', 'Change', 'TensorNetworks', 'TensorUpdates', 'TensorDescent']
 
-# %% ../../nbs/11b_matching.tensor_descent.ipynb #at
+# %% ../../nbs/11b_matching.tensor_descent.ipynb #similarities-at
 def _similarities_at(slot, a, b, which=None):
     "The similarities (networks, units, units) at one slot, for these networks or for all."
     reference, stack = a[slot.tensor][None], b[slot.tensor]
@@ -223,7 +223,7 @@ class TensorDescent(TensorUpdates):
         numbers = self.layout.forward if forward else self.layout.all
         found = {g: self.similarities.of(g, numbers[g], which, self.a, self.b) for g in family}
         orders, gains = assign_family(self.layout.spec, family, found)
-        return keep(gains > self.least[root][which], which, orders, gains)
+        return select(gains > self.least[root][which], which, orders, gains)
     def solve(self, root, which):
         "Put networks into the best orders of a family where that gains; those that moved."
         which, orders, _ = self.propose(root, which)
@@ -231,9 +231,9 @@ class TensorDescent(TensorUpdates):
         changes, gains = _move(self, which, orders)
         kept = gains > self.least[root][which]
         if not kept.all():
-            worse, back, _ = keep(~kept, which, inverse(orders), gains)
+            worse, back, _ = select(~kept, which, invert_orders(orders), gains)
             _move(self, worse, back)
-        which, orders, gains = keep(kept, which, orders, gains)
+        which, orders, gains = select(kept, which, orders, gains)
         if not len(which): return which
         for change in changes: _follow(self.similarities, which, change.of(kept), orders)
         _reorder_columns(self.similarities, which, orders)

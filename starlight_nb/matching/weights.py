@@ -24,7 +24,7 @@ from ..permutation.proof import without_groups
 from ..runtime.settings import check_choice
 
 # %% auto #0
-__all__ = ['SMALL', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'working_type', 'check_states', 'match_weights',
+__all__ = ['SMALL_NETWORK', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'working_type', 'check_states', 'match_weights',
            'match_many', 'Matcher', 'matching_of', 'match_rest', 'MultiMatching', 'match_jointly']
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching
@@ -46,14 +46,15 @@ class Matching:
                 f"{self.objective:.4f}, after {self.sweeps} sweeps and {len(self.steps)} steps.")
 
 # %% ../../nbs/11d_matching.weights.ipynb #matched-names
-SMALL = 100_000  # parameters of a network up to which it is matched in double precision
+SMALL_NETWORK = 100_000  # parameters; up to here similarities are in double precision
 
 def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list[str]:
     "The names of the tensors that are matched: floating-point, and no buffers of the spec."
     return [name for name in spec.shapes
             if name not in spec.buffers and state[name].is_floating_point()]
 
-def _is_small(spec, names): return sum(math.prod(spec.shapes[name]) for name in names) <= SMALL
+def _is_small(spec, names):
+    return sum(math.prod(spec.shapes[name]) for name in names) <= SMALL_NETWORK
 
 def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision in which similarities are computed: single or double."
@@ -350,7 +351,7 @@ def _mean_cosine(common):
                for j in range(len(states)) for i in range(j)]
     return sum(cosines) / len(cosines)
 
-# %% ../../nbs/11d_matching.weights.ipynb #match-together
+# %% ../../nbs/11d_matching.weights.ipynb #match-jointly
 def match_jointly(spec: PermutationSpec,
                   states: list[dict[str, torch.Tensor]],  # at least two; not changed
                   *,
