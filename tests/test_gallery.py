@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from starlight_nb.paper.profiles import experiment_names, reading_order
+from starlight_nb.paper.catalogue import experiment_names, reading_order
 from starlight_nb.runtime.files import write_atomic
-from starlight_nb.paper.claims import claims, experiment_title
+from starlight_nb.paper.catalogue import experiment_title
+from starlight_nb.paper.claims import claims
 from starlight_nb.paper.gallery import write_gallery
 from starlight_nb.paper.report import save_figure
 from starlight_nb.plots import plot_source_count

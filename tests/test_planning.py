@@ -11,7 +11,7 @@ import pytest
 from conftest import finish, report_bytes, starlight
 
 from starlight_nb.paper import cli, runner
-from starlight_nb.paper.profiles import experiment_names
+from starlight_nb.paper.catalogue import experiment_names
 from starlight_nb.runtime.store import config_key
 from starlight_nb.paper.housekeeping import stored, verify
 from starlight_nb.paper.costs import Cost, share_of_peak

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, finish, report_bytes, starlight
 
 from starlight_nb.paper import cli, runner
-from starlight_nb.paper.profiles import experiment_names, profile_names
+from starlight_nb.paper.catalogue import experiment_names, profile_names
 from starlight_nb.runtime.files import write_atomic
 
 FIG3 = ["reproduce", "--profile", "smoke", "--only", "fig3"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from starlight_nb.paper.profiles import profile_names
+from starlight_nb.paper.catalogue import profile_names
 from starlight_nb.runtime.store import Store
 from starlight_nb.paper.experiment import Experiment
 from starlight_nb.paper.members import Pair, regular_member, regular_pairs, star_member, star_pairs
@@ -53,7 +53,7 @@ def study(profile, tmp_path):
 
 
 def test_every_shipped_profile_is_valid_and_two_make_every_experiment():
-    from starlight_nb.paper.profiles import experiment_names
+    from starlight_nb.paper.catalogue import experiment_names
     from starlight_nb.paper.runner import notebook_parameters
     for name in profile_names():
         content = load_profile(name)

@@ -5,7 +5,7 @@
 import sys
 from pathlib import Path
 
-from starlight_nb.paper.profiles import profile_names
+from starlight_nb.paper.catalogue import profile_names
 from starlight_nb.runtime.files import write_atomic
 from starlight_nb.runtime.settings import store_folder
 from starlight_nb.data import available_datasets
