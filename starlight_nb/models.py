@@ -256,7 +256,7 @@ def millions(model: nn.Module) -> float:
     "The number of parameters of a network, in millions."
     return sum(p.numel() for p in model.parameters()) / 1e6
 
-# %% ../nbs/01_models.ipynb #stream-seed
+# %% ../nbs/01_models.ipynb #generator
 def generator_seed(seed: int,  # the seed of a run
                    use: str,   # what the numbers are for, such as "order"
                   ) -> int:

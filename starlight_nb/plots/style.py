@@ -26,7 +26,7 @@ COLOURS = {
     "paper": "0.35",             # grey: the paper's own networks
 }
 
-# %% ../../nbs/30a_plots.style.ipynb #look
+# %% ../../nbs/30a_plots.style.ipynb #line-styles
 class LineStyle(NamedTuple):
     "How one series is drawn."
     label: str           # its name in the legend

@@ -68,7 +68,7 @@ def _trend_panel(axis, points, line, paper, paper_line, title):
     _draw_names(axis, points)
     _draw_lines(axis, line, paper, paper_line)
 
-# %% ../../nbs/30d_plots.trends.ipynb #trend-limits
+# %% ../../nbs/30d_plots.trends.ipynb #plot-trend
 def plot_trend(points: dict[str, pd.DataFrame],  # our networks: rows of `barrier_points`
                lines: dict[str, Line],           # fitted to them
                paper: dict[str, pd.DataFrame],   # the paper's: a column for each kind of pair
