@@ -269,7 +269,7 @@ def test_finer_paths_find_no_lower_barriers_and_train_nothing(study, monkeypatch
         + star_pairs(study.stars([2], 1), study.members("heldout", 2), 0)
     )
     monkeypatch.setattr("starlight_nb.paper.study.train_stacked", None)
-    monkeypatch.setattr("starlight_nb.study.train_star", None)
+    monkeypatch.setattr("starlight_nb.paper.study.train_star", None)
     frame = measure_at_points(study, 2, 1, 2, [3, 5])
     assert set(frame.points.dropna()) == {3, 5}
     assert frame[frame["pair"] == "single"].points.isna().all()
