@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from .data import Dataset, batches, check_dataset
 from .evaluation import Evaluator, StackedEvaluator, check_same, lerp_states
+from .matching import WITH_DATA, match
+from .permutation import PermutationSpec, infer_spec, permute
 from .runtime.settings import check_choice
 from .training import Recipe, state_of
 from .training.networks import MOST_PARAMETERS, safe_format
@@ -20,7 +22,8 @@ from .training.recipes import check_number
 
 # %% auto #0
 __all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier', 'accuracy_barrier',
-           'Plane', 'plane_grid', 'plane_segments', 'plane_losses', 'unit_statistics', 'rescaled', 'repair']
+           'barrier_between', 'Plane', 'plane_grid', 'plane_segments', 'plane_losses', 'unit_statistics', 'rescaled',
+           'repair']
 
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
@@ -160,6 +163,25 @@ def loss_barrier(curve: PathCurve, split: str = "train") -> float:
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
     "The largest drop of the accuracy below the chord, from 0 to 1."
     return rise_above_chord(curve.ts, -curve.accuracy[check_choice("split", split, curve.accuracy)])
+
+# %% ../nbs/12_barriers.ipynb #barrier-between
+def barrier_between(model: nn.Module,                 # the architecture; not changed
+                    state_a: dict[str, torch.Tensor],
+                    state_b: dict[str, torch.Tensor],  # matched to A first
+                    data: Dataset,
+                    *,
+                    spec: PermutationSpec | None = None,  # None: inferred from `model`
+                    matching: str = "weights",            # a name in `matching.METHODS`
+                    split: str = "train",                 # or test
+                   ) -> float:
+    """The loss barrier in nats between A and B, after B is matched to A (eq. 1).
+
+    Raises `ValueError` where the states do not fit or a name is not known."""
+    spec = spec or infer_spec(model, data.train.x[:2])
+    needed = dict(model=model, data=data) if matching in WITH_DATA else {}
+    permutation = match(matching, spec, state_a, state_b, **needed).permutation
+    curve = path_losses(model, state_a, permute(spec, permutation, state_b), data)
+    return loss_barrier(curve, split)
 
 # %% ../nbs/12_barriers.ipynb #corners
 def _corners(state_a, state_b, state_c, names):

@@ -90,10 +90,9 @@ def _parameter_table(experiment):
 # %% ../../nbs/50e_paper.experiment.ipynb #experiment
 class Experiment:
     "One experiment notebook's parameters, studies and results."
-    def __init__(self, name: str,                      # of the notebook
-                 profile: str | Profile,               # its name, a TOML file, or the profile
-                 environment: Settings | None = None,  # None: this process's
-                 **parameters,                         # None: the profile's
+    def __init__(self, name: str, profile: str | Profile,  # or the profile's name or TOML file
+                 environment: Settings | None = None,      # None: this process's
+                 **parameters,                             # None: the profile's
                 ):
         self.name = name
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)

@@ -54,31 +54,34 @@ def _stacks(count, jobs):
     ends = [n * count // jobs for n in range(jobs + 1)]
     return [list(range(start, end)) for start, end in zip(ends, ends[1:])]
 
+def _stacked_plan(count, jobs, backend):
+    "All networks in stacks, one a job."
+    place = "ray" if backend == "ray" else "threads"
+    why = "a step is mostly overhead, which a stack has once"
+    return PopulationPlan(_stacks(count, jobs), jobs, place, why)
+
 # %% ../../nbs/02d_training.populations.ipynb #plan-population
 def plan_population(model: nn.Module,  # one of them
-                    data: Dataset,
-                    recipe: Recipe,
+                    data: Dataset, recipe: Recipe,
                     count: int,        # how many there are
                     jobs: int = 1,     # at a time
                     backend: str | None = None,  # ray: on a cluster; None or processes: here
                    ) -> PopulationPlan:
     "The fastest way to train so many networks like this one; `ValueError` for a bad backend."
     if backend is not None: check_choice("backend", backend, ("processes", "ray"))
-    cluster = backend == "ray"
     jobs = max(1, min(jobs, count))
     against = _why_not_stacked(model, data, recipe)
     if not against and count >= SMALLEST_STACK:
         jobs = min(jobs, count // SMALLEST_STACK)
-        why = "a step is mostly overhead, which a stack has once"
-        return PopulationPlan(_stacks(count, jobs), jobs, "ray" if cluster else "threads", why)
+        return _stacked_plan(count, jobs, backend)
     one_by_one = against or f"a stack pays from {SMALLEST_STACK} networks"
     too_many = f"more than {MOST_THREADS} threads wait for one another"
-    random = draws_random_numbers(model, data.train.x[:2])
     rules = [
-        (cluster, "ray", ", and a cluster was asked for"),
+        (backend == "ray", "ray", ", and a cluster was asked for"),
         (not against, "processes", ""),
         (jobs > MOST_THREADS, "processes", f", and {too_many}"),
-        (random, "processes", ", and threads share random numbers"),
+        (draws_random_numbers(model, data.train.x[:2]), "processes",
+         ", and threads share random numbers"),
         (True, "threads", ", and its products leave the interpreter free")]
     chosen, why = next((place, why) for applies, place, why in rules if applies)
     return PopulationPlan([[n] for n in range(count)], jobs, chosen, one_by_one + why)
