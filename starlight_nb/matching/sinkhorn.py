@@ -41,10 +41,10 @@ def sinkhorn(x: torch.Tensor,       # (units, units); larger entries become larg
 def _mix_axis(x, slot, matrix):
     "One axis of a tensor with its units mixed by a matrix (units, units)."
     rows = x.movedim(slot.axis, 0)
-    where = slot.where.flatten().to(x.device)
-    units = rows if slot.whole else rows[where]
+    where = slot.positions.flatten().to(x.device)
+    units = rows if slot.in_order else rows[where]
     mixed = (matrix @ units.reshape(len(matrix), -1)).view(units.shape)
-    if not slot.whole: mixed = rows.index_copy(0, where, mixed)
+    if not slot.in_order: mixed = rows.index_copy(0, where, mixed)
     return mixed.movedim(0, slot.axis)
 
 def soft_permute(layout: Layout,                  # of the spec
@@ -54,7 +54,7 @@ def soft_permute(layout: Layout,                  # of the spec
     "The parameters of `state` with the units of each group of `soft` mixed by its matrix."
     moved = dict(state)
     for group, matrix in soft.items():
-        for slot in layout.places[group]:
+        for slot in layout.slots[group]:
             moved[slot.tensor] = _mix_axis(moved[slot.tensor], slot, matrix)
     return moved
 
@@ -179,7 +179,7 @@ def _round(spec, free):
 def _soft_groups(layout):
     "The groups with a free matrix: in no block, without blocks in them, and acting on parameters."
     return {group: layout.spec.groups[group] for group, family in layout.families.items()
-            if len(family) == 1 and layout.places[group]}
+            if len(family) == 1 and layout.slots[group]}
 
 def _match_softly(spec, state_a, state_b, init, cost, descent):
     "Match B to A by a descent on a cost; the arguments are right."
