@@ -268,7 +268,8 @@ def test_the_ends_are_the_star_and_a_matched_source(trained, digits):
     model, spec, sources, star = trained
     ends = {
         t: sample_star_domain(
-            star, sources, 1, generator(0, "draws"), spec=spec, model=model, data=digits, t_sampling=t
+            star, sources, 1, generator(0, "draws"), spec=spec, model=model, data=digits,
+            t_sampling=t
         )
         for t in (0, 1)
     }
@@ -344,7 +345,9 @@ def test_draws_are_uniform_and_repeatable(trained):
     assert abs(ts.var() - 1 / 12) < 0.005
     assert abs(np.corrcoef(numbers, ts)[0, 1]) < 0.06
     assert (
-        draws.plan[:7] == sample(7, generator(0, "draws")).plan != sample(7, generator(1, "draws")).plan
+        draws.plan[:7]
+        == sample(7, generator(0, "draws")).plan
+        != sample(7, generator(1, "draws")).plan
     )
     assert all(torch.equal(draws[5][name], draws[2:9][3][name]) for name in star.state)
 
@@ -391,7 +394,9 @@ def test_a_wrong_star_is_one_clear_error(trained):
         sample_star_domain(other, sources, 1, generator(0, "draws"), spec=spec)
     cut = {name: tensor[..., :-1] if tensor.ndim else tensor for name, tensor in sources[0].items()}
     with pytest.raises(ValueError, match=r"sources\[2\]: it does not fit the star"):
-        sample_gaussian(star, [*sources[:2], cut], 1, generator(0, "draws"), spec=spec, refresh=False)
+        sample_gaussian(
+            star, [*sources[:2], cut], 1, generator(0, "draws"), spec=spec, refresh=False
+        )
     with pytest.raises(ValueError, match="t_sampling: a constant t"):
         sample_star_domain(
             star, sources, 1, generator(0, "draws"), spec=spec, t_sampling=2.0, refresh=False
@@ -511,7 +516,8 @@ def test_gathered_batches():
         (torch.ones(2, 3), torch.tensor([0, 1], dtype=torch.uint8)),
         (np.zeros((1, 3), np.float32), np.array([1])),
     ]
-    assert Split.from_loader(parts).y.tolist() == [0, 1, 1] and Split.from_loader(iter(parts)).x.shape == (3, 3)
+    assert Split.from_loader(parts).y.tolist() == [0, 1, 1]
+    assert Split.from_loader(iter(parts)).x.shape == (3, 3)
     for wrong in ([torch.ones(2, 3)], [(torch.ones(2, 3),)]):
         with pytest.raises(ValueError, match="loader: pairs"):
             Split.from_loader(wrong)

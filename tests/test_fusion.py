@@ -37,7 +37,8 @@ def networks(request, data):
 def test_an_average_does_not_depend_on_the_order_of_the_units(networks, around, data):
     model, spec, states = networks
     moved = [states[0]] + [
-        permute(spec, spec.random(generator(n, "test")), state) for n, state in enumerate(states[1:])
+        permute(spec, spec.random(generator(n, "test")), state)
+        for n, state in enumerate(states[1:])
     ]
     one, other = (average_aligned(spec, them, around=around) for them in (states, moved))
     for name, tensor in one.items():
@@ -86,7 +87,8 @@ def test_a_fused_star_is_a_star_with_its_own_loss(networks, data):
     one = train_fused_star(model, states, data, recipe, spec=spec, seed=3)
     other = train_star(model, states, data, recipe, spec=spec, seed=3, own_loss_weight=1.0)
     assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
-    with pytest.raises(ValueError, match="own_loss_weight: a number of at least 0 is needed, not -1"):
+    message = "own_loss_weight: a number of at least 0 is needed, not -1"
+    with pytest.raises(ValueError, match=message):
         train_fused_star(model, states, data, recipe, own_loss_weight=-1)
 
 
@@ -166,9 +168,8 @@ def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
         (predictors_module, "predictions"),
     ):
         monkeypatch.setattr(module, name, None)
-    assert measure_predictors(small, predictors(small, [2], stars=1, splits=1, equal_budget=1)).equals(
-        first
-    )
+    again = predictors(small, [2], stars=1, splits=1, equal_budget=1)
+    assert measure_predictors(small, again).equals(first)
 
 
 def test_the_table_says_what_the_rows_say(small):

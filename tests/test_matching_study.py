@@ -77,7 +77,7 @@ def test_a_partial_star_moves_its_sources_in_the_matched_groups_alone(study):
     for matching in ("partial", "partial-random-3"):
         for other in (study.members("heldout", 1)[0], some.sources[1]):
             found = pair_permutation(
-            study.models,
+                study.models,
                 Pair("star-heldout", some, other, matching),
                 study.state(some),
                 study.state(other),
@@ -281,7 +281,7 @@ def test_an_interval_for_a_function_of_means():
     )
 
 
-def test_rematches_in_words():
+def test_rematch_options_are_named():
     assert rematch_options([2]) == {
         "every 2": dict(rematch_every=2),
         "once": dict(rematch_every=0),

@@ -49,7 +49,12 @@ AVERAGES = {
 # %% ../../nbs/30a_plots.style.ipynb #series
 PREDICTORS = {
     "regular": LineStyle("regular", COLOURS["regular"], "--", "s"),
+<<<<<<< HEAD
     "equal_budget": LineStyle("regular, trained as long as a star", COLOURS["equal budget"], "-.", "D"),
+=======
+    "equal_budget": LineStyle("regular, trained as long as a star",
+                              COLOURS["equal budget"], "-.", "D"),
+>>>>>>> averages
     "matched average, REPAIR":
         LineStyle("average of the matched, REPAIR", COLOURS["source"], ":", "^"),
     "fused star": LineStyle("fused star", COLOURS["star"], "-", "o"),
