@@ -77,6 +77,11 @@ def _named_settings(parameters, profile):
     return found
 
 # %% ../../nbs/50e_paper.experiment.ipynb #parameter-table
+def _empty_summary(experiment):
+    "What `save_finding` writes, before there are results."
+    return dict(experiment=experiment.name, profile=experiment.profile.name,
+                parameters=experiment.parameters, figures=[], tables=[], finding="")
+
 def _parameter_table(experiment):
     "The resolved parameters and the settings, as Markdown."
     rows = [f"| `{key}` | {value} |" for key, value in experiment.parameters.items()]
@@ -92,15 +97,13 @@ class Experiment:
     "One experiment notebook's parameters, studies and results."
     def __init__(self, name: str, profile: str | Profile,  # or the profile's name or TOML file
                  environment: Settings | None = None,      # None: this process's
-                 **parameters,                             # None: the profile's
-                ):
+                 **parameters):                            # None: the profile's
         self.name = name
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.environment = environment or Settings.from_environment()
         self.parameters = _resolve_parameters(name, self.profile, parameters)
         self.out = self.environment.report_folder(self.profile.name)
-        self.summary = dict(experiment=name, profile=self.profile.name,
-                            parameters=self.parameters, figures=[], tables=[], finding="")
+        self.summary = _empty_summary(self)
     @cached_property
     def studies(self) -> list[Study]:
         "One study for each setting that the parameters name."
@@ -112,6 +115,8 @@ class Experiment:
     def __getattr__(self, key):
         if key in self.__dict__.get("parameters", {}): return self.parameters[key]
         raise AttributeError(f"Experiment has no attribute or parameter {key!r}")
+    def __repr__(self):
+        return f"Experiment({self.name!r}, {self.profile.name!r}, {self.parameters})"
     def _repr_markdown_(self): return _parameter_table(self)
 
 # %% ../../nbs/50e_paper.experiment.ipynb #studies
