@@ -1,9 +1,12 @@
-"""`make bench`: matching by weights beside the PyPI package `rebasin`, on one thread. Compare within one run only.
+"""`make bench`: matching by weights beside the PyPI package `rebasin`, on one thread.
+
+Compare within one run only.
 
     python tests/bench/matching.py [--quick] [--only SECTION ...] [--mnist ROOT] [--out FOLDER]
 
-The whole run writes reports/bench/; a quick one, or one of some sections, only prints, unless `--out` says where to write.
-Seconds are the process's own, so that others on the machine count less.
+The whole run writes reports/bench/; a quick one, or one of some sections, only prints, unless
+`--out` says where to write. Seconds are the process's own, so that others on the machine count
+less.
 """
 import argparse
 import copy
@@ -23,24 +26,28 @@ from matching_report import report
 from rebasin import PermutationCoordinateDescent
 
 from starlight_nb.barriers import loss_barrier, path_losses
-from starlight_nb.runtime.files import write_atomic
 from starlight_nb.data import load
-from starlight_nb.matching.coordinate_descent import inner_product
 from starlight_nb.evaluation import refresh_batchnorm
+from starlight_nb.matching import Matcher, match_many, match_weights
+from starlight_nb.matching.coordinate_descent import inner_product
+from starlight_nb.matching.weights import matched_names
 from starlight_nb.models import build
 from starlight_nb.permutation import infer_spec, permute
+from starlight_nb.runtime.files import write_atomic
 from starlight_nb.training import Recipe, state_of, train_population
-from starlight_nb.matching import Matcher, match_many, match_weights
-from starlight_nb.matching.weights import matched_names
 
 torch.set_num_threads(1)
-RUNS, SLOW = 3, 15.0  # medians of so many runs; one run where it takes so many seconds or more
-COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "model_a", "model_b", "note"]
+OUT = Path(__file__).parents[2] / "reports/bench"
+RUNS = 3     # whose median counts
+SLOW = 15.0  # seconds of the first run from which no other follows
+COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "model_a",
+           "model_b", "note"]
 
 
 def rows(section, network, method, values, **columns):
     "One tidy row a metric."
-    return [dict(section=section, network=network, method=method, metric=metric, value=value, **columns)
+    return [dict(section=section, network=network, method=method, metric=metric, value=value,
+                 **columns)
             for metric, value in values.items()]
 
 
@@ -51,18 +58,28 @@ def timed(function):
     return process_time() - start, result
 
 
+def only_timed(function): return dict(seconds=timed(function)[0])
+
+
 def repeated(run):
     "What the last run found, with the medians of times and cosines, and the number of runs."
     found = [run()]
     if found[0]["seconds"] < SLOW: found += [run() for _ in range(RUNS - 1)]
-    times = {key: statistics.median(one[key] for one in found) for key in ("seconds", "tracing", "cos_w", "cos") if key in found[0]}
-    return found[-1] | times, len(found)
+    medians = {key: statistics.median(one[key] for one in found)
+               for key in ("seconds", "tracing", "cos_w", "cos") if key in found[0]}
+    return found[-1] | medians, len(found)
 
 
 def ours(spec, b, match):
     "The permuted state, and what it took."
     seconds, matching = timed(match)
-    return permute(spec, matching.permutation, b), dict(seconds=seconds, groups=len(matching.permutation), sweeps=matching.sweeps)
+    values = dict(seconds=seconds, groups=len(matching.permutation), sweeps=matching.sweeps)
+    return permute(spec, matching.permutation, b), values
+
+
+def by_weights(spec, a, b, **options):
+    "As `ours`, by `match_weights`."
+    return ours(spec, b, lambda: match_weights(spec, a, b, **options))
 
 
 def rebasin(model_a, model_b, x, seed=0):
@@ -78,10 +95,15 @@ def rebasin(model_a, model_b, x, seed=0):
 
 
 def scored(spec, a, found):
-    "What it took, and the cosines: over permuted tensors of two dimensions or more, and over all parameters."
-    (b, values), names = found, matched_names(spec, a)
+    """What it took, and two cosines: `cos_w` and `cos`.
+
+    The first is over permuted tensors of two dimensions or more, the second over all parameters."""
+    b, values = found
+    names = matched_names(spec, a)
     weights = [name for name in names if name in spec.axes and a[name].ndim > 1]
-    cosine = lambda names: inner_product(a, b, names) / math.sqrt(inner_product(a, a, names) * inner_product(b, b, names))
+    def cosine(names):
+        norms = inner_product(a, a, names) * inner_product(b, b, names)
+        return inner_product(a, b, names) / math.sqrt(norms)
     return values | dict(cos_w=cosine(weights), cos=cosine(names))
 
 
@@ -89,25 +111,36 @@ def moved(spec, a, seed):
     "The state with each tensor moved by 1 % of its norm, anywhere."
     torch.manual_seed(seed)
     steps = {name: torch.randn_like(a[name]) for name in matched_names(spec, a)}
-    return a | {name: a[name] + 0.01 * a[name].norm() * step / step.norm() for name, step in steps.items()}
+    return a | {name: a[name] + 0.01 * a[name].norm() * step / step.norm()
+                for name, step in steps.items()}
 
 
 def contenders(spec, model_a, model_b, x):
     "One run of each method, which returns its measurements."
     a, b = state_of(model_a), state_of(model_b)
     matcher, tolerant = Matcher(spec, [b]), Matcher(spec, [b], tolerance=0.05)
-    targets, seeds = [moved(spec, a, seed) for seed in range(RUNS)], iter(range(RUNS))
-    near, near_too = iter(targets), iter(targets)
+    targets = [moved(spec, a, seed) for seed in range(RUNS)]
+    near, near_too, seeds = iter(targets), iter(targets), iter(range(RUNS))
     tolerant.match(a)
     found = matcher.match(a)[0].permutation
-    run = lambda match, target=a: scored(spec, target, ours(spec, b, lambda: match(target)))
-    return {"forward": lambda: run(lambda a: match_weights(spec, a, b)),
-            "random order": lambda: run(lambda a: match_weights(spec, a, b, order="random")),
-            "from what was found": lambda: run(lambda a: match_weights(spec, a, b, init=found)),
-            "Matcher, nothing changed": lambda: run(lambda a: matcher.match(a)[0]),
-            "Matcher, A moved by 1 %": lambda: run(lambda a: matcher.match(a)[0], next(near)),
-            "Matcher, the same, tolerance 5 %": lambda: run(lambda a: tolerant.match(a)[0], next(near_too)),
+
+    def alone(**options): return scored(spec, a, by_weights(spec, a, b, **options))
+    def by_matcher(matcher, target):
+        return scored(spec, target, ours(spec, b, lambda: matcher.match(target)[0]))
+
+    return {"forward": alone,
+            "random order": lambda: alone(order="random"),
+            "from what was found": lambda: alone(init=found),
+            "Matcher, nothing changed": lambda: by_matcher(matcher, a),
+            "Matcher, A moved by 1 %": lambda: by_matcher(matcher, next(near)),
+            "Matcher, the same, tolerance 5 %": lambda: by_matcher(tolerant, next(near_too)),
             "rebasin": lambda: scored(spec, a, rebasin(model_a, model_b, x, next(seeds)))}
+
+
+def inferred(model, x):
+    "One run of `infer_spec`: its seconds, and the spec."
+    seconds, spec = timed(lambda: infer_spec(model, x))
+    return dict(seconds=seconds, spec=spec)
 
 
 def speed(options):
@@ -115,24 +148,25 @@ def speed(options):
     found = []
     for network in ("MLP 3x512", "ViT 4x128") if options.quick else NETWORKS:
         model_a, model_b, x = random_pair(*NETWORKS[network])
-        values, runs = repeated(lambda: dict(zip(("seconds", "spec"), timed(lambda: infer_spec(model_a, x)))))
+        values, runs = repeated(partial(inferred, model_a, x))
         spec = values.pop("spec")
         found += rows("speed", network, "infer_spec", values, runs=runs)
         for method, run in contenders(spec, model_a, model_b, x).items():
             note = ""
             try: values, runs = repeated(run)
-            except RuntimeError as error: values, runs, note = dict(seconds=math.nan), 1, str(error)
+            except RuntimeError as error:
+                values, runs, note = dict(seconds=math.nan), 1, str(error)
             found += rows("speed", network, method, values, runs=runs, note=note)
     return found
 
 
 def agreement(options):
-    "The same order as other implementations of the same descent: the same objective, to five digits."
+    "Other implementations' order of the same descent: the same objective, to five digits."
     found = []
     for network, value in PEERS.items():
         model_a, model_b, x = random_pair(*NETWORKS[network])
         spec, a, b = infer_spec(model_a, x), state_of(model_a), state_of(model_b)
-        cos_w = scored(spec, a, ours(spec, b, lambda: match_weights(spec, a, b, order="random")))["cos_w"]
+        cos_w = scored(spec, a, by_weights(spec, a, b, order="random"))["cos_w"]
         assert round(cos_w, 5) == value, f"{network}: {cos_w:.5f}, not {value}"
         found += rows("agreement", network, "random order", dict(cos_w=cos_w), runs=1)
         found += rows("agreement", network, "peers", dict(cos_w=value), note="to five digits")
@@ -144,24 +178,37 @@ def aligned(spec, make, data, a, b, seed):
     model_a, model_b = make().eval(), make().eval()
     model_a.load_state_dict(a)
     model_b.load_state_dict(b)
-    return {"unmatched": (b, {}), "forward": ours(spec, b, lambda: match_weights(spec, a, b)),
-            "random order": ours(spec, b, lambda: match_weights(spec, a, b, order="random", seed=seed)),
+    return {"unmatched": (b, {}), "forward": by_weights(spec, a, b),
+            "random order": by_weights(spec, a, b, order="random", seed=seed),
             "rebasin": rebasin(model_a, model_b, data.train.x[:2], seed)}
+
+
+def barrier_values(model, spec, data, a, found):
+    "The barrier from A to a permuted state, its rise half-way, and what the matching took."
+    state, values = found
+    # rebasin leaves the running statistics in their old order
+    state = refresh_batchnorm(model, state, data)
+    curve = path_losses(model, a, state, data)
+    loss = curve.loss["train"]
+    midpoint = loss[5] - (loss[0] + loss[-1]) / 2
+    values = scored(spec, a, (state, values))
+    return values | dict(barrier=loss_barrier(curve), midpoint=midpoint)
 
 
 def barriers(options):
     "Training-loss barriers between trained networks, and what the matching took."
     found = []
     for network, make, data, recipe in trained_networks(options.mnist):
-        model, states = make(), train_population(make, data, recipe, range(3 if options.quick else 6))
-        spec, states = infer_spec(model, data.train.x[:2]), [refresh_batchnorm(model, state, data) for state in states]
+        model = make()
+        states = train_population(make, data, recipe, range(3 if options.quick else 6))
+        states = [refresh_batchnorm(model, state, data) for state in states]
+        spec = infer_spec(model, data.train.x[:2])
         for seed, (i, j) in enumerate(combinations(range(len(states)), 2)):
-            for method, (state, values) in aligned(spec, make, data, states[i], states[j], seed).items():
-                state = refresh_batchnorm(model, state, data)  # rebasin leaves the statistics in their old order
-                curve = path_losses(model, states[i], state, data)
-                loss, values = curve.loss["train"], scored(spec, states[i], (state, values))
-                values |= dict(barrier=loss_barrier(curve), midpoint=loss[5] - (loss[0] + loss[-1]) / 2)
-                found += rows("barriers", network, method, values, runs=1, model_a=f"model-{i}", model_b=f"model-{j}")
+            methods = aligned(spec, make, data, states[i], states[j], seed)
+            for method, permuted in methods.items():
+                values = barrier_values(model, spec, data, states[i], permuted)
+                found += rows("barriers", network, method, values, runs=1, model_a=f"model-{i}",
+                              model_b=f"model-{j}")
     return found
 
 
@@ -177,18 +224,23 @@ def width(options):
     return found
 
 
+def one_by_one(spec, a, others): return [match_weights(spec, a, b) for b in others]
+
+
 def networks(options):
     "Seconds for many small networks at once, and one after another."
-    found, data, counts = [], load("digits"), (1, 2, 5) if options.quick else (1, 2, 5, 10, 20, 50)
+    found, data = [], load("digits")
+    counts = (1, 2, 5) if options.quick else (1, 2, 5, 10, 20, 50)
+    recipe = Recipe(epochs=3, batch_size=100, lr=0.03)
+    methods = {"match_many": match_many, "match_weights": one_by_one}
     for network, name in (("MLP 3x32, digits", "mlp"), ("ResNet 8, digits", "resnet")):
         make = partial(build, name)
-        a, *others = train_population(make, data, Recipe(epochs=3, batch_size=100, lr=0.03), range(1 + counts[-1]))
+        a, *others = train_population(make, data, recipe, range(1 + counts[-1]))
         spec = infer_spec(make(), data.train.x[:2])
-        methods = {"match_many": lambda count: match_many(spec, a, others[:count]),
-                   "match_weights": lambda count: [match_weights(spec, a, b) for b in others[:count]]}
         for count in counts:
             for method, match in methods.items():
-                values, runs = repeated(lambda: dict(seconds=timed(lambda: match(count))[0]))
+                run = partial(only_timed, partial(match, spec, a, others[:count]))
+                values, runs = repeated(run)
                 found += rows("networks", network, method, values, runs=runs, size=count)
     return found
 
@@ -200,16 +252,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer and smaller networks")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="only these sections")
-    parser.add_argument("--mnist", metavar="ROOT", help="torchvision's folder of MNIST: barriers there too")
+    parser.add_argument("--mnist", metavar="ROOT",
+                        help="torchvision's folder of MNIST: barriers there too")
     parser.add_argument("--out", type=Path, help="where matching.csv and matching.md go")
     options = parser.parse_args()
-    found = [row for name, section in SECTIONS.items() if name in (options.only or SECTIONS) for row in section(options)]
-    frame, out = pd.DataFrame(found, columns=COLUMNS).astype({"size": "Int64", "runs": "Int64"}), options.out
-    if not (out or options.quick or options.only): out = Path("reports/bench")
-    print(text := report(frame))
-    if out:
-        write_atomic(out / "matching.csv", frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
-        write_atomic(out / "matching.md", text)
+    chosen = [section for name, section in SECTIONS.items()
+              if name in (options.only or SECTIONS)]
+    found = [row for section in chosen for row in section(options)]
+    frame = pd.DataFrame(found, columns=COLUMNS).astype({"size": "Int64", "runs": "Int64"})
+    text = report(frame)
+    print(text)
+    out = options.out
+    if not (out or options.quick or options.only): out = OUT
+    if not out: return
+    table = frame.to_csv(index=False, float_format="%.8g", lineterminator="\n")
+    write_atomic(out / "matching.csv", table)
+    write_atomic(out / "matching.md", text)
 
 
 if __name__ == "__main__": main()

@@ -14,29 +14,41 @@ def wide(frame, index, columns="metric"):
 
 def markdown(table):
     table = table.reset_index().astype(object)
-    return table.where(table.notna(), None).to_markdown(index=False, floatfmt=".4g", missingval="")
+    filled = table.where(table.notna(), None)
+    return filled.to_markdown(index=False, floatfmt=".4g", missingval="")
 
 
 def speed(frame):
+    "Each method's seconds and cosines, then what the first matching of a network takes."
     tried = frame[frame.method != "infer_spec"]
     table = wide(tried, ["network", "method"])
-    others, first = table.xs("rebasin", level="method"), table.xs("forward", level="method").seconds
-    table.insert(0, "rebasin / this", others.seconds.reindex(table.index, level="network") / table.seconds)
+    others = table.xs("rebasin", level="method")
+    rebasin = others.seconds.reindex(table.index, level="network")
+    table.insert(0, "rebasin / this", rebasin / table.seconds)
     table["runs"] = tried.groupby(["network", "method"], sort=False).runs.first()
     found = frame[frame.method == "infer_spec"].set_index("network").value
-    whole = pd.DataFrame({"infer_spec": found, "forward": first, "together": found + first})
-    whole = whole.join(others[["tracing", "seconds"]]).rename(columns=dict(tracing="rebasin's tracing", seconds="rebasin"))
-    whole["rebasin together"] = whole["rebasin's tracing"] + whole["rebasin"]
-    whole["rebasin / ours"] = whole["rebasin together"] / whole["together"]
+    whole = first_matching(found, table.xs("forward", level="method").seconds, others)
     failed = [f"- rebasin {row.note} in {row.network}: no time to compare with"
               for row in tried[tried.value.isna()].itertuples()]
     columns = ["seconds", "rebasin / this", "cos_w", "cos", "groups", "sweeps", "runs"]
-    return ["Two networks at random. Seconds of the matching alone (rebasin's include permuting the network, ours do not); "
-            "`rebasin / this` says how many times longer rebasin takes, whatever it finds to permute. "
-            "`cos_w` is the cosine over permuted tensors of two dimensions or more, `cos` over all parameters.",
+    return ["Two networks at random. Seconds of the matching alone (rebasin's include permuting "
+            "the network, ours do not); `rebasin / this` says how many times longer rebasin "
+            "takes, whatever it finds to permute. `cos_w` is the cosine over permuted tensors of "
+            "two dimensions or more, `cos` over all parameters.",
             markdown(table[columns]), "\n".join(failed),
-            "The first time a network is met, its symmetries have to be found too, and ours are proven on it. Seconds:",
+            "The first time a network is met, its symmetries have to be found too, and ours are "
+            "proven on it. Seconds:",
             markdown(whole)]
+
+
+def first_matching(found, forward, others):
+    "Seconds to find the symmetries of a network and to match it once, beside rebasin."
+    whole = pd.DataFrame({"infer_spec": found, "forward": forward, "together": found + forward})
+    names = dict(tracing="rebasin's tracing", seconds="rebasin")
+    whole = whole.join(others[["tracing", "seconds"]]).rename(columns=names)
+    whole["rebasin together"] = whole["rebasin's tracing"] + whole["rebasin"]
+    whole["rebasin / ours"] = whole["rebasin together"] / whole["together"]
+    return whole
 
 
 def agreement(frame):
@@ -54,18 +66,25 @@ def difference(pairs, method):
 
 
 def barriers(frame):
-    pairs, middle = (wide(frame[frame.metric == metric], ["network", "model_a", "model_b"], "method")
-                     for metric in ("barrier", "midpoint"))
-    table = pairs.groupby(level="network", sort=False).agg(lambda part: f"{part.mean():.4f} ± {part.std():.4f}")
+    "Barriers of each method, their differences from rebasin's, and what the matching took."
+    index = ["network", "model_a", "model_b"]
+    pairs = wide(frame[frame.metric == "barrier"], index, "method")
+    middle = wide(frame[frame.metric == "midpoint"], index, "method")
+    by_network = pairs.groupby(level="network", sort=False)
+    table = by_network.agg(lambda part: f"{part.mean():.4f} ± {part.std():.4f}")
     for method in ("forward", "random order"):
-        table[f"{method} − rebasin"] = [difference(pairs.loc[[network]], method) for network in table.index]
-    took = wide(frame[frame.metric.isin(["seconds", "cos_w", "groups"])], ["network", "method"])
+        table[f"{method} − rebasin"] = [difference(pairs.loc[[network]], method)
+                                        for network in table.index]
+    measured = frame[frame.metric.isin(["seconds", "cos_w", "groups"])]
+    took = wide(measured, ["network", "method"])
     count = frame.model_b.nunique() + 1
-    return [f"{count} trained networks of each kind and every pair of them. Statistics of normalisations are measured afresh "
-            "at the ends too, because rebasin leaves the running ones in their old order. Largest rise of the training loss "
-            "above the line between the ends, at eleven points, in nats: mean ± standard deviation over pairs; "
+    half_way = (pairs - middle < 1e-9).to_numpy().sum()
+    return [f"{count} trained networks of each kind and every pair of them. Statistics of "
+            "normalisations are measured afresh at the ends too, because rebasin leaves the "
+            "running ones in their old order. Largest rise of the training loss above the line "
+            "between the ends, at eleven points, in nats: mean ± standard deviation over pairs; "
             "paired differences with 95 % intervals over models.",
-            markdown(table), f"The largest rise is half-way in {(pairs - middle < 1e-9).to_numpy().sum()} of {pairs.size} paths.",
+            markdown(table), f"The largest rise is half-way in {half_way} of {pairs.size} paths.",
             "Means over pairs of what the matching left and took:", markdown(took)]
 
 
@@ -73,9 +92,9 @@ def width(frame):
     table = wide(frame[frame.metric == "seconds"], "size", "method").rename_axis(index="width")
     last, ratio = table.index[-2:], table.iloc[-1] / table.iloc[-2]
     table["rebasin / forward"] = table["rebasin"] / table["forward"]
-    return ["Seconds for an MLP of three hidden layers and 784 inputs, at random.", markdown(table),
-            f"From width {last[0]} to {last[1]} they grow "
-            + ", ".join(f"{value:.1f}-fold ({method})" for method, value in ratio.items()) + "."]
+    growth = ", ".join(f"{value:.1f}-fold ({method})" for method, value in ratio.items())
+    return ["Seconds for an MLP of three hidden layers and 784 inputs, at random.",
+            markdown(table), f"From width {last[0]} to {last[1]} they grow {growth}."]
 
 
 def networks(frame):
@@ -86,15 +105,19 @@ def networks(frame):
             "and by so many calls of `match_weights`.", markdown(table)]
 
 
-SECTIONS = dict(speed=speed, agreement=agreement, barriers=barriers, width=width, networks=networks)
+SECTIONS = dict(speed=speed, agreement=agreement, barriers=barriers, width=width,
+                networks=networks)
 
 
 def evidence():
     "What the numbers were measured with."
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy", "rebasin"))
-    return (f"Python {platform.python_version()}, {versions}; {platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), "
-            f"{torch.get_num_threads()} thread. Seconds are processor time, medians over `runs`. Pairs at random have the seeds 0 and 1, "
-            "random orders the seed 0 (rebasin's: 0, 1, 2), or the number of the pair of trained networks.")
+    packages = ("torch", "numpy", "scipy", "rebasin")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    processor = f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+    return (f"Python {platform.python_version()}, {versions}; {processor}, "
+            f"{torch.get_num_threads()} thread. Seconds are processor time, medians over `runs`. "
+            "Pairs at random have the seeds 0 and 1, random orders the seed 0 (rebasin's: 0, 1, "
+            "2), or the number of the pair of trained networks.")
 
 
 def report(frame):

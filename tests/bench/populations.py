@@ -2,8 +2,8 @@
 
     python tests/bench/populations.py [--quick] [--jobs N]
 
-The plain loop is the one that everybody writes: one network after another, PyTorch's own optimiser and schedule, the data as tensors.
-Writes reports/bench/populations.csv and .md.
+The plain loop is the one that everybody writes: one network after another, PyTorch's own optimiser
+and schedule, the data as tensors. Writes reports/bench/populations.csv and .md.
 """
 import argparse
 import statistics
@@ -16,32 +16,38 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 from torch.nn import functional as F
 
-from starlight_nb.runtime.files import write_atomic
 from starlight_nb.data import load
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec
-from starlight_nb.training import Recipe
+from starlight_nb.runtime.files import write_atomic
 from starlight_nb.star import Sources, train_star
-from starlight_nb.training import plan_population, train, train_population
+from starlight_nb.training import Recipe, plan_population, train, train_population
 
 OUT = Path(__file__).parents[2] / "reports/bench"
 DIGITS = load("digits")
 NETWORKS = {  # builder, how many, epochs, learning rate: those of the profile `digits`
-    "MLP 3x64": (partial(build, "mlp", width=64), 20, 40, 0.05), "ResNet 8": (partial(build, "resnet", width=8), 8, 25, 0.03),
+    "MLP 3x64": (partial(build, "mlp", width=64), 20, 40, 0.05),
+    "ResNet 8": (partial(build, "resnet", width=8), 8, 25, 0.03),
     "ResNet 16": (partial(build, "resnet", width=16), 8, 25, 0.03)}
 
 
 def recipe_of(epochs, lr): return Recipe(epochs=epochs, batch_size=100, lr=lr, schedule="one-cycle")
 
 
-def plain(build, recipe, seed):
+def steps_per_epoch(recipe): return -(-len(DIGITS.train) // recipe.batch_size)
+
+
+def plain(make, recipe, seed):
     "One network, as everybody trains it."
     torch.manual_seed(seed)
-    model, x, y = build(), DIGITS.train.x, DIGITS.train.y
-    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True)
-    steps = -(-len(x) // recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * steps, cycle_momentum=False)
-    for epoch in range(recipe.epochs):
+    model = make()
+    x, y = DIGITS.train.x, DIGITS.train.y
+    optimizer = torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum,
+                                weight_decay=recipe.weight_decay, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=recipe.epochs * steps_per_epoch(recipe),
+        cycle_momentum=False)
+    for _ in range(recipe.epochs):
         for rows in torch.randperm(len(x)).split(recipe.batch_size):
             optimizer.zero_grad()
             F.cross_entropy(model(x[rows]), y[rows]).backward()
@@ -57,36 +63,52 @@ def seconds(function, clock=time.perf_counter):
 
 def population_row(name, make, count, recipe, jobs, rounds):
     "Medians of several rounds; workers, where there are any, are started anew in each."
-    loop = lambda: [plain(make, recipe, seed) for seed in range(count)]
+    def loop():
+        for seed in range(count): plain(make, recipe, seed)
+    def population(): train_population(make, DIGITS, recipe, range(count), jobs)
     loops, ours = [], []
     for _ in range(rounds):
         loops.append(seconds(loop))
         get_reusable_executor().shutdown(wait=True)
-        ours.append(seconds(lambda: train_population(make, DIGITS, recipe, range(count), jobs)))
+        ours.append(seconds(population))
     plan = plan_population(make(), DIGITS, recipe, count, jobs)
-    return dict(network=name, models=count, epochs=recipe.epochs, plain=statistics.median(loops), ours=statistics.median(ours),
-                faster=statistics.median(a / b for a, b in zip(loops, ours)), how=str(plan))
+    faster = statistics.median(a / b for a, b in zip(loops, ours))
+    return dict(network=name, models=count, epochs=recipe.epochs, plain=statistics.median(loops),
+                ours=statistics.median(ours), faster=faster, how=str(plan))
+
+
+def star_round(model, states, spec, recipe):
+    "One round: a star's step and re-match beside a plain step and epoch; two matchings, in ms."
+    matching, rematch = [], Sources.rematch
+    def star(epochs, every):
+        train_star(model, states, DIGITS, recipe.replace(epochs=epochs), spec=spec,
+                   rematch_every=every)
+    def between(run):  # the time of all epochs but the first
+        whole = seconds(lambda: run(recipe.epochs), time.process_time)
+        return whole - seconds(lambda: run(1), time.process_time)
+    def timed(sources, theta):
+        matching.append(seconds(lambda: rematch(sources, theta), time.process_time))
+    one = between(lambda epochs: train(model, DIGITS, recipe.replace(epochs=epochs), 0))
+    step = between(lambda epochs: star(epochs, None)) / one
+    Sources.rematch = timed
+    try: star(recipe.epochs, 1)
+    finally: Sources.rematch = rematch
+    first, later = matching[0], statistics.mean(matching[1:])
+    return {"star's step, plain 1": step, "re-match, epoch 1": later / (one / (recipe.epochs - 1)),
+            "first match, ms": 1000 * first, "re-match, ms": 1000 * later}
 
 
 def star_row(name, make, recipe, rounds, count=20):
-    "A step of a star beside a plain one, and its re-matches beside an epoch; without what comes before and after the epochs. On one thread, so the processor's time counts."
-    model, states = initialise(make, 999), train_population(make, DIGITS, recipe, range(count), jobs=2)
-    spec, matching, rematch = infer_spec(model, DIGITS.train.x[:2]), [], Sources.rematch
-    def star(epochs, every): train_star(model, states, DIGITS, recipe.replace(epochs=epochs), spec=spec, rematch_every=every)
-    def between(run):  # the time of all epochs but the first
-        return seconds(lambda: run(recipe.epochs), time.process_time) - seconds(lambda: run(1), time.process_time)
-    def timed(table, theta): matching.append(seconds(lambda: rematch(table, theta), time.process_time))
-    rows = []
-    for _ in range(rounds):
-        one = between(lambda epochs: train(model, DIGITS, recipe.replace(epochs=epochs), 0))
-        step = between(lambda epochs: star(epochs, None)) / one
-        Sources.rematch, matching[:] = timed, []
-        star(recipe.epochs, 1)
-        Sources.rematch = rematch
-        rows.append((step, statistics.mean(matching[1:]) / (one / (recipe.epochs - 1)), 1000 * matching[0], 1000 * statistics.mean(matching[1:])))
-    medians = [statistics.median(column) for column in zip(*rows)]
-    return dict(zip(("network", "sources", "batches an epoch", "star's step, plain 1", "re-match, epoch 1", "first match, ms", "re-match, ms"),
-                    (name, count, -(-len(DIGITS.train) // recipe.batch_size), *medians)))
+    """A step of a star beside a plain one, and its re-matches beside an epoch.
+
+    What comes before and after the epochs is left out. It runs on one thread, so the processor's
+    time counts."""
+    model = initialise(make, 999)
+    states = train_population(make, DIGITS, recipe, range(count), jobs=2)
+    spec = infer_spec(model, DIGITS.train.x[:2])
+    found = pd.DataFrame([star_round(model, states, spec, recipe) for _ in range(rounds)])
+    return {"network": name, "sources": count, "batches an epoch": steps_per_epoch(recipe),
+            **found.median().to_dict()}
 
 
 def main():
@@ -95,23 +117,32 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     options, _ = parser.parse_known_args()  # `make bench` passes the same options to all
     torch.set_num_threads(1)
-    rounds, populations, stars = 1 if options.quick else 3, [], []
+    rounds = 1 if options.quick else 3
+    populations, stars = [], []
     for name, (make, count, epochs, lr) in NETWORKS.items():
         recipe = recipe_of(2 if options.quick else epochs, lr)
         populations.append(population_row(name, make, count, recipe, options.jobs, rounds))
         print(populations[-1], flush=True)
         stars.append(star_row(name, make, recipe, rounds))
         print(stars[-1], flush=True)
-    if not options.quick: write(pd.DataFrame(populations), pd.DataFrame(stars), options.jobs, rounds)
+    if options.quick: return
+    write(pd.DataFrame(populations), pd.DataFrame(stars), options.jobs, rounds)
 
 
 def write(populations, stars, jobs, rounds):
+    "Write both tables."
     tables = [populations, stars]
-    write_atomic(OUT / "populations.csv", pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n"))
-    texts = [table.to_markdown(index=False, floatfmt=".3g") for table in tables]
-    write_atomic(OUT / "populations.md", f"# Populations and stars\n\nDigits, {jobs} jobs, one thread each; medians of {rounds} rounds. Seconds of the plain "
-                f"loop, which trains one network after another, and of `train_population`, with the start of workers where there are any.\n\n{texts[0]}\n\n"
-                f"A step of Starlight beside a plain step on the same batches, and a re-match of all sources beside a plain epoch, in processor time of one thread.\n\n{texts[1]}\n")
+    rows = pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n")
+    write_atomic(OUT / "populations.csv", rows)
+    first, second = (table.to_markdown(index=False, floatfmt=".3g") for table in tables)
+    write_atomic(OUT / "populations.md",
+                 f"# Populations and stars\n\nDigits, {jobs} jobs, one thread each; medians of "
+                 f"{rounds} rounds. Seconds of the plain loop, which trains one network after "
+                 "another, and of `train_population`, with the start of workers where there are "
+                 f"any.\n\n{first}\n\n"
+                 "A step of Starlight beside a plain step on the same batches, and a re-match of "
+                 "all sources beside a plain epoch, in processor time of one thread."
+                 f"\n\n{second}\n")
 
 
 if __name__ == "__main__": main()
