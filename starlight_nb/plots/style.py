@@ -26,7 +26,7 @@ COLOURS = {
     "paper": "0.35",             # grey: the paper's own networks
 }
 
-# %% ../../nbs/30a_plots.style.ipynb #line-styles
+# %% ../../nbs/30a_plots.style.ipynb #look
 class LineStyle(NamedTuple):
     "How one series is drawn."
     label: str           # its name in the legend
@@ -49,12 +49,8 @@ AVERAGES = {
 # %% ../../nbs/30a_plots.style.ipynb #series
 PREDICTORS = {
     "regular": LineStyle("regular", COLOURS["regular"], "--", "s"),
-<<<<<<< HEAD
-    "equal_budget": LineStyle("regular, trained as long as a star", COLOURS["equal budget"], "-.", "D"),
-=======
     "equal_budget": LineStyle("regular, trained as long as a star",
                               COLOURS["equal budget"], "-.", "D"),
->>>>>>> averages
     "matched average, REPAIR":
         LineStyle("average of the matched, REPAIR", COLOURS["source"], ":", "^"),
     "fused star": LineStyle("fused star", COLOURS["star"], "-", "o"),
