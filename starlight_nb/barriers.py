@@ -4,6 +4,7 @@
 
 # %% ../nbs/12_barriers.ipynb #imports
 from __future__ import annotations
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -120,7 +121,7 @@ def path_losses(model: nn.Module,                 # the architecture; not change
                 state_a: dict[str, torch.Tensor],
                 state_b: dict[str, torch.Tensor],
                 data: Dataset,
-                ts=11,                            # number of points, or the points themselves
+                ts: int | Sequence[float] = 11,   # number of points, or the points themselves
                 refresh: bool = True,             # measure normalisation statistics on the way
                 repair: bool = False,             # rescale hidden units on the way; refreshes too
                 recipe: Recipe = Recipe(),        # its precision and memory format count

@@ -21,8 +21,9 @@ __all__ = ['CACHED_NUMBERS', 'check_same', 'interpolate', 'lerp_states', 'best_b
 # %% ../nbs/03_evaluation.ipynb #check-same
 def check_same(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor]):
     "Raise `ValueError`, naming the tensor, unless both states have the same tensors and shapes."
-    for name in state_a.keys() ^ state_b.keys():
-        raise ValueError(f"state_b: the tensor {name!r} is in only one of the two states")
+    alone = [name for name in [*state_a, *state_b] if (name in state_a) != (name in state_b)]
+    if alone:
+        raise ValueError(f"state_b: the tensor {alone[0]!r} is in only one of the two states")
     for name, tensor in state_a.items():
         shape, other = tuple(tensor.shape), tuple(state_b[name].shape)
         if shape != other:

@@ -147,7 +147,7 @@ class _SingleMatcher:
         self.resume([matching.permutation for matching in found])
         return found
     def resume(self, permutations):
-        "Go on from these permutations, one a source."
+        "Resume from these permutations, one a source."
         self.permutations = permutations
     def write(self, vectors, numbers, names):
         "Write the sources of these numbers, as they are matched now, into their rows."
@@ -193,7 +193,7 @@ class Sources:
         star = self.layout.state(theta, like=self.states[0])
         self._reorder([matching.permutation for matching in self.matcher.match(star)])
     def restore(self, permutations: list[dict[str, torch.Tensor]]):
-        "Go on from these permutations, as if the last re-match had found them."
+        "Resume from these permutations, as if the last re-match had found them."
         self.matcher.resume(permutations)
         self._reorder(permutations)
     def _reorder(self, permutations):
@@ -331,8 +331,8 @@ def _bind(checkpoint, objective):
     "The checkpoint of this star and of no other."
     states, spec = objective.sources.states, objective.sources.spec
     return checkpoint.with_config(sources=[state_digest(state) for state in states],
-                         spec=config_key({"spec": spec.to_json()}),
-                         **dataclasses.asdict(objective.options))
+                                  spec=config_key({"spec": spec.to_json()}),
+                                  **dataclasses.asdict(objective.options))
 
 # %% ../nbs/13_star.ipynb #train-star
 def train_star(model: nn.Module,                        # the star's initialisation; not changed

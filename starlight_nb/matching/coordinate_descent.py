@@ -5,6 +5,7 @@
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #imports
 from __future__ import annotations
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -317,22 +318,22 @@ class CoordinateDescent(DescentRecord, ABC):
     value: np.ndarray  # (networks,): inner products of A with each B in its present order
     scale: np.ndarray  # (networks,): products of the norms; value / scale is a cosine
     @abstractmethod
-    def propose(self, root, which, forward=False):
-        "Those networks to which other orders of a family promise a gain, the orders, the gains."
+    def propose(self, root: str, which: np.ndarray, forward: bool = False):
+        "Return `(which, orders, gains)` of the networks that new orders promise to improve."
     @abstractmethod
-    def apply(self, root, which, orders):
-        "Put networks into new orders of a family, whatever that gains; measure and record it."
+    def apply(self, root: str, which: np.ndarray, orders: dict[str, np.ndarray]):
+        "Put networks into new orders of a family, even at a loss; measure and record the gain."
     @abstractmethod
-    def solve(self, root, which):
-        "Put networks into the best orders of a family where that gains; those that moved."
+    def solve(self, root: str, which: np.ndarray) -> np.ndarray:
+        "Put networks into the best orders of a family where that gains; return those that moved."
     @abstractmethod
-    def replace_reference(self, a, tolerance):
-        "Take other parameters for A; the names of tensors that moved by more than `tolerance`."
+    def replace_reference(self, a: dict[str, torch.Tensor], tolerance: float) -> set[str]:
+        "Use other parameters for A; return the tensors that moved by more than `tolerance`."
     @abstractmethod
-    def rows(self, numbers, names):
-        "The named tensors of these networks, as they are now, side by side: one row a network."
-    def forget(self, groups):
-        "The similarities of these groups are out of date; without effect where none are kept."
+    def rows(self, numbers: np.ndarray | list[int], names: list[str]) -> torch.Tensor:
+        "Return the named tensors of these networks, side by side: one row for each network."
+    def forget(self, groups: Iterable[str]):
+        "Drop the similarities of these groups; without effect where none are kept."
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #select
 def select(mask, which, orders, gains):

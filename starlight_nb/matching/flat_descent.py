@@ -97,19 +97,19 @@ def _is_near(new, old, tolerance):
 class FlatUpdates(FlatNetworks):
     "Networks B that take orders, and another A, from outside."
     def rows(self, numbers, names):
-        "The named tensors of these networks, as they are now, side by side: one row a network."
+        "Return the named tensors of these networks, side by side: one row for each network."
         own = self.b[np.asarray(numbers)]
         if names != list(self.slices):
             own = np.concatenate([own[:, self.slices[name]] for name in names], 1)
         return torch.from_numpy(own)
     def apply(self, root, which, orders):
-        "Put networks into new orders of a family, whatever that gains; measure and record it."
+        "Put networks into new orders of a family, even at a loss; measure and record the gain."
         _move_units(self.b, which, self.positions[root], orders[root])
         gains = self.b[which] @ self.a - self.value[which]
         self.value[which] += gains
         self.record(root, which, orders, gains)
     def replace_reference(self, a, tolerance):
-        "Take other parameters for A; the names of tensors that moved by more than `tolerance`."
+        "Use other parameters for A; return the tensors that moved by more than `tolerance`."
         self.a = _as_row(a)
         changed = {name for name, at in self.slices.items()
                    if not _is_near(self.a[at], self.reference[at], tolerance)}
@@ -125,7 +125,7 @@ class FlatDescent(FlatUpdates):
         squares = sum((norms**2 for norms in self.norms_b.values()), np.zeros(self.count))
         return np.linalg.norm(self.a) * np.sqrt(squares)
     def propose(self, root, which, forward=False):
-        "Those networks to which other orders of a family promise a gain, the orders, the gains."
+        "Return `(which, orders, gains)` of the networks that new orders promise to improve."
         positions = (self.forward if forward else self.positions)[root]
         a, b = self.a[positions], _units_of(self.b, which, positions)
         units, numbers = positions.shape
@@ -133,7 +133,7 @@ class FlatDescent(FlatUpdates):
         order, gains = assign_each(similarities.transpose(0, 2, 1))
         return select(gains > self.least[root][which], which, {root: order}, gains)
     def solve(self, root, which):
-        "Put networks into the best orders of a family where that gains; those that moved."
+        "Put networks into the best orders of a family where that gains; return those that moved."
         which, orders, gains = self.propose(root, which)
         if not len(which): return which
         _move_units(self.b, which, self.positions[root], orders[root])

@@ -161,7 +161,7 @@ class TensorNetworks(CoordinateDescent):
         zeros = torch.zeros(self.count, dtype=torch.double)
         return torch.stack([zeros, *self.products.values()]).sum(0).numpy()
     def rows(self, numbers, names):
-        "The named tensors of these networks, as they are now, side by side: one row a network."
+        "Return the named tensors of these networks, side by side: one row for each network."
         return torch.cat([self.b[name][numbers].flatten(1) for name in names], 1)
 
 # %% ../../nbs/11b_matching.tensor_descent.ipynb #is-near
@@ -180,7 +180,7 @@ class TensorUpdates(TensorNetworks):
         a, b = (_sum_of_squares(norms, self.count) for norms in (self.norms_a, self.norms_b))
         return torch.from_numpy(a * b).sqrt().numpy()  # numpy rounds some roots differently
     def apply(self, root, which, orders):
-        "Put networks into new orders of a family, whatever that gains; measure and record it."
+        "Put networks into new orders of a family, even at a loss; measure and record the gain."
         before = self.value
         _reorder(self.layout, self.b, which, orders)
         for name in self.layout.tensors[root]:
@@ -188,14 +188,14 @@ class TensorUpdates(TensorNetworks):
         _reorder_columns(self.similarities, which, orders)
         self.record(root, which, orders, (self.value - before)[which])
     def replace_reference(self, a, tolerance):
-        "Take other parameters for A; the names of tensors that moved by more than `tolerance`."
+        "Use other parameters for A; return the tensors that moved by more than `tolerance`."
         old = self.similarities.reference
         changed = {name for name in a if not _is_near(a[name], old[name], tolerance)}
         self.similarities.reference |= {name: a[name] for name in changed}
         self.a, self.norms_a = dict(a), _norms_of_one(a)
         return changed
     def forget(self, groups):
-        "The similarities of these groups are out of date."
+        "Drop the similarities of these groups."
         self.similarities.forget(groups)
 
 # %% ../../nbs/11b_matching.tensor_descent.ipynb #move
@@ -218,14 +218,14 @@ def _move(networks, which, orders):
 class TensorDescent(TensorUpdates):
     "Coordinate descent tensor by tensor, with similarities that are kept up to date."
     def propose(self, root, which, forward=False):
-        "Those networks to which other orders of a family promise a gain, the orders, the gains."
+        "Return `(which, orders, gains)` of the networks that new orders promise to improve."
         family = self.layout.families[root]
         numbers = self.layout.forward if forward else self.layout.all
         found = {g: self.similarities.of(g, numbers[g], which, self.a, self.b) for g in family}
         orders, gains = assign_family(self.layout.spec, family, found)
         return select(gains > self.least[root][which], which, orders, gains)
     def solve(self, root, which):
-        "Put networks into the best orders of a family where that gains; those that moved."
+        "Put networks into the best orders of a family where that gains; return those that moved."
         which, orders, _ = self.propose(root, which)
         if not len(which): return which
         changes, gains = _move(self, which, orders)

@@ -5,6 +5,7 @@
 # %% ../../nbs/11d_matching.weights.ipynb #imports
 from __future__ import annotations
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -284,7 +285,7 @@ def matching_of(spec: PermutationSpec,
                 state_a: dict[str, torch.Tensor],
                 state_b: dict[str, torch.Tensor],
                 permutation: dict[str, torch.Tensor],  # of B
-                history: list[float] = (),  # the inner product before each step of the method
+                history: Sequence[float] = (),  # the inner product before each step of the method
                ) -> Matching:
     "A permutation that was found in any way as a `Matching`; the final inner product is added."
     names, moved = matched_names(spec, state_a), permute(spec, permutation, state_b)

@@ -249,8 +249,8 @@ def check_permutation(spec: PermutationSpec,
                       argument: str = "permutation",  # the caller's name for it, for the message
                      ):
     "Raise `ValueError`, naming the group, unless `permutation` has an order for each group."
-    for group in permutation.keys() - spec.groups.keys():
-        raise ValueError(f"{argument}: the spec has no group {group!r}")
+    unknown = [group for group in permutation if group not in spec.groups]
+    if unknown: raise ValueError(f"{argument}: the spec has no group {unknown[0]!r}")
     for group, size in spec.groups.items():
         order = permutation.get(group)
         if not torch.is_tensor(order) or sorted(order.tolist()) != list(range(size)):
@@ -299,9 +299,10 @@ def compose(p: dict[str, torch.Tensor],  # the second to act
     """The permutation that acts as `q` and then as `p`.
 
     Raises `ValueError` where a group has an order in one of them only."""
-    for group in p.keys() ^ q.keys():
-        name = "q" if group in p else "p"
-        raise ValueError(f"{name}: a permutation of {group!r} is missing")
+    alone = [group for group in [*p, *q] if (group in p) != (group in q)]
+    if alone:
+        name = "q" if alone[0] in p else "p"
+        raise ValueError(f"{name}: a permutation of {alone[0]!r} is missing")
     return {group: q[group][p[group]] for group in q}
 
 def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -62,8 +62,8 @@ class _Adam:
         self.state = {"mean": torch.zeros_like(theta), "square": torch.zeros_like(theta),
                       "step": torch.zeros(())}
     def step(self, theta, gradient, rate):
-        mean, square, step = ([tensor] for tensor in self.state.values())
-        self.function([theta], [gradient], mean, square, [], step, lr=rate, **self.fixed)
+        self.function([theta], [gradient], [self.state["mean"]], [self.state["square"]], [],
+                      [self.state["step"]], lr=rate, **self.fixed)
 
 _OPTIMIZERS = {"sgd": _SGD, "adam": _Adam, "adamw": _Adam}
 

@@ -184,7 +184,7 @@ def why_not_stacked(model: nn.Module,
                     x: torch.Tensor,           # a few inputs (examples, ...)
                     recipe: Recipe = Recipe(),
                    ) -> str:
-    "Why networks like this one are better not stacked; an empty text where they are."
+    "The first reason against a stack of such networks; empty where there is none."
     if recipe.compile: return "it is compiled"
     if next(model.buffers(), None) is not None: return "it has buffers"
     for module in model.modules():
