@@ -363,7 +363,8 @@ def _check_run(request, environment, out, data, ray_address):
         raise ValueError(f"ray-address: {ray_address!r} is given, but the backend is "
                          f"{environment.backend!r}, not 'ray'")
     out = Path(out or environment.report_folder(request.profile.name)).resolve()
-    _check_folders(out, environment.store, data or given_variables().get("STARLIGHT_DATA"))
+    data = data or given_variables().get("STARLIGHT_DATA")
+    _check_folders(out, environment.store, data)
     _check_data(request.settings(), environment.data)
     return out
 
