@@ -114,7 +114,8 @@ def sample_star_domain(star: StarResult | dict,     # a star and its sources, as
                        spec: PermutationSpec | None = None,  # of the star's permutations
                        model: nn.Module | None = None,       # with `data`: to infer the spec, and
                        data: Dataset | Split | None = None,  # to measure running statistics
-                       t_sampling: str | float = "uniform",  # uniform, beta, or a constant
+                       # As for `train_star`; adaptive is uniform here, as no loss is observed:
+                       t_sampling: str | float = "uniform",
                        refresh: bool = True,  # measure the statistics between the ends
                       ) -> Draws:
     """Random points on the segments to random sources (the paper's section on BMA); `.plan` has

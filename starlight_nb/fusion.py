@@ -35,7 +35,8 @@ def ensemble(model: nn.Module,                        # the architecture; not ch
 # %% ../nbs/21_fusion.ipynb #aligned
 def aligned(spec: PermutationSpec,
             states: list[dict[str, torch.Tensor]],  # not changed
-            around="first",  # matched to the first, together (to one another), or to a state
+            # The name "first" or "together" (matched to one another), or the state to match to:
+            around: str | dict[str, torch.Tensor] = "first",
            ) -> list[dict[str, torch.Tensor]]:
     """The states in one order.
 
@@ -71,7 +72,7 @@ def average(states: list[dict[str, torch.Tensor]],  # in one order; not changed
 def average_aligned(spec: PermutationSpec,
                     states: list[dict[str, torch.Tensor]],  # not changed
                     *,
-                    around="first",                  # as for `aligned`
+                    around: str | dict[str, torch.Tensor] = "first",  # as for `aligned`
                     model: nn.Module | None = None,  # with `data`: to measure statistics
                     data: Dataset | None = None,     # its training split is used
                     repair: bool = False,            # rescale hidden units too

@@ -450,7 +450,7 @@ def test_others_may_be_none_but_not_with_a_single_heldout(tmp_path):
     profile = tmp_path / "mine.toml"
     profile.write_text(text[:start] + text[start:].replace("heldouts = 3", "heldouts = 1", 1))
     with pytest.raises(
-        ValueError, match="others: setting 'resnet' has one held-out; two make a pair"
+        ValueError, match="'resnet' has one held-out solution; two are needed"
     ):
         Experiment("table1_barriers", str(profile), **TABLE1).studies
 

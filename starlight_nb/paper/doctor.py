@@ -86,14 +86,14 @@ def doctor() -> dict[str, str | None]:
     "What a run needs, and for each thing None where it is right, or what is wrong with it."
     missing = [name for name, version in versions().items() if version is None]
     python = sys.version.split()[0]
-    settings = Settings.from_environment()
+    environment = Settings.from_environment()
     return {
         "Python 3.11 or newer": None if sys.version_info >= (3, 11) else f"this is {python}",
         "packages": f"missing: {', '.join(missing)}; reinstall starlight_nb" if missing else None,
         "torch imports": _check_import("torch"),
         "torchvision imports": _check_torchvision(),
         "kernel python3": _check_kernel(),
-        "report folder": _check_writable(settings.report_folder("digits").absolute()),
-        "store folder": _check_writable(settings.store.absolute()),
+        "report folder": _check_writable(environment.report_folder("digits").absolute()),
+        "store folder": _check_writable(environment.store.absolute()),
         "data folder": _check_data_folder(),
     }

@@ -65,7 +65,7 @@ def _read_json(path):
 
 def save_evidence(out: Path,           # the report's folder
                   profile: str,
-                  settings: Settings,  # of this run
+                  environment: Settings,                  # of this run
                   seconds: dict[str, float],              # of each notebook that ended well
                   entries: dict[str, tuple[int, int]],    # of the store, before and after each
                   budget: dict | None = None,             # what a run under a budget has to add
@@ -75,9 +75,9 @@ def save_evidence(out: Path,           # the report's folder
     measured = {path.stem: _read_json(path) for path in sorted((out / "measured").glob("*.json"))}
     evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                     commit=commit_of_checkout(), versions=versions(),
-                    device=device_name(settings.device), cores=os.cpu_count(),
+                    device=device_name(environment.device), cores=os.cpu_count(),
                     machine=f"{platform.system()} {platform.machine()}",
-                    workers=settings.jobs, backend=settings.backend,
+                    workers=environment.jobs, backend=environment.backend,
                     wall_seconds=merged_times(before.get("wall_seconds", {}), seconds, entries),
                     measured=before.get("measured", {}) | measured, **(budget or {}))
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")

@@ -72,7 +72,8 @@ def _named_settings(parameters, profile):
             setting = profile.settings[check_choice(parameter, name, profile.settings)]
             if parameter != "others": _check_counts(parameters, setting, profile.name)
             elif setting.heldouts < 2:
-                raise ValueError(f"others: setting {name!r} has one held-out; two make a pair")
+                raise ValueError(f"others: setting {name!r} has one held-out solution; "
+                                 "two are needed")
             found[name] = setting
     return found
 

@@ -117,7 +117,7 @@ def verify(root: Path) -> tuple[int, list[tuple[Path, str]]]:
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #leftovers
 def _leftovers(root):
-    "The files that nobody needs: path, key that they belong to, reason."
+    "The files that are not needed: path, key that they belong to, reason."
     for path in sorted(root.glob("*/*.damaged")):
         yield path, path.name.split(".")[0], "damaged, quarantined"
     for path in sorted(root.glob("*/.*.new")):
@@ -212,7 +212,7 @@ def prune(root: Path,
           all_but: list[str] | None = None,  # profiles; entries of none of them are removed
           dry_run: bool = False,             # remove nothing
          ) -> list[tuple[Path, str, int]]:
-    """Remove files that nobody needs, and entries on request: path, reason, size (bytes) of each.
+    """Remove files that are not needed, and entries on request: path, reason, size (bytes) of each.
 
     Raises `ValueError` for a bad folder, age or profile, `OSError` where the disk refuses."""
     root = Path(root)

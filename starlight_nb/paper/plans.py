@@ -5,7 +5,7 @@
 # %% ../../nbs/50n_paper.plans.ipynb #imports
 from __future__ import annotations
 import re, time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import pandas as pd
 from .comparisons import ENDS, SPECS, rematch_options
@@ -19,8 +19,9 @@ from .trends import row_matchings, sampling_options
 from ..runtime.store import Store, config_key
 
 # %% auto #0
-__all__ = ['PLANS', 'OVERHEAD', 'FIRST', 'UNITS', 'MARGIN', 'Needs', 'needs_of', 'expected_seconds', 'budget_order', 'reductions',
-           'budget_seconds', 'Planner', 'experiment_minutes', 'describe_costs']
+__all__ = ['SOURCES_OF_A_STAR', 'EVALUATIONS_OF_A_SOURCE', 'EVALUATIONS_OF_A_GROUP', 'PLANS', 'OVERHEAD', 'FIRST', 'UNITS',
+           'MARGIN', 'Needs', 'needs_of', 'expected_seconds', 'budget_order', 'reductions', 'budget_seconds', 'Planner',
+           'experiment_minutes', 'describe_costs']
 
 # %% ../../nbs/50n_paper.plans.ipynb #needs
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def _warmup_needs(study, experiment):
             _joining_needs(cold, warm, experiment)]
 
 # %% ../../nbs/50n_paper.plans.ipynb #evaluation-needs
+SOURCES_OF_A_STAR = 8  # whose segments Figure 4 shows in its second panel
+
 def _plane_needs(study, experiment):
     "Two planes through a star: a grid of steps², and the three sides of a triangle."
     ends = [_solutions(study, role, 2) for role in ENDS]
@@ -167,17 +170,20 @@ def _average_needs(study, experiment):
     stars = _stars(study, [experiment.sources], experiment.stars)
     of_stars = len(stars) * 2 * max(experiment.draws)
     evaluations = experiment.repeats * (experiment.sources + of_stars)
-    pairs = star_pairs(stars, [], 8)  # the segments of the figure's second panel
+    pairs = star_pairs(stars, [], SOURCES_OF_A_STAR)
     return [_needs(study, sources, stars, pairs, evaluations=evaluations)]
 
 # %% ../../nbs/50n_paper.plans.ipynb #predictor-needs
+EVALUATIONS_OF_A_SOURCE = 3  # alone, in the ensemble, and for REPAIR
+EVALUATIONS_OF_A_GROUP = 5   # four averages and a fused star
+
 def _predictor_needs(study, experiment):
     "Fused stars of each group of sources, and the solutions of equal budget."
     stars, evaluations = [], 0
     for count in experiment.source_counts:
         for group in range(min(experiment.splits, study.setting.sources // count)):
             stars += _stars(study, [count], experiment.stars, group * count, own_loss_weight=1.0)
-            evaluations += 3 * count + 5
+            evaluations += EVALUATIONS_OF_A_SOURCE * count + EVALUATIONS_OF_A_GROUP
     solutions = _solutions(study, "equal_budget", experiment.longs)
     return [_needs(study, solutions, stars, [], evaluations=evaluations)]
 
@@ -234,8 +240,8 @@ def budget_order(experiments: list[str]) -> list[str]:
     return sorted(experiments, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 # %% ../../nbs/50n_paper.plans.ipynb #smaller
-def reductions(parameters: dict,        # of an experiment
-               counts: list[int] = (),  # numbers of sources that may be used
+def reductions(parameters: dict,            # of an experiment
+               counts: Sequence[int] = (),  # numbers of sources that may be used
               ) -> Iterator[dict]:
     "The parameters to change so that an experiment gets smaller and smaller; first none."
     changes = {}

@@ -93,14 +93,14 @@ class Request:
     @classmethod
     def check(cls, profile: str, only: list[str] | None, parameters: dict) -> Request:
         "Read the profile and resolve every chosen experiment; `ValueError` for bad input."
-        content = load_profile(profile)
-        same_settings(content.settings.values())
-        chosen = check_parameters(_chosen_experiments(content, only), parameters)
-        for name in chosen: check_parameters([name], content.experiments.get(name, {}))
-        experiments = {name: _resolve(name, profile, given) for name, given in chosen.items()}
+        chosen_profile = load_profile(profile)
+        same_settings(chosen_profile.settings.values())
+        chosen = check_parameters(_chosen_experiments(chosen_profile, only), parameters)
+        for name in chosen: check_parameters([name], chosen_profile.experiments.get(name, {}))
+        experiments = {name: _resolve(name, profile, own) for name, own in chosen.items()}
         where = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
-        given = {name: {"profile": where} | own for name, own in chosen.items()}
-        return cls(content, given, experiments)
+        of_notebooks = {name: {"profile": where} | own for name, own in chosen.items()}
+        return cls(chosen_profile, of_notebooks, experiments)
     def settings(self) -> list:
         "The profile's settings that the experiments need, each once."
         found = {study.setting.name: study.setting
@@ -191,26 +191,26 @@ def _environment(variables):
             if value is None: del os.environ[name]
             else: os.environ[name] = value
 
-def _run_settings(profile, force, **options):
-    "The settings of a run; on a GPU one job at a time, unless more are asked for."
-    settings = Settings.from_environment(
+def _run_environment(profile, force, **options):
+    "The `Settings` of a run; on a GPU one job at a time, unless more are asked for."
+    environment = Settings.from_environment(
         {"device": profile.device}, since=time.time() if force else 0.0, **options)
-    if settings.device != "cpu" and options["jobs"] is None:
-        settings = dataclasses.replace(settings, jobs=1)
-    folders = dict(store=settings.store.resolve(), data=settings.data.resolve())
-    return dataclasses.replace(settings, **folders)
+    if environment.device != "cpu" and options["jobs"] is None:
+        environment = dataclasses.replace(environment, jobs=1)
+    folders = dict(store=environment.store.resolve(), data=environment.data.resolve())
+    return dataclasses.replace(environment, **folders)
 
 # %% ../../nbs/50t_paper.runner.ipynb #cluster
 @contextmanager
-def _cluster(settings, resources):
-    "The settings with the address of a Ray cluster that stays connected; unchanged without Ray."
-    if settings.backend != "ray":
-        yield settings
+def _cluster(environment, resources):
+    "`Settings` with the address of a Ray cluster that stays connected; unchanged without Ray."
+    if environment.backend != "ray":
+        yield environment
         return
-    with connected(settings.ray_address, resources) as ray:
-        address = cluster_address(settings.ray_address)
+    with connected(environment.ray_address, resources) as ray:
+        address = cluster_address(environment.ray_address)
         if address == "local": address = ray.get_runtime_context().gcs_address
-        yield dataclasses.replace(settings, ray_address=address)
+        yield dataclasses.replace(environment, ray_address=address)
 
 # %% ../../nbs/50t_paper.runner.ipynb #check-folders
 def _check_folders(out, store, data):
@@ -246,14 +246,14 @@ def _clear(out):
         else: path.unlink(missing_ok=True)
 
 # %% ../../nbs/50t_paper.runner.ipynb #planned
-def _make_planner(request, settings, log_json):
+def _make_planner(request, environment, log_json):
     "Measure what the settings cost here, print the expectation, and return a planner."
     with single_thread():
-        costs = [measure_cost(setting, settings) for setting in request.settings()]
-    experiments = {name: Experiment(name, own.profile, settings, **own.parameters)
+        costs = [measure_cost(setting, environment) for setting in request.settings()]
+    experiments = {name: Experiment(name, own.profile, environment, **own.parameters)
                    for name, own in request.experiments.items()}
-    store = Store(settings.store, settings.since)
-    planner = Planner(experiments, costs, store, settings.jobs)
+    store = Store(environment.store, environment.since)
+    planner = Planner(experiments, costs, store, environment.jobs)
     print_line(describe_costs(planner), sys.stderr if log_json else None)
     return planner
 
@@ -279,7 +279,7 @@ def _budget_evidence(planner):
 class Run:
     "The notebooks of a request, executed one after another."
     request: Request
-    settings: Settings
+    environment: Settings
     out: Path
     staging: Path
     monitor: ProgressMonitor
@@ -300,7 +300,7 @@ class Run:
         self.seconds[name] = time.time() - began
         self.entries[name] = (before, self._stored())
         return "done"
-    def _stored(self): return len(list(self.settings.store.glob("*/*.safetensors")))
+    def _stored(self): return len(list(self.environment.store.glob("*/*.safetensors")))
 
 # %% ../../nbs/50t_paper.runner.ipynb #run-steps
 def _run_steps(run, steps, keep_going):
@@ -335,7 +335,7 @@ def _run_all(run, ends_at, keep_going, log_json):
     _run_steps(run, planner.steps(ends_at) if planner else steps, keep_going)
     if run.seconds:
         write_gallery(run.out, profile.title)
-        save_evidence(run.out, profile.name, run.settings, run.seconds, run.entries,
+        save_evidence(run.out, profile.name, run.environment, run.seconds, run.entries,
                       _budget_evidence(planner))
     if planner: print_line(_budget_summary(planner), sys.stderr if log_json else None)
     ended = dict(done=planner.done, left=planner.left) if planner else {}
@@ -344,34 +344,35 @@ def _run_all(run, ends_at, keep_going, log_json):
     if run.failures: raise NotebookFailed("\n".join(run.failures.values()))
 
 # %% ../../nbs/50t_paper.runner.ipynb #execute
-def _execute(request, settings, out, planner, ends_at, keep_going, log_json):
+def _execute(request, environment, out, planner, ends_at, keep_going, log_json):
     "Run the request inside the report's folder `out`."
     with ExitStack() as stack:
-        settings = stack.enter_context(_cluster(settings, request.profile.resources))
+        environment = stack.enter_context(_cluster(environment, request.profile.resources))
         staging = stack.enter_context(_only_run(out))
         progress = Path(f"{staging}.progress")
-        of_kernels = dataclasses.replace(settings, report=staging, progress=progress)
+        of_kernels = dataclasses.replace(environment, report=staging, progress=progress)
         stack.enter_context(_environment(of_kernels.variables() | ONE_THREAD))
         monitor = ProgressMonitor(_expected_minutes(request, planner), progress, log_json)
-        run = Run(request, settings, out, staging, stack.enter_context(monitor), planner)
+        run = Run(request, environment, out, staging, stack.enter_context(monitor), planner)
         _run_all(run, ends_at, keep_going, log_json)
 
 # %% ../../nbs/50t_paper.runner.ipynb #check-run
-def _check_run(request, settings, out, data, ray_address):
+def _check_run(request, environment, out, data, ray_address):
     "The report's folder, when folders, data and cluster address are what a run needs."
-    if ray_address and settings.backend != "ray":
+    if ray_address and environment.backend != "ray":
         raise ValueError(f"ray-address: {ray_address!r} is given, but the backend is "
-                         f"{settings.backend!r}, not 'ray'")
-    out = Path(out or settings.report_folder(request.profile.name)).resolve()
-    _check_folders(out, settings.store, data or given_variables().get("STARLIGHT_DATA"))
-    _check_data(request.settings(), settings.data)
+                         f"{environment.backend!r}, not 'ray'")
+    out = Path(out or environment.report_folder(request.profile.name)).resolve()
+    data = data or given_variables().get("STARLIGHT_DATA")
+    _check_folders(out, environment.store, data)
+    _check_data(request.settings(), environment.data)
     return out
 
-def _plan_run(request, settings, budget, dry_run, log_json):
-    "A planner, and when the budget is used up (seconds since 1970); None where nobody asks."
+def _plan_run(request, environment, budget, dry_run, log_json):
+    "A planner, and when the budget is used up (seconds since 1970); None where not asked for."
     ends_at = time.time() + budget_seconds(budget) if budget is not None else None
     if budget is None and not dry_run: return None, None
-    return _make_planner(request, settings, log_json), ends_at
+    return _make_planner(request, environment, log_json), ends_at
 
 # %% ../../nbs/50t_paper.runner.ipynb #reproduce-profile-dict-default-2
 def reproduce(
@@ -392,9 +393,9 @@ def reproduce(
     """Run experiments and write their report; returns its folder. Before anything runs, raises
     `ValueError`, `OSError` or `ConnectionError`; raises `NotebookFailed` when a notebook fails."""
     request = Request.check(profile, only, parameters or {})
-    settings = _run_settings(request.profile, force, store=store, data=data, jobs=jobs,
-                             device=device, backend=backend, ray_address=ray_address)
-    out = _check_run(request, settings, out, data, ray_address)
-    planner, ends_at = _plan_run(request, settings, budget, dry_run, log_json)
-    if not dry_run: _execute(request, settings, out, planner, ends_at, keep_going, log_json)
+    environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
+                                   device=device, backend=backend, ray_address=ray_address)
+    out = _check_run(request, environment, out, data, ray_address)
+    planner, ends_at = _plan_run(request, environment, budget, dry_run, log_json)
+    if not dry_run: _execute(request, environment, out, planner, ends_at, keep_going, log_json)
     return out

@@ -113,7 +113,8 @@ def draw_mean(axis, x, summary: pd.DataFrame, style: LineStyle, markersize=None,
               markersize=markersize, label=style.label)
     axis.fill_between(x, summary.low, summary.high, color=style.colour, alpha=alpha, linewidth=0)
 
-def draw_level(axis, style: LineStyle, mean: float, low: float = None, high: float = None):
+def draw_level(axis, style: LineStyle, mean: float,
+               low: float | None = None, high: float | None = None):
     "Draw a mean across the panel, and its interval as a band if there is one."
     axis.axhline(mean, color=style.colour, linestyle=style.line, label=style.label)
     if low is not None: axis.axhspan(low, high, color=style.colour, alpha=0.15, linewidth=0)

@@ -43,7 +43,7 @@ def _exit_with_parent(parent):
 class _Job:
     number: int
     label: str
-    file: str | None    # for its progress; None: nobody reads it
+    file: str | None    # for its progress; None: it is not read
     parent: int | None  # the process that waits on the same machine; None on a cluster
 
 def _run_job(job, function, *arguments):
@@ -67,7 +67,7 @@ def _run_on_threads(calls, jobs):
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #import-ray
 def _import_ray():
-    "Ray, told to be quiet; `ValueError` where it is not installed."
+    "Ray, set to print little; `ValueError` where it is not installed."
     quiet_ray()
     logging.getLogger("ray.widgets").setLevel(logging.ERROR)
     try:
@@ -228,7 +228,7 @@ def _run_calls(calls, jobs, backend, address, resources):
     return _run_with_joblib(calls, jobs, "loky")
 
 def _calls(function, tasks, label, backend, folder):
-    "The arguments of `_run_job` for each task; on a cluster nobody reads progress files."
+    "The arguments of `_run_job` for each task; on a cluster progress files are not read."
     local = backend != "ray"
     for number, task in enumerate(tasks):
         file = f"{folder}/{number}.job" if local and folder else None

@@ -46,7 +46,7 @@ class ProgressReporter:
         yield from items
     @contextmanager
     def job_folder(self):
-        "A folder for the progress files of jobs; None where nobody reads them."
+        "A folder for the progress files of jobs; None where they are not read."
         yield None
 
 # %% ../../nbs/40d_runtime.progress.ipynb #job-reporter
@@ -166,7 +166,7 @@ def current_reporter() -> ProgressReporter:
 
 @contextmanager
 def report_job(file, label: str):
-    "Report the trainings of this thread to `file`, or to nobody where it is None."
+    "Report the trainings of this thread to `file`, or not at all where it is None."
     token = _reporter.set(JobReporter(file, label) if file else ProgressReporter())
     try: yield
     finally:

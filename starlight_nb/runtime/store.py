@@ -139,7 +139,7 @@ class _CheckpointSchedule:
 
 # %% ../../nbs/40c_runtime.store.ipynb #checkpoint
 class Checkpoint(_CheckpointSchedule):
-    "The state of a training at the end of an epoch: one file, replaced as the training goes on."
+    "The state of a training at the end of an epoch: one file, replaced each time."
     def load(self) -> dict[str, torch.Tensor] | None:
         "The tensors that were saved last; None where there are none that can be used."
         return self.file.read()
@@ -147,7 +147,7 @@ class Checkpoint(_CheckpointSchedule):
         "Replace the file; a warning where the disk refuses."
         try: self.file.write(tensors)
         except OSError as error:
-            message = f"checkpoint: not written, the training goes on without ({error})"
+            message = f"checkpoint: not written, the training continues without ({error})"
             warnings.warn(message, stacklevel=2)
         self.written = time.monotonic()
     def remove(self):
@@ -179,7 +179,7 @@ class _StoreFiles:
         "The path of an entry, whether or not it is there."
         return self.file(config).path
     def lock(self, config: dict):
-        "The lock of an entry, a context manager; only who holds it makes the entry."
+        "The lock of an entry, a context manager; only its holder makes the entry."
         return lock(self.root / "locks" / config_key(config))
     def checkpoint(self, config: dict) -> Checkpoint:
         "The checkpoint of an entry's training, next to the entry; the store removes it."
