@@ -1185,6 +1185,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'starlight_nb/paper/profiles.py'),
                                              'starlight_nb.paper.profiles._check_profile': ( 'paper.profiles.html#_check_profile',
                                                                                              'starlight_nb/paper/profiles.py'),
+                                             'starlight_nb.paper.profiles._check_renamed': ( 'paper.profiles.html#_check_renamed',
+                                                                                             'starlight_nb/paper/profiles.py'),
                                              'starlight_nb.paper.profiles._check_table': ( 'paper.profiles.html#_check_table',
                                                                                            'starlight_nb/paper/profiles.py'),
                                              'starlight_nb.paper.profiles._read_profile': ( 'paper.profiles.html#_read_profile',

@@ -184,7 +184,7 @@ def _predictor_needs(study, experiment):
         for group in range(min(experiment.splits, study.setting.sources // count)):
             stars += _stars(study, [count], experiment.stars, group * count, own_loss_weight=1.0)
             evaluations += EVALUATIONS_OF_A_SOURCE * count + EVALUATIONS_OF_A_GROUP
-    solutions = _solutions(study, "equal_budget", experiment.longs)
+    solutions = _solutions(study, "equal_budget", experiment.equal_budget)
     return [_needs(study, solutions, stars, [], evaluations=evaluations)]
 
 # %% ../../nbs/50n_paper.plans.ipynb #plans

@@ -16,7 +16,8 @@ from ..runtime.settings import check_choice, experiments_folder
 from ..training import Recipe, recipe_from
 
 # %% auto #0
-__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'PROFILE_KEYS', 'Setting', 'Profile', 'load_profile', 'check_fits']
+__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile', 'load_profile',
+           'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
 WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed"}
@@ -112,6 +113,12 @@ def _read_profile(profile):
 # %% ../../nbs/50b_paper.profiles.ipynb #check-rest
 TABLES = ("settings", "experiments", "minutes")
 PROFILE_KEYS = {"title", "device", "resources", *TABLES}
+RENAMED = {"longs": "equal_budget"}  # parameters of experiments that had another name
+
+def _check_renamed(where, table):
+    "`ValueError` with the new name where a table has the old name of a parameter."
+    for old, new in RENAMED.items():
+        if old in table: raise ValueError(f"{where}.{old}: this key is called {new!r} now")
 
 def _check_profile(where, content):
     "The keys of a profile, its title, its device, and its tables of experiments and minutes."
@@ -123,6 +130,7 @@ def _check_profile(where, content):
             raise ValueError(f"{where}, {key}: a table is needed")
     for key, table in content.get("experiments", {}).items():
         _check_kind(f"{where}, experiments.{key}", table, dict)
+        _check_renamed(f"{where}, experiments.{key}", table)
     for key, value in content.get("minutes", {}).items():
         check_choice(f"{where}, minutes", key, content.get("experiments", {}))
         if type(value) not in (int, float) or not value > 0:
