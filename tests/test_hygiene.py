@@ -249,8 +249,21 @@ def test_notebooks_carry_nothing_that_does_not_belong(path):
 def test_stored_outputs_show_no_progress_and_no_warnings(path):
     for cell in cells(path, "code"):
         for output in cell["outputs"]:
-            assert output.get("name") != "stderr", "".join(output["text"])[:200]
+            assert "Warning" not in "".join(output.get("text", [])), "".join(output["text"])[:200]
             assert not re.search(r"\d+%\|", json.dumps(output)), "a progress bar"
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=stem)
+def test_relative_links_lead_somewhere(path):
+    notebook = path.suffix == ".ipynb"
+    texts = [c["source"] for c in cells(path, "markdown")] if notebook else [path.read_text()]
+    for target in re.findall(r"\]\((?!https?:|#|attachment:)([^)#\s]+)", "\n".join(texts)):
+        assert (path.parent / target).exists(), target
+
+
+def test_prefixes_of_notebooks_are_unique():
+    prefixes = [path.stem.partition("_")[0] for path in LIBRARY]
+    assert len(set(prefixes)) == len(prefixes)
 
 
 def test_settings_and_pyproject_agree():

@@ -67,7 +67,10 @@ def test_the_wheel_carries_notebooks_profiles_and_published_numbers(installed):
 
 
 def test_importing_everything_needs_none_of_the_tools(installed, tmp_path):
-    modules = sorted(p.stem for p in (installed / "starlight_nb").glob("[a-z]*.py"))
+    package = installed / "starlight_nb"
+    files = [p.relative_to(package).with_suffix("") for p in package.rglob("[a-z]*.py")]
+    modules = sorted(".".join(file.parts) for file in files)
+    assert {"star", "matching.weights", "paper.cli"} <= {*modules}
     code = f"""
 import importlib, sys
 for name in {modules}:
