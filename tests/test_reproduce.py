@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, finish, report_bytes, starlight
 
-from starlight_nb.paper import cli, runner
+from starlight_nb.paper import cli, doctor as doctor_module, runner
 from starlight_nb.paper.catalogue import experiment_names, profile_names
 from starlight_nb.runtime.files import write_atomic
 
@@ -702,11 +702,14 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("trial, said", [
     ("print('AVX9')", "ok   processor: PyTorch uses AVX9, and its thin convolutions are sound\n"),
-    ("import os; print('AVX9', flush=True); os.abort()", "note processor: PyTorch uses AVX9, and in channels_last its gradient"),
+    (
+        "import os; print('AVX9', flush=True); os.abort()",
+        "note processor: PyTorch uses AVX9, and in channels_last its gradient",
+    ),
     ("import no_such_module", "note processor: thin convolutions could not be tried: ModuleNotFoundError")])
 def test_the_doctor_tries_the_processor_and_does_not_fail_of_it(trial, said, monkeypatch, capsys):
-    monkeypatch.setattr(runner, "doctor", lambda: {"torchvision imports": None})
-    monkeypatch.setattr(runner, "THIN", trial)
+    monkeypatch.setattr(doctor_module, "doctor", lambda: {"torchvision imports": None})
+    monkeypatch.setattr(doctor_module, "THIN_CONVOLUTION", trial)
     assert cli.main(["doctor"]) == 0
     assert said in capsys.readouterr().out
 
