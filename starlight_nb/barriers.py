@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from .data import Dataset, batches, check_dataset
 from .evaluation import Evaluator, StackedEvaluator, check_same, lerp_states
-from .matching import WITH_DATA, match
+from .matching import METHODS, WITH_DATA, match
 from .permutation import PermutationSpec, infer_spec, permute
 from .runtime.settings import check_choice
 from .training import Recipe, state_of
@@ -179,6 +179,7 @@ def barrier_between(model: nn.Module,                 # the architecture; not ch
 
     Raises `ValueError` where the states do not fit or a name is not known."""
     check_dataset(data)
+    check_choice("matching", matching, METHODS)
     check_choice("split", split, data.splits)
     spec = spec or infer_spec(model, data.train.x[:2])
     needed = dict(model=model, data=data) if matching in WITH_DATA else {}
