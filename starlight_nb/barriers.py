@@ -13,11 +13,15 @@ import pandas as pd
 import torch
 from torch import nn
 from .data import Dataset, batches, check_dataset
-from .evaluation import Evaluator, StackedEvaluator, check_same, lerp_states
+from .evaluation import (
+    Evaluator, StackedEvaluator, checked_ends, warn_of_constants)
+from .evaluation.refresh import measuring_batches, measuring_size
 from .matching import METHODS, WITH_DATA, match
 from .permutation import PermutationSpec, infer_spec, permute
 from .runtime.settings import check_choice
-from .training import Recipe, state_of
+from .states import (
+    check_same, combine_states, lerp_states, placement, state_for)
+from .training import Recipe
 from .training.networks import MOST_PARAMETERS, safe_format
 from .training.recipes import check_number
 
@@ -57,15 +61,16 @@ def _grid(ts):
 # %% ../nbs/12_barriers.ipynb #one-by-one
 def _preparation(evaluator, ends, data, refresh, repair, recipe):
     "What is done to an interior point after it has been loaded, as a function of its state and t."
-    def nothing(state, t): pass
+    def derived(state, t): evaluator.derive()
     def refreshed(state, t): evaluator.refresh_batchnorm(data.train, recipe=recipe)
     if repair: return _repairing(evaluator, ends, data.train)
-    return refreshed if refresh else nothing
+    return refreshed if refresh else derived
 
 def _one_by_one(model, ends, data, ts, refresh, repair, recipe):
     "Losses and accuracies (points, splits, 2), one point after another."
-    evaluator = Evaluator(model)
+    evaluator = Evaluator(model, data.train)
     prepare = _preparation(evaluator, ends, data, refresh, repair, recipe)
+    warn_of_constants(evaluator, *ends)
     values = []
     for t in ts:
         state = lerp_states(*ends, t)
@@ -79,23 +84,23 @@ def _stack_values(evaluator, ends, data, ts, refresh, recipe):
     "Losses and accuracies (points, splits, 2), all points as one network."
     states = [lerp_states(*ends, t) for t in ts]
     inner = [n for n, t in enumerate(ts) if refresh and 0 < t < 1]
-    if inner and evaluator.norms:
+    if inner:
         evaluator.load([states[n] for n in inner])
         evaluator.refresh_batchnorm(data.train, recipe=recipe)
         for n, state in zip(inner, evaluator.states()): states[n] = state
     evaluator.load(states)
     return list(zip(*(evaluator.evaluate(part, recipe=recipe) for part in data.splits.values())))
 
-def _in_stacks(model, ends, data, ts, refresh, recipe, size):
+def _in_stacks(evaluator, ends, data, ts, refresh, recipe, size):
     "The same for `size` points at once; for fewer where the memory does not hold them."
     try:
-        evaluator, values = StackedEvaluator(model), []
+        values = []
         for n in range(0, len(ts), size):
             values += _stack_values(evaluator, ends, data, ts[n:n + size], refresh, recipe)
         return values
     except torch.OutOfMemoryError:
         if size == 1: raise
-    return _in_stacks(model, ends, data, ts, refresh, recipe, size // 2)
+    return _in_stacks(evaluator, ends, data, ts, refresh, recipe, size // 2)
 
 # %% ../nbs/12_barriers.ipynb #best-points-per-batch
 def best_points_per_batch(model: nn.Module,
@@ -113,7 +118,8 @@ def _path_values(model, ends, data, ts, refresh, repair, recipe, size):
     apart = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
     refresh = refresh and apart
     if size > 1 and not repair:
-        return _in_stacks(model, ends, data, ts, refresh, recipe, size)
+        evaluator = StackedEvaluator(model, data.train)
+        if evaluator.exact: return _in_stacks(evaluator, ends, data, ts, refresh, recipe, size)
     return _one_by_one(model, ends, data, ts, refresh, repair and apart, recipe)
 
 # %% ../nbs/12_barriers.ipynb #path-losses
@@ -129,15 +135,16 @@ def path_losses(model: nn.Module,                 # the architecture; not change
                ) -> PathCurve:
     """Loss and accuracy on the straight line from A (t = 0) to B (t = 1), on every split.
 
-    The states are taken as they are: align them first. Raises `ValueError` for bad data or points,
-    and where the states differ in names or shapes."""
+    The states are taken as they are: align them first. Tensors that are derived from weights are
+    computed again at each point. Raises `ValueError` for bad data or points, and where a state does
+    not fit the model."""
     check_dataset(data)
     points = _grid(ts)
-    check_same(state_a, state_b)
+    ends = checked_ends(model, state_a, state_b)
     if points_per_batch is not None:
         check_number("points_per_batch", points_per_batch, int, 1, np.inf)
     size = points_per_batch or best_points_per_batch(model, len(points))
-    values = np.array(_path_values(model, (state_a, state_b), data, points.tolist(), refresh,
+    values = np.array(_path_values(model, ends, data, points.tolist(), refresh,
                                    repair, safe_format(model, recipe), size))
     loss = {split: values[:, n, 0] for n, split in enumerate(data.splits)}
     accuracy = {split: values[:, n, 1] for n, split in enumerate(data.splits)}
@@ -208,20 +215,18 @@ class Plane:
                  state_a: dict[str, torch.Tensor],   # at the origin
                  state_b: dict[str, torch.Tensor],   # on the horizontal axis
                  state_c: dict[str, torch.Tensor]):  # above it
-        for other in (state_b, state_c): check_same(state_a, other)
+        named = dict(state_a=state_a, state_b=state_b, state_c=state_c)
+        self.states = tuple(state_for(model, state, name) for name, state in named.items())
+        for other in self.states[1:]: check_same(self.states[0], other)
         names = [name for name, _ in model.named_parameters()]
-        self.model, self.states = model, (state_a, state_b, state_c)
+        self.model = model
         self.corners = _corners(*self.states, names)  # (3, 2)
     def state(self, x: float, y: float) -> dict[str, torch.Tensor]:
         "The network at these coordinates; its running statistics are mixed like its weights."
         _, (length, _), (along, above) = self.corners
         c = y / above
         b = (x - c * along) / length
-        def mixed(first, second, third):
-            if not first.is_floating_point(): return first.clone()
-            return (1 - b - c) * first + b * second + c * third
-        state_a, state_b, state_c = self.states
-        return {name: mixed(state_a[name], state_b[name], state_c[name]) for name in state_a}
+        return combine_states(self.states, [1 - b - c, b, c])
 
 # %% ../nbs/12_barriers.ipynb #plane-points
 def plane_grid(plane: Plane,
@@ -254,7 +259,7 @@ def plane_losses(plane: Plane,
                 ) -> np.ndarray:
     "The training loss in nats at each of the points, (...); `ValueError` for bad data."
     check_dataset(data)
-    evaluator, losses = Evaluator(plane.model), []
+    evaluator, losses = Evaluator(plane.model, data.train), []
     for point in points.reshape(-1, 2):
         evaluator.load(plane.state(*point))
         corner = (plane.corners == point).all(1).any()
@@ -279,6 +284,7 @@ def _moments(layer, output):
     "Mean and variance (2, units) of a layer's output, in double precision."
     axis = -1 if isinstance(layer, nn.Linear) else 1
     units = output.movedim(axis, 0).flatten(1)
+    units = units.to(torch.promote_types(units.dtype, torch.float))
     variance, mean = torch.var_mean(units, dim=1, correction=0)
     return torch.stack([mean, variance]).double()
 
@@ -295,10 +301,16 @@ def _unit_statistics(evaluator, state, split):
         for x, _ in batches(split, 500):
             called.clear()
             evaluator.model(x)
-    layers = dict(evaluator.model.named_modules())
-    kept = [name for name in called[:-1]
-            if called.count(name) == 1 and layers[name].bias is not None]
+    free = _free_layers(evaluator.model)
+    kept = [name for name in called[:-1] if called.count(name) == 1 and name in free]
     return {name: _mean_and_deviation(*total[name]) for name in kept}
+
+def _free_layers(model):
+    "The layers with a weight and a bias that are parameters of their own, tied to no other."
+    first = list(placement(model).values())
+    once = {name for name in first if first.count(name) == 1}
+    return {name for name, layer in model.named_modules() if isinstance(layer, LAYERS)
+            and {f"{name}.weight", f"{name}.bias"} <= once}
 
 def _mean_and_deviation(mean, second_moment):
     return torch.stack([mean, (second_moment - mean**2).clamp_min(0).sqrt()])
@@ -310,7 +322,7 @@ def unit_statistics(model: nn.Module,                # the architecture; not cha
                    ) -> dict[str, torch.Tensor]:
     """For each layer that can be rescaled, by name, mean and standard deviation (2, units) of its
     units on the training data, in double precision."""
-    return _unit_statistics(Evaluator(model), state, data.train)
+    return _unit_statistics(Evaluator(model, data.train), state_for(model, state), data.train)
 
 # %% ../nbs/12_barriers.ipynb #correction
 def _correction(wanted, mean, variance):
@@ -331,7 +343,7 @@ def _corrected(state, wanted, found):
 
 # %% ../nbs/12_barriers.ipynb #rescale
 def _load_rescaled(evaluator, state, wanted, split):
-    "Load the state with its units rescaled and its normalisations refreshed; returns its weights."
+    "Load the state with its units rescaled and its normalisations refreshed."
     evaluator.load(state)
     found = dict.fromkeys(wanted, 0)
     def hook(name, layer, inputs, output):
@@ -341,13 +353,12 @@ def _load_rescaled(evaluator, state, wanted, split):
         after = 0 if isinstance(layer, nn.Linear) else output.ndim - 2  # axes after that of units
         shape = (-1,) + (1,) * after
         return output * scale.view(shape) + shift.view(shape)
-    for norm in evaluator.norms: norm.train()
-    with _hooked(evaluator.model, hook, wanted), torch.no_grad():
-        for x, _ in batches(split, 500): evaluator.model(x)
-    state = _corrected(state, wanted, found)
-    evaluator.load(state)
+    evaluator.derive()
+    size = measuring_size(evaluator.model, split, 500)
+    with evaluator.refresher.by_batch(), _hooked(evaluator.model, hook, wanted), torch.no_grad():
+        for x in measuring_batches(split, size): evaluator.model(x)
+    evaluator.load(_corrected(state, wanted, found))
     evaluator.refresh_batchnorm(split)
-    return state
 
 # %% ../nbs/12_barriers.ipynb #repaired
 def rescaled(model: nn.Module,                 # the architecture; not changed
@@ -356,9 +367,9 @@ def rescaled(model: nn.Module,                 # the architecture; not changed
              data: Dataset,                    # the training split is used
             ) -> dict[str, torch.Tensor]:
     "The state with units of the wanted mean and deviation, and refreshed normalisations."
-    evaluator = Evaluator(model)
-    state = _load_rescaled(evaluator, state, wanted, data.train)
-    return state_of(evaluator.model) if evaluator.norms else state
+    evaluator = Evaluator(model, data.train)
+    _load_rescaled(evaluator, state_for(model, state), wanted, data.train)
+    return evaluator.state()
 
 def repair(model: nn.Module,                  # the architecture; not changed
            state_a: dict[str, torch.Tensor],
@@ -369,9 +380,9 @@ def repair(model: nn.Module,                  # the architecture; not changed
     """The point at `t` between A and B, its hidden units rescaled (REPAIR; Jordan et al., 2023).
 
     Raises `ValueError` where the states differ in names or shapes."""
-    check_same(state_a, state_b)
-    ends = [unit_statistics(model, state, data) for state in (state_a, state_b)]
-    return rescaled(model, lerp_states(state_a, state_b, t), lerp_states(*ends, t), data)
+    ends = checked_ends(model, state_a, state_b)
+    wanted = [unit_statistics(model, state, data) for state in ends]
+    return rescaled(model, lerp_states(*ends, t), lerp_states(*wanted, t), data)
 
 # %% ../nbs/12_barriers.ipynb #repairing
 def _repairing(evaluator, ends, split):

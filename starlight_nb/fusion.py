@@ -4,17 +4,18 @@
 
 # %% ../nbs/21_fusion.ipynb #imports
 from __future__ import annotations
-import copy, math, statistics, time
+import math, statistics, time
 import torch
 from torch import nn
 from .barriers import rescaled, unit_statistics
 from .bma import average_predictions
 from .data import Dataset, Split
-from .evaluation import check_same, refresh_batchnorm
+from .evaluation import refresh_batchnorm
 from .matching import match_jointly, match_many
 from .permutation import PermutationSpec, permute
 from .runtime.settings import check_choice, synchronize
 from .star import StarResult, train_star
+from .states import check_same, combine_states, tensors_of, tied_names, working_copy
 from .training import Recipe
 from .training.recipes import check_number
 
@@ -60,13 +61,7 @@ def average(states: list[dict[str, torch.Tensor]],  # in one order; not changed
     states = list(states)
     if not states: raise ValueError("states: at least one is needed, not an empty list")
     for state in states[1:]: check_same(states[0], state)
-    mean = {}
-    for name, tensor in states[0].items():
-        if not tensor.is_floating_point(): mean[name] = tensor.clone()
-        else:
-            total = sum(state[name].double() for state in states)
-            mean[name] = total.div(len(states)).to(tensor.dtype)
-    return mean
+    return combine_states(states, [1 / len(states)] * len(states))
 
 # %% ../nbs/21_fusion.ipynb #average-aligned
 def average_aligned(spec: PermutationSpec,
@@ -118,10 +113,13 @@ def inference_cost(model: nn.Module,   # not changed
     from torch.utils.flop_counter import FlopCounterMode
     check_number("members", members, int, 1, math.inf)
     check_number("repeats", repeats, int, 1, math.inf)
-    network = copy.deepcopy(model).eval()
+    network = working_copy(model)
+    network.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter: network(x)
     parameters = sum(p.numel() for p in network.parameters())
-    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    tied = tied_names(network)
+    size = sum(tensor.numel() * tensor.element_size()
+               for name, tensor in tensors_of(network).items() if name not in tied)
     operations = members * counter.get_total_flops() // 2 // len(x)  # a multiply-add counts as two
     return dict(parameters=members * parameters, bytes=members * size, multiply_adds=operations,
                 seconds=_seconds(network, x, members, repeats))

@@ -19,8 +19,8 @@ from .models import generator
 from .permutation import PermutationSpec, infer_spec, permute
 from .runtime.settings import check_choice, free_memory
 from .runtime.store import Checkpoint, config_key, state_digest, with_prefix
+from .states import tied_names
 from .training import Objective, Recipe, fit
-from .training.networks import first_names
 from .training.recipes import check_number
 
 # %% auto #0
@@ -106,16 +106,16 @@ class _ParameterLayout:
     def __init__(self, model):
         self.names = [name for name, _ in model.named_parameters()]
         self.sizes = [parameter.numel() for parameter in model.parameters()]
-        self.first_names = first_names(model)  # a tied parameter has several names
+        self.tied = tied_names(model)  # a tied parameter has several names
     def vector(self, state):
         "The parameters of a state as one vector."
         return torch.cat([state[name].flatten() for name in self.names])
     def state(self, vector, like):
         "The state with the parameters in `vector`, and all other tensors of `like`."
         values = dict(zip(self.names, vector.split(self.sizes)))
-        parameters = {name: values[first].view_as(like[name])
-                      for name, first in self.first_names.items()}
-        return like | parameters
+        first = {name: self.tied.get(name, name) for name in like}
+        return like | {name: values[first[name]].view_as(tensor)
+                       for name, tensor in like.items() if first[name] in values}
 
 # %% ../nbs/13_star.ipynb #mapped
 def _fits_memory(n_sources, model):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from starlight_nb import evaluation
+from starlight_nb import states
 from starlight_nb.barriers import (
     PathCurve, accuracy_barrier, loss_barrier, path_losses, repair, unit_statistics)
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
@@ -129,7 +129,7 @@ def test_a_path_takes_one_copy_of_the_model(digits, recipe, monkeypatch):
     def counted(thing, *memo):
         copies.append(thing)
         return original(thing, *memo)
-    monkeypatch.setattr(evaluation.copy, "deepcopy", counted)
+    monkeypatch.setattr(states.copies.copy, "deepcopy", counted)
     for options in ({}, dict(repair=True), dict(points_per_batch=11)):
         path_losses(model, a, b, digits, **options)
         assert sum(thing is model for thing in copies) == 1

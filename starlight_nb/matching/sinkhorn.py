@@ -4,14 +4,14 @@
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #imports
 from __future__ import annotations
-import copy, math
+import math
 from dataclasses import dataclass
 from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
 from ..data import Dataset, batches, check_dataset
-from ..evaluation import batch_norms
+from ..evaluation.refresh import BatchStatistics
 from .coordinate_descent import Layout, assign
 from .weights import (
     Matching, check_states, match_rest, matched_names, matching_of, working_type)
@@ -19,6 +19,7 @@ from ..models import generator
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, permute)
 from ..runtime.settings import check_choice
+from ..states import load_tensors, working_copy
 from ..training.recipes import check_number
 
 # %% auto #0
@@ -71,12 +72,14 @@ def batch_loss(model: nn.Module,  # the architecture; not changed
 
     Normalisations use the batch's own statistics."""
     dtype = loss_dtype(state)
-    model = copy.deepcopy(model).eval()
-    model.load_state_dict(state)
-    for norm in batch_norms(model.to(dtype)): norm.train()
+    model = working_copy(model)
+    load_tensors(model, state)
+    model.eval()
+    model.to(dtype)
     def loss(parameters, x, y):
         x = x.to(dtype) if x.is_floating_point() else x
-        logits = torch.func.functional_call(model, parameters, (x,), tie_weights=False)
+        with BatchStatistics():
+            logits = torch.func.functional_call(model, parameters, (x,), tie_weights=False)
         return F.cross_entropy(logits, y)
     return loss
 

@@ -66,8 +66,11 @@ def changes_in_training(model: nn.Module,  # a working copy; as it was at the en
 
 # %% ../../nbs/05c_states.derived.ipynb #calls
 def calls_of(model: nn.Module, owners, x: torch.Tensor) -> dict[str, tuple]:
-    "For each of these modules that is called for a batch, by name: its arguments, also by name."
-    found = {}
+    """The arguments, positional and by name, of each of these modules that is called for a batch.
+
+    The model is evaluated in evaluation mode, and has its own modes again at the end."""
+    found, modes = {}, [(module, module.training) for module in model.modules()]
+    for module, _ in modes: module.training = False
     def note(name, module, args, kwargs): found[name] = (args, kwargs)
     handles = [model.get_submodule(name).register_forward_pre_hook(
         lambda *call, name=name: note(name, *call), with_kwargs=True) for name in owners]
@@ -75,6 +78,7 @@ def calls_of(model: nn.Module, owners, x: torch.Tensor) -> dict[str, tuple]:
         with torch.no_grad(): model(x)
     finally:
         for handle in handles: handle.remove()
+        for module, training in modes: module.training = training
     return found
 
 # %% ../../nbs/05c_states.derived.ipynb #fixed-point
@@ -84,7 +88,7 @@ MOST_STEPS = 3000
 def _iterate(module, call, names):
     "Evaluate a module in training mode until its tensors of these names rest; whether they do."
     args, kwargs = call
-    module.training, rest = True, False
+    mode, module.training = module.training, True
     with torch.no_grad():
         for _ in range(MOST_STEPS):
             before = [getattr(module, name).detach().clone() for name in names]
@@ -92,7 +96,7 @@ def _iterate(module, call, names):
             after = [getattr(module, name) for name in names]
             rest = all(map(_rests, before, after))
             if rest: break
-    module.training = False
+    module.training = mode
     return rest
 
 def _rests(before, after): return bool((after - before).norm() <= REST * after.norm())

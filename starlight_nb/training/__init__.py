@@ -5,7 +5,7 @@
 # %% ../../nbs/02_training.ipynb #imports
 from __future__ import annotations
 from .loop import Objective, fit, train, train_stacked
-from .networks import state_of
+from ..states import state_of
 from .populations import PopulationPlan, plan_population, train_population
 from .recipes import Recipe, published_recipes, recipe_from
 _all_ = [

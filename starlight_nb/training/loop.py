@@ -17,7 +17,8 @@ from ..models import RANDOM, generator, generator_seed
 from ..runtime.progress import epochs
 from ..runtime.settings import synchronize
 from ..runtime.store import Checkpoint, state_digest, with_prefix
-from .networks import FlatModule, StackedModules, state_of
+from ..states import state_of
+from .networks import FlatModule, StackedModules
 from .recipes import (
     Recipe, apply_augmentations, check_number, draw_augmentations, learning_rate)
 
@@ -160,6 +161,7 @@ def _step(state, x, y, rate):
     gradient, objective = None, 0.0
     for own_x, own_y, weight, factor in state.objective.terms(
             state.theta, networks.vector, x, y, losses):
+        if state.theta is not networks.vector: networks.derive(own_x)
         losses.append(networks.backward(own_x, own_y))
         scaled = networks.gradient * (weight * factor)
         gradient = scaled if gradient is None else gradient.add_(scaled)

@@ -4,15 +4,18 @@
 
 # %% ../../nbs/02b_training.networks.ipynb #imports
 from __future__ import annotations
-import copy, warnings
+import warnings
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
+from starlight_nb.states import (
+    DerivedTensors, candidates, changes_in_training, placement, state_of, tied_names,
+    working_copy)
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'logits_of', 'training_loss', 'safe_format', 'state_of', 'FlatModule', 'first_names',
+__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'logits_of', 'training_loss', 'safe_format', 'state_of', 'FlatModule',
            'StackedModules', 'draws_random_numbers', 'why_not_stacked']
 
 # %% ../../nbs/02b_training.networks.ipynb #logits-of
@@ -63,7 +66,9 @@ def _trainable(module):
     if len({(parameter.dtype, parameter.device) for parameter in parameters.values()}) != 1:
         raise ValueError("model: parameters of one type on one device are needed, "
                          "and at least one")
-    return copy.deepcopy(module).train()
+    module = working_copy(module)
+    module.train()
+    return module
 
 def _parameter_vector(module):
     "The module's parameters side by side, (parameters,)."
@@ -83,6 +88,7 @@ class FlatModule:
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
         self._make_views()
+        self.derived = None  # `DerivedTensors`, once they are asked for
         self.network = torch.compile(self.module) if recipe.compile else self.module
     def _make_views(self):
         parameters = list(self.module.parameters())
@@ -90,6 +96,13 @@ class FlatModule:
         views = zip(parameters, self.vector.split(sizes), self.gradient.split(sizes))
         for parameter, values, gradient in views:
             parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
+    def derive(self, x: torch.Tensor):
+        "Compute again what is a function of the weights, after these have jumped; `x` is a batch."
+        if self.derived is None:
+            names = candidates(self.module)
+            derived, _ = changes_in_training(self.module, names, x[:8]) if names else ([], [])
+            self.derived = DerivedTensors(self.module, derived, x[:2])
+        self.derived.derive()
     def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         "The loss of a batch, in nats; `gradient` then holds its gradient."
         self.gradient.zero_()
@@ -99,21 +112,6 @@ class FlatModule:
     def states(self) -> list[dict[str, torch.Tensor]]:
         "The state of the network, the only one of a list."
         return [state_of(self.module)]
-
-# %% ../../nbs/02b_training.networks.ipynb #first-names
-def first_names(module: nn.Module) -> dict[str, str]:
-    "For each name of a parameter the first name of the same parameter."
-    first = {id(parameter): name for name, parameter in module.named_parameters()}
-    every = module.named_parameters(remove_duplicate=False)
-    return {name: first[id(parameter)] for name, parameter in every}
-
-# %% ../../nbs/02b_training.networks.ipynb #placement
-def _placement(module):
-    "The first name of each layer's parameter, by a name of its place; a layer has one name here."
-    first = first_names(module)
-    places = [f"{prefix}.{name}".lstrip(".") for prefix, layer in module.named_modules()
-              for name, _ in layer.named_parameters(recurse=False)]
-    return {place: first[place] for place in places}
 
 # %% ../../nbs/02b_training.networks.ipynb #rows
 def _stacked_views(matrix, module):
@@ -125,9 +123,9 @@ def _stacked_views(matrix, module):
 
 def _states_of_stack(weights, module):
     "The state of each network, from stacked parameters by name."
-    first = first_names(module)
+    tied = tied_names(module)
     count = len(next(iter(weights.values())))
-    return [{name: weights[first[name]][n].detach().clone() for name in module.state_dict()}
+    return [{name: weights[tied.get(name, name)][n].detach().clone() for name in module.state_dict()}
             for n in range(count)]
 
 def _trainable_stack(modules):
@@ -149,7 +147,8 @@ class StackedModules:
         self.gradient = torch.zeros_like(self.vector)
         self.weights = _stacked_views(self.vector, self.module)
         self.gradients = _stacked_views(self.gradient, self.module)
-        self.placement = _placement(self.module)
+        self.placement = {place: name for place, name in placement(self.module).items()
+                          if name in self.weights}
         self.gradients_and_losses = vmap(grad_and_value(self._loss))
     def _loss(self, weights, x, y):
         placed = {place: weights[name] for place, name in self.placement.items()}
@@ -173,7 +172,9 @@ def draws_random_numbers(model: nn.Module,
     def states(): return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
     with torch.random.fork_rng(devices), torch.no_grad():
         before = states()
-        copy.deepcopy(model).train()(x)
+        network = working_copy(model)
+        network.train()
+        network(x)
         return not all(map(torch.equal, before, states()))
 
 # %% ../../nbs/02b_training.networks.ipynb #why-apart
