@@ -195,10 +195,15 @@ def barrier_between(model: nn.Module,                 # the architecture; not ch
     return loss_barrier(curve, split)
 
 # %% ../nbs/12_barriers.ipynb #corners
+def _real_vector(tensor):
+    "The numbers of a tensor in double precision; real and imaginary parts of complex ones."
+    if not tensor.is_complex(): return tensor.double().flatten()
+    return torch.view_as_real(tensor.to(torch.complex128)).flatten()
+
 def _corners(state_a, state_b, state_c, names):
     "The coordinates (3, 2) of A, B and C, from their parameters of these names."
     def from_a(state):
-        return torch.cat([(state[name].double() - state_a[name].double()).flatten()
+        return torch.cat([_real_vector(state[name]) - _real_vector(state_a[name])
                           for name in names])
     to_b, to_c = from_a(state_b), from_a(state_c)
     length = to_b.norm().item()

@@ -19,7 +19,7 @@ from .models import generator
 from .permutation import PermutationSpec, infer_spec, permute
 from .runtime.settings import check_choice, free_memory
 from .runtime.store import Checkpoint, config_key, state_digest, with_prefix
-from .states import tied_names
+from .states import state_for, tied_names
 from .training import Objective, Recipe, fit
 from .training.recipes import check_number
 
@@ -325,6 +325,7 @@ def _checked_sources(model, states, data, spec, matching, in_memory):
         raise ValueError("sources: at least one trained state is needed, not an empty list")
     spec = spec or infer_spec(model, data.train.x[:2])
     check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
+    states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
     return Sources(model, states, spec, data, matching, in_memory)
 
 def _bind(checkpoint, objective):

@@ -170,13 +170,21 @@ class OwnStatistics:
             getattr(module, name).detach().copy_(average)
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #refresher
+class _NotedStatistics(BatchStatistics):
+    "Notes the memory of all running statistics that are used."
+    def __init__(self):
+        super().__init__()
+        self.used = set()
+    def normalise(self, function, values):
+        for name in ("running_mean", "running_var"):
+            self.used.add(values[name].untyped_storage().data_ptr())
+        return super().normalise(function, values)
+
 def _used_by_norms(model, names, x):
     "Those tensors that PyTorch's functions use as running statistics."
-    used = set()
-    def note(mean): used.add(mean.untyped_storage().data_ptr())
-    with restored(model), torch.no_grad(), CumulativeStatistics(note): model(x)
+    with restored(model), torch.no_grad(), _NotedStatistics() as noted: model(x)
     tensors = tensors_of(model)
-    return [name for name in names if tensors[name].untyped_storage().data_ptr() in used]
+    return [name for name in names if tensors[name].untyped_storage().data_ptr() in noted.used]
 
 class Refresher:
     "Measures what data and weights determine in the state that a working copy has loaded."

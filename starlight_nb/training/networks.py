@@ -15,8 +15,8 @@ from starlight_nb.states import (
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'logits_of', 'training_loss', 'safe_format', 'state_of', 'FlatModule',
-           'StackedModules', 'draws_random_numbers', 'why_not_stacked']
+__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'logits_of', 'training_loss', 'safe_format', 'FlatModule', 'StackedModules',
+           'draws_random_numbers', 'why_not_stacked']
 
 # %% ../../nbs/02b_training.networks.ipynb #logits-of
 def logits_of(network,          # called as `network(x)`
@@ -73,11 +73,6 @@ def _trainable(module):
 def _parameter_vector(module):
     "The module's parameters side by side, (parameters,)."
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
-
-# %% ../../nbs/02b_training.networks.ipynb #state-of
-def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    "The module's state as a plain dict of its own tensors, which later training does not change."
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
 class FlatModule:
