@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, vmap
 from ..data import Dataset, Split, batches, check_dataset
-from .refresh import (
-    LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, measuring_batches, measuring_size)
+from starlight_nb.evaluation.refresh import (
+    LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, measures_nothing, measuring_batches,
+    measuring_size)
 from ..states import (
     WorkingCopy, check_same, interpolate, is_number, lerp_states, placement, state_for,
     tensors_of, tied_names)
@@ -43,13 +44,20 @@ class _MeasuringCopy(WorkingCopy):
         super().__init__(model, split.x[:2])
         self.model.eval()
         self.refresher = Refresher(self.model, split.x[:8])
-
-class Evaluator(_MeasuringCopy):
-    "Measures one state after another in one copy of a model; nothing is checked here."
     def load(self, state: dict[str, torch.Tensor]):
         "Take this state for what follows."
         super().load(state)
         self.given = state
+    def state(self) -> dict[str, torch.Tensor]:
+        "The loaded state, with what was computed and measured since."
+        found = tensors_of(self.model)
+        changed = self.refresher.statistics + self.refresher.derived.names
+        return {name: (found if name in changed else self.given)[name].clone()
+                for name in self.given}
+
+# %% ../../nbs/03_evaluation.ipynb #one-evaluator
+class Evaluator(_MeasuringCopy):
+    "Measures one state after another in one copy of a model; nothing is checked here."
     def derive(self):
         "Compute again what is a function of the loaded weights."
         self.refresher.derived.derive()
@@ -62,12 +70,6 @@ class Evaluator(_MeasuringCopy):
         size = measuring_size(self.model, split, batch_size)
         self.refresher.measure(split, size, lambda x: logits_of(self.model, x, recipe))
         self.keep()
-    def state(self) -> dict[str, torch.Tensor]:
-        "The loaded state, with what was computed and measured since."
-        found = tensors_of(self.model)
-        changed = self.refresher.statistics + self.refresher.derived.names
-        return {name: (found if name in changed else self.given)[name].clone()
-                for name in self.given}
     def evaluate(self, split: Split, batch_size: int | None = None,
                  recipe: Recipe = Recipe()) -> tuple[float, float]:
         "Mean cross-entropy in nats, and accuracy from 0 to 1, of the loaded state."
@@ -85,9 +87,10 @@ def refresh_batchnorm(model: nn.Module,                # the architecture; not c
     """The state with statistics measured on the data, and derived tensors computed again.
 
     Raises `ValueError` where the state does not fit, and for fewer than two examples."""
-    split = getattr(data, "train", data)
+    state, split = state_for(model, state), getattr(data, "train", data)
+    if measures_nothing(model): return state
     evaluator = Evaluator(model, split)
-    evaluator.load(state_for(model, state))
+    evaluator.load(state)
     evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))
     return evaluator.state()
 
@@ -122,8 +125,9 @@ def warn_of_constants(evaluator: Evaluator, state_a: dict[str, torch.Tensor],
               if name not in weights and name not in measured and is_number(tensor)
               and not torch.equal(tensor, state_b[name].to(tensor))]
     if differ:
-        warnings.warn(f"{', '.join(map(repr, differ))}: neither weights nor measured, and different "
-                      "in the two states; between these they are mixed like weights", stacklevel=3)
+        warnings.warn(f"{', '.join(map(repr, differ))}: neither weights nor measured, and "
+                      "different in the two states; between these, mixed like weights",
+                      stacklevel=3)
 
 # %% ../../nbs/03_evaluation.ipynb #midpoint-loss
 def midpoint_loss(model: nn.Module,                  # the architecture; not changed
@@ -142,8 +146,8 @@ def midpoint_loss(model: nn.Module,                  # the architecture; not cha
     return evaluator.evaluate(data.train)[0]
 
 # %% ../../nbs/03_evaluation.ipynb #stacked-evaluator
-class StackedEvaluator(_MeasuringCopy):
-    "Measures several states at once, as one network; nothing is checked here."
+class _Stack(_MeasuringCopy):
+    "Several states in one working copy, evaluated as one network."
     def load(self, states: list[dict[str, torch.Tensor]]):
         "Take these states for what follows."
         self.names = list(states[0])
@@ -156,23 +160,6 @@ class StackedEvaluator(_MeasuringCopy):
         tensors = tensors_of(self.model).values()
         precise = not any(tensor.dtype in LOW_PRECISION for tensor in tensors)
         return precise and not self.refresher.derived.names and not self.refresher.own.names
-    def refresh_batchnorm(self, split: Split, batch_size: int = 500, recipe: Recipe = Recipe()):
-        "Measure the running statistics of each loaded state on a split."
-        if not self.refresher.statistics: return
-        places = {}  # names of a pass's tensors, by their identity
-        size = measuring_size(self.model, split, batch_size)
-        with CumulativeStatistics(lambda mean: places.get(id(mean))) as mode, torch.no_grad():
-            for x in measuring_batches(split, size):
-                mode.examples = len(x)
-                self._logits(x, recipe, places)
-    def evaluate(self, split: Split, batch_size: int = 2000,
-                 recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
-        "As `Evaluator.evaluate`, for each loaded state."
-        self.reset()
-        with torch.no_grad():
-            total = sum(torch.stack([_score(logits, y) for logits in self._logits(x, recipe)])
-                        for x, y in batches(split, batch_size))
-        return list(map(tuple, (total / len(split)).tolist()))
     def states(self) -> list[dict[str, torch.Tensor]]:
         "The loaded states, with the statistics that were measured."
         tied = tied_names(self.model)
@@ -191,6 +178,26 @@ def _stacked_logits(model, stack, x, recipe, places):
         return logits_of(network, x, recipe)
     return vmap(of_state)(stack)
 
+# %% ../../nbs/03_evaluation.ipynb #stacked-evaluator-class
+class StackedEvaluator(_Stack):
+    "Measures several states at once, as one network; nothing is checked here."
+    def refresh_batchnorm(self, split: Split, batch_size: int = 500, recipe: Recipe = Recipe()):
+        "Measure the running statistics of each loaded state on a split."
+        if not self.refresher.statistics: return
+        places = {}  # names of a pass's tensors, by their identity
+        size = measuring_size(self.model, split, batch_size)
+        with CumulativeStatistics(lambda mean: places.get(id(mean))) as mode, torch.no_grad():
+            for x in measuring_batches(split, size):
+                mode.examples = len(x)
+                self._logits(x, recipe, places)
+    def evaluate(self, split: Split, batch_size: int = 2000,
+                 recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
+        "As `Evaluator.evaluate`, for each loaded state."
+        with torch.no_grad():
+            total = sum(torch.stack([_score(logits, y) for logits in self._logits(x, recipe)])
+                        for x, y in batches(split, batch_size))
+        return list(map(tuple, (total / len(split)).tolist()))
+
 # %% ../../nbs/03_evaluation.ipynb #together
 def refresh_batchnorm_stacked(model: nn.Module,                       # not changed
                               states: list[dict[str, torch.Tensor]],  # at least one; not changed
@@ -199,11 +206,12 @@ def refresh_batchnorm_stacked(model: nn.Module,                       # not chan
                               recipe: Recipe = Recipe(),
                              ) -> list[dict[str, torch.Tensor]]:
     "As `refresh_batchnorm` for each of the states, all evaluated as one network."
-    split = getattr(data, "train", data)
+    states, split = [state_for(model, state) for state in states], getattr(data, "train", data)
+    if measures_nothing(model): return states
     evaluator = StackedEvaluator(model, split)
     if not evaluator.exact:
         return [refresh_batchnorm(model, state, split, batch_size, recipe) for state in states]
-    evaluator.load([state_for(model, state) for state in states])
+    evaluator.load(states)
     evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))
     return evaluator.states()
 

@@ -16,8 +16,8 @@ from ..states import DerivedTensors, candidates, changes_in_training, tensors_of
 from ..states.derived import calls_of, owners_of, restored
 
 # %% auto #0
-__all__ = ['CACHED_NUMBERS', 'SMALLEST', 'PARAMETERS', 'LOW_PRECISION', 'best_batch', 'measuring_size', 'measuring_batches',
-           'BatchStatistics', 'CumulativeStatistics', 'OwnStatistics', 'Refresher']
+__all__ = ['CACHED_NUMBERS', 'LOW_PRECISION', 'SMALLEST', 'PARAMETERS', 'best_batch', 'measuring_size', 'measuring_batches',
+           'BatchStatistics', 'CumulativeStatistics', 'OwnStatistics', 'measures_nothing', 'Refresher']
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #best-batch
 CACHED_NUMBERS = 768_000  # of a batch of images, which with its activations stay in a CPU's cache
@@ -32,6 +32,7 @@ def best_batch(model: nn.Module,
     return max(1, min(most, CACHED_NUMBERS // split.x[0].numel()))
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #measuring-batches
+LOW_PRECISION = (torch.float16, torch.bfloat16)
 SMALLEST = 100  # examples of a batch from which statistics are measured, where there are as many
 
 def measuring_size(model: nn.Module, split: Split, batch_size: int | None) -> int:
@@ -61,6 +62,8 @@ PARAMETERS = {  # of functions that normalise by running statistics, in their or
         "input weight bias running_mean running_var use_input_stats momentum eps cudnn_enabled",
     torch.native_batch_norm: "input weight bias running_mean running_var training momentum eps"}
 
+_RUNNING = ("running_mean", "running_var")
+
 class BatchStatistics(TorchFunctionMode):
     "While this lasts, normalisations use the statistics of the batch; running ones stay."
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -75,17 +78,16 @@ class BatchStatistics(TorchFunctionMode):
         return function(**values | {"momentum": 0.0})
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #cumulative
-LOW_PRECISION = (torch.float16, torch.bfloat16)
-
 class CumulativeStatistics(BatchStatistics):
     "While this lasts, running statistics become the mean over all calls."
     examples = 1  # of the present batch
     def __init__(self, key=torch.Tensor.data_ptr):  # what tells one running mean from another
         super().__init__()
-        self.key, self.seen, self.averages = key, {}, {}
+        self.key = key
+        self.seen, self.averages = {}, {}
     def normalise(self, function, values: dict):
         "As in `BatchStatistics`; updates the running statistics."
-        running = values["running_mean"], values["running_var"]
+        running = [values[name] for name in _RUNNING]
         key = self.key(running[0])
         if key not in self.seen:
             for tensor in running: tensor.zero_()
@@ -96,8 +98,7 @@ class CumulativeStatistics(BatchStatistics):
         return function(**values | {"momentum": share})
     def _in_single_precision(self, function, values, running, key, share):
         own = [torch.zeros_like(tensor) for tensor in running]
-        names = dict(running_mean=own[0], running_var=own[1], momentum=1.0)
-        result = function(**values | names)
+        result = function(**values | dict(zip(_RUNNING, own), momentum=1.0))
         averages = self.averages.setdefault(key, [tensor.float() for tensor in running])
         for tensor, average, new in zip(running, averages, own):
             tensor.copy_(average.lerp_(new.float(), share))
@@ -127,12 +128,14 @@ def _begin(module, names, start):
     for name in names: getattr(module, name).detach().fill_(start)
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #own-statistics
-class OwnStatistics:
-    "Running statistics that modules of a working copy update by arithmetic of their own."
+class _OwnModules:
+    "The modules of a working copy that update statistics by arithmetic of their own."
     def __init__(self, model: nn.Module,
                  names: list[str],  # of tensors that change in training as the data say
                  x: torch.Tensor):  # a few inputs
         self.modules = {}  # module -> names of its statistics, decay
+        self.names = []    # in the state
+        if not names: return
         owners = owners_of(names)
         with restored(model), torch.no_grad():
             calls = calls_of(model, owners, x)
@@ -144,13 +147,17 @@ class OwnStatistics:
         module.training = True
         decay = _decay(module, call, names)
         if decay is not None: self.modules[module] = names, decay
+
+# %% ../../nbs/03a_evaluation.refresh.ipynb #measuring-own
+class OwnStatistics(_OwnModules):
+    "Measures running statistics that modules update by arithmetic of their own."
+    examples = 1  # of the present batch
     def start(self):
         "Begin to measure; every call of the modules counts until `finish`."
-        self.examples, self.seen, self.averages = 1, {}, {}
+        self.seen, self.averages = {}, {}
         self.handles = []
         self.counters = [(one, one.clone()) for module in self.modules for one in _counters(module)]
         for module in self.modules:
-            module.training = True
             self.handles += [module.register_forward_pre_hook(self._before),
                              module.register_forward_hook(self._after)]
     def _before(self, module, args): _begin(module, self.modules[module][0], 0.0)
@@ -164,7 +171,6 @@ class OwnStatistics:
     def finish(self):
         "Write the means over all calls into the modules."
         for handle in self.handles: handle.remove()
-        for module in self.modules: module.training = False
         for counter, saved in self.counters: counter.copy_(saved)
         for (module, name), average in self.averages.items():
             getattr(module, name).detach().copy_(average)
@@ -176,7 +182,7 @@ class _NotedStatistics(BatchStatistics):
         super().__init__()
         self.used = set()
     def normalise(self, function, values):
-        for name in ("running_mean", "running_var"):
+        for name in _RUNNING:
             self.used.add(values[name].untyped_storage().data_ptr())
         return super().normalise(function, values)
 
@@ -186,8 +192,19 @@ def _used_by_norms(model, names, x):
     tensors = tensors_of(model)
     return [name for name in names if tensors[name].untyped_storage().data_ptr() in noted.used]
 
-class Refresher:
-    "Measures what data and weights determine in the state that a working copy has loaded."
+def _of_norms(model):
+    "The running statistics of PyTorch's own layers."
+    return [f"{prefix}.{name}".lstrip(".") for prefix, module in model.named_modules()
+            if isinstance(module, _NormBase) and module.track_running_stats
+            for name in _RUNNING]
+
+def measures_nothing(model: nn.Module) -> bool:
+    "Whether a model's state certainly has weights alone."
+    return not candidates(model) and not _of_norms(model)
+
+# %% ../../nbs/03a_evaluation.refresh.ipynb #what-is-in-a-copy
+class _Contents:
+    "What a working copy's state has besides weights."
     def __init__(self, model: nn.Module,
                  x: torch.Tensor):  # a few inputs
         self.model = model
@@ -198,30 +215,33 @@ class Refresher:
         derived, own = changes_in_training(model, others, x) if others else ([], [])
         self.derived = DerivedTensors(model, derived, x)
         self.own = OwnStatistics(model, own, x)
-        self.by_norms = used + [
-            f"{prefix}.{name}".lstrip(".") for prefix, module in model.named_modules()
-            if isinstance(module, _NormBase) and module.track_running_stats
-            for name in ("running_mean", "running_var")]
+        self.by_norms = used + _of_norms(model)
         self.unknown = [name for name in own if name not in self.own.names]
     @property
     def statistics(self) -> list[str]:
         "The names of the tensors that are measured on data."
         return self.by_norms + self.own.names
+
+# %% ../../nbs/03a_evaluation.refresh.ipynb #refresher-class
+class Refresher(_Contents):
+    "Measures what data and weights determine in the state that a working copy has loaded."
+    @contextmanager
+    def _in_training(self):
+        for module in self.own.modules: module.training = True
+        try: yield
+        finally:
+            for module in self.own.modules: module.training = False
     @contextmanager
     def by_batch(self):
         "While this lasts, all normalisations use the statistics of the batch."
-        for module in self.own.modules: module.training = True
-        try:
-            with BatchStatistics(): yield
-        finally:
-            for module in self.own.modules: module.training = False
+        with self._in_training(), BatchStatistics(): yield
     def measure(self, split: Split,
                 size: int,     # examples of a batch
                 forward):      # evaluates the model on a batch of inputs
         "Measure the running statistics on a split."
         self.own.start()
         try:
-            with CumulativeStatistics() as mode, torch.no_grad():
+            with self._in_training(), CumulativeStatistics() as mode, torch.no_grad():
                 for x in measuring_batches(split, size):
                     mode.examples = self.own.examples = len(x)
                     forward(x)

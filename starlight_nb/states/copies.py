@@ -28,8 +28,12 @@ def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def load_tensors(module: nn.Module, state: dict[str, torch.Tensor]):
     "Load a state into a module; the module's own extra state stays."
-    extra = {name: value for name, value in module.state_dict().items() if name.endswith(EXTRA)}
+    extra = {}
+    if any(map(_has_extra_state, module.modules())):
+        extra = {name: own for name, own in module.state_dict().items() if name.endswith(EXTRA)}
     module.load_state_dict(extra | state)
+
+def _has_extra_state(module): return type(module).get_extra_state is not nn.Module.get_extra_state
 
 # %% ../../nbs/05a_states.copies.ipynb #detached-copies
 class _DetachedCopies(TorchFunctionMode):
@@ -100,6 +104,13 @@ def _containers(model):
     for module in model.modules(): add(vars(module))
     return found
 
+# %% ../../nbs/05a_states.copies.ipynb #memory-of-state
+def _memory_of_state(model):
+    "Where the tensors of a model's state begin in memory."
+    return {tensor.data_ptr() for module in model.modules()
+            for name, tensor in (module._parameters | module._buffers).items()
+            if tensor is not None and name not in module._non_persistent_buffers_set}
+
 def _own_values(container):
     "The values of a container, without those that PyTorch manages."
     if not isinstance(container, dict): return list(container)
@@ -114,7 +125,7 @@ def _is_plain_object(value):
 class Attributes:
     "What a model's modules keep beside its state; `restore` puts it back."
     def __init__(self, model: nn.Module):
-        state = {tensor.data_ptr() for tensor in tensors_of(model).values()}
+        state = _memory_of_state(model)
         containers = _containers(model)
         self.saved = [(container, copy.copy(container)) for container in containers]
         tensors = [value for container in containers for value in _own_values(container)
@@ -141,7 +152,7 @@ def _refill(container, saved):
 # %% ../../nbs/05a_states.copies.ipynb #places-of-tensors
 def _places(model):
     "`(container, key)` for each tensor that is kept beside the state."
-    state = {tensor.data_ptr() for tensor in tensors_of(model).values()}
+    state = _memory_of_state(model)
     for container in _containers(model):
         keys = container.items() if isinstance(container, dict) else ()
         for key, value in list(keys):
@@ -174,6 +185,7 @@ def forget_caches(model: nn.Module,  # a working copy; changed in place
     if modes[0][1]: model.train()
     for module, training in modes: module.training = training
 
+# %% ../../nbs/05a_states.copies.ipynb #one-tensor-taken
 def _forget(model, container, key, run):
     "Take one tensor away if the model computes it again."
     tensor, before = container[key], Attributes(model)

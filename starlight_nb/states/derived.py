@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from .copies import Attributes, state_of, tensors_of
 
 # %% auto #0
-__all__ = ['REST', 'MOST_STEPS', 'candidates', 'restored', 'owners_of', 'changes_in_training', 'calls_of', 'DerivedTensors']
+__all__ = ['REST', 'MOST_STEPS', 'candidates', 'restored', 'owners_of', 'changes_in_training', 'calls_of', 'DerivedTensors',
+           'find_derived']
 
 # %% ../../nbs/05c_states.derived.ipynb #candidates
 def candidates(model: nn.Module) -> list[str]:
@@ -39,6 +40,7 @@ def owners_of(names: list[str]) -> dict[str, list[str]]:
     for name in names: owners.setdefault(name.rpartition(".")[0], []).append(name)
     return owners
 
+# %% ../../nbs/05c_states.derived.ipynb #after-training
 def _after_training(model, names, x):
     "Copies of these tensors after one evaluation with their modules in training mode."
     with restored(model), torch.random.fork_rng(), torch.no_grad():
@@ -109,6 +111,7 @@ class DerivedTensors:
                  x: torch.Tensor):  # a few inputs
         self.model, self.x = model, x
         self.owners = owners_of(names)
+        if not names: return
         with restored(model): moving = self._settle()
         self.owners = {name: own for name, own in self.owners.items() if name not in moving}
     @property
@@ -124,3 +127,11 @@ class DerivedTensors:
         return [name for name, own in self.owners.items() if name not in calls
                 or not _iterate(self.model.get_submodule(name), calls[name],
                                 [full.rpartition(".")[2] for full in own])]
+
+# %% ../../nbs/05c_states.derived.ipynb #find-derived
+def find_derived(model: nn.Module,  # a working copy
+                 x: torch.Tensor,   # a few inputs
+                ) -> DerivedTensors:
+    "The derived tensors in the state of a working copy."
+    names = candidates(model)
+    return DerivedTensors(model, changes_in_training(model, names, x)[0] if names else [], x)

@@ -22,6 +22,7 @@ def tied_names(model: nn.Module) -> dict[str, str]:
         else: first[id(tensor)] = name
     return later
 
+# %% ../../nbs/05b_states.points.ipynb #fill-tied
 def fill_tied(state: dict[str, torch.Tensor],
               tied: dict[str, str],  # as `tied_names` gives it
               argument: str,         # the caller's name for the state, for the message
@@ -50,6 +51,22 @@ def placement(model: nn.Module) -> dict[str, str]:
               for name in [*layer._parameters, *layer._buffers]]
     return {place: tied.get(place, place) for place in places if place in names}
 
+# %% ../../nbs/05b_states.points.ipynb #check-tensors
+def _check_names(tensors, given, argument):
+    "Raise `ValueError` for the first tensor that only the model or only the state has."
+    for name in tensors:
+        if name not in given:
+            raise ValueError(f"{argument}: the model's tensor {name!r} is missing")
+    for name in given:
+        if name not in tensors: raise ValueError(f"{argument}: the model has no tensor {name!r}")
+
+def _check_shape(name, tensor, own, argument):
+    if not torch.is_tensor(tensor):
+        raise ValueError(f"{argument}: {name!r} is no tensor but {type(tensor).__name__}")
+    if tensor.shape != own.shape:
+        raise ValueError(f"{argument}: {name!r} has the shape {tuple(tensor.shape)}, "
+                         f"in the model {tuple(own.shape)}")
+
 # %% ../../nbs/05b_states.points.ipynb #state-for
 def state_for(model: nn.Module,
               state: dict[str, torch.Tensor],
@@ -67,20 +84,6 @@ def state_for(model: nn.Module,
     _check_names(tensors, given, argument)
     for name, own in tensors.items(): _check_shape(name, given[name], own, argument)
     return {name: given[name].detach() for name in tensors}
-
-def _check_names(tensors, given, argument):
-    "Raise `ValueError` for the first tensor that only the model or only the state has."
-    for name in tensors:
-        if name not in given: raise ValueError(f"{argument}: the model's tensor {name!r} is missing")
-    for name in given:
-        if name not in tensors: raise ValueError(f"{argument}: the model has no tensor {name!r}")
-
-def _check_shape(name, tensor, own, argument):
-    if not torch.is_tensor(tensor):
-        raise ValueError(f"{argument}: {name!r} is no tensor but {type(tensor).__name__}")
-    if tensor.shape != own.shape:
-        raise ValueError(f"{argument}: {name!r} has the shape {tuple(tensor.shape)}, "
-                         f"in the model {tuple(own.shape)}")
 
 # %% ../../nbs/05b_states.points.ipynb #check-same
 def is_number(tensor: torch.Tensor) -> bool:

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
-from starlight_nb.states import (
-    DerivedTensors, candidates, changes_in_training, placement, state_of, tied_names,
-    working_copy)
+from ..states import find_derived, placement, state_of, tied_names, working_copy
 from .recipes import Recipe
 
 # %% auto #0
@@ -74,6 +72,13 @@ def _parameter_vector(module):
     "The module's parameters side by side, (parameters,)."
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
+def _make_views(module, vector, gradient):
+    "Make the module's parameters views of one vector, and their gradients views of another."
+    parameters = list(module.parameters())
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, values, own in zip(parameters, vector.split(sizes), gradient.split(sizes)):
+        parameter.data, parameter.grad = values.view_as(parameter), own.view_as(parameter)
+
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
 class FlatModule:
     "A copy of `module` with parameters that are views of `vector`, and gradients of `gradient`."
@@ -82,21 +87,12 @@ class FlatModule:
         self.recipe = safe_format(module, recipe)
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
-        self._make_views()
+        _make_views(self.module, self.vector, self.gradient)
         self.derived = None  # `DerivedTensors`, once they are asked for
         self.network = torch.compile(self.module) if recipe.compile else self.module
-    def _make_views(self):
-        parameters = list(self.module.parameters())
-        sizes = [parameter.numel() for parameter in parameters]
-        views = zip(parameters, self.vector.split(sizes), self.gradient.split(sizes))
-        for parameter, values, gradient in views:
-            parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
     def derive(self, x: torch.Tensor):
         "Compute again what is a function of the weights, after these have jumped; `x` is a batch."
-        if self.derived is None:
-            names = candidates(self.module)
-            derived, _ = changes_in_training(self.module, names, x[:8]) if names else ([], [])
-            self.derived = DerivedTensors(self.module, derived, x[:2])
+        if self.derived is None: self.derived = find_derived(self.module, x[:8])
         self.derived.derive()
     def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         "The loss of a batch, in nats; `gradient` then holds its gradient."
@@ -120,7 +116,8 @@ def _states_of_stack(weights, module):
     "The state of each network, from stacked parameters by name."
     tied = tied_names(module)
     count = len(next(iter(weights.values())))
-    return [{name: weights[tied.get(name, name)][n].detach().clone() for name in module.state_dict()}
+    names = {name: tied.get(name, name) for name in module.state_dict()}
+    return [{name: weights[first][n].detach().clone() for name, first in names.items()}
             for n in range(count)]
 
 def _trainable_stack(modules):
