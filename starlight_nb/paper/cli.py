@@ -34,7 +34,8 @@ WHAT_TO_RUN = {
                    help="experiments, separated by commas; the start of a name is enough"),
     "--parameter": dict(dest="parameters", metavar="NAME=VALUE", type=_parameter, action="append",
                         default=[], help="a value in place of the profile's; repeatable"),
-    "--out": dict(metavar="DIR", help="folder of the report (default: reports/PROFILE)"),
+    "--out": dict(metavar="DIR", help="folder of the report (default: reports/PROFILE; with a "
+                                      "file or parameters of your own reports/PROFILE-DIGEST)"),
     "--store": dict(metavar="DIR", help="folder of trained models (default: .starlight/store)"),
     "--data": dict(metavar="DIR", help="folder of data sets (default: STARLIGHT_DATA, or "
                                        ".starlight/data)"),
@@ -133,10 +134,11 @@ def _list():
 # %% ../../nbs/50w_paper.cli.ipynb #doctor-2
 def _doctor():
     "Print what the doctor finds, and the data sets at hand; 1 if anything is wrong."
-    from starlight_nb.paper.doctor import doctor, try_processor
+    from starlight_nb.paper.doctor import doctor, lab_kernel, try_processor
     found = doctor()
     for name, problem in found.items():
         print(f"ok   {name}" if problem is None else f"WRONG {name}: {problem}")
+    print("{:4} JupyterLab: {}".format(*lab_kernel()))
     print("{:4} processor: {}".format(*try_processor()))
     if not found["torchvision imports"]:
         from starlight_nb.data import available_datasets

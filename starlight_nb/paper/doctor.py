@@ -6,12 +6,12 @@
 from __future__ import annotations
 import subprocess, sys
 from pathlib import Path
-from .evidence import versions
+from .evidence import origin, version_differences, versions
 from ..runtime.files import check_folder
 from ..runtime.settings import Settings, given_variables
 
 # %% auto #0
-__all__ = ['THIN_CONVOLUTION', 'try_processor', 'doctor']
+__all__ = ['THIN_CONVOLUTION', 'lab_kernel', 'try_processor', 'doctor']
 
 # %% ../../nbs/50v_paper.doctor.ipynb #check-import
 def _check_import(name):
@@ -26,14 +26,36 @@ def _check_torchvision():
     remedy = "install a matching pair: pip install --force-reinstall torch torchvision"
     return error and f"{error}; {remedy}"
 
+# %% ../../nbs/50v_paper.doctor.ipynb #check-kernel
 def _check_kernel():
-    "What is wrong with the kernel that executes the notebooks."
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-    try: command = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    except NoSuchKernel: return "there is no kernel python3: pip install ipykernel"
-    same = Path(command).resolve() == Path(sys.executable).resolve()
-    if same or command in ("python", "python3"): return None
-    return f"the kernel python3 starts {command}, not this Python ({sys.executable})"
+    "What is wrong with a kernel as the runner starts it."
+    try:
+        from starlight_nb.paper.execution import kernel_origin
+        found, here = kernel_origin(), origin()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"it does not start ({reason}); pip install ipykernel papermill"
+    if found["code"] != here["code"]: return "it imports other code of starlight_nb"
+    different = version_differences(found, here)
+    return f"it has {different}" if different else None
+
+# %% ../../nbs/50v_paper.doctor.ipynb #lab-kernel
+def _other_lab_kernel():
+    "What JupyterLab starts as `python3`, where it is not this Python; None where it is."
+    from jupyter_client.kernelspec import KernelSpecManager
+    try: program = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except Exception as error: return f"nothing that can be read ({type(error).__name__})"
+    if program in ("python", "python3"): return None  # Jupyter takes its own Python
+    here = Path(sys.executable).parent.resolve()
+    return None if Path(program).parent.resolve() == here else program
+
+def lab_kernel() -> tuple[str, str]:
+    "`ok` or `note`, and a line on the kernel with which JupyterLab opens the notebooks."
+    try: other = _other_lab_kernel()
+    except ImportError: return "note", "its kernel is not known, because Jupyter does not import"
+    if not other: return "ok", "it opens notebooks with this Python"
+    return "note", (f"it opens notebooks with {other}, and not with this Python; starlight "
+                    "reproduce is not affected. python -m ipykernel install --sys-prefix helps")
 
 # %% ../../nbs/50v_paper.doctor.ipynb #check-writable
 def _check_writable(folder):
@@ -92,7 +114,7 @@ def doctor() -> dict[str, str | None]:
         "packages": f"missing: {', '.join(missing)}; reinstall starlight_nb" if missing else None,
         "torch imports": _check_import("torch"),
         "torchvision imports": _check_torchvision(),
-        "kernel python3": _check_kernel(),
+        "kernel": _check_kernel(),
         "report folder": _check_writable(environment.report_folder("digits").absolute()),
         "store folder": _check_writable(environment.store.absolute()),
         "data folder": _check_data_folder(),

@@ -4,15 +4,19 @@
 
 # %% ../../nbs/50r_paper.evidence.ipynb #imports
 from __future__ import annotations
-import json, os, platform, shutil, subprocess, sys, time
+import hashlib, json, os, platform, shutil, subprocess, sys, time
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from .. import __version__
+import starlight_nb
+from .catalogue import experiment_names
 from ..runtime.files import write_atomic
 from ..runtime.settings import Settings, device_name, experiments_folder
 
 # %% auto #0
-__all__ = ['PACKAGES', 'versions', 'commit_of_checkout', 'merged_times', 'save_evidence']
+__all__ = ['PACKAGES', 'RECIPES', 'ORIGIN', 'versions', 'commit_of_checkout', 'code_digest', 'origin', 'save_origin',
+           'version_differences', 'check_report', 'claim_report', 'Execution', 'merged_times', 'merged_origins',
+           'save_evidence']
 
 # %% ../../nbs/50r_paper.evidence.ipynb #versions
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn",
@@ -25,7 +29,7 @@ def _version(package):
 
 def versions() -> dict[str, str | None]:
     "The installed versions of what results depend on; None where a package is missing."
-    ours = {"python": sys.version.split()[0], "starlight_nb": __version__}
+    ours = {"python": sys.version.split()[0], "starlight_nb": starlight_nb.__version__}
     return ours | {package: _version(package) for package in PACKAGES}
 
 # %% ../../nbs/50r_paper.evidence.ipynb #commit
@@ -43,42 +47,127 @@ def commit_of_checkout() -> str | None:
         return _git(root, "rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError): return None
 
+# %% ../../nbs/50r_paper.evidence.ipynb #origin
+def code_digest() -> str:
+    "A digest of the package's own Python files."
+    package, digest = Path(starlight_nb.__file__).parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+def origin() -> dict:
+    "What this process computes with: commit, digest of the code, versions."
+    return dict(commit=commit_of_checkout(), code=code_digest(), versions=versions())
+
+def save_origin(path: Path) -> None:
+    "Write `origin` as JSON."
+    write_atomic(path, json.dumps(origin()))
+
+# %% ../../nbs/50r_paper.evidence.ipynb #version-differences
+def version_differences(theirs: dict, ours: dict) -> str:
+    "The versions of one `origin` that differ from those of another, in words; empty without any."
+    there, here = theirs["versions"], ours["versions"]
+    return ", ".join(f"{name} {there.get(name)} instead of {here[name]}"
+                     for name in here if there.get(name) != here[name])
+
+# %% ../../nbs/50r_paper.evidence.ipynb #read-json
+def _read_json(path):
+    "The content of a JSON file as a dict; empty where there is none that can be read."
+    try: content = json.loads(path.read_text())
+    except (OSError, ValueError): return {}
+    return content if isinstance(content, dict) else {}
+
+RECIPES = ("recipe", "star_recipe")  # the fields of a setting that are tables of their own
+
+def _settings_differ(old, new):
+    "Whether two settings differ in a field that both have."
+    shared = old.keys() & new.keys()
+    return any(_settings_differ(old[key], new[key]) if key in RECIPES else old[key] != new[key]
+               for key in shared)
+
+def _other_setting(out, settings):
+    "The name of a setting from which the report in `out` was made, and which is not in `settings`."
+    for name in experiment_names():
+        for key, old in _read_json(out / "data" / f"{name}.json").get("settings", {}).items():
+            if key not in settings or _settings_differ(old, settings[key]): return key
+
+# %% ../../nbs/50r_paper.evidence.ipynb #check-report
+def check_report(out: Path,       # the report's folder
+                 argument: str,   # the argument that chose it, for the message
+                 identity: dict,  # of this run: `profile`, `profile_digest`
+                 settings: dict,  # of its profile, by name, as `data/NAME.json` has them
+                ) -> None:
+    "`ValueError` where the report in `out` was made from another profile than this run's."
+    before = _read_json(out / "evidence.json")
+    recorded = before.get("profile_digest", identity["profile_digest"])
+    if recorded != identity["profile_digest"]:
+        found = f"profile {before['profile']!r} with digest {recorded[:8]}"
+    elif other := _other_setting(out, settings): found = f"another setting {other!r}"
+    else: return
+    raise ValueError(
+        f"{argument}: {out} holds results of {found}, and this run has profile "
+        f"{identity['profile']!r} with digest {identity['profile_digest'][:8]}; "
+        "choose another folder with out (--out DIR), or remove that one to make it anew")
+
+def claim_report(out: Path, identity: dict) -> None:
+    "Record whose results the report in `out` will hold, before there are any."
+    evidence = _read_json(out / "evidence.json") | identity
+    write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
+
+# %% ../../nbs/50r_paper.evidence.ipynb #execution
+@dataclass(frozen=True)
+class Execution:
+    "How a notebook was executed."
+    seconds: float            # wall time
+    entries: tuple[int, int]  # in the store, before and after it
+    origin: dict              # of its kernel
+
 # %% ../../nbs/50r_paper.evidence.ipynb #wall-times
-def merged_times(before: dict,                         # of earlier runs
-                 seconds: dict[str, float],            # of this run, by notebook
-                 entries: dict[str, tuple[int, int]],  # of the store, before and after each
+def merged_times(before: dict,                      # of earlier runs
+                 executions: dict[str, Execution],  # of this run's notebooks
                 ) -> dict:
     "Wall times of earlier runs, replaced where this run of a notebook made something."
     merged = dict(before)
-    for name, wall in seconds.items():
-        first, last = entries[name]
+    for name, execution in executions.items():
+        first, last = execution.entries
         if name not in before or last > first:
-            merged[name] = dict(seconds=round(wall, 1), entries_before=first,
+            merged[name] = dict(seconds=round(execution.seconds, 1), entries_before=first,
                                 entries_made=last - first)
     return merged
 
-# %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
-def _read_json(path):
-    "The content of a JSON file; empty where there is none that can be read."
-    try: return json.loads(path.read_text())
-    except (OSError, ValueError): return {}
+# %% ../../nbs/50r_paper.evidence.ipynb #merged-origins
+ORIGIN = ("commit", "code", "versions", "device", "machine")
 
-def save_evidence(out: Path,           # the report's folder
-                  profile: str,
-                  environment: Settings,                  # of this run
-                  seconds: dict[str, float],              # of each notebook that ended well
-                  entries: dict[str, tuple[int, int]],    # of the store, before and after each
-                  budget: dict | None = None,             # what a run under a budget has to add
+def merged_origins(before: dict,                      # the evidence of earlier runs
+                   executions: dict[str, Execution],  # of this run's notebooks
+                   now: dict,                         # of this run: the keys `ORIGIN`
+                  ) -> dict[str, dict]:
+    "Of each notebook in the report that was made with something else than `now`, with what."
+    last = {key: before.get(key) for key in ORIGIN}
+    earlier = {name: before.get("made_with", {}).get(name, last)
+               for name in before.get("wall_seconds", {})}
+    of_this_run = {name: now | execution.origin for name, execution in executions.items()}
+    merged = earlier | of_this_run
+    return {name: found for name, found in merged.items() if found != now}
+
+# %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
+def save_evidence(out: Path,              # the report's folder
+                  identity: dict,         # as in `check_report`, and more to record
+                  environment: Settings,  # of this run
+                  run_origin: dict,       # `origin` of the process that runs the notebooks
+                  executions: dict[str, Execution],  # of each notebook that ended well
                  ) -> None:
     "Merge this run's evidence into the report's `evidence.json`."
     before = _read_json(out / "evidence.json")
     measured = {path.stem: _read_json(path) for path in sorted((out / "measured").glob("*.json"))}
-    evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    commit=commit_of_checkout(), versions=versions(),
-                    device=device_name(environment.device), cores=os.cpu_count(),
-                    machine=f"{platform.system()} {platform.machine()}",
+    now = run_origin | dict(device=device_name(environment.device),
+                            machine=f"{platform.system()} {platform.machine()}")
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    evidence = dict(identity, finished=finished, **now, cores=os.cpu_count(),
                     workers=environment.jobs, backend=environment.backend,
-                    wall_seconds=merged_times(before.get("wall_seconds", {}), seconds, entries),
-                    measured=before.get("measured", {}) | measured, **(budget or {}))
+                    made_with=merged_origins(before, executions, now),
+                    wall_seconds=merged_times(before.get("wall_seconds", {}), executions),
+                    measured=before.get("measured", {}) | measured)
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
     shutil.rmtree(out / "measured", ignore_errors=True)

@@ -12,22 +12,25 @@ from filelock import Timeout
 from ..data import load
 from .catalogue import experiment_names
 from .costs import measure_cost, setting_costs
-from .evidence import save_evidence
+from .evidence import (
+    Execution, check_report, claim_report, origin, save_evidence)
+from .execution import NotebookFailed, OutOfTime, execute_experiment
 from .experiment import Experiment
 from .gallery import write_gallery
 from .monitor import ProgressMonitor, print_line
 from .plans import Planner, budget_seconds, describe_costs
-from .profiles import Profile, check_fits, load_profile
+from .profiles import (
+    Profile, check_fits, load_profile, profile_digest, report_name)
 from .published import same_settings
-from ..runtime.files import check_folder, explain_os_errors, lock, write_atomic
+from ..runtime.files import check_folder, lock
 from ..runtime.jobs import cluster_address, connected, single_thread
 from ..runtime.settings import (
     Settings, check_choice, experiments_folder, given_variables)
 from ..runtime.store import Store
 
 # %% auto #0
-__all__ = ['TYPES', 'ONE_THREAD', 'full_names', 'notebook_parameters', 'check_parameters', 'Request', 'tidy', 'NotebookFailed',
-           'OutOfTime', 'Run', 'reproduce']
+__all__ = ['TYPES', 'ONE_THREAD', 'full_names', 'notebook_parameters', 'check_parameters', 'Request', 'check_request', 'Run',
+           'reproduce']
 
 # %% ../../nbs/50u_paper.runner.ipynb #full-names
 def full_names(starts: list[str]) -> list[str]:
@@ -89,93 +92,41 @@ class Request:
     profile: Profile
     parameters: dict[str, dict]         # of each notebook, with the profile's name or path
     experiments: dict[str, Experiment]  # as the notebooks will build them
+    given: dict                         # parameters in place of the profile's
+    digest: str                         # of the profile with these parameters
+    folder: str                         # the report's, below `reports/`, where no other is given
 
-    @classmethod
-    def check(cls, profile: str, only: list[str] | None, parameters: dict) -> Request:
-        "Read the profile and resolve every chosen experiment; `ValueError` for bad input."
-        chosen_profile = load_profile(profile)
-        same_settings(chosen_profile.settings.values())
-        chosen = check_parameters(_chosen_experiments(chosen_profile, only), parameters)
-        for name in chosen: check_parameters([name], chosen_profile.experiments.get(name, {}))
-        experiments = {name: _resolve(name, profile, own) for name, own in chosen.items()}
-        where = str(Path(profile).resolve()) if profile.endswith(".toml") else profile
-        of_notebooks = {name: {"profile": where} | own for name, own in chosen.items()}
-        return cls(chosen_profile, of_notebooks, experiments)
     def settings(self) -> list:
         "The profile's settings that the experiments need, each once."
         found = {study.setting.name: study.setting
                  for experiment in self.experiments.values() for study in experiment.studies}
         return list(found.values())
+    def identity(self) -> dict:
+        "What the evidence records of the profile; parameters only where there are any."
+        given = dict(parameters=self.given) if self.given else {}
+        return dict(profile=self.profile.name, profile_digest=self.digest) | given
+    def title(self) -> str:
+        "The profile's title, and the parameters that were given in place of its own."
+        return ", ".join([self.profile.title, *(f"{k} = {v}" for k, v in self.given.items())])
 
-# %% ../../nbs/50u_paper.runner.ipynb #tidy
-def tidy(notebook: dict) -> dict:
-    "The executed notebook without what varies between runs; changed in place."
-    for cell in notebook["cells"]: _tidy_cell(cell)
-    metadata = notebook["metadata"]
-    notebook["metadata"] = {
-        "kernelspec": metadata["kernelspec"], "language_info": {"name": "python"},
-        "papermill": {"parameters": metadata.get("papermill", {}).get("parameters", {})}}
-    return notebook
+# %% ../../nbs/50u_paper.runner.ipynb #check-request
+def _given_to_all(profile, chosen, parameters):
+    "The given parameters of every experiment of the profile, and of those that are chosen."
+    if not parameters: return {}
+    return check_parameters(list({*profile.experiments, *chosen}), parameters)
 
-def _tidy_cell(cell):
-    tags = cell["metadata"].get("tags", [])
-    cell["metadata"] = {"tags": tags} if tags else {}
-    if "injected-parameters" in tags: cell["id"] = "injected-parameters"
-    if cell["cell_type"] == "code":
-        cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
-        for output in cell["outputs"]: output.get("metadata", {}).clear()
-
-# %% ../../nbs/50u_paper.runner.ipynb #errors
-class NotebookFailed(RuntimeError):
-    "A notebook failed; the message names the cell, the error and the executed notebook."
-
-class OutOfTime(RuntimeError):
-    "A notebook was stopped because its time was over; its trained models are in the store."
-
-def _failure_text(experiment, error, executed):
-    "One readable message for whatever papermill raised."
-    where = f"cell {error.cell_index}" if hasattr(error, "cell_index") else "the kernel"
-    what = f"{type(error).__name__}: {str(error).strip()[:500]}"
-    if hasattr(error, "ename"): what = f"{error.ename}: {error.evalue}"
-    return f"{experiment} failed in {where}: {what}\n  {executed}"
-
-def _keep_failed(executed, out):
-    "Keep the executed notebook of a failure; the text that says where it is."
-    failed = out / "failed" / executed.name
-    try: write_atomic(failed, executed.read_bytes())
-    except OSError as error: return f"the executed notebook could not be kept: {error}"
-    return f"executed notebook: {failed}"
-
-# %% ../../nbs/50u_paper.runner.ipynb #run-notebook
-def _run_notebook(experiment, parameters, out, staging, seconds=None):
-    "Execute a notebook in the staging folder and move its files into the report."
-    import papermill
-    from nbclient.exceptions import CellTimeoutError
-    shutil.rmtree(staging, ignore_errors=True)
-    executed = staging / "notebooks" / f"{experiment}.ipynb"
-    with explain_os_errors(out): executed.parent.mkdir(parents=True)
-    try:
-        papermill.execute_notebook(
-            str(experiments_folder() / executed.name), str(executed), parameters,
-            kernel_name="python3", progress_bar=False,
-            execution_timeout=seconds and max(1, int(seconds)))
-    except CellTimeoutError as error: raise OutOfTime(experiment) from error
-    except Exception as error:
-        kept = _keep_failed(executed, out)
-        raise NotebookFailed(_failure_text(experiment, error, kept)) from error
-    contents = json.dumps(tidy(json.loads(executed.read_text())), indent=1, ensure_ascii=False)
-    write_atomic(executed, contents + "\n")
-    with explain_os_errors(out): _move_files(staging, out)
-    (out / "failed" / executed.name).unlink(missing_ok=True)
-
-# %% ../../nbs/50u_paper.runner.ipynb #move-files
-def _move_files(staging, out):
-    "Move every file of the staging folder to its place in the report."
-    for path in sorted(p for p in staging.rglob("*") if p.is_file()):
-        target = out / path.relative_to(staging)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
-    shutil.rmtree(staging)
+def check_request(profile: str, only: list[str] | None, parameters: dict) -> Request:
+    "Read the profile and resolve every chosen experiment; `ValueError` for bad input."
+    loaded = load_profile(profile)
+    same_settings(loaded.settings.values())
+    chosen = check_parameters(_chosen_experiments(loaded, only), parameters)
+    for name in chosen: check_parameters([name], loaded.experiments.get(name, {}))
+    experiments = {name: _resolve(name, loaded, own) for name, own in chosen.items()}
+    where = profile if loaded.shipped else str(Path(profile).resolve())
+    of_notebooks = {name: {"profile": where} | own for name, own in chosen.items()}
+    given = _given_to_all(loaded, chosen, parameters)
+    return Request(loaded, of_notebooks, experiments, parameters,
+                   profile_digest(loaded, given), report_name(loaded, given))
 
 # %% ../../nbs/50u_paper.runner.ipynb #environment
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -227,6 +178,13 @@ def _check_data(settings, root):
         for setting in settings:
             if setting.dataset == name: check_fits(setting, data)
 
+# %% ../../nbs/50u_paper.runner.ipynb #check-same-profile
+def _check_same_profile(request, out, argument):
+    "`ValueError` where the report in `out` was made from another profile."
+    settings = {name: dataclasses.asdict(own) for name, own in request.profile.settings.items()}
+    as_written = json.loads(json.dumps(settings))  # tuples become lists
+    check_report(out, argument, request.identity(), as_written)
+
 # %% ../../nbs/50u_paper.runner.ipynb #only-run
 @contextmanager
 def _only_run(out):
@@ -275,6 +233,8 @@ def _budget_evidence(planner):
     return {"budget": dict(done=planner.done, left=planner.left, costs=costs)}
 
 # %% ../../nbs/50u_paper.runner.ipynb #run
+def _count_entries(store): return len(list(store.glob("*/*.safetensors")))
+
 @dataclass
 class Run:
     "The notebooks of a request, executed one after another."
@@ -284,23 +244,22 @@ class Run:
     staging: Path
     monitor: ProgressMonitor
     planner: Planner | None = None
-    seconds: dict = field(default_factory=dict)   # of each notebook that ended well
-    entries: dict = field(default_factory=dict)   # of the store, before and after it
-    failures: dict = field(default_factory=dict)  # the errors of the others
+    origin: dict = field(default_factory=origin)    # what this process computes with
+    executions: dict = field(default_factory=dict)  # of the notebooks that ended well
+    failures: dict = field(default_factory=dict)    # the errors of the others
 
     def step(self, name: str, changes: dict, seconds: float | None) -> str:
         "Execute a notebook; `done`, `failed`, or `stopped` where its time was over."
-        before, began = self._stored(), time.time()
-        parameters = self.request.parameters[name] | changes
-        try: _run_notebook(name, parameters, self.out, self.staging, seconds)
+        before, began = _count_entries(self.environment.store), time.time()
+        parameters, places = self.request.parameters[name] | changes, (self.out, self.staging)
+        try: found = execute_experiment(name, parameters, self.origin, *places, seconds)
         except NotebookFailed as error:
             self.failures[name] = str(error)
             return "failed"
         except OutOfTime: return "stopped"
-        self.seconds[name] = time.time() - began
-        self.entries[name] = (before, self._stored())
+        entries = (before, _count_entries(self.environment.store))
+        self.executions[name] = Execution(time.time() - began, entries, found)
         return "done"
-    def _stored(self): return len(list(self.environment.store.glob("*/*.safetensors")))
 
 # %% ../../nbs/50u_paper.runner.ipynb #run-steps
 def _run_steps(run, steps, keep_going):
@@ -333,10 +292,10 @@ def _run_all(run, ends_at, keep_going, log_json):
     run.monitor.tell("run started", profile=profile.name, report=str(run.out),
                      notebooks=list(run.request.parameters))
     _run_steps(run, planner.steps(ends_at) if planner else steps, keep_going)
-    if run.seconds:
-        write_gallery(run.out, profile.title)
-        save_evidence(run.out, profile.name, run.environment, run.seconds, run.entries,
-                      _budget_evidence(planner))
+    if run.executions:
+        write_gallery(run.out, run.request.title())
+        identity = run.request.identity() | _budget_evidence(planner)
+        save_evidence(run.out, identity, run.environment, run.origin, run.executions)
     if planner: print_line(_budget_summary(planner), sys.stderr if log_json else None)
     ended = dict(done=planner.done, left=planner.left) if planner else {}
     seconds = round(time.time() - run.monitor.clock.start, 1)
@@ -349,6 +308,8 @@ def _execute(request, environment, out, planner, ends_at, keep_going, log_json):
     with ExitStack() as stack:
         environment = stack.enter_context(_cluster(environment, request.profile.resources))
         staging = stack.enter_context(_only_run(out))
+        _check_same_profile(request, out, "out")  # again, now that no other run can write there
+        claim_report(out, request.identity())
         progress = Path(f"{staging}.progress")
         of_kernels = dataclasses.replace(environment, report=staging, progress=progress)
         stack.enter_context(_environment(of_kernels.variables() | ONE_THREAD))
@@ -362,9 +323,11 @@ def _check_run(request, environment, out, data, ray_address):
     if ray_address and environment.backend != "ray":
         raise ValueError(f"ray-address: {ray_address!r} is given, but the backend is "
                          f"{environment.backend!r}, not 'ray'")
-    out = Path(out or environment.report_folder(request.profile.name)).resolve()
+    argument = "out" if out or environment.report else "profile"
+    out = Path(out or environment.report_folder(request.folder)).resolve()
     data = data or given_variables().get("STARLIGHT_DATA")
     _check_folders(out, environment.store, data)
+    _check_same_profile(request, out, argument)
     _check_data(request.settings(), environment.data)
     return out
 
@@ -390,9 +353,12 @@ def reproduce(
     keep_going: bool = False,         # run the other notebooks when one fails
     log_json: bool = False,           # print one JSON object a line
 ) -> Path:
-    """Run experiments and write their report; returns its folder. Before anything runs, raises
-    `ValueError`, `OSError` or `ConnectionError`; raises `NotebookFailed` when a notebook fails."""
-    request = Request.check(profile, only, parameters or {})
+    """Run experiments and write their report; returns its folder.
+
+    Before anything runs, raises `ValueError`, `OSError` or `ConnectionError`; a folder that
+    holds the results of another profile is a `ValueError`. Raises `NotebookFailed` when a
+    notebook fails."""
+    request = check_request(str(profile), only, parameters or {})
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)
     out = _check_run(request, environment, out, data, ray_address)
