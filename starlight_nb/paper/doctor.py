@@ -6,8 +6,8 @@
 from __future__ import annotations
 import subprocess, sys
 from pathlib import Path
-from .evidence import origin, version_differences, versions
 from ..runtime.files import check_folder
+from ..runtime.origin import origin, version_differences, versions
 from ..runtime.settings import Settings, given_variables
 
 # %% auto #0

@@ -4,72 +4,14 @@
 
 # %% ../../nbs/50r_paper.evidence.ipynb #imports
 from __future__ import annotations
-import hashlib, json, os, platform, shutil, subprocess, sys, time
-from dataclasses import dataclass
-from importlib import metadata
+import json, os, platform, shutil, time
 from pathlib import Path
-import starlight_nb
 from .catalogue import experiment_names
 from ..runtime.files import write_atomic
-from ..runtime.settings import Settings, device_name, experiments_folder
+from ..runtime.settings import Settings, device_name
 
 # %% auto #0
-__all__ = ['PACKAGES', 'RECIPES', 'ORIGIN', 'versions', 'commit_of_checkout', 'code_digest', 'origin', 'save_origin',
-           'version_differences', 'check_report', 'claim_report', 'Execution', 'merged_times', 'merged_origins',
-           'save_evidence']
-
-# %% ../../nbs/50r_paper.evidence.ipynb #versions
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn",
-            "matplotlib", "seaborn", "netcal", "papermill", "ipykernel")
-
-def _version(package):
-    "The installed version; None where the package is missing."
-    try: return metadata.version(package)
-    except metadata.PackageNotFoundError: return None
-
-def versions() -> dict[str, str | None]:
-    "The installed versions of what results depend on; None where a package is missing."
-    ours = {"python": sys.version.split()[0], "starlight_nb": starlight_nb.__version__}
-    return ours | {package: _version(package) for package in PACKAGES}
-
-# %% ../../nbs/50r_paper.evidence.ipynb #commit
-def _git(root, *words):
-    "What a git command prints in the checkout."
-    command = ["git", "-C", str(root), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-def commit_of_checkout() -> str | None:
-    "The commit, with `+changes` where the code differs from it; None without a checkout."
-    root = experiments_folder().parents[1]
-    if not (root / "settings.ini").exists(): return None
-    try:
-        changed = _git(root, "status", "--porcelain", "--", "nbs", "starlight_nb")
-        return _git(root, "rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError): return None
-
-# %% ../../nbs/50r_paper.evidence.ipynb #origin
-def code_digest() -> str:
-    "A digest of the package's own Python files."
-    package, digest = Path(starlight_nb.__file__).parent, hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-def origin() -> dict:
-    "What this process computes with: commit, digest of the code, versions."
-    return dict(commit=commit_of_checkout(), code=code_digest(), versions=versions())
-
-def save_origin(path: Path) -> None:
-    "Write `origin` as JSON."
-    write_atomic(path, json.dumps(origin()))
-
-# %% ../../nbs/50r_paper.evidence.ipynb #version-differences
-def version_differences(theirs: dict, ours: dict) -> str:
-    "The versions of one `origin` that differ from those of another, in words; empty without any."
-    there, here = theirs["versions"], ours["versions"]
-    return ", ".join(f"{name} {there.get(name)} instead of {here[name]}"
-                     for name in here if there.get(name) != here[name])
+__all__ = ['RECIPES', 'ORIGIN', 'check_report', 'claim_report', 'merged_times', 'merged_origins', 'save_evidence']
 
 # %% ../../nbs/50r_paper.evidence.ipynb #read-json
 def _read_json(path):
@@ -115,59 +57,55 @@ def claim_report(out: Path, identity: dict) -> None:
     evidence = _read_json(out / "evidence.json") | identity
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
 
-# %% ../../nbs/50r_paper.evidence.ipynb #execution
-@dataclass(frozen=True)
-class Execution:
-    "How a notebook was executed."
-    seconds: float            # wall time
-    entries: tuple[int, int]  # in the store, before and after it
-    origin: dict              # of its kernel
-
 # %% ../../nbs/50r_paper.evidence.ipynb #wall-times
-def merged_times(before: dict,                      # of earlier runs
-                 executions: dict[str, Execution],  # of this run's notebooks
+def merged_times(before: dict,                         # of earlier runs
+                 seconds: dict[str, float],            # of this run, by notebook
+                 entries: dict[str, tuple[int, int]],  # of the store, before and after each
                 ) -> dict:
     "Wall times of earlier runs, replaced where this run of a notebook made something."
     merged = dict(before)
-    for name, execution in executions.items():
-        first, last = execution.entries
+    for name, wall in seconds.items():
+        first, last = entries[name]
         if name not in before or last > first:
-            merged[name] = dict(seconds=round(execution.seconds, 1), entries_before=first,
+            merged[name] = dict(seconds=round(wall, 1), entries_before=first,
                                 entries_made=last - first)
     return merged
 
 # %% ../../nbs/50r_paper.evidence.ipynb #merged-origins
 ORIGIN = ("commit", "code", "versions", "device", "machine")
 
-def merged_origins(before: dict,                      # the evidence of earlier runs
-                   executions: dict[str, Execution],  # of this run's notebooks
-                   now: dict,                         # of this run: the keys `ORIGIN`
+def merged_origins(before: dict,              # the evidence of earlier runs
+                   written: dict[str, dict],  # what kernels have written since, by notebook
+                   now: dict,                 # of this run: the keys `ORIGIN`
                   ) -> dict[str, dict]:
     "Of each notebook in the report that was made with something else than `now`, with what."
     last = {key: before.get(key) for key in ORIGIN}
     earlier = {name: before.get("made_with", {}).get(name, last)
                for name in before.get("wall_seconds", {})}
-    of_this_run = {name: now | execution.origin for name, execution in executions.items()}
-    merged = earlier | of_this_run
-    return {name: found for name, found in merged.items() if found != now}
+    merged = earlier | {name: now | own for name, own in written.items()}
+    return {name: own for name, own in merged.items() if own != now}
 
 # %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
+def _read_all(folder):
+    "The content of every JSON file in a folder, by the file's name."
+    return {path.stem: _read_json(path) for path in sorted(folder.glob("*.json"))}
+
 def save_evidence(out: Path,              # the report's folder
                   identity: dict,         # as in `check_report`, and more to record
                   environment: Settings,  # of this run
-                  run_origin: dict,       # `origin` of the process that runs the notebooks
-                  executions: dict[str, Execution],  # of each notebook that ended well
+                  now: dict,              # `origin` of the process that runs the notebooks
+                  seconds: dict[str, float],            # of each notebook that ended well
+                  entries: dict[str, tuple[int, int]],  # of the store, before and after each
                  ) -> None:
-    "Merge this run's evidence into the report's `evidence.json`."
-    before = _read_json(out / "evidence.json")
-    measured = {path.stem: _read_json(path) for path in sorted((out / "measured").glob("*.json"))}
-    now = run_origin | dict(device=device_name(environment.device),
-                            machine=f"{platform.system()} {platform.machine()}")
+    "Merge this run's evidence, and what kernels wrote, into the report's `evidence.json`."
+    before, times = _read_json(out / "evidence.json"), (seconds, entries)
+    now = now | dict(device=device_name(environment.device),
+                     machine=f"{platform.system()} {platform.machine()}")
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     evidence = dict(identity, finished=finished, **now, cores=os.cpu_count(),
                     workers=environment.jobs, backend=environment.backend,
-                    made_with=merged_origins(before, executions, now),
-                    wall_seconds=merged_times(before.get("wall_seconds", {}), executions),
-                    measured=before.get("measured", {}) | measured)
+                    made_with=merged_origins(before, _read_all(out / "made_with"), now),
+                    wall_seconds=merged_times(before.get("wall_seconds", {}), *times),
+                    measured=before.get("measured", {}) | _read_all(out / "measured"))
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
-    shutil.rmtree(out / "measured", ignore_errors=True)
+    for folder in ("made_with", "measured"): shutil.rmtree(out / folder, ignore_errors=True)

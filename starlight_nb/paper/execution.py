@@ -4,12 +4,12 @@
 
 # %% ../../nbs/50t_paper.execution.ipynb #imports
 from __future__ import annotations
-import json, os, shutil, sys, tempfile
+import json, os, shutil, sys
 from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from .evidence import version_differences
 from ..runtime.files import explain_os_errors, write_atomic
+from ..runtime.origin import version_differences
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
@@ -34,30 +34,20 @@ class ThisPython(AsyncKernelManager):
                           language="python", display_name="python3")
 
 # %% ../../nbs/50t_paper.execution.ipynb #execute
-def _execute(notebook, executed, record, parameters=None, seconds=None):
-    "Execute a notebook in a kernel of this Python, which writes its origin to `record`."
+def _execute(notebook, executed=None, parameters=None, seconds=None):
+    "Execute a notebook in a kernel of this Python; returns it. `seconds` limits each cell."
     import papermill
-    line = f"from starlight_nb.paper.evidence import save_origin; save_origin({str(record)!r})"
-    papermill.execute_notebook(
+    return papermill.execute_notebook(
         notebook, executed, parameters, kernel_name="python3", progress_bar=False,
-        execution_timeout=seconds and max(1, int(seconds)), kernel_manager_class=ThisPython,
-        extra_arguments=[f"--InteractiveShellApp.exec_lines={line}"])
-
-def _read_origin(record):
-    "What a kernel wrote there; `RuntimeError` where it wrote nothing."
-    try: return json.loads(record.read_text())
-    except FileNotFoundError:
-        raise RuntimeError("the kernel does not say which versions it has, so it does not "
-                           "import this starlight_nb") from None
+        execution_timeout=seconds and max(1, int(seconds)), kernel_manager_class=ThisPython)
 
 # %% ../../nbs/50t_paper.execution.ipynb #kernel-origin
 def kernel_origin() -> dict:
     "The `origin` of a kernel as a run would start it; an exception where it does not start."
-    import nbformat
-    with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder) / "origin.json"
-        _execute(nbformat.v4.new_notebook(), None, record)
-        return _read_origin(record)
+    from nbformat import v4
+    ask = "import json; from starlight_nb.runtime.origin import origin; print(json.dumps(origin()))"
+    executed = _execute(v4.new_notebook(cells=[v4.new_code_cell(ask)]))
+    return json.loads(executed.cells[0].outputs[0].text)
 
 # %% ../../nbs/50t_paper.execution.ipynb #tidy
 def tidy(notebook: dict) -> dict:
@@ -99,14 +89,15 @@ def _keep_failed(executed, out):
     return f"executed notebook: {failed}"
 
 # %% ../../nbs/50t_paper.execution.ipynb #check-origin
-def _checked_origin(record, expected):
-    "What the kernel wrote; `RuntimeError` where its versions are not those of this process."
-    found = _read_origin(record)
-    different = version_differences(found, expected)
+def _check_origin(written, expected):
+    "`RuntimeError` unless a kernel has written its origin, with the versions of this process."
+    if not written.exists():
+        raise RuntimeError("it does not say with which versions it was computed; it has no "
+                           "save_finding, or its kernel has an older starlight_nb")
+    different = version_differences(json.loads(written.read_text()), expected)
     if different:
-        raise RuntimeError(f"it has {different}; a startup file of IPython or Python may have "
-                           "changed where it finds packages")
-    return found
+        raise RuntimeError(f"its kernel has {different}; a startup file of IPython or Python may "
+                           "have changed where packages are found")
 
 # %% ../../nbs/50t_paper.execution.ipynb #execute-experiment
 def execute_experiment(experiment: str,
@@ -114,32 +105,29 @@ def execute_experiment(experiment: str,
                        expected: dict,    # the `origin` whose versions its kernel must have
                        out: Path,         # the report's folder
                        staging: Path,     # emptied first, removed afterwards
-                       seconds: float | None = None,  # the limit of each cell
-                      ) -> dict:
-    """Execute a notebook and move its files into the report; the `origin` of its kernel.
+                       seconds: float | None = None):  # the limit of each cell
+    """Execute a notebook and move its files into the report.
 
     Raises `NotebookFailed`, or `OutOfTime` where a cell takes too long."""
     from nbclient.exceptions import CellTimeoutError
     shutil.rmtree(staging, ignore_errors=True)
-    notebook, record = experiments_folder() / f"{experiment}.ipynb", staging / "origin.json"
+    notebook = experiments_folder() / f"{experiment}.ipynb"
     executed = staging / "notebooks" / notebook.name
     with explain_os_errors(out): executed.parent.mkdir(parents=True)
     try:
-        _execute(str(notebook), str(executed), record, parameters, seconds)
-        found = _checked_origin(record, expected)
+        _execute(str(notebook), str(executed), parameters, seconds)
+        _check_origin(staging / "made_with" / f"{experiment}.json", expected)
     except CellTimeoutError as error: raise OutOfTime(experiment) from error
     except Exception as error:
         kept = _keep_failed(executed, out)
         raise NotebookFailed(_failure_text(experiment, error, kept)) from error
-    _enter_report(executed, record, staging, out)
-    return found
+    _enter_report(executed, staging, out)
 
 # %% ../../nbs/50t_paper.execution.ipynb #move-files
-def _enter_report(executed, record, staging, out):
+def _enter_report(executed, staging, out):
     "Tidy the executed notebook, and move every file of the staging folder into the report."
     contents = json.dumps(tidy(json.loads(executed.read_text())), indent=1, ensure_ascii=False)
     write_atomic(executed, contents + "\n")
-    record.unlink()
     with explain_os_errors(out):
         for path in sorted(p for p in staging.rglob("*") if p.is_file()):
             target = out / path.relative_to(staging)

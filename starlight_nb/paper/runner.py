@@ -12,8 +12,7 @@ from filelock import Timeout
 from ..data import load
 from .catalogue import experiment_names
 from .costs import measure_cost, setting_costs
-from .evidence import (
-    Execution, check_report, claim_report, origin, save_evidence)
+from .evidence import check_report, claim_report, save_evidence
 from .execution import NotebookFailed, OutOfTime, execute_experiment
 from .experiment import Experiment
 from .gallery import write_gallery
@@ -24,6 +23,7 @@ from .profiles import (
 from .published import same_settings
 from ..runtime.files import check_folder, lock
 from ..runtime.jobs import cluster_address, connected, single_thread
+from ..runtime.origin import origin
 from ..runtime.settings import (
     Settings, check_choice, experiments_folder, given_variables)
 from ..runtime.store import Store
@@ -164,10 +164,12 @@ def _cluster(environment, resources):
         yield dataclasses.replace(environment, ray_address=address)
 
 # %% ../../nbs/50u_paper.runner.ipynb #check-folders
+def _count_entries(store): return len(list(store.glob("*/*.safetensors")))
+
 def _check_folders(out, store, data):
     "`OSError` or `ValueError`, naming the argument, where a folder is not what a run needs."
     check_folder("out", out)
-    if not any(store.glob("*/*.safetensors")): check_folder("store", store)
+    if not _count_entries(store): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
 # %% ../../nbs/50u_paper.runner.ipynb #check-data
@@ -233,8 +235,6 @@ def _budget_evidence(planner):
     return {"budget": dict(done=planner.done, left=planner.left, costs=costs)}
 
 # %% ../../nbs/50u_paper.runner.ipynb #run
-def _count_entries(store): return len(list(store.glob("*/*.safetensors")))
-
 @dataclass
 class Run:
     "The notebooks of a request, executed one after another."
@@ -244,21 +244,22 @@ class Run:
     staging: Path
     monitor: ProgressMonitor
     planner: Planner | None = None
-    origin: dict = field(default_factory=origin)    # what this process computes with
-    executions: dict = field(default_factory=dict)  # of the notebooks that ended well
-    failures: dict = field(default_factory=dict)    # the errors of the others
+    origin: dict = field(default_factory=origin)  # with what this process computes
+    seconds: dict = field(default_factory=dict)   # of each notebook that ended well
+    entries: dict = field(default_factory=dict)   # of the store, before and after it
+    failures: dict = field(default_factory=dict)  # the errors of the others
 
     def step(self, name: str, changes: dict, seconds: float | None) -> str:
         "Execute a notebook; `done`, `failed`, or `stopped` where its time was over."
         before, began = _count_entries(self.environment.store), time.time()
-        parameters, places = self.request.parameters[name] | changes, (self.out, self.staging)
-        try: found = execute_experiment(name, parameters, self.origin, *places, seconds)
+        given = self.request.parameters[name] | changes
+        try: execute_experiment(name, given, self.origin, self.out, self.staging, seconds)
         except NotebookFailed as error:
             self.failures[name] = str(error)
             return "failed"
         except OutOfTime: return "stopped"
-        entries = (before, _count_entries(self.environment.store))
-        self.executions[name] = Execution(time.time() - began, entries, found)
+        self.seconds[name] = time.time() - began
+        self.entries[name] = (before, _count_entries(self.environment.store))
         return "done"
 
 # %% ../../nbs/50u_paper.runner.ipynb #run-steps
@@ -292,10 +293,11 @@ def _run_all(run, ends_at, keep_going, log_json):
     run.monitor.tell("run started", profile=profile.name, report=str(run.out),
                      notebooks=list(run.request.parameters))
     _run_steps(run, planner.steps(ends_at) if planner else steps, keep_going)
-    if run.executions:
+    if run.seconds:
         write_gallery(run.out, run.request.title())
         identity = run.request.identity() | _budget_evidence(planner)
-        save_evidence(run.out, identity, run.environment, run.origin, run.executions)
+        save_evidence(run.out, identity, run.environment, run.origin,
+                      run.seconds, run.entries)
     if planner: print_line(_budget_summary(planner), sys.stderr if log_json else None)
     ended = dict(done=planner.done, left=planner.left) if planner else {}
     seconds = round(time.time() - run.monitor.clock.start, 1)
