@@ -35,25 +35,30 @@ def _other_setting(out, settings):
             if key not in settings or _settings_differ(old, settings[key]): return key
 
 # %% ../../nbs/50r_paper.evidence.ipynb #check-report
+def _in_words(identity):
+    "A profile, the parameters that were given in place of its own, and the digest of both."
+    given = ", ".join(f"{name} = {value}" for name, value in identity.get("parameters", {}).items())
+    digest = identity["profile_digest"][:8]
+    return f"profile {identity['profile']!r}{given and f' with {given}'} (digest {digest})"
+
 def check_report(out: Path,       # the report's folder
                  argument: str,   # the argument that chose it, for the message
-                 identity: dict,  # of this run: `profile`, `profile_digest`
+                 identity: dict,  # of this run: `profile`, `profile_digest`, maybe `parameters`
                  settings: dict,  # of its profile, by name, as `data/NAME.json` has them
                 ) -> None:
     "`ValueError` where the report in `out` was made from another profile than this run's."
     before = _read_json(out / "evidence.json")
-    recorded = before.get("profile_digest", identity["profile_digest"])
-    if recorded != identity["profile_digest"]:
-        found = f"profile {before['profile']!r} with digest {recorded[:8]}"
+    if before.get("profile_digest", identity["profile_digest"]) != identity["profile_digest"]:
+        found = _in_words(before)
     elif other := _other_setting(out, settings): found = f"another setting {other!r}"
     else: return
-    raise ValueError(
-        f"{argument}: {out} holds results of {found}, and this run has profile "
-        f"{identity['profile']!r} with digest {identity['profile_digest'][:8]}; "
-        "choose another folder with out (--out DIR), or remove that one to make it anew")
+    raise ValueError(f"{argument}: {out} holds results of {found}, and this run is for "
+                     f"{_in_words(identity)}; choose another folder with out (--out DIR), or "
+                     "remove that one to make it anew")
 
+# %% ../../nbs/50r_paper.evidence.ipynb #claim-report
 def claim_report(out: Path, identity: dict) -> None:
-    "Record whose results the report in `out` will hold, before there are any."
+    "Record whose results the report in `out` will hold."
     evidence = _read_json(out / "evidence.json") | identity
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
 

@@ -357,9 +357,8 @@ def reproduce(
 ) -> Path:
     """Run experiments and write their report; returns its folder.
 
-    Before anything runs, raises `ValueError`, `OSError` or `ConnectionError`; a folder that
-    holds the results of another profile is a `ValueError`. Raises `NotebookFailed` when a
-    notebook fails."""
+    Raises `ValueError`, `OSError` or `ConnectionError` before anything runs, and
+    `NotebookFailed` when a notebook fails."""
     request = check_request(str(profile), only, parameters or {})
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)
