@@ -85,8 +85,7 @@ def merged_origins(before: dict,              # the evidence of earlier runs
                   ) -> dict[str, dict]:
     "Of each notebook in the report that was made with something else than `now`, with what."
     last = {key: before.get(key) for key in ORIGIN}
-    earlier = {name: before.get("made_with", {}).get(name, last)
-               for name in before.get("wall_seconds", {})}
+    earlier = dict.fromkeys(before.get("wall_seconds", {}), last) | before.get("made_with", {})
     merged = earlier | {name: now | own for name, own in written.items()}
     return {name: own for name, own in merged.items() if own != now}
 
