@@ -20,7 +20,11 @@ from starlight_nb.paper.runner import check_request
 from starlight_nb.runtime.origin import origin
 
 COMMITTED = ("agnews", "cifar10-tiny", "digits", "mnist")
-ASK = "import json; from starlight_nb.paper.execution import kernel_origin as ask; "
+ASK = """import json
+from starlight_nb.paper.execution import kernel_origin
+from starlight_nb.runtime.origin import origin
+print(json.dumps([kernel_origin(), origin()]))
+"""
 
 
 def write_kernel(folder, text, name="python3"):
@@ -34,6 +38,16 @@ def write_kernel(folder, text, name="python3"):
 def kernel_of(*program, name="x"):
     command = [*program, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     return json.dumps(dict(argv=command, display_name=name, language="python"))
+
+
+def ask_kernel(folder, environment):
+    "What a kernel and the process that starts it say of themselves, in `folder / 'work'`."
+    script = folder / "ask.py"
+    script.write_text(ASK)
+    result = subprocess.run([sys.executable, str(script)], cwd=folder / "work", text=True,
+                            capture_output=True, env=os.environ | environment)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 def another_environment(folder):
@@ -66,14 +80,21 @@ KERNELS = {
 @pytest.mark.parametrize("kind", KERNELS)
 def test_a_kernel_is_this_python_whatever_kernelspecs_there_are(kind, tmp_path):
     (tmp_path / "work").mkdir()
-    environment = KERNELS[kind](tmp_path)
-    script = tmp_path / "$HOME ask.py"  # its folder is searched for packages too
-    script.write_text(ASK + "print(json.dumps(ask()))")
-    result = subprocess.run([sys.executable, str(script)], cwd=tmp_path / "work", text=True,
-                            capture_output=True, env=os.environ | environment)
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == origin()
+    of_kernel, here = ask_kernel(tmp_path, KERNELS[kind](tmp_path))
+    assert of_kernel == here == origin()
     assert {p.name for p in (tmp_path / "work").iterdir()} <= {"starlight_nb"}, "nothing is left"
+
+
+def test_a_kernel_imports_the_starlight_nb_of_the_runner(tmp_path):
+    "Also one that is not installed, in a folder whose name looks like a variable."
+    folder = tmp_path / "$HOME and more"
+    shutil.copytree(ROOT / "starlight_nb", folder / "starlight_nb")
+    (folder / "nbs").symlink_to(ROOT / "nbs")
+    with open(folder / "starlight_nb/star.py", "a") as file:
+        file.write("# changed\n")
+    (tmp_path / "work").mkdir()
+    of_kernel, here = ask_kernel(tmp_path, {"PYTHONPATH": str(folder)})
+    assert of_kernel == here and here["code"] != origin()["code"]
 
 
 def test_jupyter_is_not_asked_for_a_kernelspec(short_notebooks, tmp_path, monkeypatch):
@@ -125,7 +146,7 @@ def test_results_of_other_versions_do_not_enter_a_report(
     assert f"its kernel has torch 9.9.9 instead of {here};" in capsys.readouterr().err
     assert not (report / "notebooks").exists() and not (report / "README.md").exists()
     assert "versions" not in json.loads((report / "evidence.json").read_text())
-    assert doctor_module.doctor()["kernel"] == f"it has torch 9.9.9 instead of {here}"
+    assert doctor_module._check_kernel() == f"it has torch 9.9.9 instead of {here}"
 
 
 def test_a_notebook_that_does_not_say_what_computed_it_is_refused(
@@ -236,7 +257,6 @@ def test_what_does_not_count_is_not_in_the_digest(change, tmp_path):
     changes = [SAME[change]]
     if change == "order":
         changes.append(("[settings.mlp]\n", '[settings.mlp]\narchitecture = "mlp"\n'))
-        changes.append(("[settings.resnet]\n", "[settings.resnet]\n"))
     changed = load_profile(str(copied(tmp_path, *changes)))
     assert profile_digest(changed) == profile_digest(load_profile("smoke"))
 
