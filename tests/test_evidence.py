@@ -40,9 +40,9 @@ def kernel_of(*program, name="x"):
     return json.dumps(dict(argv=command, display_name=name, language="python"))
 
 
-def ask_kernel(folder, environment):
-    "What a kernel and the process that starts it say of themselves, in `folder / 'work'`."
-    script = folder / "ask.py"
+def ask_kernel(folder, environment, place=None):
+    "What a kernel and the process that starts it, a script in `place`, say in `folder / 'work'`."
+    script = (place or folder) / "ask.py"
     script.write_text(ASK)
     result = subprocess.run([sys.executable, str(script)], cwd=folder / "work", text=True,
                             capture_output=True, env=os.environ | environment)
@@ -85,15 +85,19 @@ def test_a_kernel_is_this_python_whatever_kernelspecs_there_are(kind, tmp_path):
     assert {p.name for p in (tmp_path / "work").iterdir()} <= {"starlight_nb"}, "nothing is left"
 
 
-def test_a_kernel_imports_the_starlight_nb_of_the_runner(tmp_path):
-    "Also one that is not installed, in a folder whose name looks like a variable."
-    folder = tmp_path / "$HOME and more"
-    shutil.copytree(ROOT / "starlight_nb", folder / "starlight_nb")
-    (folder / "nbs").symlink_to(ROOT / "nbs")
-    with open(folder / "starlight_nb/star.py", "a") as file:
+@pytest.mark.parametrize("how", ["PYTHONPATH", "beside the script"])
+def test_a_kernel_imports_the_starlight_nb_of_the_runner(how, tmp_path):
+    "Not one from the current folder, and also where a name in the path looks like a variable."
+    packages = tmp_path / "$HOME/site-packages"
+    shutil.copytree(ROOT / "starlight_nb", packages / "starlight_nb")
+    (packages / "nbs").symlink_to(ROOT / "nbs")
+    with open(packages / "starlight_nb/star.py", "a") as file:
         file.write("# changed\n")
     (tmp_path / "work").mkdir()
-    of_kernel, here = ask_kernel(tmp_path, {"PYTHONPATH": str(folder)})
+    another_version(tmp_path)
+    environment = {"PYTHONPATH": str(packages)} if how == "PYTHONPATH" else {}
+    place = packages if how == "beside the script" else tmp_path
+    of_kernel, here = ask_kernel(tmp_path, environment, place)
     assert of_kernel == here and here["code"] != origin()["code"]
 
 
