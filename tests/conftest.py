@@ -1,6 +1,7 @@
 """What several test files need: small data, small solutions, and one smoke report for the whole
 session."""
 
+import json
 import os
 import subprocess
 import sys
@@ -77,6 +78,38 @@ def small_profile(tmp_path):
             text = text.replace(old, new)
         path.write_text(text)
         return str(path)
+    return write
+
+
+SHORT = """import json
+from starlight_nb.runtime.files import write_atomic
+from starlight_nb.runtime.origin import origin
+from starlight_nb.runtime.settings import Settings
+write_atomic(Settings.from_environment().report / "made_with/{name}.json", json.dumps(origin()))
+print("fine")"""
+
+
+@pytest.fixture
+def short_notebooks(tmp_path, monkeypatch):
+    """The runner's experiments, each with its parameters and one cell: one that computes nothing and
+    says with what, or the one that is given."""
+    from starlight_nb.paper import execution, runner
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "profiles").symlink_to(ROOT / "nbs/experiments/profiles")
+
+    def write(**sources):
+        for path in (ROOT / "nbs/experiments").glob("*.ipynb"):
+            notebook = json.loads(path.read_text())
+            cells = notebook["cells"]
+            tags = [cell["metadata"].get("tags", []) for cell in cells]
+            position = next(i for i, own in enumerate(tags) if "parameters" in own)
+            source = sources.get(path.stem, SHORT.format(name=path.stem))
+            last = dict(cells[position], id="next", metadata={}, source=source)
+            notebook["cells"] = [*cells[:position + 1], last]
+            (folder / path.name).write_text(json.dumps(notebook))
+        for module in (execution, runner):
+            monkeypatch.setattr(module, "experiments_folder", lambda: folder)
     return write
 
 

@@ -69,7 +69,7 @@ def check_now(folder, smoke_report, *words):
     whole, found = report_bytes(smoke_report), report_bytes(folder)
     for name, contents in found.items():
         # what is on its way into the evidence, and what failed
-        if name.startswith(("measured/", "failed/")):
+        if name.startswith(("made_with/", "measured/", "failed/")):
             json.loads(contents)
         elif not name.startswith(".") and "/." not in name and not (words and name in GALLERY):
             assert contents == whole[name], f"{name} is not whole"

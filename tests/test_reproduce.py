@@ -123,27 +123,9 @@ def test_a_malformed_parameter_is_told(capsys):
 
 
 @pytest.fixture
-def broken(tmp_path, monkeypatch):
-    """A folder of experiments in which fig3 fails in its second code cell, and fig1 is a notebook
-    of one line."""
-    folder = tmp_path / "experiments"
-    folder.mkdir()
-    (folder / "profiles").symlink_to(ROOT / "nbs/experiments/profiles")
-    for name in experiment_names():
-        notebook = json.loads((ROOT / f"nbs/experiments/{name}.ipynb").read_text())
-        position = next(
-            i
-            for i, cell in enumerate(notebook["cells"])
-            if "parameters" in cell["metadata"].get("tags", [])
-        )
-        source = (
-            "raise ZeroDivisionError('on purpose')" if name == "fig3_paths" else "print('fine')"
-        )
-        notebook["cells"] = notebook["cells"][: position + 1] + [
-            dict(notebook["cells"][position], id="next", metadata={}, source=source)
-        ]
-        (folder / f"{name}.ipynb").write_text(json.dumps(notebook))
-    monkeypatch.setattr(runner, "experiments_folder", lambda: folder)
+def broken(tmp_path, short_notebooks):
+    "Short experiments, of which fig3 fails in its second code cell."
+    short_notebooks(fig3_paths="raise ZeroDivisionError('on purpose')")
     return tmp_path
 
 
@@ -695,7 +677,7 @@ def test_the_doctor_names_what_is_wrong(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("STARLIGHT_STORE", str(tmp_path / "file" / "store"))
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
-    assert "ok   torch imports" in said and "ok   kernel python3" in said
+    assert "ok   torch imports" in said and "ok   kernel\n" in said
     assert "WRONG data folder: STARLIGHT_DATA names" in said and "WRONG store folder:" in said
     assert f"data sets in {tmp_path / 'nowhere'}: digits, digit-pairs\n" in said
 

@@ -4,44 +4,63 @@
 
 # %% ../../nbs/50r_paper.evidence.ipynb #imports
 from __future__ import annotations
-import json, os, platform, shutil, subprocess, sys, time
-from importlib import metadata
+import json, os, platform, shutil, time
 from pathlib import Path
-from .. import __version__
+from .catalogue import experiment_names
 from ..runtime.files import write_atomic
-from ..runtime.settings import Settings, device_name, experiments_folder
+from ..runtime.settings import Settings, device_name
 
 # %% auto #0
-__all__ = ['PACKAGES', 'versions', 'commit_of_checkout', 'merged_times', 'save_evidence']
+__all__ = ['RECIPES', 'ORIGIN', 'check_report', 'claim_report', 'merged_times', 'merged_origins', 'save_evidence']
 
-# %% ../../nbs/50r_paper.evidence.ipynb #versions
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn",
-            "matplotlib", "seaborn", "netcal", "papermill", "ipykernel")
+# %% ../../nbs/50r_paper.evidence.ipynb #read-json
+def _read_json(path):
+    "The content of a JSON file as a dict; empty where there is none that can be read."
+    try: content = json.loads(path.read_text())
+    except (OSError, ValueError): return {}
+    return content if isinstance(content, dict) else {}
 
-def _version(package):
-    "The installed version; None where the package is missing."
-    try: return metadata.version(package)
-    except metadata.PackageNotFoundError: return None
+RECIPES = ("recipe", "star_recipe")  # the fields of a setting that are tables of their own
 
-def versions() -> dict[str, str | None]:
-    "The installed versions of what results depend on; None where a package is missing."
-    ours = {"python": sys.version.split()[0], "starlight_nb": __version__}
-    return ours | {package: _version(package) for package in PACKAGES}
+def _settings_differ(old, new):
+    "Whether two settings differ in a field that both have."
+    shared = old.keys() & new.keys()
+    return any(_settings_differ(old[key], new[key]) if key in RECIPES else old[key] != new[key]
+               for key in shared)
 
-# %% ../../nbs/50r_paper.evidence.ipynb #commit
-def _git(root, *words):
-    "What a git command prints in the checkout."
-    command = ["git", "-C", str(root), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _other_setting(out, settings):
+    "The name of a setting from which the report in `out` was made, and which is not in `settings`."
+    for name in experiment_names():
+        for key, old in _read_json(out / "data" / f"{name}.json").get("settings", {}).items():
+            if key not in settings or _settings_differ(old, settings[key]): return key
 
-def commit_of_checkout() -> str | None:
-    "The commit, with `+changes` where the code differs from it; None without a checkout."
-    root = experiments_folder().parents[1]
-    if not (root / "settings.ini").exists(): return None
-    try:
-        changed = _git(root, "status", "--porcelain", "--", "nbs", "starlight_nb")
-        return _git(root, "rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError): return None
+# %% ../../nbs/50r_paper.evidence.ipynb #check-report
+def _in_words(identity):
+    "A profile, the parameters that were given in place of its own, and the digest of both."
+    given = ", ".join(f"{name} = {value}" for name, value in identity.get("parameters", {}).items())
+    digest = identity["profile_digest"][:8]
+    return f"profile {identity['profile']!r}{given and f' with {given}'} (digest {digest})"
+
+def check_report(out: Path,       # the report's folder
+                 argument: str,   # the argument that chose it, for the message
+                 identity: dict,  # of this run: `profile`, `profile_digest`, maybe `parameters`
+                 settings: dict,  # of its profile, by name, as `data/NAME.json` has them
+                ) -> None:
+    "`ValueError` where the report in `out` was made from another profile than this run's."
+    before = _read_json(out / "evidence.json")
+    if before.get("profile_digest", identity["profile_digest"]) != identity["profile_digest"]:
+        found = _in_words(before)
+    elif other := _other_setting(out, settings): found = f"another setting {other!r}"
+    else: return
+    raise ValueError(f"{argument}: {out} holds results of {found}, and this run is for "
+                     f"{_in_words(identity)}; choose another folder with out (--out DIR), or "
+                     "remove that one to make it anew")
+
+# %% ../../nbs/50r_paper.evidence.ipynb #claim-report
+def claim_report(out: Path, identity: dict) -> None:
+    "Record whose results the report in `out` will hold."
+    evidence = _read_json(out / "evidence.json") | identity
+    write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
 
 # %% ../../nbs/50r_paper.evidence.ipynb #wall-times
 def merged_times(before: dict,                         # of earlier runs
@@ -57,28 +76,40 @@ def merged_times(before: dict,                         # of earlier runs
                                 entries_made=last - first)
     return merged
 
-# %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
-def _read_json(path):
-    "The content of a JSON file; empty where there is none that can be read."
-    try: return json.loads(path.read_text())
-    except (OSError, ValueError): return {}
+# %% ../../nbs/50r_paper.evidence.ipynb #merged-origins
+ORIGIN = ("commit", "code", "versions", "device", "machine")
 
-def save_evidence(out: Path,           # the report's folder
-                  profile: str,
-                  environment: Settings,                  # of this run
-                  seconds: dict[str, float],              # of each notebook that ended well
-                  entries: dict[str, tuple[int, int]],    # of the store, before and after each
-                  budget: dict | None = None,             # what a run under a budget has to add
+def merged_origins(before: dict,              # the evidence of earlier runs
+                   written: dict[str, dict],  # what kernels have written since, by notebook
+                   now: dict,                 # of this run: the keys `ORIGIN`
+                  ) -> dict[str, dict]:
+    "Of each notebook in the report that was made with something else than `now`, with what."
+    last = {key: before.get(key) for key in ORIGIN}
+    earlier = dict.fromkeys(before.get("wall_seconds", {}), last) | before.get("made_with", {})
+    merged = earlier | {name: now | own for name, own in written.items()}
+    return {name: own for name, own in merged.items() if own != now}
+
+# %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
+def _read_all(folder):
+    "The content of every JSON file in a folder, by the file's name."
+    return {path.stem: _read_json(path) for path in sorted(folder.glob("*.json"))}
+
+def save_evidence(out: Path,              # the report's folder
+                  identity: dict,         # as in `check_report`, and more to record
+                  environment: Settings,  # of this run
+                  now: dict,              # `origin` of the process that runs the notebooks
+                  seconds: dict[str, float],            # of each notebook that ended well
+                  entries: dict[str, tuple[int, int]],  # of the store, before and after each
                  ) -> None:
-    "Merge this run's evidence into the report's `evidence.json`."
-    before = _read_json(out / "evidence.json")
-    measured = {path.stem: _read_json(path) for path in sorted((out / "measured").glob("*.json"))}
-    evidence = dict(profile=profile, finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    commit=commit_of_checkout(), versions=versions(),
-                    device=device_name(environment.device), cores=os.cpu_count(),
-                    machine=f"{platform.system()} {platform.machine()}",
+    "Merge this run's evidence, and what kernels wrote, into the report's `evidence.json`."
+    before, times = _read_json(out / "evidence.json"), (seconds, entries)
+    now = now | dict(device=device_name(environment.device),
+                     machine=f"{platform.system()} {platform.machine()}")
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    evidence = dict(identity, finished=finished, **now, cores=os.cpu_count(),
                     workers=environment.jobs, backend=environment.backend,
-                    wall_seconds=merged_times(before.get("wall_seconds", {}), seconds, entries),
-                    measured=before.get("measured", {}) | measured, **(budget or {}))
+                    made_with=merged_origins(before, _read_all(out / "made_with"), now),
+                    wall_seconds=merged_times(before.get("wall_seconds", {}), *times),
+                    measured=before.get("measured", {}) | _read_all(out / "measured"))
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
-    shutil.rmtree(out / "measured", ignore_errors=True)
+    for folder in ("made_with", "measured"): shutil.rmtree(out / folder, ignore_errors=True)

@@ -5,7 +5,7 @@
 # %% ../../nbs/50e_paper.experiment.ipynb #imports
 from __future__ import annotations
 from functools import cached_property
-from .profiles import Profile, load_profile
+from .profiles import Profile, load_profile, report_name
 from .study import Study
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import Store
@@ -93,6 +93,12 @@ def _parameter_table(experiment):
     return "\n".join([f"**{experiment.name}**, profile `{experiment.profile.name}`", "",
                       "| parameter | value |", "| --- | --- |", *rows, "", *trained])
 
+# %% ../../nbs/50e_paper.experiment.ipynb #folder-name
+def _folder_name(name, profile, parameters):
+    "The default name of the report's folder, where some parameters are given."
+    given = {key: value for key, value in parameters.items() if value is not None}
+    return report_name(profile, {name: given})
+
 # %% ../../nbs/50e_paper.experiment.ipynb #experiment
 class Experiment:
     "One experiment notebook's parameters, studies and results."
@@ -103,7 +109,7 @@ class Experiment:
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.environment = environment or Settings.from_environment()
         self.parameters = _resolve_parameters(name, self.profile, parameters)
-        self.out = self.environment.report_folder(self.profile.name)
+        self.out = self.environment.report_folder(_folder_name(name, self.profile, parameters))
         self.summary = _empty_summary(self)
     @cached_property
     def studies(self) -> list[Study]:

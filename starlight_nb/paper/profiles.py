@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50b_paper.profiles.ipynb #imports
 from __future__ import annotations
-import tomllib
+import dataclasses, hashlib, json, tomllib
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -17,7 +17,7 @@ from ..training import Recipe, recipe_from
 
 # %% auto #0
 __all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile', 'load_profile',
-           'check_fits']
+           'profile_digest', 'report_name', 'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
 WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed"}
@@ -98,15 +98,20 @@ class Profile:
     minutes: dict[str, float]     # of each experiment, on two cores from an empty store
     resources: dict[str, float]   # what each job asks of a cluster's node: cpus, gpus
     device: str = "cpu"           # cpu, or auto: a GPU where there is one
+    shipped: bool = True          # one of `profile_names()`, not a file of the user's
 
-def _read_profile(profile):
-    "The name and content of a profile, by its name or by the path of a TOML file."
-    path = Path(profile)
+# %% ../../nbs/50b_paper.profiles.ipynb #profile-file
+def _profile_file(profile):
+    "The file of a profile, and whether it is one of those that come with the package."
+    folder, path = experiments_folder() / "profiles", Path(profile)
     if path.suffix != ".toml":
-        name = check_choice("profile", profile, profile_names())
-        path = experiments_folder() / "profiles" / f"{name}.toml"
-    elif not path.is_file(): raise ValueError(f"profile: there is no file {profile}")
-    try: return path.stem, tomllib.loads(path.read_text())
+        return folder / f"{check_choice('profile', profile, profile_names())}.toml", True
+    if not path.is_file(): raise ValueError(f"profile: there is no file {profile}")
+    return path, path.resolve().parent == folder.resolve()
+
+def _read_toml(path):
+    "The content of a profile's file."
+    try: return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
 
@@ -140,7 +145,8 @@ def _check_profile(where, content):
 def load_profile(profile: str,  # a name in `profile_names()`, or the path of a TOML file
                 ) -> Profile:
     "Read and check a profile; `ValueError`, naming the key, where something is wrong."
-    name, content = _read_profile(profile)
+    path, shipped = _profile_file(profile)
+    name, content = path.stem, _read_toml(path)
     where = f"profile {name}"
     _check_profile(where, content)
     tables = content.get("settings", {})
@@ -151,7 +157,33 @@ def load_profile(profile: str,  # a name in `profile_names()`, or the path of a 
         raise ValueError(f"{where}: two settings have the same label ({', '.join(labels)})")
     resources = check_resources(content.get("resources", {}), f"{where}, resources")
     return Profile(name, content.get("title", name), settings, content.get("experiments", {}),
-                   content.get("minutes", {}), resources, content.get("device", "cpu"))
+                   content.get("minutes", {}), resources, content.get("device", "cpu"), shipped)
+
+# %% ../../nbs/50b_paper.profiles.ipynb #profile-digest
+def _without_defaults(value):
+    "A dataclass as a dict of the fields that have another value than their default."
+    changed = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)
+               if getattr(value, field.name) != field.default}
+    return {name: _without_defaults(own) if dataclasses.is_dataclass(own) else own
+            for name, own in changed.items()}
+
+def profile_digest(profile: Profile,
+                   given: dict[str, dict] | None = None,  # of experiments, parameters in place
+                  ) -> str:                               # of the profile's
+    "A digest (SHA-256) of all in a profile that decides numbers."
+    settings = {name: _without_defaults(own) for name, own in profile.settings.items()}
+    names = {*profile.experiments, *(given or {})}
+    experiments = {name: profile.experiments.get(name, {}) | (given or {}).get(name, {})
+                   for name in names}
+    content = dict(settings=settings, experiments=experiments)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+# %% ../../nbs/50b_paper.profiles.ipynb #report-name
+def report_name(profile: Profile, given: dict[str, dict] | None = None) -> str:
+    "The name of a report's folder below `reports/`; `given` as in `profile_digest`."
+    digest = profile_digest(profile, given)
+    if profile.shipped and digest == profile_digest(profile): return profile.name
+    return f"{profile.name}-{digest[:8]}"
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-fits
 def check_fits(setting: Setting, data: Dataset) -> None:

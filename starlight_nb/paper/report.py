@@ -13,6 +13,7 @@ from .members import SEEDS
 from .study import COLUMNS
 from ..plots import figure_style
 from ..runtime.files import write_atomic
+from ..runtime.origin import origin
 
 # %% auto #0
 __all__ = ['FORMATS', 'save_data', 'write_table', 'save_table', 'save_figure', 'save_finding', 'save_measured']
@@ -69,11 +70,12 @@ def _write_json(path, content): write_atomic(path, json.dumps(content, indent=1)
 def save_finding(experiment: Experiment,
                  sentence: str,  # what the experiment shows
                 ) -> str:
-    "Write the summary of an experiment; returns the sentence."
+    "Write the summary of an experiment, and with what it was made; returns the sentence."
     settings = {study.setting.name: dataclasses.asdict(study.setting)
                 for study in experiment.studies}
     seeds = {role: f"{role} i has seed {first} + i" for role, first in SEEDS.items()}
     summary = experiment.summary | dict(finding=sentence, settings=settings, seeds=seeds)
+    _write_json(experiment.out / "made_with" / f"{experiment.name}.json", origin())
     _write_json(experiment.out / "data" / f"{experiment.name}.json", summary)
     return sentence
 

@@ -147,9 +147,9 @@ class Settings:
     def variables(self) -> dict[str, str]:
         "The environment variables from which a child process reads the same settings."
         return {VARIABLES[field]: _variable_text(value) for field, value in vars(self).items()}
-    def report_folder(self, profile: str) -> Path:
-        "The folder of a profile's report: `report`, or `reports/PROFILE` in the checkout."
-        return self.report or project_root() / "reports" / profile
+    def report_folder(self, name: str) -> Path:
+        "The folder of a report: `report`, or `reports/NAME` in the checkout."
+        return self.report or project_root() / "reports" / name
 
 # %% ../../nbs/40a_runtime.settings.ipynb #ray-environment
 QUIET_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
