@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 
 # %% auto #0
-__all__ = ['NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary', 'PermutationSpec', 'check_state',
-           'check_permutation', 'permute', 'permute_unchecked', 'compose', 'invert']
+__all__ = ['NOT_RUN', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary', 'PermutationSpec',
+           'as_real', 'check_state', 'check_permutation', 'permute', 'permute_unchecked', 'compose', 'invert']
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-length
 def axis_length(axis: tuple) -> int:
@@ -60,6 +60,11 @@ class SpecData:
     buffers: frozenset = frozenset()  # buffers among `axes`: they move but are not matched
     pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
     blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
+    tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
+    @property
+    def unmatched(self) -> set[str]:
+        "Tensors that move but are not matched: buffers, and further names of a tied tensor."
+        return self.buffers | set(self.tied)
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
@@ -77,11 +82,12 @@ class SpecData:
         return permutation
 
 # %% ../../nbs/10a_permutation.spec.ipynb #natural
+NOT_RUN = "no example runs it"
 NATURAL = {  # reasons for which an axis has an order of its own
     "an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant",
     "a constant that is not in the state", "positions in an image", "positions in a kernel",
     "an axis of length one", "entries that are picked by an index", "the order of a stack",
-    "not used in evaluation mode"}
+    NOT_RUN}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #coverage
 class SpecSummary(SpecData):
@@ -96,7 +102,7 @@ class SpecSummary(SpecData):
     @property
     def coverage(self) -> float:
         "The share of the hidden axes of all parameters that is permutable, from 0 to 1."
-        left_out = self.buffers | self.pinned.keys()
+        left_out = self.unmatched
         shares = [self._moving_share(tensor, i) for tensor, shape in self.shapes.items()
                   if tensor not in left_out for i in range(len(shape))]
         hidden = [share for share in shares if share is not None]
@@ -166,7 +172,7 @@ def _read_fields(text):
         raise ValueError(f"text: not a permutation spec, without {', '.join(sorted(missing))}")
     if not all(isinstance(data[key], dict) for key in needed):
         raise ValueError("text: groups, axes and shapes are objects with names")
-    optional = {"pinned": data.get("pinned", {}), "blocks": data.get("blocks", {})}
+    optional = {key: data.get(key, {}) for key in ("pinned", "blocks", "tied")}
     tuples = {key: {name: _tuples(value) for name, value in data[key].items()}
               for key in ("axes", "shapes")}
     buffers = frozenset(data.get("buffers", ()))
@@ -192,6 +198,12 @@ def _check_axes(spec):
             if name not in spec.shapes: raise ValueError(f"{where}: shapes has no tensor {name!r}")
             _check_axis(where, axis, spec.shapes[name][i], spec.groups)
 
+def _check_tied(spec):
+    "Raise `ValueError` where a tied name and its first name are not of one tensor."
+    for name, first in spec.tied.items():
+        if name not in spec.shapes or spec.shapes.get(first) != spec.shapes[name]:
+            raise ValueError(f"text: tied[{name!r}]: shapes has no {first!r} of the same shape")
+
 # %% ../../nbs/10a_permutation.spec.ipynb #permutationspec
 class PermutationSpec(SpecSummary):
     "Which axes of which tensors of a state are permuted together; plain data, as JSON and tables."
@@ -199,12 +211,13 @@ class PermutationSpec(SpecSummary):
         "The spec as JSON text."
         return json.dumps({"groups": self.groups, "blocks": self.blocks, "axes": self.axes,
                            "shapes": self.shapes, "buffers": sorted(self.buffers),
-                           "pinned": self.pinned}, indent=1)
+                           "pinned": self.pinned, "tied": self.tied}, indent=1)
     @staticmethod
     def from_json(text: str) -> PermutationSpec:
         "The spec in JSON text; `ValueError` where the text is no spec or contradicts itself."
         spec = PermutationSpec(**_read_fields(text))
         _check_axes(spec)
+        _check_tied(spec)
         return spec
     def _table(self):
         "The headline, and the name, units and axes of each group."
@@ -216,32 +229,59 @@ class PermutationSpec(SpecSummary):
     def _repr_markdown_(self): return _markdown_table(*self._table(), self.pinned)
     def _repr_html_(self): return _html_table(*self._table(), self.pinned)
 
+# %% ../../nbs/10a_permutation.spec.ipynb #as-real
+def as_real(tensor: torch.Tensor) -> torch.Tensor:
+    "A complex tensor as real numbers, the two parts along a last axis; others as they are."
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
 # %% ../../nbs/10a_permutation.spec.ipynb #check-state
 def check_state(spec: PermutationSpec,
                 state: dict[str, torch.Tensor],
                 argument: str = "state",  # the caller's name for it, for the message
-               ):
-    "Raise `ValueError`, naming the tensor, unless `state` has the tensors and shapes of `spec`."
+               ) -> dict[str, torch.Tensor]:
+    """The tensors of `state`, not copied and without gradients, under all names of `spec`.
+
+    Raises `ValueError`, naming the tensor, where names or shapes differ from those of `spec`, and
+    where two names of a tied tensor hold different values."""
     if not hasattr(state, "keys"):
         raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, "
                          f"not {type(state).__name__}")
-    _check_names(spec.shapes, state, argument)
+    _check_names(spec, state, argument)
+    found = {name: state[_name_in(spec, state, name)] for name in spec.shapes}
     for name, shape in spec.shapes.items():
-        if not torch.is_tensor(state[name]):
-            raise ValueError(f"{argument}: {name!r} is no tensor but {type(state[name]).__name__}")
-        if tuple(state[name].shape) != tuple(shape):
-            raise ValueError(f"{argument}: {name!r} has the shape {tuple(state[name].shape)}, "
+        if not torch.is_tensor(found[name]):
+            raise ValueError(f"{argument}: {name!r} is no tensor but {type(found[name]).__name__}")
+        if tuple(found[name].shape) != tuple(shape):
+            raise ValueError(f"{argument}: {name!r} has the shape {tuple(found[name].shape)}, "
                              f"the spec's is {tuple(shape)}")
+    _check_ties(spec, found, argument)
+    return {name: tensor.detach() for name, tensor in found.items()}
 
-def _check_names(shapes, state, argument):
+# %% ../../nbs/10a_permutation.spec.ipynb #check-names
+def _name_in(spec, state, name):
+    "The name under which `state` has the tensor `name`; None where it has not."
+    first = spec.tied.get(name, name)
+    others = (other for other, own in spec.tied.items() if own == first)
+    return next((own for own in (name, first, *others) if own in state), None)
+
+def _check_names(spec, state, argument):
     "Raise `ValueError` for the first tensor that only one side has."
-    alone = [(name, "spec") for name in shapes if name not in state]
-    alone += [(name, "state") for name in state if name not in shapes]
+    alone = [(name, "spec") for name in spec.shapes if _name_in(spec, state, name) is None]
+    alone += [(name, "state") for name in state if name not in spec.shapes]
     if not alone: return
     name, side = alone[0]
     more = f" ({len(alone) - 1} more on one side only)" if len(alone) > 1 else ""
     raise ValueError(f"{argument}: the tensor {name!r} is only in the {side}{more}; "
                      "both must come from the same architecture")
+
+def _check_ties(spec, state, argument):
+    "Raise `ValueError` for two names of one tensor that hold different values."
+    for name, first in spec.tied.items():
+        a, b = state[name], state[first].to(state[name].device)
+        same_memory = a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
+        if same_memory or ((a == b) | (a != a) & (b != b)).all(): continue
+        raise ValueError(f"{argument}: {name!r} and {first!r} are one tensor in the network, "
+                         "and hold different values here")
 
 # %% ../../nbs/10a_permutation.spec.ipynb #check-permutation
 def check_permutation(spec: PermutationSpec,
@@ -270,8 +310,9 @@ def permute(spec: PermutationSpec,
            ) -> dict[str, torch.Tensor]:
     """A new state with every axis reordered; the network's outputs stay what they were.
 
+    It has all names of tied tensors, also where `state` has one of them only.
     Raises `ValueError` where the state or the permutation does not fit the spec."""
-    check_state(spec, state)
+    state = check_state(spec, state)
     check_permutation(spec, permutation)
     moved = permute_unchecked(spec, permutation, state)
     return {name: tensor.clone() if moved[name] is tensor else moved[name]
