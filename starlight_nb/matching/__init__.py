@@ -61,7 +61,7 @@ def match(method: str,                       # a name in `METHODS`
 # %% ../../nbs/11_matching.ipynb #align
 def align(model_a: nn.Module,
           model_b: nn.Module,  # the same architecture
-          example_inputs,      # as for `infer_spec`
+          example_inputs,      # as for `infer_spec`: one example, or a list of several
           method: str = "weights",
           *,
           partial: bool = False,  # match only the groups that the paper's released code matched

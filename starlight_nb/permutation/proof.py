@@ -14,11 +14,12 @@ from torch.utils._pytree import tree_map
 from ..models import generator
 from .spec import (
     PermutationSpec, as_real, check_state, permute_unchecked, unit_positions)
-from .trace import all_tensors, run_example, split_examples
+from .trace import (
+    all_tensors, has_fractions, run_example, split_examples)
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'MANY', 'TOGETHER', 'random_values', 'has_fractions', 'Proof',
-           'permutation_change', 'check_spec', 'without_groups', 'remove_failing_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'MANY', 'TOGETHER', 'random_values', 'Proof', 'permutation_change',
+           'check_spec', 'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
 def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -28,10 +29,6 @@ def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     if tensor.ndim <= 1: return 0.5 + torch.rand(tensor.shape, generator=rng)
     scale = (tensor.shape[0] / tensor.numel()) ** 0.5
     return torch.randn(tensor.shape, generator=rng) * scale
-
-def has_fractions(tensor: torch.Tensor) -> bool:
-    "Does a tensor hold real or complex numbers, and no counts, flags or indices?"
-    return tensor.is_floating_point() or tensor.is_complex()
 
 def _randomise(model, rng):
     "Overwrite parameters and buffers."
@@ -81,6 +78,8 @@ class _PrecisionMonitor(TorchDispatchMode):
         return result
 
 # %% ../../nbs/10f_permutation.proof.ipynb #random-network
+ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
+
 class _RandomNetwork:
     "A copy of a model with random weights, and inputs for it."
     def __init__(self, model, examples, rng, double, random):
@@ -99,13 +98,10 @@ class _RandomNetwork:
         return [_outputs(self.model, state, example) for example in self.examples]
 
 # %% ../../nbs/10f_permutation.proof.ipynb #proof
-ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
-
 class Proof:
     "A network with random weights, and how far other states move its outputs."
     def __init__(self, model: nn.Module,  # not changed
-                 example_inputs,          # as for `check_spec`
-                 rng: torch.Generator | None = None):
+                 example_inputs, rng: torch.Generator | None = None):  # as for `check_spec`
         self.rng, self.examples = rng or generator(0, "proof"), split_examples(example_inputs)
         problem = "all 0, or not finite"
         for double, random in ATTEMPTS:

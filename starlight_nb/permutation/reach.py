@@ -5,12 +5,12 @@
 # %% ../../nbs/10g_permutation.reach.ipynb #imports
 from __future__ import annotations
 import torch
-from .proof import (
-    Proof, has_fractions, permutation_change, random_values, without_groups)
+from .proof import Proof, random_values, without_groups
 from .spec import PermutationSpec, as_real, unit_positions
+from .trace import has_fractions
 
 # %% auto #0
-__all__ = ['TRIES', 'NOT_REACHED', 'unreached_groups', 'remove_unreached_groups']
+__all__ = ['TRIES', 'NOT_REACHED', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']
 
 # %% ../../nbs/10g_permutation.reach.ipynb #slots
 def _within(spec, group):
@@ -27,22 +27,33 @@ def _slots(spec, group):
                 if other in own: yield name, i, positions.flatten()
 
 # %% ../../nbs/10g_permutation.reach.ipynb #gradients
-def _gradients(proof):
-    "The gradient of a random sum of all outputs by each tensor; empty where there is none."
-    state = {name: tensor.detach().requires_grad_() if has_fractions(tensor) else tensor
-             for name, tensor in proof.network.state.items()}
-    leaves = {name: tensor for name, tensor in state.items() if tensor.requires_grad}
+def _smallest_tensors(spec, state):
+    "For each group the smallest tensor with its units."
+    found = {}
+    for group in spec.groups:
+        names = {name for name, *_ in _slots(spec, group) if has_fractions(state[name])}
+        if names: found[group] = min(sorted(names), key=lambda name: state[name].numel())
+    return found
+
+def _gradients(proof, names):
+    "The gradients of a random sum of all outputs by these tensors; empty where there are none."
+    leaves = {name: proof.network.state[name].detach().requires_grad_() for name in names}
     try:
-        outputs = torch.cat(proof.network.outputs(state))
+        outputs = torch.cat(proof.network.outputs(proof.network.state | leaves))
         weights = torch.randn(outputs.shape, generator=proof.rng, dtype=outputs.dtype)
         found = torch.autograd.grad(outputs @ weights, leaves.values(), allow_unused=True)
     except RuntimeError: return {}  # an operation without a gradient
     return {name: as_real(own).nan_to_num() for name, own in zip(leaves, found) if own is not None}
 
-def _has_gradient(spec, group, gradients):
-    "Is the gradient by some number of the group's units not zero?"
-    return any(gradients[name].index_select(i, positions).any()
-               for name, i, positions in _slots(spec, group) if name in gradients)
+def groups_without_gradient(spec: PermutationSpec,
+                            proof: Proof,  # of the same network
+                           ) -> list[str]:
+    "The groups that a backward pass does not show to be reached."
+    smallest = _smallest_tensors(spec, proof.network.state)
+    gradients = _gradients(proof, dict.fromkeys(smallest.values()))
+    return [group for group in spec.groups if not any(
+        gradients[name].index_select(i, positions).any()
+        for name, i, positions in _slots(spec, group) if name in gradients)]
 
 # %% ../../nbs/10g_permutation.reach.ipynb #refill
 TRIES = 8  # networks of random weights
@@ -60,8 +71,7 @@ def unreached_groups(spec: PermutationSpec,  # proven
                      proof: Proof,           # of the same network; gets other random weights
                     ) -> list[str]:
     "The groups on which the outputs of no example depend."
-    gradients = _gradients(proof)
-    left = [group for group in spec.groups if not _has_gradient(spec, group, gradients)]
+    left = groups_without_gradient(spec, proof)
     for _ in range(TRIES):
         if not left: break
         left = [group for group in left

@@ -61,10 +61,6 @@ class SpecData:
     pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
     blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
     tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
-    @property
-    def unmatched(self) -> set[str]:
-        "Tensors that move but are not matched: buffers, and further names of a tied tensor."
-        return self.buffers | set(self.tied)
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
@@ -89,9 +85,22 @@ NATURAL = {  # reasons for which an axis has an order of its own
     "an axis of length one", "entries that are picked by an index", "the order of a stack",
     NOT_RUN}
 
+# %% ../../nbs/10a_permutation.spec.ipynb #moving-share
+def _moving_share(spec, tensor, i):
+    "The share of an axis that moves; None for an axis with an order of its own."
+    axis = spec.axes[tensor][i] if tensor in spec.axes else None
+    reasons = spec.pinned.get(f"{tensor}[{i}]", "an axis of the input").split("; ")
+    if NATURAL.issuperset(reasons): return 1.0 if axis else None
+    moving = {int(p) for own in unit_positions(axis or ()).values() for p in own.flatten()}
+    return len(moving) / spec.shapes[tensor][i]
+
 # %% ../../nbs/10a_permutation.spec.ipynb #coverage
 class SpecSummary(SpecData):
     "A spec that says which axes its groups act on, and how much of a network moves."
+    @property
+    def unmatched(self) -> set[str]:
+        "Tensors that move but are not matched: buffers, and further names of a tied tensor."
+        return self.buffers | set(self.tied)
     def members(self) -> dict[str, list[str]]:
         "For each group the axes that it acts on, as `tensor[axis]`."
         found = {group: [] for group in self.groups}
@@ -103,17 +112,10 @@ class SpecSummary(SpecData):
     def coverage(self) -> float:
         "The share of the hidden axes of all parameters that is permutable, from 0 to 1."
         left_out = self.unmatched
-        shares = [self._moving_share(tensor, i) for tensor, shape in self.shapes.items()
+        shares = [_moving_share(self, tensor, i) for tensor, shape in self.shapes.items()
                   if tensor not in left_out for i in range(len(shape))]
         hidden = [share for share in shares if share is not None]
         return sum(hidden) / len(hidden) if hidden else 0.0
-    def _moving_share(self, tensor, i):
-        "The share of an axis that moves; None for an axis with an order of its own."
-        axis = self.axes[tensor][i] if tensor in self.axes else None
-        reasons = self.pinned.get(f"{tensor}[{i}]", "an axis of the input").split("; ")
-        if NATURAL.issuperset(reasons): return 1.0 if axis else None
-        moving = {int(p) for own in unit_positions(axis or ()).values() for p in own.flatten()}
-        return len(moving) / self.shapes[tensor][i]
 
 # %% ../../nbs/10a_permutation.spec.ipynb #tables
 def _units_label(group, groups, blocks):

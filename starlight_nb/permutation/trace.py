@@ -6,7 +6,7 @@
 from __future__ import annotations
 import copy, io, logging, traceback
 from collections.abc import Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -17,7 +17,7 @@ from .units import Axes, AxisTables, Units, separate
 
 # %% auto #0
 __all__ = ['EVALUATION', 'MODES', 'RANDOM', 'NOT_COVERED', 'SUMMED_AXIS', 'Example', 'split_examples', 'modules_in_training',
-           'set_mode', 'run_example', 'all_tensors', 'export_graph', 'aliases', 'Graphs', 'Trace']
+           'run_example', 'all_tensors', 'export_graph', 'aliases', 'has_fractions', 'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #split-inputs
 EVALUATION = "evaluation"
@@ -27,6 +27,7 @@ class Example(NamedTuple):
     positional: tuple
     named: dict
     mode: str = EVALUATION  # a name in `MODES`
+    noisy: bool = False     # does it draw random numbers?
 
 def split_examples(example_inputs) -> list[Example]:
     "The examples, one or several; `ValueError` for an empty list or a list in a list."
@@ -56,12 +57,17 @@ MODES = {EVALUATION: _never, "training containers": _is_own_container, "training
 
 def modules_in_training(model: nn.Module, mode: str) -> list[nn.Module]:
     "The modules that are in training mode when `model` is in one of the `MODES`."
+    if mode == EVALUATION: return []
     return [module for module in model.modules() if MODES[mode](module)]
 
-def set_mode(model: nn.Module, mode: str):
-    "Put a model into one of the `MODES`."
-    model.eval()
-    for module in modules_in_training(model, mode): module.training = True
+@contextmanager
+def _in_mode(model, mode):
+    "Put a model that is in evaluation mode into one of the `MODES` for a while."
+    modules = modules_in_training(model, mode)
+    for module in modules: module.training = True
+    try: yield
+    finally:
+        for module in modules: module.training = False
 
 # %% ../../nbs/10d_permutation.trace.ipynb #run-example
 RANDOM = {f"aten::{name}" for name in (
@@ -69,23 +75,24 @@ RANDOM = {f"aten::{name}" for name in (
     ).split()}
 
 class _WithoutNoise(TorchDispatchMode):
-    "Every random number is 0.5."
+    "Every random number is 0.5; notes whether there are any."
+    found = False
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        return result.fill_(0.5) if function._schema.name in RANDOM else result
+        if function._schema.name not in RANDOM: return result
+        self.found = True
+        return result.fill_(0.5)
 
-def run_example(model: nn.Module,  # put into the example's mode
+def run_example(model: nn.Module,  # in evaluation mode
                 state: dict[str, torch.Tensor],
                 example: Example):
     "What the model returns with this state; the same every time also in training."
-    set_mode(model, example.mode)
-    def run(state):
+    if example.mode != EVALUATION:
+        buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+        state = {name: own.clone() if name in buffers else own for name, own in state.items()}
+    with _in_mode(model, example.mode), _WithoutNoise() if example.noisy else nullcontext():
         return torch.func.functional_call(model, state, example.positional, example.named,
                                           tie_weights=False)
-    if example.mode == EVALUATION: return run(state)
-    with torch.random.fork_rng(devices=[]), _WithoutNoise():
-        torch.manual_seed(0)
-        return run({name: tensor.clone() for name, tensor in state.items()})
 
 # %% ../../nbs/10d_permutation.trace.ipynb #all-tensors
 def all_tensors(outputs) -> list[torch.Tensor]:
@@ -119,9 +126,8 @@ def export_graph(model: nn.Module,
                  argument: str = "example_inputs",  # the caller's name for it, for the message
                 ) -> torch.export.ExportedProgram:
     "The exported program of `model` in the example's mode; `ValueError` if it cannot be traced."
-    model = copy.deepcopy(model)
-    set_mode(model, example.mode)
-    with torch.no_grad(), _without_fused_attention():
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad(), _without_fused_attention(), _in_mode(model, example.mode):
         try:
             with _quiet(): return torch.export.export(model, example.positional, example.named)
         except Exception as error:
@@ -268,22 +274,29 @@ def _walk(units, nodes, values):
         if node.op == "output": _pin_sources(units, node, values, "reaches the output")
         units.occurrences += [table.ravel() for table in _all_tables(values[node])]
 
+# %% ../../nbs/10d_permutation.trace.ipynb #has-units
+def has_fractions(tensor: torch.Tensor) -> bool:
+    "Does a tensor hold real or complex numbers, and no counts, flags or indices?"
+    return tensor.is_floating_point() or tensor.is_complex()
+
+def _has_units(tensor):
+    "Does a tensor have numbers along an axis?"
+    return has_fractions(tensor) and tensor.numel() > 1
+
 # %% ../../nbs/10d_permutation.trace.ipynb #trace
 class Graphs:
     "What the graphs of examples say of the units of a network's state."
     def __init__(self, model: nn.Module):
         self.state = model.state_dict()
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        self.aliases = aliases(model)
-        self.units = Units()
+        self.aliases, self.units = aliases(model), Units()
         self.examples, self.read = [], set()
-        self.values, self.names, self.axes = {}, {}, {}
-        self.placed = {}  # axis tables of the tensors of the state, by name
+        self.values, self.names = {}, {}
+        self.axes, self.placed = {}, {}  # by tensor; those that no operation uses are placed too
     @property
     def unread(self) -> list[str]:
         "First names of parameters and statistics that no graph reads; none of single numbers."
-        return [name for name, tensor in self.state.items() if max(tensor.shape, default=1) > 1
-                and tensor.numel() and (tensor.is_floating_point() or tensor.is_complex())
+        return [name for name, tensor in self.state.items() if _has_units(tensor)
                 and name not in self.axes and name not in self.aliases]
     def add(self, example: Example, program: torch.export.ExportedProgram):
         "Let the graph of an example say what it knows of the units."
@@ -304,17 +317,21 @@ def _training_modes(model):
     for mode in MODES: found.setdefault(tuple(map(id, modules_in_training(model, mode))), mode)
     return [mode for mode in found.values() if mode != EVALUATION]
 
-def _is_repeatable(model, example):
-    "Does the model return the same numbers twice?"
-    model = copy.deepcopy(model)
+def _check_repeatable(model, example):
+    "The example, noisy or not; `ValueError` where the model returns other numbers the second time."
+    model = copy.deepcopy(model).eval()
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    with torch.no_grad():
+    with torch.no_grad(), _WithoutNoise() as noise:
         first, second = (all_tensors(run_example(model, state, example)) for _ in range(2))
-    return len(first) == len(second) and all(map(torch.equal, first, second))
+    if not (len(first) == len(second) and all(map(torch.equal, first, second))):
+        raise ValueError("model: returns other numbers each time")
+    return example._replace(noisy=noise.found)
 
-def _graph_in_training(model, example):
-    "The exported program, or None where the model cannot be traced or is not repeatable."
-    try: return export_graph(model, example) if _is_repeatable(model, example) else None
+def _training_graph(model, example):
+    "The example and its exported program; None where it cannot be traced, or not repeated."
+    try:
+        example = _check_repeatable(model, example)
+        return example, export_graph(model, example)
     except Exception: return None  # of a model's own code for training, which is not asked for
 
 # %% ../../nbs/10d_permutation.trace.ipynb #trace-class
@@ -334,9 +351,8 @@ class Trace(Graphs):
             for example in examples:
                 missing = self.parameters & set(self.unread)
                 if not missing: return
-                example = example._replace(mode=mode)
-                program = _graph_in_training(model, example)
-                if program and self._read_names(program) & missing: self.add(example, program)
+                found = _training_graph(model, example._replace(mode=mode))
+                if found and self._read_names(found[1]) & missing: self.add(*found)
     def _read_names(self, program):
         "The names of the tensors that operations of a graph read."
         nodes = list(program.graph.nodes)
