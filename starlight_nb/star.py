@@ -324,7 +324,7 @@ def _checked_sources(model, states, data, spec, matching, in_memory):
     if not states:
         raise ValueError("sources: at least one trained state is needed, not an empty list")
     spec = spec or infer_spec(model, data.train.x[:2])
-    check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
+    states = check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
     states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
     return Sources(model, states, spec, data, matching, in_memory)
 

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/11_matching.ipynb #imports
 from __future__ import annotations
-import copy
 import torch
 from torch import nn
 from .activations import match_activations
@@ -14,15 +13,19 @@ from .straight_through import match_straight_through
 from .weights import (
     Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights, matching_of)
 from ..permutation import PermutationSpec, infer_spec, permute
+from ..permutation.spec import as_real
+from ..permutation.trace import all_tensors, split_examples
 from ..runtime.settings import check_choice
+from ..states import forget_caches, load_tensors, tensors_of, working_copy
 _all_ = [
     'Matcher', 'Matching', 'MultiMatching', 'match_activations', 'match_jointly', 'match_many',
     'match_sinkhorn', 'match_straight_through', 'match_weights', 'partial_spec'
 ]
 
 # %% auto #0
-__all__ = ['METHODS', 'WITH_DATA', 'keep_order', 'match', 'align', 'Matcher', 'Matching', 'MultiMatching', 'match_activations',
-           'match_jointly', 'match_many', 'match_sinkhorn', 'match_straight_through', 'match_weights', 'partial_spec']
+__all__ = ['METHODS', 'WITH_DATA', 'ALIGNED', 'ALIGNED_LOW', 'keep_order', 'match', 'align', 'Matcher', 'Matching',
+           'MultiMatching', 'match_activations', 'match_jointly', 'match_many', 'match_sinkhorn',
+           'match_straight_through', 'match_weights', 'partial_spec']
 
 # %% ../../nbs/11_matching.ipynb #methods
 def keep_order(spec: PermutationSpec,
@@ -58,10 +61,33 @@ def match(method: str,                       # a name in `METHODS`
             raise ValueError(f"{name}: the method {method!r} needs it")
     return function(spec, state_a, state_b, **options)
 
+# %% ../../nbs/11_matching.ipynb #outputs-stay
+ALIGNED = 1e-3  # change of the outputs, relative to the largest, that rounding may cause
+ALIGNED_LOW = 0.1  # the same in half precision
+
+def _returned(model, example_inputs):
+    "All numbers that a copy of the model returns for examples, in double precision."
+    copied = working_copy(model)
+    copied.eval()
+    with torch.no_grad():
+        outputs = [copied(*example.positional, **example.named)
+                   for example in split_examples(example_inputs)]
+    return torch.cat([as_real(tensor).double().flatten() for tensor in all_tensors(outputs)])
+
+def _check_aligned(model, aligned, example_inputs):
+    "`ValueError` where a permuted copy does not return what the model does."
+    expected, again, found = (_returned(own, example_inputs) for own in (model, model, aligned))
+    if not torch.equal(expected, again): return  # a model that draws random numbers
+    change = float((found - expected).abs().max() / expected.abs().max())
+    low = any(tensor.element_size() < 4 for tensor in model.parameters())
+    if change > (ALIGNED_LOW if low else ALIGNED):
+        raise ValueError(f"model_b: once permuted, its outputs change by {change:.1e} of the "
+                         "largest; something beside its state depends on the order of its units")
+
 # %% ../../nbs/11_matching.ipynb #align
 def align(model_a: nn.Module,
           model_b: nn.Module,  # the same architecture
-          example_inputs,      # as for `infer_spec`
+          example_inputs,      # as for `infer_spec`: one example, or a list of several
           method: str = "weights",
           *,
           partial: bool = False,  # match only the groups that the paper's released code matched
@@ -74,7 +100,11 @@ def align(model_a: nn.Module,
     spec = infer_spec(model_a, example_inputs)
     if partial: spec = partial_spec(spec, model_a, example_inputs)
     if "data" in options: options = {"model": model_a} | options
-    matching = match(method, spec, model_a.state_dict(), model_b.state_dict(), **options)
-    result = copy.deepcopy(model_b)
-    result.load_state_dict(permute(spec, matching.permutation, model_b.state_dict()))
+    state_a, state_b = tensors_of(model_a), tensors_of(model_b)
+    permutation = match(method, spec, state_a, state_b, **options).permutation
+    result = working_copy(model_b)
+    examples = split_examples(example_inputs)
+    forget_caches(result, lambda: [result(*own.positional, **own.named) for own in examples])
+    load_tensors(result, permute(spec, permutation, state_b))
+    _check_aligned(model_b, result, example_inputs)
     return result

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/11e_matching.activations.ipynb #imports
 from __future__ import annotations
-import copy
 from functools import partial
 import torch
 from torch import nn
@@ -12,7 +11,8 @@ from ..data import Dataset, batches, check_dataset
 from .coordinate_descent import assign, families
 from .weights import Matching, check_states, match_rest, matching_of
 from ..permutation import PermutationSpec
-from ..permutation.spec import unit_positions
+from ..permutation.spec import as_real, unit_positions
+from ..states import load_tensors, working_copy
 
 # %% auto #0
 __all__ = ['LAYERS', 'COUNTS', 'observed_layers', 'Moments', 'match_activations']
@@ -75,8 +75,9 @@ class Moments:
 class _LayerOutputs:
     "A network that returns what the layers with these names put out."
     def __init__(self, model, state, names):
-        self.model = copy.deepcopy(model).eval()
-        self.model.load_state_dict(state)
+        self.model = working_copy(model)
+        load_tensors(self.model, state)
+        self.model.eval()
         self.outputs = {}  # by layer, one tensor a call
         for name in names:
             self.model.get_submodule(name).register_forward_hook(partial(self._keep, name))
@@ -91,8 +92,7 @@ class _LayerOutputs:
 # %% ../../nbs/11e_matching.activations.ipynb #observe
 def _add_outputs(moments, name, axis, groups, a, b):
     "Add one output of both networks to the moments of each group that a layer shows."
-    a = a.movedim(axis, 0).flatten(1)
-    b = b.movedim(axis, 0).flatten(1)
+    a, b = (as_real(output.movedim(axis, 0)).flatten(1) for output in (a, b))
     for group, positions in groups.items():
         own = moments.setdefault(group, {}).setdefault(name, Moments(len(positions)))
         where = positions.flatten()
@@ -140,7 +140,7 @@ def match_activations(spec: PermutationSpec,
 
     Raises `ValueError` where a state does not fit the spec or holds values that are not finite."""
     check_dataset(data)
-    check_states(spec, {"state_a": state_a, "state_b": state_b})
+    state_a, state_b = check_states(spec, {"state_a": state_a, "state_b": state_b})
     observed = _observe(spec, model, state_a, state_b, data, batch_size)
     similar = {group: sum(own.correlation() if correlate else own.products for own in moments)
                for group, moments in observed.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from ..permutation import PermutationSpec, compose, permute
-from ..permutation.spec import unit_positions
+from ..permutation.spec import as_real, unit_positions
 
 # %% auto #0
 __all__ = ['THREADED_UNITS', 'PIECE', 'SWEEPS', 'similarity', 'match_naively', 'AxisSlot', 'families', 'Layout', 'unit_rows',
@@ -31,11 +31,11 @@ def similarity(spec: PermutationSpec,
     units = spec.groups[group]
     total = torch.zeros(units, units, dtype=torch.double)
     for tensor, axes in spec.axes.items():
-        if tensor in spec.buffers: continue
+        if tensor in spec.unmatched: continue
         for number, axis in enumerate(axes):
             if not axis or group not in unit_positions(axis): continue
             positions = unit_positions(axis)[group]
-            a, b = (state[tensor].double().movedim(number, 0)[positions].flatten(1)
+            a, b = (as_real(state[tensor]).double().movedim(number, 0)[positions].flatten(1)
                     for state in (state_a, state_b))
             total += a @ b.T
     return total
@@ -75,7 +75,7 @@ def _axis_slots(spec):
     "The slots of each group."
     found = {group: [] for group in spec.groups}
     for tensor, axes in spec.axes.items():
-        if tensor in spec.buffers: continue
+        if tensor in spec.unmatched: continue
         for number, axis in enumerate(axes):
             if not axis: continue
             every = torch.arange(spec.shapes[tensor][number])[:, None]
@@ -283,8 +283,11 @@ def inner_product(state_a: dict[str, torch.Tensor],
                   state_b: dict[str, torch.Tensor],
                   names,  # of the tensors that count
                  ) -> float:
-    "The sum of products of two states over the named tensors, in double precision."
-    return float(sum(inner_products(state_a[name], state_b[name][None]) for name in names))
+    """The sum of products of two states over the named tensors, in double precision.
+
+    Of complex numbers it is the real part of a times the conjugate of b."""
+    return float(sum(inner_products(as_real(state_a[name]), as_real(state_b[name])[None])
+                     for name in names))
 
 # %% ../../nbs/11a_matching.coordinate_descent.ipynb #descent-record
 class DescentRecord:

@@ -13,12 +13,10 @@ from .coordinate_descent import (
 __all__ = ['is_plain', 'FlatNetworks', 'FlatUpdates', 'FlatDescent']
 
 # %% ../../nbs/11c_matching.flat_descent.ipynb #positions
-def _numbered(spec, names):
-    "The position in a row of every number of the named tensors, {name: tensor of integers}."
-    shapes = {name: torch.Size(spec.shapes[name]) for name in names}
-    sizes = [shape.numel() for shape in shapes.values()]
-    parts = torch.arange(sum(sizes)).split(sizes)
-    return {name: part.view(shapes[name]) for name, part in zip(names, parts)}
+def _numbered(a):
+    "The position in a row of every number of the tensors of A, {name: tensor of integers}."
+    parts = torch.arange(sum(map(torch.numel, a.values()))).split([*map(torch.numel, a.values())])
+    return {name: part.view(tensor.shape) for (name, tensor), part in zip(a.items(), parts)}
 
 def _slices(numbered):
     "Where each tensor lies in a row, {name: slice}."
@@ -71,11 +69,12 @@ class FlatNetworks(CoordinateDescent):
                  count: int,                  # of networks
                  orders: dict[str, np.ndarray] | None = None):  # to start from, (networks, units)
         super().__init__(layout, count, orders)
-        numbered = _numbered(layout.spec, list(a))
+        numbered = _numbered(a)
         self.slices = _slices(numbered)
         self.positions = _positions(layout, numbered, layout.all)
         self.forward = _positions(layout, numbered, layout.forward)
-        self.b = torch.cat([b[name].flatten(1) for name in a], 1).double().cpu().numpy()
+        rows = torch.cat([b[name][:, None].flatten(1) for name in a], 1)  # also of single numbers
+        self.b = rows.double().cpu().numpy()
         self.norms_b = {t: np.linalg.norm(self.b[:, at], axis=1) for t, at in self.slices.items()}
         self.a = _as_row(a)
         self.reference = self.a.copy()  # A's tensors as they were when they last counted as changed

@@ -38,8 +38,8 @@ def _is_left_out(node):
 # %% ../../nbs/11h_matching.released.ipynb #partial-spec
 def _writers(node):
     "The weights of the layers that write what `node` holds."
-    if operation(node) == "linear" or operation(node).startswith("conv"): return [node.args[1].name]
-    return [name for source in node.all_input_nodes for name in _writers(source)]
+    if operation(node) == "linear" or operation(node).startswith("conv"): return [node.args[1]]
+    return [weight for source in node.all_input_nodes for weight in _writers(source)]
 
 def partial_spec(spec: PermutationSpec,  # of all groups
                  model: nn.Module,       # not changed
@@ -47,10 +47,10 @@ def partial_spec(spec: PermutationSpec,  # of all groups
                 ) -> PermutationSpec:
     "The spec with the groups held still that the paper's released code did not match."
     trace = Trace(model, example_inputs)
-    weights = {name for node in trace.values if _is_left_out(node) for name in _writers(node)}
+    weights = {weight for node in trace.values if _is_left_out(node) for weight in _writers(node)}
     left_out = set()
-    for name in weights:
-        axes = spec.axes.get(trace.names[name], (None,))
+    for weight in weights:
+        axes = spec.axes.get(trace.names.get(weight), (None,))
         left_out |= unit_positions(axes[0] or ()).keys()
     reason = "not matched by the paper's released code"
     return without_groups(spec, dict.fromkeys(left_out, reason))

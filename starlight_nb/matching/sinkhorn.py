@@ -18,13 +18,14 @@ from .weights import (
 from ..models import generator
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, permute)
+from ..permutation.spec import as_real
 from ..runtime.settings import check_choice
-from ..states import load_tensors, working_copy
+from ..states import load_tensors, tensors_of, tied_names, working_copy
 from ..training.recipes import check_number
 
 # %% auto #0
-__all__ = ['COSTS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'batch_loss', 'shuffled_batches', 'optimizer_step',
-           'check_arguments', 'mixed_names', 'match_sinkhorn']
+__all__ = ['COSTS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'in_precision', 'complex_again', 'batch_loss', 'shuffled_batches',
+           'optimizer_step', 'check_arguments', 'mixed_names', 'match_sinkhorn']
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #sinkhorn
 def sinkhorn(x: torch.Tensor,       # (units, units); larger entries become larger shares
@@ -62,24 +63,44 @@ def soft_permute(layout: Layout,                  # of the spec
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #batch-loss
 def loss_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision of the loss: double where a tensor has it, else single."
-    double = any(tensor.dtype == torch.double for tensor in state.values())
+    doubles = (torch.double, torch.complex128)
+    double = any(tensor.dtype in doubles for tensor in state.values())
     return torch.double if double else torch.float
 
+def in_precision(tensor: torch.Tensor,
+                 dtype: torch.dtype,  # real
+                ) -> torch.Tensor:
+    "A tensor in this precision, complex where it is complex; counts and labels as they are."
+    if tensor.is_complex(): return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+def complex_again(tensors: dict[str, torch.Tensor],  # as `as_real` writes them
+                  like: dict[str, torch.Tensor],
+                 ) -> dict[str, torch.Tensor]:
+    "These tensors, complex where those of `like` are."
+    return {name: torch.view_as_complex(own.contiguous()) if like[name].is_complex() else own
+            for name, own in tensors.items()}
+
+# %% ../../nbs/11f_matching.sinkhorn.ipynb #batch-loss-itself
 def batch_loss(model: nn.Module,  # the architecture; not changed
                state: dict[str, torch.Tensor],  # of which the buffers are taken
               ):
     """A function (parameters, x, y) -> mean cross-entropy of a batch, in nats.
 
-    Normalisations use the batch's own statistics."""
-    dtype = loss_dtype(state)
+    Parameters are real, as `as_real` writes them. Normalisations use the batch's own statistics."""
+    dtype, tied = loss_dtype(state), tied_names(model)
     model = working_copy(model)
     load_tensors(model, state)
     model.eval()
-    model.to(dtype)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = in_precision(tensor.data, dtype)
     def loss(parameters, x, y):
-        x = x.to(dtype) if x.is_floating_point() else x
+        parameters = complex_again(parameters, state)
+        parameters |= {name: parameters[first] for name, first in tied.items()
+                       if first in parameters}
+        inputs = (in_precision(x, dtype),)
         with BatchStatistics():
-            logits = torch.func.functional_call(model, parameters, (x,), tie_weights=False)
+            logits = torch.func.functional_call(model, parameters, inputs, tie_weights=False)
         return F.cross_entropy(logits, y)
     return loss
 
@@ -132,22 +153,26 @@ class _Cost:
         return cost
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #checks
-def check_arguments(spec, state_a, state_b, init, model, data,
+def check_arguments(spec, states, init, model, data,
                     needs_loss: bool,  # whether a model and data are needed
                     lr: float,
                     **counts):         # options that are whole numbers of at least 1
-    "Raise `ValueError`, naming the argument, for what matching by gradient descent cannot use."
-    check_states(spec, {"state_a": state_a, "state_b": state_b})
+    """The states, checked; `states` holds them by the names of their arguments.
+
+    Raises `ValueError`, naming the argument, for what matching by gradient descent cannot use."""
+    states = check_states(spec, states)
     if init is not None: check_permutation(spec, init, "init")
     missing = [name for name, value in (("model", model), ("data", data)) if value is None]
     if len(missing) == 1 or missing and needs_loss:
         raise ValueError(f"{', '.join(missing)}: the loss needs both a model and data")
     if not missing:
         check_dataset(data)
-        check_state(spec, model.state_dict(), "model")
+        check_state(spec, tensors_of(model), "model")
     for name, value in counts.items(): check_number(name, value, int, 1, math.inf)
     check_number("lr", lr, float, 0, math.inf)
+    return states
 
+# %% ../../nbs/11f_matching.sinkhorn.ipynb #mixed-names
 def mixed_names(spec: PermutationSpec,
                 state: dict[str, torch.Tensor],
                 model: nn.Module | None,
@@ -201,8 +226,8 @@ def _match_softly(spec, state_a, state_b, init, cost, descent):
     by_distance = cost.name == "distance"
     dtype = working_type(spec, state_a) if by_distance else loss_dtype(state_a)
     names = mixed_names(spec, state_a, cost.model)
-    a = {name: state_a[name].detach().to(dtype) for name in names}
-    b = {name: started[name].detach().to(a[name]) for name in names}
+    a = {name: as_real(state_a[name]).to(dtype) for name in names}
+    b = {name: as_real(started[name]).to(a[name]) for name in names}
     free = {}
     if groups:
         free = descent.start(groups, float(init is not None), b[names[0]])
@@ -237,8 +262,9 @@ def match_sinkhorn(spec: PermutationSpec,
     Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
     where the loss is not finite."""
     chosen = _Cost(check_choice("cost", cost, COSTS), model, data, batch_size, seed)
-    check_arguments(spec, state_a, state_b, init, model, data, cost != "distance", lr,
-                    steps=steps, iterations=iterations, batch_size=batch_size)
+    state_a, state_b = check_arguments(
+        spec, {"state_a": state_a, "state_b": state_b}, init, model, data, cost != "distance", lr,
+        steps=steps, iterations=iterations, batch_size=batch_size)
     _check_temperature(temperature)
     descent = _SoftDescent(steps, lr, temperature, iterations, seed)
     return _match_softly(spec, state_a, state_b, init, chosen, descent)

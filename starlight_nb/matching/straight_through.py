@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from ..data import Dataset
 from ..evaluation import midpoint_loss
-from .sinkhorn import (
-    batch_loss, check_arguments, loss_dtype, mixed_names, optimizer_step, shuffled_batches)
+from starlight_nb.matching.sinkhorn import (
+    batch_loss, check_arguments, complex_again, loss_dtype, mixed_names, optimizer_step,
+    shuffled_batches)
 from .weights import Matcher, Matching, matching_of
 from ..permutation import PermutationSpec, compose, permute
+from ..permutation.spec import as_real
 
 # %% auto #0
 __all__ = ['match_straight_through']
@@ -39,18 +41,19 @@ def _same(p, q): return all(torch.equal(order, q[group]) for group, order in p.i
 # %% ../../nbs/11g_matching.straight_through.ipynb #straight-through
 def _straight_through(free, b):
     "Tensors with the values of `b`, whose gradients go to the free ones."
-    return {name: b[name].detach().to(own) + (own - own.detach()) for name, own in free.items()}
+    return {name: as_real(b[name]).to(own) + (own - own.detach()) for name, own in free.items()}
 
 def _project(matcher, state_a, free):
     "The permutation that weight matching finds between the free weights and B."
-    weights = {name: own.detach() for name, own in free.items()}
-    return matcher.match(state_a | weights)[0].permutation
+    weights = complex_again({name: own.detach() for name, own in free.items()}, state_a)
+    kept = {name: own for name, own in state_a.items() if name not in matcher.spec.tied}
+    return matcher.match(kept | weights)[0].permutation
 
 def _descend(matcher, state_a, state_b, model, best, examples, steps, lr, every):
     "Move free weights by the gradient, and offer the permutations that they are projected to."
     loss = batch_loss(model, state_a)
     names = mixed_names(matcher.spec, state_a, model)
-    a = {name: state_a[name].detach().to(loss_dtype(state_a)) for name in names}
+    a = {name: as_real(state_a[name]).to(loss_dtype(state_a)) for name in names}
     free = {name: own.clone().requires_grad_() for name, own in a.items()}
     optimizer = torch.optim.SGD(free.values(), lr, momentum=0.9)
     for step in range(steps + 1):
@@ -92,8 +95,9 @@ def match_straight_through(spec: PermutationSpec,
 
     Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
     where the loss is not finite."""
-    check_arguments(spec, state_a, state_b, init, model, data, True, lr,
-                    steps=steps, every=every, batch_size=batch_size)
+    state_a, state_b = check_arguments(
+        spec, {"state_a": state_a, "state_b": state_b}, init, model, data, True, lr,
+        steps=steps, every=every, batch_size=batch_size)
     examples = shuffled_batches(data, batch_size, seed)
     permutation = _search(spec, state_a, state_b, init, model, data, examples, steps, lr, every)
     return matching_of(spec, state_a, state_b, permutation)

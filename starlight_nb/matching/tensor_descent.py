@@ -146,8 +146,8 @@ class TensorNetworks(CoordinateDescent):
                  count: int,                  # of networks
                  orders: dict[str, np.ndarray] | None = None):  # to start from, (networks, units)
         super().__init__(layout, count, orders)
-        self.a, self.b = a, b
-        self.norms_a, self.norms_b = _norms_of_one(a), _norms(b)
+        self.a, self.norms_a = a, _norms_of_one(a)
+        self.b, self.norms_b = b, _norms(b)
         self.similarities = Similarities(layout, a, count)
         if orders: _reorder(layout, b, np.arange(count), orders)
         self.begin()
@@ -162,7 +162,7 @@ class TensorNetworks(CoordinateDescent):
         return torch.stack([zeros, *self.products.values()]).sum(0).numpy()
     def rows(self, numbers, names):
         "Return the named tensors of these networks, side by side: one row for each network."
-        return torch.cat([self.b[name][numbers].flatten(1) for name in names], 1)
+        return torch.cat([self.b[name][numbers][:, None].flatten(1) for name in names], 1)
 
 # %% ../../nbs/11b_matching.tensor_descent.ipynb #is-near
 def _is_near(new, old, tolerance):

@@ -22,6 +22,8 @@ from .tensor_descent import TensorDescent
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from ..permutation.proof import without_groups
+from ..permutation.spec import as_real
+from ..permutation.trace import has_fractions
 from ..runtime.settings import check_choice
 
 # %% auto #0
@@ -50,9 +52,9 @@ class Matching:
 SMALL_NETWORK = 100_000  # parameters; up to here similarities are in double precision
 
 def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list[str]:
-    "The names of the tensors that are matched: floating-point, and no buffers of the spec."
-    return [name for name in spec.shapes
-            if name not in spec.buffers and state[name].is_floating_point()]
+    "The names of the tensors that are matched: real or complex, no buffers, each tensor once."
+    left_out = spec.unmatched
+    return [name for name in spec.shapes if name not in left_out and has_fractions(state[name])]
 
 def _is_small(spec, names):
     return sum(math.prod(spec.shapes[name]) for name in names) <= SMALL_NETWORK
@@ -60,21 +62,36 @@ def _is_small(spec, names):
 def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision in which similarities are computed: single or double."
     names = matched_names(spec, state)
-    is_double = any(state[name].dtype == torch.double for name in names)
+    is_double = any(state[name].dtype in (torch.double, torch.complex128) for name in names)
     return torch.double if is_double or _is_small(spec, names) else torch.float
 
 # %% ../../nbs/11d_matching.weights.ipynb #checks
 def check_states(spec: PermutationSpec,
                  states: dict[str, dict[str, torch.Tensor]],  # name of the argument: state
-                ) -> None:
-    "Raise `ValueError`, naming argument and tensor, where a state does not fit or is not finite."
-    for argument, state in states.items():
-        check_state(spec, state, argument)
+                ) -> list[dict[str, torch.Tensor]]:
+    """The states as `check_state` returns them, in their order.
+
+    Raises `ValueError`, naming argument and tensor, where a state does not fit or is not finite,
+    and where a tensor is complex in one state and real in another."""
+    checked = {argument: check_state(spec, state, argument) for argument, state in states.items()}
+    for argument, state in checked.items():
         for name in matched_names(spec, state):
             # a sum is finite where all values are, unless it overflows
             if torch.isfinite(state[name].sum()) or torch.isfinite(state[name]).all(): continue
             raise ValueError(f"{argument}: {name!r} has values that are not finite")
+    _check_kinds(checked)
+    return list(checked.values())
 
+def _check_kinds(states):
+    "Raise `ValueError` where a tensor is complex in one of these checked states only."
+    (first, reference), *others = states.items() if states else [("", {})]
+    for argument, state in others:
+        for name, tensor in state.items():
+            if tensor.is_complex() == reference[name].is_complex(): continue
+            raise ValueError(f"{argument}: {name!r} is {tensor.dtype}, "
+                             f"and {reference[name].dtype} in {first}")
+
+# %% ../../nbs/11d_matching.weights.ipynb #sweep-options
 class _Sweeps(NamedTuple):
     "Options of a descent."
     order: str = "forward"
@@ -103,13 +120,13 @@ def _check_midpoint(model, data):
 def _weights(spec, state):
     "A copy of what is matched of a network, in working precision."
     dtype = working_type(spec, state)
-    return {name: state[name].detach().to(dtype, copy=True).contiguous()
+    return {name: as_real(state[name]).to(dtype, copy=True).contiguous()
             for name in matched_names(spec, state)}
 
 def _descent(layout, state_a, states_b, starts):
     "A descent of these networks, from these permutations where there are any."
     a = _weights(layout.spec, state_a)
-    b = {name: torch.stack([state[name].detach().to(like) for state in states_b])
+    b = {name: torch.stack([as_real(state[name]).to(like) for state in states_b])
          for name, like in a.items()}
     kind = FlatDescent if is_plain(layout) and _is_small(layout.spec, a) else TensorDescent
     return kind(layout, a, b, len(states_b), starts and _stacked(starts))
@@ -168,7 +185,7 @@ def match_weights(spec: PermutationSpec,
     Raises `ValueError` where a state or `init` does not fit the spec, or a state is not finite."""
     runs = [(init and [init], _checked_sweeps(order, seed, max_sweeps))]
     _check_count("restarts", restarts)
-    check_states(spec, {"state_a": state_a, "state_b": state_b})
+    state_a, state_b = check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
     _check_midpoint(model, data)
     layout = Layout(spec)
@@ -208,8 +225,8 @@ def match_many(spec: PermutationSpec,
     """Match every network of `states_b` to `state_a`, as `match_weights` does.
 
     Raises `ValueError` as `match_weights` does, also where `init` has not one item a network."""
-    states_b, sweeps = list(states_b), _checked_sweeps(order, seed, max_sweeps)
-    check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
+    sweeps, states_b = _checked_sweeps(order, seed, max_sweeps), list(states_b)
+    state_a, *states_b = check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
     if init is not None: _check_starts(spec, "init", init, len(states_b))
     layout = Layout(spec)
     def match(batch):
@@ -263,14 +280,15 @@ class Matcher:
                  *,
                  tolerance: float = 0.0,  # how far a tensor of A may move, relative to its norm
                  order: str = "forward", seed: int = 0, max_sweeps: int = 100):
-        self.spec, self.states = spec, list(states_b)
+        self.spec = spec
         sweeps = _checked_sweeps(order, seed, max_sweeps)
         _check_tolerance(tolerance)
-        check_states(spec, _named("states_b", self.states))
+        self.states = check_states(spec, _named("states_b", list(states_b)))
         self.kept = _KeptDescents(Layout(spec), self.states, sweeps, tolerance)
     def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
         "A matching of each network to `state_a`, found from where the networks are."
-        check_states(self.spec, {"state_a": state_a})
+        state_a, = check_states(self.spec, {"state_a": state_a})
+        _check_kinds({"state_a": state_a} | _named("states_b", self.states[:1]))
         return self.kept.match(state_a)
     def resume(self, permutations: list[dict[str, torch.Tensor]]):
         "Continue from these permutations, one a network, as if the last match had found them."
@@ -341,7 +359,8 @@ class _CommonOrder:
         "The sum of the networks in the common order except n, each divided by its norm."
         others = [(state, norm) for i, (state, norm) in enumerate(zip(self.moved, self.norms))
                   if i != n and state is not None]
-        total = {name: sum(state[name] / norm for state, norm in others) for name in self.names}
+        total = {name: sum(_at_least_single(state[name]) / norm for state, norm in others)
+                 for name in self.names}
         return self.states[0] | total
 
 # %% ../../nbs/11d_matching.weights.ipynb #mean-cosine
@@ -351,6 +370,10 @@ def _mean_cosine(common):
     cosines = [inner_product(states[i], states[j], common.names) / (norms[i] * norms[j])
                for j in range(len(states)) for i in range(j)]
     return sum(cosines) / len(cosines)
+
+def _at_least_single(tensor):
+    "A tensor in single precision, or in its own where that is higher."
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float))
 
 # %% ../../nbs/11d_matching.weights.ipynb #match-jointly
 def match_jointly(spec: PermutationSpec,
@@ -366,7 +389,7 @@ def match_jointly(spec: PermutationSpec,
     states = list(states)
     if len(states) < 2:
         raise ValueError(f"states: at least two networks are needed, not {len(states)}")
-    check_states(spec, _named("states", states))
+    states = check_states(spec, _named("states", states))
     common = _CommonOrder(spec, states)
     for n in range(1, len(states)): common.match(n)
     history = [_mean_cosine(common)]

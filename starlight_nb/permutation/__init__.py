@@ -8,9 +8,11 @@ import warnings
 from torch import nn
 from .groups import spec_from_trace
 from .proof import Proof, check_spec, remove_failing_groups
+from .reach import remove_unreached_groups
 from .spec import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from .trace import Trace
+from .unrun import place_unrun, unrun_message
 _all_ = [
     'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
     'permute'
@@ -22,17 +24,23 @@ __all__ = ['infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', '
 # %% ../../nbs/10_permutation.ipynb #infer-spec
 def infer_spec(model: nn.Module,  # not changed
                example_inputs,    # a tensor such as a batch of two examples, a tuple of inputs,
-                                  # or a dict of named ones
+                                  # a dict of named ones, or a list of several such examples
               ) -> PermutationSpec:
     """Find the permutation symmetries of `model` from its graph, and prove them on it.
 
-    What keeps its order is listed in `.pinned`; a warning says when nothing can be permuted.
-    Raises `ValueError` where the model cannot be traced or does not take the inputs, and
-    `TypeError` where it is no module."""
+    The spec holds for every example, and what any of them reaches counts. What keeps its order
+    is listed in `.pinned`. Warnings name what no example runs, and say when nothing can be
+    permuted. Raises `ValueError` where the model cannot be traced or does not take the inputs,
+    and `TypeError` where it is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
-    spec = spec_from_trace(Trace(model, example_inputs))
-    if spec.groups: spec = remove_failing_groups(spec, Proof(model, example_inputs))
+    trace = Trace(model, example_inputs)
+    message = unrun_message(place_unrun(trace, model), model)
+    if message: warnings.warn(message, stacklevel=2)
+    spec = spec_from_trace(trace)
+    if spec.groups:
+        proof = Proof(model, trace.examples)
+        spec = remove_unreached_groups(remove_failing_groups(spec, proof), proof)
     if not spec.groups:
         warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",
                       stacklevel=2)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 from itertools import count, groupby
 import numpy as np
-from .spec import PermutationSpec, axis_length
-from .units import congruence_closure, project, refine_colours
+from .spec import NOT_RUN, PermutationSpec, axis_length
+from .units import (
+    Units, congruence_closure, project, refine_colours)
 
 # %% auto #0
-__all__ = ['ALONE', 'UNSAID', 'spec_from_trace']
+__all__ = ['ALONE', 'UNSAID', 'FreeUnits', 'spec_from_trace']
 
 # %% ../../nbs/10e_permutation.groups.ipynb #state-axes
 def _pin_constants(trace, axes):
@@ -35,13 +36,14 @@ def _state_units(trace):
                             for name, own in axes.items()}
 
 # %% ../../nbs/10e_permutation.groups.ipynb #free-units
-class _FreeUnits:
+class FreeUnits:
     "What may move along an axis: the free units that its units consist of."
-    def __init__(self, units, representative):
+    def __init__(self, units: Units,
+                 representative: np.ndarray):  # of every unit, from `congruence_closure`
         self.units = units
         self.representative = representative
         self.known = {}  # unit -> its parts
-    def parts(self, unit):
+    def parts(self, unit: int) -> tuple:
         "The free units that a unit moves with: itself, or the parts of a pair."
         if unit not in self.known: self.known[unit] = tuple(self._parts(unit))
         return self.known[unit]
@@ -50,7 +52,7 @@ class _FreeUnits:
             for part in (self.units.first[unit], self.units.second[unit]):
                 yield from self.parts(self.representative[part])
         elif self.units.fixed[unit] < 0: yield unit
-    def in_order(self, axis):
+    def in_order(self, axis: np.ndarray):
         "The free units of an axis, each after the block that it lies in."
         for unit in dict.fromkeys(axis.tolist()):
             for part in self.parts(unit):
@@ -183,14 +185,14 @@ def _pinned(trace, described):
     pinned = {f"{name}[{i}]": why for name, own in described.items()
               for i, (_, why) in enumerate(own) if why}
     unused = trace.parameters - described.keys() - trace.aliases.keys()
-    return pinned | {name: "not used in evaluation mode" for name in trace.state if name in unused}
+    return pinned | {name: NOT_RUN for name in trace.state if name in unused}
 
 # %% ../../nbs/10e_permutation.groups.ipynb #spec-from-trace
 def spec_from_trace(trace,  # a `Trace` of a network
                    ) -> PermutationSpec:
     "The spec that the graph of a network amounts to; not yet tried on the network."
     representative, state_units = _state_units(trace)
-    groups = _find_groups(_FreeUnits(trace.units, representative), state_units)
+    groups = _find_groups(FreeUnits(trace.units, representative), state_units)
     described = _describe_state(groups, state_units)
     axes = {name: tuple(axis for axis, _ in own) for name, own in described.items()}
     axes = {name: own for name, own in axes.items() if any(own)}
@@ -198,4 +200,5 @@ def spec_from_trace(trace,  # a `Trace` of a network
     shapes = {name: tuple(tensor.shape) for name, tensor in trace.state.items()}
     buffers = frozenset(axes.keys() - trace.parameters)
     pinned = _pinned(trace, described)
-    return PermutationSpec(groups.sizes, axes, shapes, buffers, pinned, groups.blocks)
+    return PermutationSpec(groups.sizes, axes, shapes, buffers, pinned, groups.blocks,
+                           trace.aliases)

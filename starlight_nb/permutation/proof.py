@@ -4,37 +4,54 @@
 
 # %% ../../nbs/10f_permutation.proof.ipynb #imports
 from __future__ import annotations
-import copy
+from dataclasses import replace
 from functools import partial
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from ..models import generator
-from .spec import PermutationSpec, check_state, permute_unchecked
-from .trace import split_inputs
+from .spec import (
+    PermutationSpec, as_real, check_state, permute_unchecked, unit_positions)
+from .trace import (
+    all_tensors, clean_copy, has_fractions, run_example, split_examples)
+from ..states import Attributes, tensors_of
+from ..states.copies import clear_function_caches
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'MANY', 'TOGETHER', 'Proof', 'check_spec', 'without_groups',
-           'remove_failing_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'MANY', 'TOGETHER', 'random_values', 'Proof', 'permutation_change',
+           'check_spec', 'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
+def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    "Random numbers for a weight in the shape of `tensor`: no zeros, no ones, no two equal units."
+    if tensor.is_complex():
+        return torch.complex(random_values(tensor.real, rng), random_values(tensor.real, rng))
+    if tensor.ndim <= 1: return 0.5 + torch.rand(tensor.shape, generator=rng)
+    scale = (tensor.shape[0] / tensor.numel()) ** 0.5
+    return torch.randn(tensor.shape, generator=rng) * scale
+
 def _randomise(model, rng):
-    "Overwrite parameters and buffers: no zeros, no ones, no two equal units."
+    "Overwrite parameters and buffers."
     for tensor in [*model.parameters(), *model.buffers()]:
-        if not tensor.is_floating_point(): continue
-        if tensor.ndim > 1:
-            scale = (tensor.shape[0] / tensor.numel()) ** 0.5
-            values = torch.randn(tensor.shape, generator=rng) * scale
-        else: values = 0.5 + torch.rand(tensor.shape, generator=rng)
-        tensor.data.copy_(values)
+        if has_fractions(tensor) and tensor.numel(): tensor.data.copy_(random_values(tensor, rng))
+
+# %% ../../nbs/10f_permutation.proof.ipynb #inputs
+def _doubled(dtype): return torch.complex128 if dtype.is_complex else torch.double
+
+def _to_double(model):
+    "Let all weights of a model be in double precision."
+    model.double()  # leaves out complex tensors
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_complex(): tensor.data = tensor.data.to(torch.complex128)
 
 def _proof_input(x, rng, double, random):
-    "One input for the proof: random numbers where `random` is set and `x` is floating-point."
+    "One input for the proof: random numbers where `random` is set and `x` has fractions."
     if not torch.is_tensor(x): return x
-    if not x.is_floating_point(): return x.cpu()
-    if random: x = torch.randn(x.shape, generator=rng, dtype=torch.double).to(x.dtype)
-    return x.cpu().double() if double else x.cpu()
+    if not has_fractions(x): return x.cpu()
+    precise = _doubled(x.dtype)
+    if random: x = torch.randn(x.shape, generator=rng, dtype=precise).to(x.dtype)
+    return x.cpu().to(precise) if double else x.cpu()
 
 def _derangement(size, rng):
     "A random permutation that leaves no unit in its place."
@@ -42,19 +59,10 @@ def _derangement(size, rng):
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #tensors
-def _tensors(outputs):
-    "All tensors in whatever a model returns."
-    if isinstance(outputs, torch.Tensor): return [outputs]
-    if isinstance(outputs, dict): outputs = list(outputs.values())
-    if not isinstance(outputs, (list, tuple)): return []
-    return [tensor for item in outputs for tensor in _tensors(item)]
-
-def _outputs(model, state, inputs):
+def _outputs(model, state, example):
     "All numbers that the model returns with this state, in double precision."
-    positional, named = inputs
-    with torch.no_grad():
-        outputs = torch.func.functional_call(model, state, positional, named, tie_weights=False)
-    return torch.cat([tensor.double().flatten() for tensor in _tensors(outputs)])
+    tensors = all_tensors(run_example(model, state, example))
+    return torch.cat([as_real(tensor).double().flatten() for tensor in tensors])
 
 # %% ../../nbs/10f_permutation.proof.ipynb #precision
 TOLERANCE = 1e-9
@@ -65,51 +73,72 @@ class _PrecisionMonitor(TorchDispatchMode):
     low = False
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        floats = [t for t in _tensors(result) if t.is_floating_point()]
-        self.low |= any(tensor.dtype != torch.double for tensor in floats)
+        exact = (torch.double, torch.complex128)
+        self.low |= any(tensor.dtype not in exact for tensor in all_tensors(result)
+                        if has_fractions(tensor))
         return result
 
 # %% ../../nbs/10f_permutation.proof.ipynb #random-network
-class _RandomNetwork:
-    "A copy of a model with random weights, and inputs for it."
-    def __init__(self, model, example_inputs, rng, double, random):
-        self.model = copy.deepcopy(model).cpu().eval()
-        if double: self.model.double()
-        proof_input = partial(_proof_input, rng=rng, double=double, random=random)
-        self.inputs = tree_map(proof_input, split_inputs(example_inputs))
-        _randomise(self.model, rng)
-        self.state = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
-    def outputs(self, state):
-        "All numbers that the model returns with this state."
-        return _outputs(self.model, state, self.inputs)
-
-# %% ../../nbs/10f_permutation.proof.ipynb #proof
 ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
 
+class _RandomNetwork:
+    "A copy of a model with random weights, and inputs for it."
+    def __init__(self, model, examples, rng, double, random):
+        self.model = clean_copy(model, examples[0])
+        self.model.cpu()
+        if double: _to_double(self.model)
+        proof_input = partial(_proof_input, rng=rng, double=double, random=random)
+        self.examples = tree_map(proof_input, examples)
+        self.draw(rng)
+        self.state, self.attributes = tensors_of(self.model), Attributes(self.model)
+    def draw(self, rng):
+        "Overwrite the state by random numbers."
+        _randomise(self.model, rng)
+    def outputs(self, state):
+        "For each example, all numbers that the model returns with this state."
+        found = []
+        for example in self.examples:
+            self.attributes.restore()
+            clear_function_caches(self.model)
+            found.append(_outputs(self.model, state, example))
+        return found
+
+# %% ../../nbs/10f_permutation.proof.ipynb #proof
 class Proof:
-    "A network with random weights, and how far permutations move its outputs."
+    "A network with random weights, and how far other states move its outputs."
     def __init__(self, model: nn.Module,  # not changed
-                 example_inputs,          # as for `check_spec`
-                 rng: torch.Generator | None = None):
-        self.rng = rng or generator(0, "proof")
+                 example_inputs, rng: torch.Generator | None = None):  # as for `check_spec`
+        self.rng, self.examples = rng or generator(0, "proof"), split_examples(example_inputs)
         problem = "all 0, or not finite"
         for double, random in ATTEMPTS:
-            self.network = _RandomNetwork(model, example_inputs, self.rng, double, random)
+            self.network = _RandomNetwork(model, self.examples, self.rng, double, random)
             try:
-                with _PrecisionMonitor() as monitor:
-                    self.reference = self.network.outputs(self.network.state)
+                with _PrecisionMonitor() as monitor: self.measure()
             except RuntimeError as error: problem = f"not computable ({error})"
             else:
                 self.tolerance = LOW_PRECISION_TOLERANCE if monitor.low else TOLERANCE
-                if 0 < self.reference.abs().max() < torch.inf: return
+                if all(0 < size < torch.inf for size in self.sizes): return
         raise ValueError(f"model: with random weights, for the proof, its outputs were {problem}")
-    def change(self, spec: PermutationSpec, groups: set[str]) -> float:
-        "How far a permutation of these groups moves the outputs, relative to the largest."
-        permutation = spec.assemble(lambda group, size: _derangement(size, self.rng)
-                                    if group in groups else torch.arange(size))
-        moved = permute_unchecked(spec, permutation, self.network.state)
-        change = self.network.outputs(moved) - self.reference
-        return float(change.abs().max() / self.reference.abs().max())
+    def measure(self):
+        "Run the network as it is, to compare other states to it."
+        with torch.no_grad(): self.reference = self.network.outputs(self.network.state)
+        self.sizes = [outputs.abs().max() for outputs in self.reference]
+    def change(self, state: dict[str, torch.Tensor]) -> float:
+        "How far another state moves the outputs of any example, relative to their largest."
+        with torch.no_grad(): outputs = self.network.outputs(state)
+        changes = [(own - old).abs().max() / size
+                   for own, old, size in zip(outputs, self.reference, self.sizes)]
+        return float(torch.stack(changes).max())  # nan where any of them is
+
+# %% ../../nbs/10f_permutation.proof.ipynb #permutation-change
+def permutation_change(spec: PermutationSpec,
+                       proof: Proof,  # of the same network
+                       groups: set[str],
+                      ) -> float:
+    "How far a derangement of these groups moves the outputs, relative to the largest."
+    permutation = spec.assemble(lambda group, size: _derangement(size, proof.rng)
+                                if group in groups else torch.arange(size))
+    return proof.change(permute_unchecked(spec, permutation, proof.network.state))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #culprits
 def _culprits(spec, changes):
@@ -124,20 +153,21 @@ def _culprits(spec, changes):
 # %% ../../nbs/10f_permutation.proof.ipynb #check-spec
 def check_spec(model: nn.Module,
                spec: PermutationSpec,
-               example_inputs,  # a tensor, a tuple of positional inputs, or a dict of named ones
+               example_inputs,  # a tensor, a tuple of inputs, a dict of named ones, or a list of
+                                # several such examples
                tolerance: float | None = None,  # of changes, relative to the largest output;
                                                 # None: 1e-9, or 1e-4 in lower precision
                generator: torch.Generator | None = None,  # of weights, inputs and permutations
               ) -> dict[str, float]:
-    """The change of the outputs under each group, and under all of them together.
+    """The largest change of any example's outputs under each group, and under all together.
 
     Raises `ValueError`, naming the groups, where one changes the outputs by more than
     `tolerance`, and where the model does not fit the spec."""
-    check_state(spec, model.state_dict(), "model")
+    check_state(spec, tensors_of(model), "model")
     proof = Proof(model, example_inputs, rng=generator)
     if tolerance is None: tolerance = proof.tolerance
-    changes = {group: proof.change(spec, {group}) for group in spec.groups}
-    changes["all groups"] = proof.change(spec, set(spec.groups))
+    changes = {group: permutation_change(spec, proof, {group}) for group in spec.groups}
+    changes["all groups"] = permutation_change(spec, proof, set(spec.groups))
     wrong = {group: change for group, change in changes.items() if not change <= tolerance}
     if wrong: raise ValueError(f"spec: outputs change under {_culprits(spec, wrong)}")
     return changes
@@ -159,8 +189,22 @@ def without_groups(spec: PermutationSpec,
     axes = {name: own for name, own in axes.items() if any(own)}
     groups = {group: size for group, size in spec.groups.items() if group not in fixed}
     blocks = {group: outer for group, outer in spec.blocks.items() if group in groups}
-    buffers = spec.buffers & set(axes)
-    return PermutationSpec(groups, axes, spec.shapes, buffers, spec.pinned | fixed, blocks)
+    pinned = spec.pinned | _pinned_axes(spec, fixed) | fixed
+    return replace(spec, groups=groups, axes=axes, buffers=spec.buffers & set(axes),
+                   pinned=pinned, blocks=blocks)
+
+# %% ../../nbs/10f_permutation.proof.ipynb #pinned-axes
+def _pinned_axes(spec, groups):
+    "For each axis that one of these groups acts on, why it keeps its order."
+    found = {}
+    for name, axes in spec.axes.items():
+        for i, axis in enumerate(axes):
+            acting = [group for group in unit_positions(axis or ()) if group in groups]
+            if not acting: continue
+            where = f"{name}[{i}]"
+            known = [spec.pinned[where]] if where in spec.pinned else []
+            found[where] = "; ".join([*known, *(f"units of {g!r}, pinned" for g in acting)])
+    return found
 
 def _fix(axis, groups):
     "The description of an axis with these groups fixed; None where nothing moves any more."
@@ -191,12 +235,12 @@ def remove_failing_groups(spec: PermutationSpec,
                           proof: Proof,  # of the same network
                          ) -> PermutationSpec:
     "The spec without the groups that change the outputs; these are listed in `pinned`."
-    while spec.groups and any(not proof.change(spec, trial) <= proof.tolerance
+    while spec.groups and any(not permutation_change(spec, proof, trial) <= proof.tolerance
                               for trial in _trials(spec.groups)):
         members = spec.members()
         failed = {}
         for group in spec.groups:
-            change = proof.change(spec, {group})
+            change = permutation_change(spec, proof, {group})
             if change <= proof.tolerance: continue
             seen = members[group][0] if members[group] else "its blocks"
             failed[group] = (f"permuting it changed the outputs by {change:.1e}; "

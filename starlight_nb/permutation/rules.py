@@ -51,7 +51,8 @@ ELEMENTWISE = """
     frac nan_to_num logit xlogy isnan isinf isfinite gt ge lt le eq ne greater greater_equal less
     less_equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not
     dropout feature_dropout alpha_dropout feature_alpha_dropout rrelu clone contiguous to type_as
-    _to_copy detach alias lift_fresh_copy zeros_like ones_like full_like fill zero""".split()
+    _to_copy detach alias lift_fresh_copy zeros_like ones_like full_like fill zero rand_like
+    randn_like bernoulli real imag conj _conj resolve_conj complex angle sgn""".split()
 
 @rule(*ELEMENTWISE, tables=True)
 def _elementwise(units, node, *arguments):

@@ -8,10 +8,12 @@ import html, json, math
 from dataclasses import dataclass, field
 from functools import lru_cache
 import torch
+from ..states.copies import EXTRA
+from ..states.points import fill_tied
 
 # %% auto #0
-__all__ = ['NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary', 'PermutationSpec', 'check_state',
-           'check_permutation', 'permute', 'permute_unchecked', 'compose', 'invert']
+__all__ = ['NOT_RUN', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary', 'PermutationSpec',
+           'as_real', 'check_state', 'check_permutation', 'permute_unchecked', 'permute', 'compose', 'invert']
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-length
 def axis_length(axis: tuple) -> int:
@@ -60,6 +62,7 @@ class SpecData:
     buffers: frozenset = frozenset()  # buffers among `axes`: they move but are not matched
     pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
     blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
+    tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
@@ -77,15 +80,29 @@ class SpecData:
         return permutation
 
 # %% ../../nbs/10a_permutation.spec.ipynb #natural
+NOT_RUN = "no example runs it"
 NATURAL = {  # reasons for which an axis has an order of its own
     "an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant",
     "a constant that is not in the state", "positions in an image", "positions in a kernel",
     "an axis of length one", "entries that are picked by an index", "the order of a stack",
-    "not used in evaluation mode"}
+    NOT_RUN}
+
+# %% ../../nbs/10a_permutation.spec.ipynb #moving-share
+def _moving_share(spec, tensor, i):
+    "The share of an axis that moves; None for an axis with an order of its own."
+    axis = spec.axes[tensor][i] if tensor in spec.axes else None
+    reasons = spec.pinned.get(f"{tensor}[{i}]", "an axis of the input").split("; ")
+    if NATURAL.issuperset(reasons): return 1.0 if axis else None
+    moving = {int(p) for own in unit_positions(axis or ()).values() for p in own.flatten()}
+    return len(moving) / spec.shapes[tensor][i]
 
 # %% ../../nbs/10a_permutation.spec.ipynb #coverage
 class SpecSummary(SpecData):
     "A spec that says which axes its groups act on, and how much of a network moves."
+    @property
+    def unmatched(self) -> set[str]:
+        "Tensors that move but are not matched: buffers, and further names of a tied tensor."
+        return self.buffers | set(self.tied)
     def members(self) -> dict[str, list[str]]:
         "For each group the axes that it acts on, as `tensor[axis]`."
         found = {group: [] for group in self.groups}
@@ -96,18 +113,11 @@ class SpecSummary(SpecData):
     @property
     def coverage(self) -> float:
         "The share of the hidden axes of all parameters that is permutable, from 0 to 1."
-        left_out = self.buffers | self.pinned.keys()
-        shares = [self._moving_share(tensor, i) for tensor, shape in self.shapes.items()
+        left_out = self.unmatched
+        shares = [_moving_share(self, tensor, i) for tensor, shape in self.shapes.items()
                   if tensor not in left_out for i in range(len(shape))]
         hidden = [share for share in shares if share is not None]
         return sum(hidden) / len(hidden) if hidden else 0.0
-    def _moving_share(self, tensor, i):
-        "The share of an axis that moves; None for an axis with an order of its own."
-        axis = self.axes[tensor][i] if tensor in self.axes else None
-        reasons = self.pinned.get(f"{tensor}[{i}]", "an axis of the input").split("; ")
-        if NATURAL.issuperset(reasons): return 1.0 if axis else None
-        moving = {int(p) for own in unit_positions(axis or ()).values() for p in own.flatten()}
-        return len(moving) / self.shapes[tensor][i]
 
 # %% ../../nbs/10a_permutation.spec.ipynb #tables
 def _units_label(group, groups, blocks):
@@ -166,7 +176,7 @@ def _read_fields(text):
         raise ValueError(f"text: not a permutation spec, without {', '.join(sorted(missing))}")
     if not all(isinstance(data[key], dict) for key in needed):
         raise ValueError("text: groups, axes and shapes are objects with names")
-    optional = {"pinned": data.get("pinned", {}), "blocks": data.get("blocks", {})}
+    optional = {key: data.get(key, {}) for key in ("pinned", "blocks", "tied")}
     tuples = {key: {name: _tuples(value) for name, value in data[key].items()}
               for key in ("axes", "shapes")}
     buffers = frozenset(data.get("buffers", ()))
@@ -192,6 +202,12 @@ def _check_axes(spec):
             if name not in spec.shapes: raise ValueError(f"{where}: shapes has no tensor {name!r}")
             _check_axis(where, axis, spec.shapes[name][i], spec.groups)
 
+def _check_tied(spec):
+    "Raise `ValueError` where a tied name and its first name are not of one tensor."
+    for name, first in spec.tied.items():
+        if name not in spec.shapes or spec.shapes.get(first) != spec.shapes[name]:
+            raise ValueError(f"text: tied[{name!r}]: shapes has no {first!r} of the same shape")
+
 # %% ../../nbs/10a_permutation.spec.ipynb #permutationspec
 class PermutationSpec(SpecSummary):
     "Which axes of which tensors of a state are permuted together; plain data, as JSON and tables."
@@ -199,12 +215,13 @@ class PermutationSpec(SpecSummary):
         "The spec as JSON text."
         return json.dumps({"groups": self.groups, "blocks": self.blocks, "axes": self.axes,
                            "shapes": self.shapes, "buffers": sorted(self.buffers),
-                           "pinned": self.pinned}, indent=1)
+                           "pinned": self.pinned, "tied": self.tied}, indent=1)
     @staticmethod
     def from_json(text: str) -> PermutationSpec:
         "The spec in JSON text; `ValueError` where the text is no spec or contradicts itself."
         spec = PermutationSpec(**_read_fields(text))
         _check_axes(spec)
+        _check_tied(spec)
         return spec
     def _table(self):
         "The headline, and the name, units and axes of each group."
@@ -216,23 +233,36 @@ class PermutationSpec(SpecSummary):
     def _repr_markdown_(self): return _markdown_table(*self._table(), self.pinned)
     def _repr_html_(self): return _html_table(*self._table(), self.pinned)
 
+# %% ../../nbs/10a_permutation.spec.ipynb #as-real
+def as_real(tensor: torch.Tensor) -> torch.Tensor:
+    "A complex tensor as real numbers, the two parts along a last axis; others as they are."
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
 # %% ../../nbs/10a_permutation.spec.ipynb #check-state
 def check_state(spec: PermutationSpec,
                 state: dict[str, torch.Tensor],
                 argument: str = "state",  # the caller's name for it, for the message
-               ):
-    "Raise `ValueError`, naming the tensor, unless `state` has the tensors and shapes of `spec`."
+               ) -> dict[str, torch.Tensor]:
+    """The tensors of `state`, not copied and without gradients, under all names of `spec`.
+
+    Raises `ValueError`, naming the tensor, where names or shapes differ from those of `spec`, and
+    where two names of a tied tensor hold different values."""
     if not hasattr(state, "keys"):
         raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, "
                          f"not {type(state).__name__}")
-    _check_names(spec.shapes, state, argument)
+    given = {name: tensor for name, tensor in state.items() if not name.endswith(EXTRA)}
+    given = fill_tied(given, spec.tied, argument)
+    _check_names(spec.shapes, given, argument)
+    found = {name: given[name] for name in spec.shapes}
     for name, shape in spec.shapes.items():
-        if not torch.is_tensor(state[name]):
-            raise ValueError(f"{argument}: {name!r} is no tensor but {type(state[name]).__name__}")
-        if tuple(state[name].shape) != tuple(shape):
-            raise ValueError(f"{argument}: {name!r} has the shape {tuple(state[name].shape)}, "
+        if not torch.is_tensor(found[name]):
+            raise ValueError(f"{argument}: {name!r} is no tensor but {type(found[name]).__name__}")
+        if tuple(found[name].shape) != tuple(shape):
+            raise ValueError(f"{argument}: {name!r} has the shape {tuple(found[name].shape)}, "
                              f"the spec's is {tuple(shape)}")
+    return {name: tensor.detach() for name, tensor in found.items()}
 
+# %% ../../nbs/10a_permutation.spec.ipynb #check-names
 def _check_names(shapes, state, argument):
     "Raise `ValueError` for the first tensor that only one side has."
     alone = [(name, "spec") for name in shapes if name not in state]
@@ -263,20 +293,7 @@ def check_permutation(spec: PermutationSpec,
             raise ValueError(f"{argument}[{group!r}]: its blocks of {inner} must move "
                              f"as {spec.blocks[group]!r} does")
 
-# %% ../../nbs/10a_permutation.spec.ipynb #permute
-def permute(spec: PermutationSpec,
-            permutation: dict[str, torch.Tensor],
-            state: dict[str, torch.Tensor],  # not changed
-           ) -> dict[str, torch.Tensor]:
-    """A new state with every axis reordered; the network's outputs stay what they were.
-
-    Raises `ValueError` where the state or the permutation does not fit the spec."""
-    check_state(spec, state)
-    check_permutation(spec, permutation)
-    moved = permute_unchecked(spec, permutation, state)
-    return {name: tensor.clone() if moved[name] is tensor else moved[name]
-            for name, tensor in state.items()}
-
+# %% ../../nbs/10a_permutation.spec.ipynb #permute-unchecked
 def permute_unchecked(spec: PermutationSpec,
                       permutation: dict[str, torch.Tensor],
                       state: dict[str, torch.Tensor],  # not changed
@@ -291,6 +308,21 @@ def permute_unchecked(spec: PermutationSpec,
             index = axis_index(axis, permutation).to(result[name].device)
             result[name] = result[name].index_select(i, index)
     return result
+
+# %% ../../nbs/10a_permutation.spec.ipynb #permute
+def permute(spec: PermutationSpec,
+            permutation: dict[str, torch.Tensor],
+            state: dict[str, torch.Tensor],  # not changed
+           ) -> dict[str, torch.Tensor]:
+    """A new state with every axis reordered; the network's outputs stay what they were.
+
+    It has all names of tied tensors, also where `state` has one of them only.
+    Raises `ValueError` where the state or the permutation does not fit the spec."""
+    state = check_state(spec, state)
+    check_permutation(spec, permutation)
+    moved = permute_unchecked(spec, permutation, state)
+    return {name: tensor.clone() if moved[name] is tensor else moved[name]
+            for name, tensor in state.items()}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #compose
 def compose(p: dict[str, torch.Tensor],  # the second to act

@@ -4,16 +4,104 @@
 
 # %% ../../nbs/10d_permutation.trace.ipynb #imports
 from __future__ import annotations
-import copy, io, logging, traceback
-from contextlib import contextmanager, redirect_stderr
+import io, logging, traceback
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
+from typing import NamedTuple
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from .rules import RULES, operation
 from .units import Axes, AxisTables, Units, separate
+from ..states import forget_caches, tensors_of, tied_names, working_copy
 
 # %% auto #0
-__all__ = ['NOT_COVERED', 'SUMMED_AXIS', 'split_inputs', 'export_graph', 'aliases', 'Trace']
+__all__ = ['EVALUATION', 'MODES', 'RANDOM', 'NOT_COVERED', 'SUMMED_AXIS', 'Example', 'split_examples', 'modules_in_training',
+           'run_example', 'all_tensors', 'clean_copy', 'export_graph', 'has_fractions', 'Graphs', 'Trace']
+
+# %% ../../nbs/10d_permutation.trace.ipynb #split-inputs
+EVALUATION = "evaluation"
+
+class Example(NamedTuple):
+    "What a network is run on once."
+    positional: tuple
+    named: dict
+    mode: str = EVALUATION  # a name in `MODES`
+    noisy: bool = False     # does it draw random numbers?
+
+def split_examples(example_inputs) -> list[Example]:
+    "The examples, one or several; `ValueError` for an empty list or a list in a list."
+    if not isinstance(example_inputs, list): return [_example(example_inputs)]
+    if not example_inputs: raise ValueError("example_inputs: at least one example is needed")
+    for i, inputs in enumerate(example_inputs):
+        if not isinstance(inputs, list): continue
+        raise ValueError(f"example_inputs[{i}]: an example is a tensor, a tuple of inputs, or a "
+                         "dict of named ones, and not a list")
+    return [_example(inputs) for inputs in example_inputs]
+
+def _example(inputs):
+    "One example in any of its forms."
+    if isinstance(inputs, Example): return inputs
+    if isinstance(inputs, Mapping): return Example((), dict(inputs))
+    return Example(inputs if isinstance(inputs, tuple) else (inputs,), {})
+
+# %% ../../nbs/10d_permutation.trace.ipynb #modes
+def _never(module): return False
+
+def _is_own(module): return not type(module).__module__.startswith("torch.nn")
+
+def _is_own_container(module):
+    return _is_own(module) and next(module.children(), None) is not None
+
+MODES = {EVALUATION: _never, "training containers": _is_own_container, "training": _is_own}
+
+def modules_in_training(model: nn.Module, mode: str) -> list[nn.Module]:
+    "The modules that are in training mode when `model` is in one of the `MODES`."
+    if mode == EVALUATION: return []
+    return [module for module in model.modules() if MODES[mode](module)]
+
+@contextmanager
+def _in_mode(model, mode):
+    "Put a model that is in evaluation mode into one of the `MODES` for a while."
+    modules = modules_in_training(model, mode)
+    for module in modules: module.training = True
+    try: yield
+    finally:
+        for module in modules: module.training = False
+
+# %% ../../nbs/10d_permutation.trace.ipynb #run-example
+RANDOM = {f"aten::{name}" for name in (
+    "bernoulli bernoulli_ rand rand_like randn randn_like uniform_ normal normal_ exponential_"
+    ).split()}
+
+class _WithoutNoise(TorchDispatchMode):
+    "Every random number is 0.5; notes whether there are any."
+    found = False
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function._schema.name not in RANDOM: return result
+        self.found = True
+        return result.fill_(0.5)
+
+def run_example(model: nn.Module,  # in evaluation mode
+                state: dict[str, torch.Tensor],
+                example: Example):
+    "What the model returns with this state; the same every time also in training."
+    if example.mode != EVALUATION:
+        buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+        state = {name: own.clone() if name in buffers else own for name, own in state.items()}
+    with _in_mode(model, example.mode), _WithoutNoise() if example.noisy else nullcontext():
+        return torch.func.functional_call(model, state, example.positional, example.named,
+                                          tie_weights=False)
+
+# %% ../../nbs/10d_permutation.trace.ipynb #all-tensors
+def all_tensors(outputs) -> list[torch.Tensor]:
+    "All tensors in whatever a model returns."
+    if isinstance(outputs, torch.Tensor): return [outputs]
+    if isinstance(outputs, Mapping): outputs = list(outputs.values())
+    if not isinstance(outputs, (list, tuple)): return []
+    return [tensor for item in outputs for tensor in all_tensors(item)]
 
 # %% ../../nbs/10d_permutation.trace.ipynb #contexts
 @contextmanager
@@ -33,32 +121,33 @@ def _without_fused_attention():
     try: yield
     finally: torch.backends.mha.set_fastpath_enabled(before)
 
-# %% ../../nbs/10d_permutation.trace.ipynb #split-inputs
-def split_inputs(example_inputs) -> tuple[tuple, dict]:
-    "The positional inputs in a tuple, and the named ones in a dict."
-    if isinstance(example_inputs, dict): return (), example_inputs
-    if isinstance(example_inputs, (tuple, list)): return tuple(example_inputs), {}
-    return (example_inputs,), {}
+# %% ../../nbs/10d_permutation.trace.ipynb #clean-copy
+def clean_copy(model: nn.Module, example: Example) -> nn.Module:
+    "A copy of the model in evaluation mode, without caches of earlier weights."
+    copied = working_copy(model)
+    copied.eval()
+    forget_caches(copied, lambda: copied(*example.positional, **example.named))
+    return copied
 
 # %% ../../nbs/10d_permutation.trace.ipynb #export-graph
 def export_graph(model: nn.Module,
-                 example_inputs,  # a tensor, a tuple of tensors, or a dict of named ones
+                 example: Example,
+                 argument: str = "example_inputs",  # the caller's name for it, for the message
                 ) -> torch.export.ExportedProgram:
-    "The exported program of `model` in evaluation mode; `ValueError` if it cannot be traced."
-    inputs, named = split_inputs(example_inputs)
-    model = copy.deepcopy(model).eval()
-    with torch.no_grad(), _without_fused_attention():
+    "The exported program of `model` in the example's mode; `ValueError` if it cannot be traced."
+    model = clean_copy(model, example)
+    with torch.no_grad(), _without_fused_attention(), _in_mode(model, example.mode):
         try:
-            with _quiet(): return torch.export.export(model, inputs, named)
+            with _quiet(): return torch.export.export(model, example.positional, example.named)
         except Exception as error:
-            raise ValueError(_diagnosis(model, inputs, named, error)) from error
+            raise ValueError(_diagnosis(model, example, argument, error)) from error
 
-def _diagnosis(model, inputs, named, error):
+def _diagnosis(model, example, argument, error):
     "Do the inputs not fit, or can the model not be traced?"
     name = type(model).__name__
-    try: model(*inputs, **named)
+    try: model(*example.positional, **example.named)
     except Exception as own:
-        return f"example_inputs: {name} does not accept them{_line_of(own)}: {str(own).strip()}"
+        return f"{argument}: {name} does not accept them{_line_of(own)}: {str(own).strip()}"
     return f"model: torch.export cannot trace {name}{_line_of(error)}: {str(error).strip()}"
 
 def _line_of(error):
@@ -131,27 +220,21 @@ def _all_tables(value):
     return [table for item in value for table in _all_tables(item)]
 
 # %% ../../nbs/10d_permutation.trace.ipynb #names
-def aliases(model: nn.Module) -> dict[str, str]:
-    "For each name in the state whose tensor has an earlier name (tied weights), that name."
-    first, later = {}, {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in first: later[name] = first[id(tensor)]
-        else: first[id(tensor)] = name
-    return later
-
-def _names(signature, earlier):
-    "For each placeholder of the graph that is no input, the name of its tensor."
+def _names(program, nodes, earlier):
+    "For each placeholder that is no input, the name of its tensor."
+    signature = program.graph_signature
     names = (signature.inputs_to_parameters | signature.inputs_to_buffers
              | signature.inputs_to_lifted_tensor_constants)
-    return {node: earlier.get(name, name) for node, name in names.items()}
+    return {node: earlier.get(names[node.name], names[node.name]) for node in nodes
+            if node.op == "placeholder" and node.name in names}
 
 # %% ../../nbs/10d_permutation.trace.ipynb #placeholders
-def _placeholders(units, nodes, names, state):
-    "The axis tables of every placeholder; those of one tensor of the state are the same."
-    values, placed = {}, {}
+def _placeholders(units, nodes, names, state, placed):
+    "The axis tables of every placeholder; `placed` keeps those of tensors of the state, by name."
+    values = {}
     for node in nodes:
         if node.op != "placeholder": continue
-        name = names.get(node.name)
+        name = names.get(node)
         tensor = node.meta.get("val")
         if name in state:
             if name not in placed: placed[name] = _new_axes(units, tensor, None)
@@ -165,17 +248,19 @@ def _placeholders(units, nodes, names, state):
 SUMMED_AXIS = {"linear": 1, "conv1d": 1, "conv2d": 1, "conv3d": 1,  # of the operation's weight
                "conv_transpose1d": 0, "conv_transpose2d": 0, "conv_transpose3d": 0}
 
-def _used_axes(calls, names, state, values):
+def _used_axes(nodes, names, state, values):
     "The axis tables of the tensors of the state, in the order in which operations use them."
-    sources = (source for node in calls for source in node.all_input_nodes)
-    return {names[source.name]: values[source] for source in sources
-            if names.get(source.name) in state}
+    sources = (source for node in nodes if node.op == "call_function"
+               for source in node.all_input_nodes)
+    return {names[source]: values[source] for source in sources
+            if names.get(source) in state}
 
-def _summed_axes(calls, names):
+def _summed_axes(nodes, names):
     "Which axes of which weights are summed over: pairs (name, axis)."
-    layers = [node for node in calls if operation(node) in SUMMED_AXIS]
-    return {(names[node.args[1].name], SUMMED_AXIS[operation(node)]) for node in layers
-            if node.args[1].name in names}
+    layers = [node for node in nodes
+              if node.op == "call_function" and operation(node) in SUMMED_AXIS]
+    return {(names[node.args[1]], SUMMED_AXIS[operation(node)]) for node in layers
+            if node.args[1] in names}
 
 # %% ../../nbs/10d_permutation.trace.ipynb #walk
 def _walk(units, nodes, values):
@@ -185,23 +270,87 @@ def _walk(units, nodes, values):
         if node.op == "output": _pin_sources(units, node, values, "reaches the output")
         units.occurrences += [table.ravel() for table in _all_tables(values[node])]
 
+# %% ../../nbs/10d_permutation.trace.ipynb #has-units
+def has_fractions(tensor: torch.Tensor) -> bool:
+    "Does a tensor hold real or complex numbers, and no counts, flags or indices?"
+    return tensor.is_floating_point() or tensor.is_complex()
+
+def _has_units(tensor):
+    "Does a tensor have numbers along an axis?"
+    return has_fractions(tensor) and tensor.numel() > 1
+
 # %% ../../nbs/10d_permutation.trace.ipynb #trace
-class Trace:
-    "What the graph of a network says of the units of its state; raises as `export_graph` does."
-    def __init__(self,
-                 model: nn.Module,
-                 example_inputs,  # a tensor, a tuple of tensors, or a dict of named ones
-                ):
-        program = export_graph(model, example_inputs)
-        nodes = list(program.graph.nodes)
-        self.state = model.state_dict()
+class Graphs:
+    "What the graphs of examples say of the units of a network's state."
+    def __init__(self, model: nn.Module):
+        self.state = tensors_of(model)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        self.aliases = aliases(model)
-        self.names = _names(program.graph_signature, self.aliases)
-        self.units = Units()
-        placeholders = _placeholders(self.units, nodes, self.names, self.state)
-        self.values = dict.fromkeys(nodes) | placeholders
+        self.aliases, self.units = tied_names(model), Units()
+        self.examples, self.read = [], set()
+        self.values, self.names = {}, {}
+        self.axes, self.placed = {}, {}  # by tensor; those that no operation uses are placed too
+    @property
+    def unread(self) -> list[str]:
+        "First names of parameters and statistics that no graph reads; none of single numbers."
+        return [name for name, tensor in self.state.items() if _has_units(tensor)
+                and name not in self.axes and name not in self.aliases]
+    def add(self, example: Example, program: torch.export.ExportedProgram):
+        "Let the graph of an example say what it knows of the units."
+        nodes = list(program.graph.nodes)
+        names = _names(program, nodes, self.aliases)
+        placeholders = _placeholders(self.units, nodes, names, self.state, self.placed)
+        self.values |= dict.fromkeys(nodes) | placeholders
         _walk(self.units, nodes, self.values)
-        calls = [node for node in nodes if node.op == "call_function"]
-        self.axes = _used_axes(calls, self.names, self.state, self.values)
-        self.read = _summed_axes(calls, self.names)
+        self.axes |= _used_axes(nodes, names, self.state, self.values)
+        self.read |= _summed_axes(nodes, names)
+        self.names |= names
+        self.examples.append(example)
+
+# %% ../../nbs/10d_permutation.trace.ipynb #training
+def _training_modes(model):
+    "The modes in which some modules are in training, without those that are the same."
+    found = {}
+    for mode in MODES: found.setdefault(tuple(map(id, modules_in_training(model, mode))), mode)
+    return [mode for mode in found.values() if mode != EVALUATION]
+
+def _check_repeatable(model, example):
+    "The example, noisy or not; `ValueError` where the model returns other numbers the second time."
+    model = clean_copy(model, example)
+    state = tensors_of(model)
+    with torch.no_grad(), _WithoutNoise() as noise:
+        first, second = (all_tensors(run_example(model, state, example)) for _ in range(2))
+    if not (len(first) == len(second) and all(map(torch.equal, first, second))):
+        raise ValueError("model: returns other numbers each time")
+    return example._replace(noisy=noise.found)
+
+def _training_graph(model, example):
+    "The example and its exported program; None where it cannot be traced, or not repeated."
+    try:
+        example = _check_repeatable(model, example)
+        return example, export_graph(model, example)
+    except Exception: return None  # of a model's own code for training, which is not asked for
+
+# %% ../../nbs/10d_permutation.trace.ipynb #trace-class
+class Trace(Graphs):
+    "What the graphs of a network say of the units of its state; raises as `export_graph` does."
+    def __init__(self, model: nn.Module,
+                 example_inputs):  # a tensor, tuple or dict, or a list of several examples
+        super().__init__(model)
+        several = isinstance(example_inputs, list)
+        for i, example in enumerate(split_examples(example_inputs)):
+            argument = f"example_inputs[{i}]" if several else "example_inputs"
+            self.add(example, export_graph(model, example, argument))
+        self._add_training(model, list(self.examples))
+    def _add_training(self, model, examples):
+        "Add the examples in modes of training, as long as they read what is still unread."
+        for mode in _training_modes(model):
+            for example in examples:
+                missing = self.parameters & set(self.unread)
+                if not missing: return
+                found = _training_graph(model, example._replace(mode=mode))
+                if found and self._read_names(found[1]) & missing: self.add(*found)
+    def _read_names(self, program):
+        "The names of the tensors that operations of a graph read."
+        nodes = list(program.graph.nodes)
+        names = _names(program, nodes, self.aliases)
+        return {name for node, name in names.items() if node.users}

@@ -18,9 +18,14 @@ def tied_names(model: nn.Module) -> dict[str, str]:
     first, later = {}, {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name.endswith(EXTRA): continue
-        if id(tensor) in first: later[name] = first[id(tensor)]
-        else: first[id(tensor)] = name
+        earlier = first.setdefault(_identity(tensor), name)
+        if earlier != name: later[name] = earlier
     return later
+
+def _identity(tensor):
+    "What two names of one tensor have in common: the same place in memory."
+    if not tensor.numel() or tensor.is_meta: return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 # %% ../../nbs/05b_states.points.ipynb #fill-tied
 def fill_tied(state: dict[str, torch.Tensor],
@@ -35,13 +40,16 @@ def fill_tied(state: dict[str, torch.Tensor],
         if first not in state: continue
         if name not in state: state[name] = state[first]
         elif not _same_tensor(state[name], state[first]):
-            raise ValueError(f"{argument}: {name!r} and {first!r} are one tensor in the model, "
-                             "and here they differ")
+            raise ValueError(f"{argument}: {name!r} and {first!r} are one tensor in the network, "
+                             "and hold different values here")
     return state
 
 def _same_tensor(one, other):
-    "Do two tensors have the same values? A tensor that is no number is the same as itself."
-    return one is other or one.shape == other.shape and torch.equal(one, other)
+    "Do two tensors have the same values? What is not a number in both is the same."
+    if one is other or not (torch.is_tensor(one) and torch.is_tensor(other)): return True
+    if one.shape != other.shape: return False
+    other = other.to(one.device)
+    return bool(((one == other) | (one != one) & (other != other)).all())
 
 # %% ../../nbs/05b_states.points.ipynb #placement
 def placement(model: nn.Module) -> dict[str, str]:
