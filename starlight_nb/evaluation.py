@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 from .data import Dataset, Split, batches, check_dataset
 from .training import Recipe, state_of
-from .training.networks import logits_of, safe_format
+from .training.networks import logits_of, outputs_of, safe_format
 
 # %% auto #0
 __all__ = ['CACHED_NUMBERS', 'check_same', 'interpolate', 'lerp_states', 'best_batch', 'batch_norms', 'Evaluator',
@@ -128,13 +128,14 @@ class Evaluator(_WorkingCopy):
         self.reset()
         for norm in self.norms: norm.reset_running_stats()
         size = batch_size or best_batch(self.model, split, 500)
-        _average_statistics(self.norms, split, size, lambda x: logits_of(self.model, x, recipe))
+        _average_statistics(self.norms, split, size, lambda x: outputs_of(self.model, x, recipe))
     def evaluate(self, split: Split, batch_size: int | None = None,
                  recipe: Recipe = Recipe()) -> tuple[float, float]:
         "Mean cross-entropy in nats, and accuracy from 0 to 1, of the loaded state."
         self.reset()
         size = batch_size or best_batch(self.model, split, 2000)
-        return _mean_score(lambda x: logits_of(self.model, x, recipe), split, size)
+        def forward(x): return logits_of(self.model, x, recipe, split.largest_label)
+        return _mean_score(forward, split, size)
 
 # %% ../nbs/03_evaluation.ipynb #refresh-batchnorm
 def refresh_batchnorm(model: nn.Module,                # the architecture; not changed
@@ -195,20 +196,22 @@ class StackedEvaluator(_WorkingCopy):
         "As `Evaluator.evaluate`, for each loaded state."
         self.reset()
         with torch.no_grad():
-            total = sum(torch.stack([_score(logits, y) for logits in self._logits(x, recipe)])
-                        for x, y in batches(split, batch_size))
+            logits = ((self._logits(x, recipe, split.largest_label), y)
+                      for x, y in batches(split, batch_size))
+            total = sum(torch.stack([_score(own, y) for own in each]) for each, y in logits)
         return list(map(tuple, (total / len(split)).tolist()))
     def states(self) -> list[dict[str, torch.Tensor]]:
         "The loaded states, with the statistics that were measured."
         return [dict(zip(self.stack, tensors)) for tensors in zip(*self.stack.values())]
-    def _logits(self, x, recipe): return _stacked_logits(self.model, self.stack, x, recipe)
+    def _logits(self, x, recipe, largest_label=-1):
+        return _stacked_logits(self.model, self.stack, x, recipe, largest_label)
 
 # %% ../nbs/03_evaluation.ipynb #stacked-logits
-def _stacked_logits(model, stack, x, recipe):
+def _stacked_logits(model, stack, x, recipe, largest_label=-1):
     "Outputs for a batch, (states, examples, classes)."
     def of_state(state):
         def network(x): return functional_call(model, state, (x,))
-        return logits_of(network, x, recipe)
+        return logits_of(network, x, recipe, largest_label)
     return vmap(of_state)(stack)
 
 def _statistics_names(model, norms):

@@ -8,7 +8,6 @@ import copy, math
 from dataclasses import dataclass
 from functools import partial
 import torch
-import torch.nn.functional as F
 from torch import nn
 from ..data import Dataset, batches, check_dataset
 from ..evaluation import batch_norms
@@ -18,8 +17,9 @@ from .weights import (
 from ..models import generator
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, permute)
-from ..runtime.settings import check_choice
-from ..training.recipes import check_number
+from ..runtime.settings import check_choice, check_number
+from ..training import Recipe
+from ..training.networks import training_loss
 
 # %% auto #0
 __all__ = ['COSTS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'batch_loss', 'shuffled_batches', 'optimizer_step',
@@ -66,6 +66,7 @@ def loss_dtype(state: dict[str, torch.Tensor]) -> torch.dtype:
 
 def batch_loss(model: nn.Module,  # the architecture; not changed
                state: dict[str, torch.Tensor],  # of which the buffers are taken
+               largest_label: int = -1,         # of the data; the errors of `logits_of`
               ):
     """A function (parameters, x, y) -> mean cross-entropy of a batch, in nats.
 
@@ -76,8 +77,9 @@ def batch_loss(model: nn.Module,  # the architecture; not changed
     for norm in batch_norms(model.to(dtype)): norm.train()
     def loss(parameters, x, y):
         x = x.to(dtype) if x.is_floating_point() else x
-        logits = torch.func.functional_call(model, parameters, (x,), tie_weights=False)
-        return F.cross_entropy(logits, y)
+        def network(x):
+            return torch.func.functional_call(model, parameters, (x,), tie_weights=False)
+        return training_loss(network, x, y, Recipe(), largest_label)
     return loss
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #steps
@@ -119,7 +121,7 @@ class _Cost:
     def function(self, a, state_a):
         "A function of the parameters of the softly permuted B; `a` holds those of A."
         if self.name == "distance": return partial(_distance, a)
-        loss = batch_loss(self.model, state_a)
+        loss = batch_loss(self.model, state_a, self.data.train.largest_label)
         examples = shuffled_batches(self.data, self.batch_size, self.seed)
         rng = generator(self.seed, "points")
         def cost(b):
@@ -131,9 +133,11 @@ class _Cost:
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #checks
 def check_arguments(spec, state_a, state_b, init, model, data,
                     needs_loss: bool,  # whether a model and data are needed
-                    lr: float,
-                    **counts):         # options that are whole numbers of at least 1
-    "Raise `ValueError`, naming the argument, for what matching by gradient descent cannot use."
+                    **numbers,         # options: lr and seed from 0, other whole numbers from 1
+                   ) -> dict[str, float]:
+    """The numbers, as Python's.
+
+    Raises `ValueError`, naming the argument, for what matching by gradient descent cannot use."""
     check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
     missing = [name for name, value in (("model", model), ("data", data)) if value is None]
@@ -142,8 +146,9 @@ def check_arguments(spec, state_a, state_b, init, model, data,
     if not missing:
         check_dataset(data)
         check_state(spec, model.state_dict(), "model")
-    for name, value in counts.items(): check_number(name, value, int, 1, math.inf)
-    check_number("lr", lr, float, 0, math.inf)
+    kinds = {"lr": (float, 0), "seed": (int, 0)}
+    return {name: check_number(name, value, *kinds.get(name, (int, 1)), math.inf)
+            for name, value in numbers.items()}
 
 def mixed_names(spec: PermutationSpec,
                 state: dict[str, torch.Tensor],
@@ -208,11 +213,6 @@ def _match_softly(spec, state_a, state_b, init, cost, descent):
     permutation = match_rest(spec, state_a, state_b, permutation, groups)
     return matching_of(spec, state_a, state_b, permutation)
 
-# %% ../../nbs/11f_matching.sinkhorn.ipynb #check-temperature
-def _check_temperature(temperature):
-    if not temperature > 0:
-        raise ValueError(f"temperature: a number above 0 is needed, not {temperature!r}")
-
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #match-sinkhorn
 def match_sinkhorn(spec: PermutationSpec,
                    state_a: dict[str, torch.Tensor],  # the network whose order is kept
@@ -233,9 +233,11 @@ def match_sinkhorn(spec: PermutationSpec,
 
     Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
     where the loss is not finite."""
-    chosen = _Cost(check_choice("cost", cost, COSTS), model, data, batch_size, seed)
-    check_arguments(spec, state_a, state_b, init, model, data, cost != "distance", lr,
-                    steps=steps, iterations=iterations, batch_size=batch_size)
-    _check_temperature(temperature)
-    descent = _SoftDescent(steps, lr, temperature, iterations, seed)
+    check_choice("cost", cost, COSTS)
+    given = check_arguments(spec, state_a, state_b, init, model, data, cost != "distance", lr=lr,
+                            steps=steps, iterations=iterations, batch_size=batch_size, seed=seed)
+    steps, lr = given["steps"], given["lr"]
+    temperature = check_number("temperature", temperature, float, 0, math.inf, "neither")
+    chosen = _Cost(cost, model, data, given["batch_size"], given["seed"])
+    descent = _SoftDescent(steps, lr, temperature, given["iterations"], given["seed"])
     return _match_softly(spec, state_a, state_b, init, chosen, descent)

@@ -15,11 +15,11 @@ from torch.optim.sgd import sgd
 from ..data import Dataset, batches, check_dataset
 from ..models import RANDOM, generator, generator_seed
 from ..runtime.progress import epochs
-from ..runtime.settings import synchronize
+from ..runtime.settings import check_number, synchronize
 from ..runtime.store import Checkpoint, state_digest, with_prefix
 from .networks import FlatModule, StackedModules, state_of
 from .recipes import (
-    Recipe, apply_augmentations, check_number, draw_augmentations, learning_rate)
+    Recipe, apply_augmentations, draw_augmentations, learning_rate)
 
 # %% auto #0
 __all__ = ['MEASURED_SECONDS', 'Objective', 'check_training', 'fit', 'train', 'train_stacked', 'step_seconds']
@@ -214,15 +214,15 @@ def check_training(data,
                    recipe,
                    seeds: list,
                    checkpoint=None,
-                  ):
-    "Raise `ValueError`, naming the argument, unless a training can begin with these arguments."
+                  ) -> list[int]:
+    "The seeds; `ValueError`, naming the argument, unless a training can begin with all of these."
     check_dataset(data)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe: a Recipe is needed, not {recipe!r}; "
                          "training.recipe_from makes one")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         raise ValueError(f"checkpoint: a Checkpoint is needed, not {checkpoint!r}")
-    for seed in seeds: check_number("seed", seed, int, 0, math.inf)
+    return [check_number("seed", seed, int, 0, math.inf) for seed in seeds]
 
 # %% ../../nbs/02c_training.loop.ipynb #bound
 def _checkpoint_of(checkpoint, models, data, recipe, seed):
@@ -244,8 +244,8 @@ def fit(model: nn.Module,  # where to start; not changed
 
     Returns the final state and the mean objective of each epoch, in nats. Raises `ValueError` for
     a bad argument, and `FloatingPointError` with step, epoch and seed when the loss diverges."""
-    check_training(data, recipe, [seed], checkpoint)
-    networks = FlatModule(model, recipe)
+    seed, = check_training(data, recipe, [seed], checkpoint)
+    networks = FlatModule(model, recipe, data.train.largest_label)
     own = _checkpoint_of(checkpoint, [model], data, recipe, seed)
     history = _run(networks, data, recipe, [seed], objective or Objective(), own)
     return networks.states()[0], [loss.item() for loss in history]
@@ -279,8 +279,8 @@ def train_stacked(models: list[nn.Module],  # where to start, of one architectur
         raise ValueError("seeds: one for each model is needed, and at least one, "
                          f"not {len(seeds)} for {len(models)}")
     if len(models) == 1: return [train(models[0], data, recipe, seeds[0], checkpoint)]
-    check_training(data, recipe, seeds, checkpoint)
-    networks = StackedModules(models, recipe)
+    seeds = check_training(data, recipe, seeds, checkpoint)
+    networks = StackedModules(models, recipe, data.train.largest_label)
     own = _checkpoint_of(checkpoint, models, data, recipe, seeds)
     _run(networks, data, recipe, seeds, Objective(), own)
     return networks.states()
@@ -309,6 +309,7 @@ def step_seconds(models: list[nn.Module],  # trained together, one or a stack; n
                  steps: int = 10,          # timed, at most
                 ) -> float:
     "Seconds that a step takes on the device of the data, measured now."
+    steps = check_number("steps", steps, int, 1, math.inf)
     networks = StackedModules(models, recipe) if len(models) > 1 else FlatModule(models[0], recipe)
     objective = objective or Objective()
     state = _TrainingState(networks, recipe, list(range(len(models))), objective)
