@@ -33,7 +33,7 @@ def with_temperature(probs,               # probabilities (n, classes)
 
 def _tempered(logs, temperature):
     "The probabilities at a temperature, from their logarithms."
-    below = logs - logs.amax(1, keepdim=True)  # of the most probable class 0, so that it stays finite
+    below = logs - logs.amax(1, keepdim=True)  # 0 at most: nothing overflows
     return (below / temperature).softmax(1)
 
 # %% ../../nbs/20c_bma.temperature.ipynb #fit-temperature

@@ -22,7 +22,7 @@ from ..training import Recipe
 from ..training.networks import training_loss
 
 # %% auto #0
-__all__ = ['COSTS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'batch_loss', 'shuffled_batches', 'optimizer_step',
+__all__ = ['COSTS', 'NUMBERS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'batch_loss', 'shuffled_batches', 'optimizer_step',
            'check_arguments', 'mixed_names', 'match_sinkhorn']
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #sinkhorn
@@ -131,13 +131,14 @@ class _Cost:
         return cost
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #checks
+NUMBERS = {"lr": (float, 0, math.inf), "temperature": (float, 0, math.inf, "neither"),
+           "seed": (int, 0, math.inf)}  # limits of options; the others are counts of at least 1
+
 def check_arguments(spec, state_a, state_b, init, model, data,
                     needs_loss: bool,  # whether a model and data are needed
-                    **numbers,         # options: lr and seed from 0, other whole numbers from 1
+                    **numbers,         # the options that are numbers, by name
                    ) -> dict[str, float]:
-    """The numbers, as Python's.
-
-    Raises `ValueError`, naming the argument, for what matching by gradient descent cannot use."""
+    "The numbers, as Python's; `ValueError`, naming the argument, for what cannot be used."
     check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
     missing = [name for name, value in (("model", model), ("data", data)) if value is None]
@@ -146,10 +147,10 @@ def check_arguments(spec, state_a, state_b, init, model, data,
     if not missing:
         check_dataset(data)
         check_state(spec, model.state_dict(), "model")
-    kinds = {"lr": (float, 0), "seed": (int, 0)}
-    return {name: check_number(name, value, *kinds.get(name, (int, 1)), math.inf)
+    return {name: check_number(name, value, *NUMBERS.get(name, (int, 1, math.inf)))
             for name, value in numbers.items()}
 
+# %% ../../nbs/11f_matching.sinkhorn.ipynb #mixed-names
 def mixed_names(spec: PermutationSpec,
                 state: dict[str, torch.Tensor],
                 model: nn.Module | None,
@@ -234,10 +235,8 @@ def match_sinkhorn(spec: PermutationSpec,
     Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
     where the loss is not finite."""
     check_choice("cost", cost, COSTS)
-    given = check_arguments(spec, state_a, state_b, init, model, data, cost != "distance", lr=lr,
-                            steps=steps, iterations=iterations, batch_size=batch_size, seed=seed)
-    steps, lr = given["steps"], given["lr"]
-    temperature = check_number("temperature", temperature, float, 0, math.inf, "neither")
-    chosen = _Cost(cost, model, data, given["batch_size"], given["seed"])
-    descent = _SoftDescent(steps, lr, temperature, given["iterations"], given["seed"])
-    return _match_softly(spec, state_a, state_b, init, chosen, descent)
+    given = check_arguments(spec, state_a, state_b, init, model, data, cost != "distance",
+                            steps=steps, lr=lr, temperature=temperature, iterations=iterations,
+                            batch_size=batch_size, seed=seed)
+    chosen = _Cost(cost, model, data, given.pop("batch_size"), given["seed"])
+    return _match_softly(spec, state_a, state_b, init, chosen, _SoftDescent(**given))

@@ -41,7 +41,8 @@ def check_number(argument: str,  # the argument's name, for the message
     if isinstance(value, known) and not isinstance(value, bool):
         above = value >= low if inclusive in ("left", "both") else value > low
         below = value <= high if inclusive in ("right", "both") else value < high
-        if above and below: return int(value) if isinstance(value, numbers.Integral) else float(value)
+        plain = int if isinstance(value, numbers.Integral) else float
+        if above and below: return plain(value)
     wanted = _wanted_number(kind, low, high, inclusive)
     raise ValueError(f"{argument}: {wanted} is needed, not {value!r}")
 

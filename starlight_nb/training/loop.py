@@ -310,7 +310,9 @@ def step_seconds(models: list[nn.Module],  # trained together, one or a stack; n
                 ) -> float:
     "Seconds that a step takes on the device of the data, measured now."
     steps = check_number("steps", steps, int, 1, math.inf)
-    networks = StackedModules(models, recipe) if len(models) > 1 else FlatModule(models[0], recipe)
+    largest = data.train.largest_label
+    networks = (StackedModules(models, recipe, largest) if len(models) > 1
+                else FlatModule(models[0], recipe, largest))
     objective = objective or Objective()
     state = _TrainingState(networks, recipe, list(range(len(models))), objective)
     objective.begin_epoch(0, state.theta)

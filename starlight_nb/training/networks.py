@@ -173,9 +173,8 @@ class StackedModules:
     "Copies of modules of one architecture, run together; row n of `vector` is module n."
     def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe(),
                  largest_label: int = -1):
-        self.largest_label = largest_label  # of the data; see `logits_of`
         modules = _trainable_stack(modules)
-        self.module = modules[0]
+        self.module, self.largest_label = modules[0], largest_label  # of the data: `logits_of`
         self.recipe = safe_format(self.module, recipe)
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
