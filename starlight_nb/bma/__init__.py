@@ -248,15 +248,27 @@ def running_average(predictions: Iterable,  # probabilities (n, classes) of each
     """The mean (n, classes) of the first S predictions, in double, for S = 1, 2, 3, ...
 
     Raises `ValueError` on iteration for what are no probabilities, or are of another shape."""
-    total = None
+    return _running_means(_checked(predictions))
+
+def _running_means(predictions):
+    "The same for predictions that are right."
+    total = 0
     for count, probs in enumerate(predictions, 1):
-        probs = in_double(check_probabilities(probs, f"predictions[{count - 1}]"))
-        if total is not None and probs.shape != total.shape:
-            raise ValueError(f"predictions[{count - 1}]: the shape {tuple(total.shape)} of the "
-                             f"others is needed, not {tuple(probs.shape)}")
-        total = probs if total is None else total + probs
+        total = total + probs
         yield total / count
 
+def _checked(predictions):
+    "The predictions in double, each checked when it is needed."
+    shape = None
+    for number, probs in enumerate(predictions):
+        probs = check_probabilities(probs, f"predictions[{number}]")
+        if probs.shape != (shape or probs.shape):
+            raise ValueError(f"predictions[{number}]: the shape {tuple(shape)} of the others is "
+                             f"needed, not {tuple(probs.shape)}")
+        shape = probs.shape
+        yield in_double(probs)
+
+# %% ../../nbs/20_bma.ipynb #average-predictions
 def average_predictions(model: nn.Module,              # the architecture; not changed
                         states: Iterable[dict],        # draws of a posterior, or any states
                         inputs: Split | torch.Tensor,  # n examples
@@ -264,7 +276,7 @@ def average_predictions(model: nn.Module,              # the architecture; not c
                        ) -> torch.Tensor:
     "The mean (n, classes) of the states' softmax outputs; the errors of `predictions`."
     average = None
-    for average in running_average(predictions(model, states, inputs, batch_size)): pass
+    for average in _running_means(predictions(model, states, inputs, batch_size)): pass
     if average is None: raise ValueError("states: at least one is needed")
     return average
 

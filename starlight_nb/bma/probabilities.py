@@ -78,7 +78,7 @@ def double_parts(probs: torch.Tensor):  # (n, classes), checked
 def in_double(probs: torch.Tensor,  # (n, classes), checked
              ) -> torch.Tensor:
     "All rows of `double_parts`, (n, classes)."
-    return torch.cat(list(double_parts(probs)))
+    return torch.cat(list(double_parts(probs))) if probs.dtype in TOLERANCES else probs.double()
 
 # %% ../../nbs/20a_bma.probabilities.ipynb #check-labels
 def check_labels(labels,               # (n,), in any container

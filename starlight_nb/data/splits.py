@@ -68,19 +68,20 @@ class Split:
 
 # %% ../../nbs/00a_data.splits.ipynb #batches
 def batches(split: Split,
-            size: int,       # examples a batch, at least 1
-            generator=None,  # shuffles; a list of k generators stacks k batches; None: in order
+            batch_size: int,  # examples, at least 1
+            generator=None,   # shuffles; a list of k generators stacks k batches; None: in order
            ):
-    """Yield `(x, y)` batches, tensors (size, ...) and (size,), or (k, size, ...) and (k, size).
+    """Yield `(x, y)` batches, tensors (batch, ...) and (batch,), or of k networks
+    (k, batch, ...) and (k, batch).
 
     Every example comes once, except a shuffled last batch of a single example."""
-    size = check_number("size", size, int, 1, math.inf)
+    batch_size = check_number("batch_size", batch_size, int, 1, math.inf)
     if generator is None:
-        yield from zip(split.x.split(size), split.y.split(size))
+        yield from zip(split.x.split(batch_size), split.y.split(batch_size))
         return
     order = _shuffled(len(split), generator).to(split.y.device)
-    for rows in order.split(size, dim=-1):
-        if rows.shape[-1] > 1 or size == 1 or len(split) == 1:
+    for rows in order.split(batch_size, dim=-1):
+        if rows.shape[-1] > 1 or batch_size == 1 or len(split) == 1:
             yield _take(split.x, rows), _take(split.y, rows)
 
 def _shuffled(count, generator):
