@@ -125,6 +125,7 @@ def test_probabilities_in_half_precision(classes, dtype, most):
     averages = list(running_average([logits[:20].softmax(1)] * 300))
     assert averages[-1].dtype == torch.double, "a sum of 300 in half precision would be off"
     assert (averages[-1] - exact[:20]).abs().max() < most
+    assert (averages[-1].sum(1) - 1).abs().max() < 1e-12
 
 
 def test_a_confidence_that_exceeds_one_by_rounding_is_one():
