@@ -18,12 +18,12 @@ from .evaluation import (
 from .evaluation.refresh import measuring_batches, measuring_size
 from .matching import METHODS, WITH_DATA, match
 from .permutation import PermutationSpec, infer_spec, permute
-from .runtime.settings import check_choice
+from .runtime.settings import check_choice, check_number
 from .states import (
     check_same, combine_states, lerp_states, placement, state_for)
 from .training import Recipe
 from .training.networks import MOST_PARAMETERS, safe_format
-from .training.recipes import check_number
+
 
 # %% auto #0
 __all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier', 'accuracy_barrier',
@@ -52,11 +52,16 @@ class PathCurve:
 # %% ../nbs/12_barriers.ipynb #grid
 def _grid(ts):
     "Points from 0 to 1, as an array."
-    points = np.linspace(0, 1, ts) if isinstance(ts, int) else np.asarray(ts, float)
-    if len(points) < 2 or points[0] != 0 or points[-1] != 1 or (np.diff(points) <= 0).any():
-        raise ValueError("ts: at least two points rising from 0 to 1 are needed, "
-                         f"or their number, not {ts!r}")
-    return points.round(12)
+    wrong = ValueError("ts: at least two points rising from 0 to 1 are needed, "
+                       f"or their number, not {ts!r}")
+    if np.ndim(ts) == 0:
+        try: return np.linspace(0, 1, check_number("ts", ts, int, 2, np.inf)).round(12)
+        except ValueError: raise wrong from None
+    try: points = np.asarray(ts, float).round(12)
+    except (TypeError, ValueError): raise wrong from None
+    rising = points.ndim == 1 and len(points) > 1 and (np.diff(points) > 0).all()
+    if not rising or points[0] != 0 or points[-1] != 1: raise wrong
+    return points
 
 # %% ../nbs/12_barriers.ipynb #one-by-one
 def _preparation(evaluator, ends, data, refresh, repair, recipe):
@@ -142,7 +147,7 @@ def path_losses(model: nn.Module,                 # the architecture; not change
     points = _grid(ts)
     ends = checked_ends(model, state_a, state_b)
     if points_per_batch is not None:
-        check_number("points_per_batch", points_per_batch, int, 1, np.inf)
+        points_per_batch = check_number("points_per_batch", points_per_batch, int, 1, np.inf)
     size = points_per_batch or best_points_per_batch(model, len(points))
     values = np.array(_path_values(model, ends, data, points.tolist(), refresh,
                                    repair, safe_format(model, recipe), size))
@@ -239,10 +244,8 @@ def plane_grid(plane: Plane,
                margin: float = 0.25,  # around the three, as a part of the plane's width and height
               ) -> np.ndarray:
     "Coordinates (rows, columns, 2) of a grid around the corners; `ValueError` for a bad number."
-    if type(steps) is not int or steps < 2:
-        raise ValueError(f"steps: a whole number of at least 2 is needed, not {steps!r}")
-    if not 0 <= margin < np.inf:
-        raise ValueError(f"margin: a number of at least 0 is needed, not {margin!r}")
+    steps = check_number("steps", steps, int, 2, np.inf)
+    margin = check_number("margin", margin, float, 0, np.inf)
     low, high = plane.corners.min(0), plane.corners.max(0)
     border = margin * (high - low)
     xs, ys = np.linspace(low - border, high + border, steps).T
@@ -384,10 +387,12 @@ def repair(model: nn.Module,                  # the architecture; not changed
           ) -> dict[str, torch.Tensor]:
     """The point at `t` between A and B, its hidden units rescaled (REPAIR; Jordan et al., 2023).
 
-    Raises `ValueError` where the states differ in names or shapes."""
+    Raises `ValueError` where a state does not fit the model, or t is no such number."""
     ends = checked_ends(model, state_a, state_b)
+    t = check_number("t", t, float, 0, 1, inclusive="both")
     wanted = [unit_statistics(model, state, data) for state in ends]
     return rescaled(model, lerp_states(*ends, t), lerp_states(*wanted, t), data)
+
 
 # %% ../nbs/12_barriers.ipynb #repairing
 def _repairing(evaluator, ends, split):

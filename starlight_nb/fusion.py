@@ -13,11 +13,11 @@ from .data import Dataset, Split
 from .evaluation import refresh_batchnorm
 from .matching import match_jointly, match_many
 from .permutation import PermutationSpec, permute
-from .runtime.settings import check_choice, synchronize
+from .runtime.settings import check_choice, check_number, synchronize
 from .star import StarResult, train_star
 from .states import check_same, combine_states, tensors_of, tied_names, working_copy
 from .training import Recipe
-from .training.recipes import check_number
+
 
 # %% auto #0
 __all__ = ['ensemble', 'aligned', 'average', 'average_aligned', 'train_fused_star', 'inference_cost']
@@ -100,7 +100,7 @@ def train_fused_star(model: nn.Module,                        # the star's initi
                      **options,                               # of `train_star`
                     ) -> StarResult:
     "Starlight with the star's own cross-entropy in the objective; the errors of `train_star`."
-    check_number("own_loss_weight", own_loss_weight, float, 0, math.inf)
+    own_loss_weight = check_number("own_loss_weight", own_loss_weight, float, 0, math.inf)
     return train_star(model, sources, data, recipe, own_loss_weight=own_loss_weight, **options)
 
 # %% ../nbs/21_fusion.ipynb #inference-cost
@@ -111,8 +111,8 @@ def inference_cost(model: nn.Module,   # not changed
                   ) -> dict[str, float]:
     "Parameters, bytes of the state, multiply_adds an example, and seconds a batch of a prediction."
     from torch.utils.flop_counter import FlopCounterMode
-    check_number("members", members, int, 1, math.inf)
-    check_number("repeats", repeats, int, 1, math.inf)
+    members = check_number("members", members, int, 1, math.inf)
+    repeats = check_number("repeats", repeats, int, 1, math.inf)
     network = working_copy(model)
     network.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter: network(x)

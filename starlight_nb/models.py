@@ -4,12 +4,12 @@
 
 # %% ../nbs/01_models.ipynb #imports
 from __future__ import annotations
-import hashlib, inspect, threading
+import hashlib, inspect, math, threading
 from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .runtime.settings import check_choice
+from .runtime.settings import check_choice, check_number
 
 # %% auto #0
 __all__ = ['VGG_LAYERS', 'ARCHITECTURES', 'ZOO', 'RANDOM', 'mlp', 'BasicBlock', 'ResNet', 'WideBlock', 'WideResNet', 'vgg',
@@ -260,7 +260,8 @@ def millions(model: nn.Module) -> float:
 def generator_seed(seed: int,  # the seed of a run
                    use: str,   # what the numbers are for, such as "order"
                   ) -> int:
-    "A 63-bit seed for one use of a run's seed."
+    "A 63-bit seed for one use of a run's seed; `ValueError` unless that is a whole number from 0."
+    seed = check_number("seed", seed, int, 0, math.inf)
     return int.from_bytes(hashlib.sha256(f"{use}:{seed}".encode()).digest()[:8], "big") >> 1
 
 def generator(seed: int,  # the seed of a run

@@ -17,11 +17,10 @@ from .matching import METHODS, Matcher, WITH_DATA, match, match_weights
 from .matching.weights import check_states
 from .models import generator
 from .permutation import PermutationSpec, infer_spec, permute
-from .runtime.settings import check_choice, free_memory
+from .runtime.settings import check_choice, check_number, free_memory
 from .runtime.store import Checkpoint, config_key, state_digest, with_prefix
 from .states import state_for, tied_names
 from .training import Objective, Recipe, fit
-from .training.recipes import check_number
 
 # %% auto #0
 __all__ = ['T_SAMPLINGS', 'TSampling', 'AdaptiveSampling', 't_sampler', 'Sources', 'named_permutations', 'StarOptions',
@@ -93,12 +92,9 @@ def t_sampler(t_sampling: str | float,  # a name in `T_SAMPLINGS`, or a constant
     "A new sampling of t (the paper's appendix on sampling schemes); `ValueError` where unknown."
     if isinstance(t_sampling, str):
         return T_SAMPLINGS[check_choice("t_sampling", t_sampling, T_SAMPLINGS)]()
-    if not isinstance(t_sampling, (int, float)):
-        names = ", ".join(T_SAMPLINGS)
-        raise ValueError(f"t_sampling: one of {names} or a number is needed, not {t_sampling!r}")
-    if not 0 <= t_sampling <= 1:
-        raise ValueError(f"t_sampling: a constant t lies between 0 and 1, not at {t_sampling}")
-    return TSampling(lambda u: float(t_sampling))
+    accepted = f"t_sampling: one of {', '.join(T_SAMPLINGS)}, or a constant t"
+    constant = check_number(accepted, t_sampling, float, 0, 1, inclusive="both")
+    return TSampling(lambda u: float(constant))
 
 # %% ../nbs/13_star.ipynb #parameters
 class _ParameterLayout:
@@ -229,10 +225,12 @@ class StarOptions:
     def __post_init__(self):
         t_sampler(self.t_sampling)
         check_choice("matching", self.matching, METHODS)
-        if self.rematch_every is not None:
-            check_number("rematch_every", self.rematch_every, int, 0, math.inf)
-        check_number("segments_per_batch", self.segments_per_batch, int, 1, math.inf)
-        check_number("own_loss_weight", self.own_loss_weight, float, 0, math.inf)
+        numbers = {"segments_per_batch": (int, 1), "own_loss_weight": (float, 0)}
+        if self.rematch_every is not None: numbers["rematch_every"] = (int, 0)
+        if not isinstance(self.t_sampling, str): numbers["t_sampling"] = (float, 0)
+        for name, (kind, low) in numbers.items():
+            value = check_number(name, getattr(self, name), kind, low, math.inf)
+            object.__setattr__(self, name, value)
     def rematches(self, epoch: int) -> bool:
         "Whether the sources are matched again before this epoch, counted from 0."
         if self.rematch_every is None: return False
@@ -353,6 +351,7 @@ def train_star(model: nn.Module,                        # the star's initialisat
     """Starlight (Algorithm 1): minimise the loss on the segments to the sources (eq. 4).
 
     Raises `ValueError` naming a bad argument, `FloatingPointError` on divergence."""
+    seed = check_number("seed", seed, int, 0, math.inf)
     options = StarOptions(t_sampling, rematch_every, matching, segments_per_batch, own_loss_weight)
     matched = _checked_sources(model, sources, data, spec, matching, in_memory)
     kind = FusedObjective if own_loss_weight else StarObjective

@@ -165,7 +165,7 @@ def test_auroc_with_ties_is_scikit_learns(values):
     assert auroc(scores[side], scores[~side]) + auroc(scores[~side], scores[side]) == pytest.approx(
         1
     )
-    with pytest.raises(ValueError, match="scores: a score is not a number"):
+    with pytest.raises(ValueError, match="higher: a value is not a number"):
         auroc([np.nan], [1.0])
 
 
@@ -397,7 +397,7 @@ def test_a_wrong_star_is_one_clear_error(trained):
         sample_gaussian(
             star, [*sources[:2], cut], 1, generator(0, "draws"), spec=spec, refresh=False
         )
-    with pytest.raises(ValueError, match="t_sampling: a constant t"):
+    with pytest.raises(ValueError, match="t_sampling: .* a constant t"):
         sample_star_domain(
             star, sources, 1, generator(0, "draws"), spec=spec, t_sampling=2.0, refresh=False
         )

@@ -167,7 +167,7 @@ def test_bad_input_is_named(make_mlp):
         )
     with pytest.raises(ValueError, match="order: 'sideways' is not known"):
         match_weights(spec, state, state, order="sideways")
-    with pytest.raises(ValueError, match="restarts: a whole number from 0 up is needed, not -1"):
+    with pytest.raises(ValueError, match="restarts: a whole number of at least 0 is needed, not -1"):
         match_weights(spec, state, state, restarts=-1)
     with pytest.raises(ValueError, match="model, data: the midpoint's loss needs both"):
         match_weights(spec, state, state, model=make_mlp())

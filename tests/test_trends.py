@@ -430,7 +430,7 @@ def test_draws_of_t_are_names_and_numbers_in_one_list():
         (
             "appendix_t_sampling",
             dict(settings=["mlp"], t_sampling=[2], sources=2, stars=1, heldouts=2, points=3),
-            "t_sampling: a constant t lies between 0 and 1, not at 2",
+            "a constant t: a number of at least 0 and at most 1 is needed, not 2",
         ),
     ],
 )

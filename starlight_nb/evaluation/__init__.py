@@ -5,6 +5,7 @@
 # %% ../../nbs/03_evaluation.ipynb #imports
 from __future__ import annotations
 import warnings
+from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,7 +18,7 @@ from ..states import (
     WorkingCopy, check_same, interpolate, is_number, lerp_states, placement, state_for,
     tensors_of, tied_names)
 from ..training import Recipe
-from ..training.networks import logits_of, safe_format
+from ..training.networks import logits_of, outputs_of, safe_format
 _all_ = ['check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
@@ -68,14 +69,15 @@ class Evaluator(_MeasuringCopy):
         self.derive()
         if not self.refresher.statistics: return
         size = measuring_size(self.model, split, batch_size)
-        self.refresher.measure(split, size, lambda x: logits_of(self.model, x, recipe))
+        self.refresher.measure(split, size, lambda x: outputs_of(self.model, x, recipe))
         self.keep()
     def evaluate(self, split: Split, batch_size: int | None = None,
                  recipe: Recipe = Recipe()) -> tuple[float, float]:
         "Mean cross-entropy in nats, and accuracy from 0 to 1, of the loaded state."
         self.reset()
         size = batch_size or best_batch(self.model, split, 2000)
-        return _mean_score(lambda x: logits_of(self.model, x, recipe), split, size)
+        def forward(x): return logits_of(self.model, x, recipe, split.largest_label)
+        return _mean_score(forward, split, size)
 
 # %% ../../nbs/03_evaluation.ipynb #refresh-batchnorm
 def refresh_batchnorm(model: nn.Module,                # the architecture; not changed
@@ -165,17 +167,18 @@ class _Stack(_MeasuringCopy):
         tied = tied_names(self.model)
         stacked = {name: self.stack[tied.get(name, name)] for name in self.names}
         return [dict(zip(stacked, tensors)) for tensors in zip(*stacked.values())]
-    def _logits(self, x, recipe, places=None):
+    def _run(self, evaluate, x, places=None):
+        "What a function of a network and inputs returns for each state; fills a dict of places."
         self.reset()
-        return _stacked_logits(self.model, self.stack, x, recipe, places)
+        return _stacked(self.model, self.stack, evaluate, x, {} if places is None else places)
 
 # %% ../../nbs/03_evaluation.ipynb #stacked-logits
-def _stacked_logits(model, stack, x, recipe, places):
-    "Outputs for a batch, (states, examples, classes); fills `places` where it is a dict."
+def _stacked(model, stack, evaluate, x, places):
+    "The results `evaluate(network, x)` of all states, stacked; `places` names their tensors."
     def of_state(state):
-        if places is not None: places.update({id(tensor): name for name, tensor in state.items()})
+        places.update({id(tensor): name for name, tensor in state.items()})
         def network(x): return functional_call(model, state, (x,), tie_weights=False)
-        return logits_of(network, x, recipe)
+        return evaluate(network, x)
     return vmap(of_state)(stack)
 
 # %% ../../nbs/03_evaluation.ipynb #stacked-evaluator-class
@@ -189,12 +192,13 @@ class StackedEvaluator(_Stack):
         with CumulativeStatistics(lambda mean: places.get(id(mean))) as mode, torch.no_grad():
             for x in measuring_batches(split, size):
                 mode.examples = len(x)
-                self._logits(x, recipe, places)
+                self._run(partial(outputs_of, recipe=recipe), x, places)
     def evaluate(self, split: Split, batch_size: int = 2000,
                  recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
         "As `Evaluator.evaluate`, for each loaded state."
+        logits = partial(logits_of, recipe=recipe, largest_label=split.largest_label)
         with torch.no_grad():
-            total = sum(torch.stack([_score(logits, y) for logits in self._logits(x, recipe)])
+            total = sum(torch.stack([_score(own, y) for own in self._run(logits, x)])
                         for x, y in batches(split, batch_size))
         return list(map(tuple, (total / len(split)).tolist()))
 

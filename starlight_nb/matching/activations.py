@@ -4,6 +4,7 @@
 
 # %% ../../nbs/11e_matching.activations.ipynb #imports
 from __future__ import annotations
+import math
 from functools import partial
 import torch
 from torch import nn
@@ -12,7 +13,9 @@ from .coordinate_descent import assign, families
 from .weights import Matching, check_states, match_rest, matching_of
 from ..permutation import PermutationSpec
 from ..permutation.spec import as_real, unit_positions
+from ..runtime.settings import check_number
 from ..states import load_tensors, working_copy
+
 
 # %% auto #0
 __all__ = ['LAYERS', 'COUNTS', 'observed_layers', 'Moments', 'match_activations']
@@ -140,6 +143,7 @@ def match_activations(spec: PermutationSpec,
 
     Raises `ValueError` where a state does not fit the spec or holds values that are not finite."""
     check_dataset(data)
+    batch_size = check_number("batch_size", batch_size, int, 1, math.inf)
     state_a, state_b = check_states(spec, {"state_a": state_a, "state_b": state_b})
     observed = _observe(spec, model, state_a, state_b, data, batch_size)
     similar = {group: sum(own.correlation() if correlate else own.products for own in moments)

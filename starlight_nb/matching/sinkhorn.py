@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from functools import partial
 import torch
-import torch.nn.functional as F
 from torch import nn
 from ..data import Dataset, batches, check_dataset
 from ..evaluation.refresh import BatchStatistics
@@ -19,13 +18,15 @@ from ..models import generator
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, permute)
 from ..permutation.spec import as_real
-from ..runtime.settings import check_choice
+from ..runtime.settings import check_choice, check_number
 from ..states import load_tensors, tensors_of, tied_names, working_copy
-from ..training.recipes import check_number
+from ..training import Recipe
+from ..training.networks import training_loss
+
 
 # %% auto #0
-__all__ = ['COSTS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'in_precision', 'complex_again', 'batch_loss', 'shuffled_batches',
-           'optimizer_step', 'check_arguments', 'mixed_names', 'match_sinkhorn']
+__all__ = ['COSTS', 'NUMBERS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'in_precision', 'complex_again', 'batch_loss',
+           'shuffled_batches', 'optimizer_step', 'check_arguments', 'mixed_names', 'match_sinkhorn']
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #sinkhorn
 def sinkhorn(x: torch.Tensor,       # (units, units); larger entries become larger shares
@@ -84,6 +85,7 @@ def complex_again(tensors: dict[str, torch.Tensor],  # as `as_real` writes them
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #batch-loss-itself
 def batch_loss(model: nn.Module,  # the architecture; not changed
                state: dict[str, torch.Tensor],  # of which the buffers are taken
+               largest_label: int = -1,         # of the data; the errors of `logits_of`
               ):
     """A function (parameters, x, y) -> mean cross-entropy of a batch, in nats.
 
@@ -98,10 +100,10 @@ def batch_loss(model: nn.Module,  # the architecture; not changed
         parameters = complex_again(parameters, state)
         parameters |= {name: parameters[first] for name, first in tied.items()
                        if first in parameters}
-        inputs = (in_precision(x, dtype),)
-        with BatchStatistics():
-            logits = torch.func.functional_call(model, parameters, inputs, tie_weights=False)
-        return F.cross_entropy(logits, y)
+        def network(x):
+            with BatchStatistics():
+                return torch.func.functional_call(model, parameters, (x,), tie_weights=False)
+        return training_loss(network, in_precision(x, dtype), y, Recipe(), largest_label)
     return loss
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #steps
@@ -143,7 +145,7 @@ class _Cost:
     def function(self, a, state_a):
         "A function of the parameters of the softly permuted B; `a` holds those of A."
         if self.name == "distance": return partial(_distance, a)
-        loss = batch_loss(self.model, state_a)
+        loss = batch_loss(self.model, state_a, self.data.train.largest_label)
         examples = shuffled_batches(self.data, self.batch_size, self.seed)
         rng = generator(self.seed, "points")
         def cost(b):
@@ -153,11 +155,14 @@ class _Cost:
         return cost
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #checks
+NUMBERS = {"lr": (float, 0, math.inf), "temperature": (float, 0, math.inf, "neither"),
+           "seed": (int, 0, math.inf)}  # limits of options; the others are counts of at least 1
+
 def check_arguments(spec, states, init, model, data,
                     needs_loss: bool,  # whether a model and data are needed
-                    lr: float,
-                    **counts):         # options that are whole numbers of at least 1
-    """The states, checked; `states` holds them by the names of their arguments.
+                    **numbers,         # the options that are numbers, by name
+                   ) -> tuple[list, dict]:
+    """The states and the numbers, checked; `states` holds them by the names of their arguments.
 
     Raises `ValueError`, naming the argument, for what matching by gradient descent cannot use."""
     states = check_states(spec, states)
@@ -168,9 +173,9 @@ def check_arguments(spec, states, init, model, data,
     if not missing:
         check_dataset(data)
         check_state(spec, tensors_of(model), "model")
-    for name, value in counts.items(): check_number(name, value, int, 1, math.inf)
-    check_number("lr", lr, float, 0, math.inf)
-    return states
+    return states, {name: check_number(name, value, *NUMBERS.get(name, (int, 1, math.inf)))
+                    for name, value in numbers.items()}
+
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #mixed-names
 def mixed_names(spec: PermutationSpec,
@@ -236,11 +241,6 @@ def _match_softly(spec, state_a, state_b, init, cost, descent):
     permutation = match_rest(spec, state_a, state_b, permutation, groups)
     return matching_of(spec, state_a, state_b, permutation)
 
-# %% ../../nbs/11f_matching.sinkhorn.ipynb #check-temperature
-def _check_temperature(temperature):
-    if not temperature > 0:
-        raise ValueError(f"temperature: a number above 0 is needed, not {temperature!r}")
-
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #match-sinkhorn
 def match_sinkhorn(spec: PermutationSpec,
                    state_a: dict[str, torch.Tensor],  # the network whose order is kept
@@ -261,10 +261,11 @@ def match_sinkhorn(spec: PermutationSpec,
 
     Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
     where the loss is not finite."""
-    chosen = _Cost(check_choice("cost", cost, COSTS), model, data, batch_size, seed)
-    state_a, state_b = check_arguments(
-        spec, {"state_a": state_a, "state_b": state_b}, init, model, data, cost != "distance", lr,
-        steps=steps, iterations=iterations, batch_size=batch_size)
-    _check_temperature(temperature)
-    descent = _SoftDescent(steps, lr, temperature, iterations, seed)
-    return _match_softly(spec, state_a, state_b, init, chosen, descent)
+    check_choice("cost", cost, COSTS)
+    (state_a, state_b), given = check_arguments(
+        spec, {"state_a": state_a, "state_b": state_b}, init, model, data, cost != "distance",
+        steps=steps, lr=lr, temperature=temperature, iterations=iterations,
+        batch_size=batch_size, seed=seed)
+    chosen = _Cost(cost, model, data, given.pop("batch_size"), given["seed"])
+    return _match_softly(spec, state_a, state_b, init, chosen, _SoftDescent(**given))
+

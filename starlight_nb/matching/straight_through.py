@@ -49,9 +49,10 @@ def _project(matcher, state_a, free):
     kept = {name: own for name, own in state_a.items() if name not in matcher.spec.tied}
     return matcher.match(kept | weights)[0].permutation
 
-def _descend(matcher, state_a, state_b, model, best, examples, steps, lr, every):
+def _descend(matcher, state_a, state_b, model, data, best, seed, batch_size, steps, lr, every):
     "Move free weights by the gradient, and offer the permutations that they are projected to."
-    loss = batch_loss(model, state_a)
+    loss = batch_loss(model, state_a, data.train.largest_label)
+    examples = shuffled_batches(data, batch_size, seed)
     names = mixed_names(matcher.spec, state_a, model)
     a = {name: as_real(state_a[name]).to(loss_dtype(state_a)) for name in names}
     free = {name: own.clone().requires_grad_() for name, own in a.items()}
@@ -65,7 +66,7 @@ def _descend(matcher, state_a, state_b, model, best, examples, steps, lr, every)
         optimizer_step(optimizer, loss(middle, *next(examples)), step)
 
 # %% ../../nbs/11g_matching.straight_through.ipynb #search
-def _search(spec, state_a, state_b, init, model, data, examples, steps, lr, every):
+def _search(spec, state_a, state_b, init, model, data, options):
     "The best permutation of B that the descent comes across."
     start = {g: order.cpu() for g, order in (spec.identity() if init is None else init).items()}
     started = permute(spec, start, state_b)
@@ -73,7 +74,7 @@ def _search(spec, state_a, state_b, init, model, data, examples, steps, lr, ever
         model, state_a, permute(spec, permutation, started), data))
     if init is not None: best.offer(spec.identity())
     matcher = Matcher(spec, [started], order="forward" if init is None else "backward")
-    _descend(matcher, state_a, started, model, best, examples, steps, lr, every)
+    _descend(matcher, state_a, started, model, data, best, **options)
     return compose(best.permutation, start)
 
 # %% ../../nbs/11g_matching.straight_through.ipynb #match-straight-through
@@ -95,9 +96,8 @@ def match_straight_through(spec: PermutationSpec,
 
     Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
     where the loss is not finite."""
-    state_a, state_b = check_arguments(
-        spec, {"state_a": state_a, "state_b": state_b}, init, model, data, True, lr,
-        steps=steps, every=every, batch_size=batch_size)
-    examples = shuffled_batches(data, batch_size, seed)
-    permutation = _search(spec, state_a, state_b, init, model, data, examples, steps, lr, every)
+    (state_a, state_b), options = check_arguments(
+        spec, {"state_a": state_a, "state_b": state_b}, init, model, data, True, lr=lr,
+        steps=steps, every=every, batch_size=batch_size, seed=seed)
+    permutation = _search(spec, state_a, state_b, init, model, data, options)
     return matching_of(spec, state_a, state_b, permutation)

@@ -24,7 +24,8 @@ from ..permutation import (
 from ..permutation.proof import without_groups
 from ..permutation.spec import as_real
 from ..permutation.trace import has_fractions
-from ..runtime.settings import check_choice
+from ..runtime.settings import check_choice, check_number
+
 
 # %% auto #0
 __all__ = ['SMALL_NETWORK', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'working_type', 'check_states', 'match_weights',
@@ -99,19 +100,11 @@ class _Sweeps(NamedTuple):
     max_sweeps: int = 100
 
 def _checked_sweeps(order, seed, max_sweeps):
-    check_choice("order", order, SWEEPS)
-    _check_count("max_sweeps", max_sweeps)
-    return _Sweeps(order, seed, max_sweeps)
+    seed = check_number("seed", seed, int, 0, math.inf)
+    most = check_number("max_sweeps", max_sweeps, int, 0, math.inf)
+    return _Sweeps(check_choice("order", order, SWEEPS), seed, most)
 
 # %% ../../nbs/11d_matching.weights.ipynb #option-checks
-def _check_count(name, value):
-    if isinstance(value, int) and value >= 0: return
-    raise ValueError(f"{name}: a whole number from 0 up is needed, not {value!r}")
-
-def _check_tolerance(tolerance):
-    if 0 <= tolerance < 1: return
-    raise ValueError(f"tolerance: a number from 0 to below 1 is needed, not {tolerance!r}")
-
 def _check_midpoint(model, data):
     if (model is None) == (data is None): return
     raise ValueError("model, data: the midpoint's loss needs both")
@@ -183,14 +176,16 @@ def match_weights(spec: PermutationSpec,
     """Maximise <A, permutation(B)> by coordinate descent (Ainsworth et al., 2022, Algorithm 1).
 
     Raises `ValueError` where a state or `init` does not fit the spec, or a state is not finite."""
-    runs = [(init and [init], _checked_sweeps(order, seed, max_sweeps))]
-    _check_count("restarts", restarts)
+    sweeps = _checked_sweeps(order, seed, max_sweeps)
+    restarts = check_number("restarts", restarts, int, 0, math.inf)
     state_a, state_b = check_states(spec, {"state_a": state_a, "state_b": state_b})
     if init is not None: check_permutation(spec, init, "init")
     _check_midpoint(model, data)
     layout = Layout(spec)
-    runs += [(None, _Sweeps("random", seed + 1 + n, max_sweeps)) for n in range(restarts)]
-    found = [_match(layout, state_a, [state_b], starts, sweeps)[0] for starts, sweeps in runs]
+    runs = [(init and [init], sweeps)]
+    runs += [(None, sweeps._replace(order="random", seed=sweeps.seed + 1 + n))
+             for n in range(restarts)]
+    found = [_match(layout, state_a, [state_b], starts, own)[0] for starts, own in runs]
     return _best_matching(found, spec, state_a, state_b, model, data)
 
 # %% ../../nbs/11d_matching.weights.ipynb #batches
@@ -282,7 +277,7 @@ class Matcher:
                  order: str = "forward", seed: int = 0, max_sweeps: int = 100):
         self.spec = spec
         sweeps = _checked_sweeps(order, seed, max_sweeps)
-        _check_tolerance(tolerance)
+        tolerance = check_number("tolerance", tolerance, float, 0, 1)
         self.states = check_states(spec, _named("states_b", list(states_b)))
         self.kept = _KeptDescents(Layout(spec), self.states, sweeps, tolerance)
     def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
@@ -389,6 +384,8 @@ def match_jointly(spec: PermutationSpec,
     states = list(states)
     if len(states) < 2:
         raise ValueError(f"states: at least two networks are needed, not {len(states)}")
+    max_rounds = check_number("max_rounds", max_rounds, int, 0, math.inf)
+    tolerance = check_number("tolerance", tolerance, float, 0, math.inf)
     states = check_states(spec, _named("states", states))
     common = _CommonOrder(spec, states)
     for n in range(1, len(states)): common.match(n)

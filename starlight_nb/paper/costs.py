@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50m_paper.costs.ipynb #imports
 from __future__ import annotations
-import copy, math, resource, time
+import math, resource, time
 from dataclasses import dataclass, replace
 import pandas as pd
 import torch
@@ -18,7 +18,8 @@ from .study import SettingModels
 from ..runtime.settings import Settings, device_name, synchronize
 from ..runtime.store import Store
 from ..star import Sources, StarObjective, StarOptions
-from ..training import plan_population, state_of
+from ..states import state_of, working_copy
+from ..training import plan_population
 from ..training.loop import step_seconds
 from ..training.networks import logits_of
 
@@ -118,7 +119,7 @@ def _time_matching(spec, states, device):
 # %% ../../nbs/50m_paper.costs.ipynb #time-examples
 def _time_examples(network, split, recipe):
     "Seconds an example to evaluate, to pass forward, and to measure normalisation statistics."
-    state, eval_network = state_of(network), copy.deepcopy(network).eval()
+    state, eval_network = state_of(network), working_copy(network).eval()
     def evaluated(part): evaluate(network, state, part, recipe=recipe)
     def refreshed(part): refresh_batchnorm(network, state, part, recipe=recipe)
     def passed(part):

@@ -4,13 +4,13 @@
 
 # %% ../../nbs/40a_runtime.settings.ipynb #imports
 from __future__ import annotations
-import difflib, os
+import difflib, math, numbers, os
 from dataclasses import dataclass
 from pathlib import Path
 import starlight_nb
 
 # %% auto #0
-__all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'check_choice', 'check_device', 'project_root',
+__all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'check_choice', 'check_number', 'check_device', 'project_root',
            'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'quiet_ray', 'ray_uses_tls',
            'free_memory', 'synchronize', 'device_name']
 
@@ -27,6 +27,32 @@ def check_choice(argument: str,  # the argument's name, for the message
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}: {value!r} is not known{hint} (accepted: {', '.join(known)})")
+
+# %% ../../nbs/40a_runtime.settings.ipynb #check-number
+def check_number(argument: str,  # the argument's name, for the message
+                 value,          # what was given
+                 kind: type,     # int, or float, which takes whole numbers too
+                 low: float,     # the lower bound
+                 high: float,    # the upper bound; may be infinite
+                 inclusive: str = "left",  # bounds that it may be equal to: left, neither, both...
+                ) -> int | float:
+    "Return `value` as Python's int or float; `ValueError` where it is none, or out of bounds."
+    known = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, known) and not isinstance(value, bool):
+        above = value >= low if inclusive in ("left", "both") else value > low
+        below = value <= high if inclusive in ("right", "both") else value < high
+        plain = int if isinstance(value, numbers.Integral) else float
+        if above and below: return plain(value)
+    wanted = _wanted_number(kind, low, high, inclusive)
+    raise ValueError(f"{argument}: {wanted} is needed, not {value!r}")
+
+def _wanted_number(kind, low, high, inclusive):
+    "What `check_number` accepts, in words."
+    whole = "whole " if kind is int else ""
+    lowest = f"of at least {low}" if inclusive in ("left", "both") else f"above {low}"
+    if high == math.inf: return f"a {whole}number {lowest}"
+    highest = f"at most {high}" if inclusive in ("right", "both") else f"below {high}"
+    return f"a {whole}number {lowest} and {highest}"
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-numbers
 def _check_count(label, value):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import torch
 from torch import nn
+from ..runtime.settings import check_number
 from .copies import EXTRA, tensors_of
 
 # %% auto #0
@@ -129,9 +130,9 @@ def interpolate(state_a: dict[str, torch.Tensor],
     """The state (1-t) A + t B, in the wider of the two types; at t = 0 and 1 exactly A and B.
 
     What is not a weight, such as running statistics, is mixed too: `refresh_batchnorm` measures
-    it anew. Raises `ValueError` where the states cannot be mixed."""
+    it anew. Raises `ValueError` where the states cannot be mixed, and for another t."""
     check_same(state_a, state_b)
-    return lerp_states(state_a, state_b, t)
+    return lerp_states(state_a, state_b, check_number("t", t, float, 0, 1, inclusive="both"))
 
 def lerp_states(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
                 t: float) -> dict[str, torch.Tensor]:

@@ -15,12 +15,12 @@ from torch.optim.sgd import sgd
 from ..data import Dataset, batches, check_dataset
 from ..models import RANDOM, generator, generator_seed
 from ..runtime.progress import epochs
-from ..runtime.settings import synchronize
+from ..runtime.settings import check_number, synchronize
 from ..runtime.store import Checkpoint, state_digest, with_prefix
 from ..states import state_of
 from .networks import FlatModule, StackedModules
 from .recipes import (
-    Recipe, apply_augmentations, check_number, draw_augmentations, learning_rate)
+    Recipe, apply_augmentations, draw_augmentations, learning_rate)
 
 # %% auto #0
 __all__ = ['MEASURED_SECONDS', 'Objective', 'check_training', 'fit', 'train', 'train_stacked', 'step_seconds']
@@ -216,15 +216,15 @@ def check_training(data,
                    recipe,
                    seeds: list,
                    checkpoint=None,
-                  ):
-    "Raise `ValueError`, naming the argument, unless a training can begin with these arguments."
+                  ) -> list[int]:
+    "The seeds; `ValueError`, naming the argument, unless a training can begin with all of these."
     check_dataset(data)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe: a Recipe is needed, not {recipe!r}; "
                          "training.recipe_from makes one")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         raise ValueError(f"checkpoint: a Checkpoint is needed, not {checkpoint!r}")
-    for seed in seeds: check_number("seed", seed, int, 0, math.inf)
+    return [check_number("seed", seed, int, 0, math.inf) for seed in seeds]
 
 # %% ../../nbs/02c_training.loop.ipynb #bound
 def _checkpoint_of(checkpoint, models, data, recipe, seed):
@@ -246,8 +246,8 @@ def fit(model: nn.Module,  # where to start; not changed
 
     Returns the final state and the mean objective of each epoch, in nats. Raises `ValueError` for
     a bad argument, and `FloatingPointError` with step, epoch and seed when the loss diverges."""
-    check_training(data, recipe, [seed], checkpoint)
-    networks = FlatModule(model, recipe)
+    seed, = check_training(data, recipe, [seed], checkpoint)
+    networks = FlatModule(model, recipe, data.train.largest_label)
     own = _checkpoint_of(checkpoint, [model], data, recipe, seed)
     history = _run(networks, data, recipe, [seed], objective or Objective(), own)
     return networks.states()[0], [loss.item() for loss in history]
@@ -281,8 +281,8 @@ def train_stacked(models: list[nn.Module],  # where to start, of one architectur
         raise ValueError("seeds: one for each model is needed, and at least one, "
                          f"not {len(seeds)} for {len(models)}")
     if len(models) == 1: return [train(models[0], data, recipe, seeds[0], checkpoint)]
-    check_training(data, recipe, seeds, checkpoint)
-    networks = StackedModules(models, recipe)
+    seeds = check_training(data, recipe, seeds, checkpoint)
+    networks = StackedModules(models, recipe, data.train.largest_label)
     own = _checkpoint_of(checkpoint, models, data, recipe, seeds)
     _run(networks, data, recipe, seeds, Objective(), own)
     return networks.states()
@@ -311,7 +311,10 @@ def step_seconds(models: list[nn.Module],  # trained together, one or a stack; n
                  steps: int = 10,          # timed, at most
                 ) -> float:
     "Seconds that a step takes on the device of the data, measured now."
-    networks = StackedModules(models, recipe) if len(models) > 1 else FlatModule(models[0], recipe)
+    steps = check_number("steps", steps, int, 1, math.inf)
+    largest = data.train.largest_label
+    networks = (StackedModules(models, recipe, largest) if len(models) > 1
+                else FlatModule(models[0], recipe, largest))
     objective = objective or Objective()
     state = _TrainingState(networks, recipe, list(range(len(models))), objective)
     objective.begin_epoch(0, state.theta)

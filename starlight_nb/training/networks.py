@@ -13,28 +13,57 @@ from ..states import find_derived, placement, state_of, tied_names, working_copy
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'logits_of', 'training_loss', 'safe_format', 'FlatModule', 'StackedModules',
-           'draws_random_numbers', 'why_not_stacked']
+__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'outputs_of', 'logits_of', 'training_loss', 'safe_format', 'FlatModule',
+           'StackedModules', 'draws_random_numbers', 'why_not_stacked']
 
 # %% ../../nbs/02b_training.networks.ipynb #logits-of
-def logits_of(network,          # called as `network(x)`
-              x: torch.Tensor,  # (examples, ...)
-              recipe: Recipe,   # its precision and memory format count
-             ) -> torch.Tensor:
-    "The network's outputs for a batch, (examples, classes), computed as the recipe says."
+def outputs_of(network,          # called as `network(x)`
+               x: torch.Tensor,  # (examples, ...)
+               recipe: Recipe,   # its precision and memory format count
+              ):
+    "What the network returns for a batch, whatever it is, computed as the recipe says."
     if recipe.channels_last and x.ndim == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     if recipe.precision == "float32": return network(x)
-    with torch.autocast(x.device.type, getattr(torch, recipe.precision)): return network(x).float()
+    with torch.autocast(x.device.type, getattr(torch, recipe.precision)): return network(x)
+
+def logits_of(network,          # called as `network(x)`
+              x: torch.Tensor,  # (examples, ...)
+              recipe: Recipe = Recipe(),  # its precision and memory format count
+              largest_label: int = -1,    # of the data; -1 where there are no labels
+             ) -> torch.Tensor:
+    """The network's outputs for a batch, (examples, classes), in single precision or better.
+
+    Raises `ValueError` for other outputs, and for labels beyond the number of classes."""
+    outputs = outputs_of(network, x, recipe)
+    _check_logits(outputs, x.shape[0])
+    if largest_label >= outputs.shape[1]:
+        raise ValueError(f"data: label {largest_label}, but the model has {outputs.shape[1]} "
+                         "classes; labels count from 0")
+    return outputs if outputs.dtype == torch.double else outputs.float()
+
+# %% ../../nbs/02b_training.networks.ipynb #check-logits
+def _check_logits(outputs, examples):
+    "Raise `ValueError` unless the outputs are one row of logits for each example."
+    needed = "model: logits are needed, one tensor (examples, classes) of floating-point numbers"
+    if not isinstance(outputs, torch.Tensor):
+        raise ValueError(f"{needed}; its output is of type {type(outputs).__name__}, and a module "
+                         "around it whose forward returns only the logits would do")
+    right = outputs.ndim == 2 and outputs.shape[0] == examples and outputs.is_floating_point()
+    if not right:
+        raise ValueError(f"{needed}; its output for {examples} examples is {outputs.dtype} "
+                         f"of shape {tuple(outputs.shape)}")
 
 # %% ../../nbs/02b_training.networks.ipynb #training-loss
 def training_loss(network,          # called as `network(x)`
                   x: torch.Tensor,  # (examples, ...)
                   y: torch.Tensor,  # (examples,), classes
                   recipe: Recipe,   # its label smoothing, precision and memory format count
+                  largest_label: int = -1,  # of all data; the errors of `logits_of`
                  ) -> torch.Tensor:
     "The mean cross-entropy of a batch, in nats, a scalar."
-    return F.cross_entropy(logits_of(network, x, recipe), y, label_smoothing=recipe.label_smoothing)
+    logits = logits_of(network, x, recipe, largest_label)
+    return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
 
 # %% ../../nbs/02b_training.networks.ipynb #safe-format
 def safe_format(module: nn.Module, recipe: Recipe) -> Recipe:
@@ -82,8 +111,9 @@ def _make_views(module, vector, gradient):
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
 class FlatModule:
     "A copy of `module` with parameters that are views of `vector`, and gradients of `gradient`."
-    def __init__(self, module: nn.Module, recipe: Recipe = Recipe()):
+    def __init__(self, module: nn.Module, recipe: Recipe = Recipe(), largest_label: int = -1):
         self.module = _trainable(module)
+        self.largest_label = largest_label  # of the data; see `logits_of`
         self.recipe = safe_format(module, recipe)
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
@@ -97,7 +127,7 @@ class FlatModule:
     def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         "The loss of a batch, in nats; `gradient` then holds its gradient."
         self.gradient.zero_()
-        loss = training_loss(self.network, x, y, self.recipe)
+        loss = training_loss(self.network, x, y, self.recipe, self.largest_label)
         loss.backward()
         return loss.detach()
     def states(self) -> list[dict[str, torch.Tensor]]:
@@ -131,21 +161,21 @@ def _trainable_stack(modules):
 # %% ../../nbs/02b_training.networks.ipynb #stackedmodules
 class StackedModules:
     "Copies of modules of one architecture, run together; row n of `vector` is module n."
-    def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe()):
+    def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe(), largest_label=-1):
         modules = _trainable_stack(modules)
-        self.module = modules[0]
+        self.module, self.largest_label = modules[0], largest_label
         self.recipe = safe_format(self.module, recipe)
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
         self.weights = _stacked_views(self.vector, self.module)
         self.gradients = _stacked_views(self.gradient, self.module)
-        self.placement = {place: name for place, name in placement(self.module).items()
-                          if name in self.weights}
+        self.placement = placement(self.module)
         self.gradients_and_losses = vmap(grad_and_value(self._loss))
     def _loss(self, weights, x, y):
-        placed = {place: weights[name] for place, name in self.placement.items()}
+        placed = {place: weights[name] for place, name in self.placement.items()
+                  if name in weights}
         def network(x): return functional_call(self.module, placed, (x,), tie_weights=False)
-        return training_loss(network, x, y, self.recipe)
+        return training_loss(network, x, y, self.recipe, self.largest_label)
     def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         "The losses (modules,) of a batch for each, `x` (modules, examples, ...), in nats."
         gradients, losses = self.gradients_and_losses(self.weights, x, y)

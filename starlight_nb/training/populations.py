@@ -11,10 +11,10 @@ from torch import nn
 from ..data import Dataset
 from ..models import initialise
 from ..runtime.jobs import run_jobs
-from ..runtime.settings import check_choice
+from ..runtime.settings import check_choice, check_number
 from .loop import check_training, train_stacked
 from .networks import draws_random_numbers, why_not_stacked
-from .recipes import Recipe, check_number
+from .recipes import Recipe
 
 # %% auto #0
 __all__ = ['SMALLEST_BATCH', 'SMALLEST_STACK', 'MOST_THREADS', 'PopulationPlan', 'plan_population', 'check_seeds',
@@ -114,7 +114,7 @@ def train_population(build,            # function without arguments that builds 
     `FloatingPointError` when a training diverges."""
     seeds = check_seeds(seeds)
     check_training(data, recipe, seeds)
-    check_number("jobs", jobs, int, 1, math.inf)
+    jobs = check_number("jobs", jobs, int, 1, math.inf)
     if not callable(build):
         raise ValueError(f"build: a function that builds a network is needed, not {build!r}")
     models = [initialise(build, seed) for seed in seeds]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 import torch
 import torch.nn.functional as F
-from ..runtime.settings import check_choice, experiments_folder
+from ..runtime.settings import check_choice, check_number, experiments_folder
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'Recipe', 'check_number',
+__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'Recipe',
            'published_recipes', 'recipe_from', 'learning_rate', 'draw_augmentations', 'apply_augmentations', 'augment']
 
 # %% ../../nbs/02a_training.recipes.ipynb #recipe
@@ -35,7 +35,9 @@ class Recipe:
     precision: str = "float32"       # of activations, one of `PRECISIONS`; weights stay in float32
     channels_last: bool = False      # an image's channels side by side in memory, for tensor cores
     compile: bool = False            # run the network through `torch.compile`
-    def __post_init__(self): _check_fields(vars(self))
+    def __post_init__(self):
+        for name, value in _checked_fields(vars(self)).items():
+            object.__setattr__(self, name, value)
     def replace(self, **changes) -> Recipe:
         "The recipe with other values in these fields; `ValueError` as from `recipe_from`."
         return recipe_from(dataclasses.asdict(self) | changes)
@@ -55,33 +57,21 @@ RANGES = {  # kind, lowest value, and the bound that it stays below
     "weight_decay": (float, 0, math.inf), "warmup_epochs": (float, 0, math.inf),
     "gamma": (float, 0, math.inf), "momentum": (float, 0, 1), "label_smoothing": (float, 0, 1)}
 
-# %% ../../nbs/02a_training.recipes.ipynb #check-number
-def check_number(name: str,   # of the argument, for the message
-                 value,       # what was given
-                 kind: type,  # int, or float, which takes whole numbers too
-                 low: float,  # the lowest value
-                 high: float, # the bound that it stays below; may be infinite
-                ):
-    "Raise `ValueError` unless `value` is a number of this kind with low <= value < high."
-    right_type = isinstance(value, (int, float) if kind is float else int)
-    if right_type and not isinstance(value, bool) and low <= value < high: return
-    whole = "whole " if kind is int else ""
-    bound = "" if high == math.inf else f" and below {high}"
-    raise ValueError(f"{name}: a {whole}number of at least {low}{bound} is needed, not {value!r}")
-
 # %% ../../nbs/02a_training.recipes.ipynb #check
-def _check_fields(values):
-    "Raise `ValueError`, naming the field, unless each value is one that its field may hold."
+def _checked_fields(values):
+    "The values of all fields; `ValueError`, naming the field, for one that it may not hold."
     for name, known in CHOICES.items(): check_choice(f"recipe.{name}", values[name], known)
     for name in SWITCHES:
         if not isinstance(values[name], bool):
             raise ValueError(f"recipe.{name}: true or false is needed, not {values[name]!r}")
-    for name, (kind, low, high) in RANGES.items():
-        check_number(f"recipe.{name}", values[name], kind, low, high)
-    milestones = values["milestones"]
-    if not isinstance(milestones, tuple):
-        raise ValueError(f"recipe.milestones: a list of fractions is needed, not {milestones!r}")
-    for value in milestones: check_number("recipe.milestones", value, float, 0, math.inf)
+    numbers = {name: check_number(f"recipe.{name}", values[name], *limits)
+               for name, limits in RANGES.items()}
+    if not isinstance(values["milestones"], tuple):
+        raise ValueError("recipe.milestones: a list of fractions is needed, "
+                         f"not {values['milestones']!r}")
+    milestones = tuple(check_number("recipe.milestones", part, float, 0, math.inf)
+                       for part in values["milestones"])
+    return values | numbers | {"milestones": milestones}
 
 # %% ../../nbs/02a_training.recipes.ipynb #published-recipes
 @cache
