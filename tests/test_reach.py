@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from starlight_nb.matching import align, partial_spec
+from starlight_nb.matching import align
 from starlight_nb.models import build
 from starlight_nb.permutation import check_spec, infer_spec, permute
 
