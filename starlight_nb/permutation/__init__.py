@@ -40,7 +40,7 @@ def infer_spec(model: nn.Module,  # not changed
     spec = spec_from_trace(trace)
     if spec.groups:
         proof = Proof(model, trace.examples)
-        spec = remove_unreached_groups(remove_failing_groups(spec, proof), proof)
+        spec = remove_unreached_groups(remove_failing_groups(spec, proof), trace, proof)
     if not spec.groups:
         warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",
                       stacklevel=2)

@@ -5,12 +5,14 @@
 # %% ../../nbs/10g_permutation.reach.ipynb #imports
 from __future__ import annotations
 import torch
+from .groups import FreeUnits
 from .proof import Proof, random_values, without_groups
 from .spec import PermutationSpec, as_real, unit_positions
-from .trace import has_fractions
+from .trace import Trace, has_fractions, tables_in
+from .units import congruence_closure, project
 
 # %% auto #0
-__all__ = ['TRIES', 'NOT_REACHED', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']
+__all__ = ['TRIES', 'NOT_REACHED', 'BESIDE', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']
 
 # %% ../../nbs/10g_permutation.reach.ipynb #slots
 def _within(spec, group):
@@ -81,11 +83,43 @@ def unreached_groups(spec: PermutationSpec,  # proven
     return left
 
 # %% ../../nbs/10g_permutation.reach.ipynb #remove
+class _Reached:
+    "Which units of a trace lie in one table with those of unreached groups."
+    def __init__(self, spec, trace):
+        self.spec, self.trace = spec, trace
+        self.free = FreeUnits(trace.units, congruence_closure(trace.units))
+    def _parts(self, units):
+        "The free units that these units move with."
+        found = map(self.free.parts, self.free.representative[units.ravel()].tolist())
+        return {part for parts in found for part in parts}
+    def units_of(self, group):
+        "The free units along an axis at the places of a group."
+        found = set()
+        for name, i, positions in _slots(self.spec, group):
+            if name not in self.trace.axes: continue  # another name of a tied tensor
+            axis = project(self.trace.units, self.trace.axes[name], [i])
+            found |= self._parts(axis[positions.numpy()])
+        return found
+    def beside(self, unreached):
+        "The other groups with units in a table of several axes that has units of these groups."
+        left = set().union(*map(self.units_of, unreached))
+        tables = (self._parts(table) for value in self.trace.values.values()
+                  for table in tables_in(value) if table.ndim > 1)
+        shared = set().union(*(parts - left for parts in tables if parts & left))
+        return [group for group in self.spec.groups
+                if group not in unreached and self.units_of(group) & shared]
+
+# %% ../../nbs/10g_permutation.reach.ipynb #remove-groups
 NOT_REACHED = "not reached by the examples"
+BESIDE = "in a table of which the examples reach a part"
 
 def remove_unreached_groups(spec: PermutationSpec,  # proven
+                            trace: Trace,           # from which the spec is
                             proof: Proof,           # of the same network; gets other weights
                            ) -> PermutationSpec:
     "The spec without the groups that no example reaches; these are listed in `pinned`."
     unreached = unreached_groups(spec, proof)
-    return without_groups(spec, dict.fromkeys(unreached, NOT_REACHED)) if unreached else spec
+    if not unreached: return spec
+    beside = _Reached(spec, trace).beside(unreached)
+    reasons = dict.fromkeys(beside, BESIDE) | dict.fromkeys(unreached, NOT_REACHED)
+    return without_groups(spec, reasons)

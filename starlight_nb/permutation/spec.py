@@ -314,10 +314,8 @@ def permute(spec: PermutationSpec,
             permutation: dict[str, torch.Tensor],
             state: dict[str, torch.Tensor],  # not changed
            ) -> dict[str, torch.Tensor]:
-    """A new state with every axis reordered; the network's outputs stay what they were.
-
-    It has all names of tied tensors, also where `state` has one of them only.
-    Raises `ValueError` where the state or the permutation does not fit the spec."""
+    """A new state with every axis reordered, and all names of tied tensors; the network's outputs
+    stay what they were. Raises `ValueError` where the state or the permutation does not fit."""
     state = check_state(spec, state)
     check_permutation(spec, permutation)
     moved = permute_unchecked(spec, permutation, state)

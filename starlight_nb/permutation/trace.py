@@ -18,7 +18,7 @@ from ..states import forget_caches, tensors_of, tied_names, working_copy
 
 # %% auto #0
 __all__ = ['EVALUATION', 'MODES', 'RANDOM', 'NOT_COVERED', 'SUMMED_AXIS', 'Example', 'split_examples', 'modules_in_training',
-           'run_example', 'all_tensors', 'clean_copy', 'export_graph', 'has_fractions', 'Graphs', 'Trace']
+           'run_example', 'all_tensors', 'clean_copy', 'export_graph', 'tables_in', 'has_fractions', 'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #split-inputs
 EVALUATION = "evaluation"
@@ -211,13 +211,13 @@ def _new_axes(units, value, why):
 def _pin_sources(units, node, values, why):
     "Fix the units of all tensors that a node reads."
     for source in node.all_input_nodes:
-        for table in _all_tables(values[source]): units.pin(table, why)
+        for table in tables_in(values[source]): units.pin(table, why)
 
-def _all_tables(value):
-    "All tables of units of a tensor, or of several in a tuple."
+def tables_in(value) -> list:
+    "All tables of units in a result: of a tensor, or of several in a tuple."
     if isinstance(value, AxisTables): return list(value.values())
     if not isinstance(value, (tuple, list)): return []
-    return [table for item in value for table in _all_tables(item)]
+    return [table for item in value for table in tables_in(item)]
 
 # %% ../../nbs/10d_permutation.trace.ipynb #names
 def _names(program, nodes, earlier):
@@ -268,7 +268,7 @@ def _walk(units, nodes, values):
     for node in nodes:
         if node.op == "call_function": values[node] = _apply(units, node, values)
         if node.op == "output": _pin_sources(units, node, values, "reaches the output")
-        units.occurrences += [table.ravel() for table in _all_tables(values[node])]
+        units.occurrences += [table.ravel() for table in tables_in(values[node])]
 
 # %% ../../nbs/10d_permutation.trace.ipynb #has-units
 def has_fractions(tensor: torch.Tensor) -> bool:

@@ -1,0 +1,373 @@
+"""What the example inputs do not reach is never free: entries of tables, modules, branches."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from starlight_nb.matching import align
+from starlight_nb.models import build
+from starlight_nb.permutation import check_spec, infer_spec, permute
+
+SHORT = torch.arange(12).reshape(2, 6) % 5
+LONG = torch.arange(24).reshape(2, 12) % 5
+
+
+def change(model, spec, run, seed=1):
+    "How far a random permutation of `spec` moves what `run(model)` returns."
+    model = copy.deepcopy(model).double().eval()
+    moved = copy.deepcopy(model)
+    order = spec.random(torch.Generator().manual_seed(seed))
+    moved.load_state_dict(permute(spec, order, model.state_dict()))
+    with torch.no_grad():
+        before, after = run(model), run(moved)
+    return float((before - after).abs().max() / before.abs().max())
+
+
+def quiet_spec(model, example_inputs):
+    "The spec, where no warning is given."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return infer_spec(model, example_inputs)
+
+
+class Table(nn.Module):
+    "Words, and a table that `use` reads in part; the table's width is that of the words."
+
+    def __init__(self, use, shape=(1, 12, 8)):
+        super().__init__()
+        self.use, self.words, self.table = use, nn.Embedding(5, 8), nn.Parameter(torch.randn(shape))
+        self.hidden, self.top = nn.Linear(8, 7), nn.Linear(7, 3)
+
+    def forward(self, text):
+        return self.top(self.hidden(self.use(self.table, self.words(text))).relu().mean(1))
+
+
+TABLES = {
+    "slice": (lambda table, x: x + table[:, :x.shape[1]], (1, 12, 8)),
+    "from the end": (lambda table, x: x + table[:, -x.shape[1]:], (1, 12, 8)),
+    "scaled before": (lambda table, x: x + (2 * table).narrow(1, 0, x.shape[1]), (1, 12, 8)),
+    "normalised before": (lambda table, x: x + F.normalize(table, dim=-1)[:, :x.shape[1]],
+                          (1, 12, 8)),
+    "transposed": (lambda table, x: x + table.mT[:, :x.shape[1]], (1, 8, 12)),
+    "both axes": (lambda table, x: x + table[:x.shape[1], :x.shape[1]] @ x, (12, 12)),
+    "bias of attention": (lambda table, x: x + (x @ x.mT + table[:x.shape[1], :x.shape[1]])
+                          .softmax(-1) @ x, (12, 12)),
+    "without gradients": (lambda table, x: x + table.detach().round()[:, :x.shape[1]], (1, 12, 8)),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_entries_that_no_example_reaches_are_pinned_with_the_reason(name):
+    torch.manual_seed(0)
+    model = Table(*TABLES[name])
+    spec = quiet_spec(model, SHORT)
+    assert "not reached by the examples" in spec.pinned.values()
+    assert spec.coverage < 1 and 8 in spec.groups.values() and 7 in spec.groups.values()
+    for text in (SHORT, LONG):
+        assert change(model, spec, lambda network: network(text)) < 1e-9
+    both = quiet_spec(model, [SHORT, LONG])
+    assert "not reached by the examples" not in both.pinned.values()
+    assert change(model, both, lambda network: network(LONG)) < 1e-9
+
+
+@pytest.mark.parametrize("length", [1, 6])
+def test_a_flat_table_of_which_a_part_is_reached_pins_what_lies_in_it(length):
+    torch.manual_seed(0)
+    model = Table(lambda table, x: x + table.view(12, 8)[:x.shape[1]], (96,))
+    spec = infer_spec(model, LONG[:, :length])
+    assert spec.groups == {"hidden": 7}
+    assert change(model, spec, lambda network: network(LONG)) < 1e-9
+    assert infer_spec(model, LONG).groups == {"words": 8, "hidden": 7}
+
+
+def test_positions_in_an_image_that_no_example_reaches():
+    class Image(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 2)
+            self.positions = nn.Parameter(torch.randn(1, 6, 8, 8))
+
+        def forward(self, x):
+            x = self.first(x).relu() + self.positions[:, :, :x.shape[2], :x.shape[3]]
+            return self.last(x.relu().mean((2, 3)))
+
+    model, large = Image(), torch.rand(2, 1, 8, 8)
+    spec = quiet_spec(model, torch.randn(2, 1, 5, 5))
+    assert spec.groups == {"first": 6} and spec.coverage < 1
+    assert change(model, spec, lambda network: network(large.double())) < 1e-9
+
+
+def test_a_network_of_which_an_example_runs_the_first_units():
+    class Slim(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.last = nn.Linear(5, 12), nn.Linear(12, 3)
+
+        def forward(self, x, units):
+            x = F.linear(x, self.wide.weight[:units], self.wide.bias[:units]).relu()
+            return F.linear(x, self.last.weight[:, :units], self.last.bias)
+
+    model, x = Slim(), torch.randn(4, 5)
+    spec = quiet_spec(model, (x, 4))
+    assert list(spec.groups.values()) == [4]
+    # each of two hidden axes of weights and of a bias moves by a third
+    assert spec.coverage == pytest.approx(1 / 3)
+    for units in (4, 7, 12):
+        assert change(model, spec, lambda network: network(x.double(), units)) < 1e-9
+    both = quiet_spec(model, [(x, 4), (x, 12)])
+    assert list(both.groups.values()) == [4, 8] and both.coverage == 1
+    assert list(quiet_spec(model, {"x": x, "units": 12}).groups.values()) == [12]
+
+
+def test_a_small_hidden_layer_that_is_cut_off_by_chance_is_reached():
+    for seed in range(20):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        assert quiet_spec(model, torch.randn(1, 2)).groups == {"0": 2}
+
+
+class Tasks(nn.Module):
+    "A trunk, and one head for each of two tasks."
+
+    def __init__(self, head=lambda: nn.Linear(12, 3)):
+        super().__init__()
+        self.trunk, self.heads = nn.Linear(6, 12), nn.ModuleList(head() for _ in range(2))
+
+    def forward(self, x, task: int = 0):
+        return self.heads[task](self.trunk(x).relu())
+
+
+def norm_head(**options):
+    norm = nn.BatchNorm1d(12, **options)
+    norm.running_mean = torch.randn(12)
+    norm.running_var = torch.rand(12) + 0.5
+    return nn.Sequential(norm, nn.ReLU(), nn.Linear(12, 3))
+
+
+HEADS = {
+    "linear": lambda: nn.Linear(12, 3),
+    "norm": norm_head,
+    "norm without weights": lambda: norm_head(affine=False),
+    "two layers": lambda: nn.Sequential(nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_no_example_runs_moves_along_with_the_only_units_that_it_can_read(head):
+    torch.manual_seed(0)
+    model, x = Tasks(HEADS[head]), torch.randn(4, 6)
+    if head == "two layers":  # as many hidden units in the head that runs
+        model.heads[0] = nn.Linear(12, 3)
+    with pytest.warns(UserWarning, match=r"Tasks .* no example runs \(moved along.*: heads.1\)"):
+        spec = infer_spec(model, x)
+    assert spec.groups == {"trunk": 12}
+    for task in (0, 1):
+        assert change(model, spec, lambda network: network(x.double(), task)) < 1e-9
+    assert quiet_spec(model, [(x, 0), (x, 1)]).groups["trunk"] == 12
+
+
+def test_align_keeps_heads_that_no_example_runs():
+    a, b, x = Tasks(), Tasks(), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="heads.1"):
+        aligned = align(a, b, x)
+    for task in (0, 1):
+        torch.testing.assert_close(aligned(x, task), b(x, task))
+    aligned = align(a, b, [(x, 0), (x, 1)], partial=True)
+    torch.testing.assert_close(aligned(x, 1), b(x, 1))
+
+
+CHOICES = {
+    "outputs as many as hidden units": Tasks(lambda: nn.Linear(12, 12)),
+    "a hidden layer as wide as the trunk": Tasks(
+        lambda: nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))),
+    "a grouped convolution": Tasks(
+        lambda: nn.Sequential(nn.Unflatten(1, (12, 1)), nn.Conv1d(12, 6, 1, groups=3),
+                              nn.Flatten())),
+    "attention": Tasks(
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(12, 2, 9), nn.Linear(12, 3))),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_what_an_unrun_module_could_read_keeps_its_order_where_it_cannot_be_told(name):
+    model, x = CHOICES[name].eval(), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="could read several axes, .*: heads.1"):
+        spec = infer_spec(model, x)
+    assert "trunk" not in spec.groups
+    assert any("heads.1 could read it" in why for why in spec.pinned.values())
+    assert change(model, spec, lambda network: network(x.double(), 1)) < 1e-9
+    assert "trunk" in quiet_spec(model, [x, (x, 1)]).groups
+
+
+def test_exits_read_images_that_are_pooled_or_flattened():
+    class Exits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+            self.last, self.flat = nn.Linear(4, 3), nn.Linear(6 * 25, 3)
+            self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3))
+
+        def forward(self, x, end=0):
+            hidden = self.first(x).relu()
+            if end == 1:
+                return self.flat(hidden.flatten(1))
+            if end == 2:
+                return self.pooled(hidden)
+            return self.last(self.second(hidden).relu().mean((2, 3)))
+
+    model, x = Exits(), torch.randn(2, 1, 5, 5)
+    with pytest.warns(UserWarning, match="flat.*pooled"):
+        spec = infer_spec(model, [(x, 0)])
+    with pytest.warns(UserWarning, match="flat"):
+        moving = infer_spec(model, [(x, 0), (x, 2)])
+    assert moving.groups == {"first": 6, "second": 4}
+    assert moving.axes["flat.weight"][1] == ((("first", 6), (None, 25)),)
+    for end in range(3):
+        for found in (spec, moving, quiet_spec(model, [(x, 0), (x, 1), (x, 2)])):
+            assert change(model, found, lambda network: network(x.double(), end)) < 1e-9
+
+
+def test_a_mask_token_moves_with_the_stream_that_its_module_sees():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 16), nn.Linear(16, 3)
+            self.mask = nn.Parameter(torch.randn(1, 1, 16))
+            self.layer = nn.TransformerEncoderLayer(16, 4, 16, batch_first=True)
+
+        def forward(self, x, masked=None):
+            x = self.first(x)
+            if masked is not None:
+                x = torch.where(masked[..., None], self.mask, x)
+            return self.last(self.layer(x).mean(1))
+
+    model, x, masked = Masked().eval(), torch.randn(2, 6, 5), torch.arange(12).reshape(2, 6) % 3 == 0
+    with pytest.warns(UserWarning, match=r"moved along.*: mask\)"):
+        spec = infer_spec(model, x)
+    assert spec.coverage == 1 and spec.groups["first"] == 16
+    for mask in (None, masked):
+        assert change(model, spec, lambda network: network(x.double(), mask)) < 1e-9
+    assert spec.axes == quiet_spec(model, [x, (x, masked)]).axes
+
+
+def test_branches_that_only_training_runs_are_traced():
+    class Noisy(nn.Module):
+        "Weights with noise of its own size in training."
+
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(outputs, inputs))
+            self.size = nn.Parameter(torch.randn(outputs, inputs))
+
+        def forward(self, x):
+            noise = torch.randn_like(self.weight) if self.training else 0
+            return F.linear(x, self.weight + self.size * noise)
+
+    class Variational(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 12), nn.Linear(5, 6)
+            self.mean, self.spread = nn.Linear(12, 5), nn.Linear(12, 5)
+
+        def forward(self, x):
+            hidden = F.dropout(self.first(x).relu(), 0.5, self.training)
+            code = self.mean(hidden)
+            if self.training:
+                code = code + torch.randn_like(code) * self.spread(hidden).exp()
+            return self.last(code)
+
+    x = torch.randn(4, 6)
+    noisy = nn.Sequential(Noisy(6, 12), nn.ReLU(), Noisy(12, 3))
+    spec = quiet_spec(noisy, x)
+    assert spec.groups == {"0": 12} and spec.axes["0.size"] == spec.axes["0.weight"]
+    assert spec.axes["2.size"] == spec.axes["2.weight"]
+    spec = quiet_spec(Variational(), x)
+    assert spec.groups == {"first": 12, "mean": 5}
+    assert spec.axes["spread.weight"] == spec.axes["mean.weight"]
+
+
+def test_auxiliary_classifiers_of_googlenet_move_along():
+    model = torchvision.models.googlenet(
+        num_classes=7, aux_logits=True, init_weights=False, weights=None)
+    x = torch.randn(2, 3, 64, 64)
+    spec = quiet_spec(model, x)
+    assert spec.coverage == 1 and spec.axes["aux1.fc1.weight"][1] is not None
+
+    def auxiliary(network):
+        network.train()
+        for part in network.modules():
+            if isinstance(part, (nn.Dropout, nn.BatchNorm2d)):
+                part.eval()
+        return torch.cat(tuple(network(x.double())), 1)
+
+    assert change(model, spec, auxiliary) < 1e-9
+
+
+def test_training_that_cannot_be_traced_is_left_out():
+    class WantsLabels(Tasks):
+        def forward(self, x, labels=None):
+            if self.training:
+                return F.cross_entropy(self.heads[1](self.trunk(x)), labels)
+            return self.heads[0](self.trunk(x).relu())
+
+    with pytest.warns(UserWarning, match="no example runs .*: heads.1"):
+        assert infer_spec(WantsLabels(), torch.randn(2, 6)).groups == {"trunk": 12}
+
+
+def test_harmless_parameters_are_not_named():
+    class Harmless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.again = nn.Linear(6, 12), nn.Linear(12, 3), nn.Linear(6, 12)
+            self.again.weight, self.again.bias = self.first.weight, self.first.bias
+            self.temperature, self.none = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(0))
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.last(self.first(x).relu())
+
+    assert quiet_spec(Harmless(), torch.randn(2, 6)).groups == {"first": 12}
+
+
+def test_a_module_that_can_read_nothing_is_named_all_the_same():
+    model = Tasks()
+    model.other = nn.Linear(50, 40)
+    with pytest.warns(UserWarning, match="read nothing that moves, .*: other"):
+        assert infer_spec(model, [(torch.randn(2, 6), task) for task in (0, 1)]).groups
+
+
+def test_a_spec_must_hold_for_each_example():
+    class Flipped(nn.Module):
+        "Permutable in one mode, and with units in their own order in the other."
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x, flip=False):
+            hidden = self.first(x).relu()
+            return self.last(hidden.cumsum(1) if flip else hidden)
+
+    model, x = Flipped(), torch.randn(3, 4)
+    spec = infer_spec(model, x)
+    assert spec.groups == {"first": 6}
+    with pytest.warns(UserWarning, match="nothing to permute"):
+        assert not infer_spec(model, [x, (x, True)]).groups
+    assert max(check_spec(model, spec, x).values()) < 1e-9
+    with pytest.raises(ValueError, match="outputs change under 'first'"):
+        check_spec(model, spec, [x, (x, True)])
+
+
+def test_examples_of_the_wrong_form_are_one_clear_error():
+    model, x = build("mlp"), torch.randn(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="example_inputs: at least one example is needed"):
+        infer_spec(model, [])
+    with pytest.raises(ValueError, match=r"example_inputs\[1\]: an example is a tensor, a tuple"):
+        infer_spec(model, [x, [x]])
+    with pytest.raises(ValueError, match=r"example_inputs\[1\]: Sequential does not accept them"):
+        infer_spec(model, [x, torch.randn(2, 3)])
