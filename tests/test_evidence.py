@@ -187,6 +187,21 @@ def test_what_other_versions_computed_earlier_stays_recorded(short_notebooks, tm
     assert list(evidence["made_with"]) == ["fig4_bma"], "fig1 has been made again"
 
 
+def test_what_a_killed_run_made_with_another_version_is_recorded(short_notebooks, tmp_path):
+    "It has times of no notebook, and only files of those that ended."
+    short_notebooks()
+    report = tmp_path / "report"
+    assert reproduce(tmp_path, "smoke", "--out", str(report), only="fig1,fig2") == 0
+    evidence = json.loads((report / "evidence.json").read_text())
+    evidence["versions"]["torch"] = "1.0"
+    evidence["wall_seconds"] = {}
+    (report / "evidence.json").write_text(json.dumps(evidence))
+    assert reproduce(tmp_path, "smoke", "--out", str(report), only="fig2") == 0
+    made_with = json.loads((report / "evidence.json").read_text())["made_with"]
+    assert {name: own["versions"]["torch"] for name, own in made_with.items()} == {
+        "fig1_source_count": "1.0"}
+
+
 def test_the_doctor_notes_what_jupyterlab_starts(tmp_path, monkeypatch):
     variables = another_environment(tmp_path)
     monkeypatch.setenv("JUPYTER_PATH", variables["JUPYTER_PATH"])

@@ -79,21 +79,29 @@ def merged_times(before: dict,                         # of earlier runs
 # %% ../../nbs/50r_paper.evidence.ipynb #merged-origins
 ORIGIN = ("commit", "code", "versions", "device", "machine")
 
-def merged_origins(before: dict,              # the evidence of earlier runs
+def merged_origins(names: list[str],          # of the notebooks whose results are in the report
+                   before: dict,              # the evidence of earlier runs
                    written: dict[str, dict],  # what kernels have written since, by notebook
                    now: dict,                 # of this run: the keys `ORIGIN`
                   ) -> dict[str, dict]:
-    "Of each notebook in the report that was made with something else than `now`, with what."
+    "Of each notebook that was made with something else than `now`, with what."
     last = {key: before.get(key) for key in ORIGIN}
-    earlier = dict.fromkeys(before.get("wall_seconds", {}), last) | before.get("made_with", {})
+    earlier = dict.fromkeys(names, last) | before.get("made_with", {})
     merged = earlier | {name: now | own for name, own in written.items()}
     return {name: own for name, own in merged.items() if own != now}
 
-# %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
+# %% ../../nbs/50r_paper.evidence.ipynb #read-all
 def _read_all(folder):
     "The content of every JSON file in a folder, by the file's name."
     return {path.stem: _read_json(path) for path in sorted(folder.glob("*.json"))}
 
+def _experiments_in(out):
+    "The experiments with results in a report, from a run or by hand."
+    places = ("notebooks/{}.ipynb", "data/{}.json")
+    return [name for name in experiment_names()
+            if any((out / place.format(name)).exists() for place in places)]
+
+# %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
 def save_evidence(out: Path,              # the report's folder
                   identity: dict,         # as in `check_report`, and more to record
                   environment: Settings,  # of this run
@@ -102,14 +110,14 @@ def save_evidence(out: Path,              # the report's folder
                   entries: dict[str, tuple[int, int]],  # of the store, before and after each
                  ) -> None:
     "Merge this run's evidence, and what kernels wrote, into the report's `evidence.json`."
-    before, times = _read_json(out / "evidence.json"), (seconds, entries)
+    before, names = _read_json(out / "evidence.json"), _experiments_in(out)
     now = now | dict(device=device_name(environment.device),
                      machine=f"{platform.system()} {platform.machine()}")
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     evidence = dict(identity, finished=finished, **now, cores=os.cpu_count(),
                     workers=environment.jobs, backend=environment.backend,
-                    made_with=merged_origins(before, _read_all(out / "made_with"), now),
-                    wall_seconds=merged_times(before.get("wall_seconds", {}), *times),
+                    made_with=merged_origins(names, before, _read_all(out / "made_with"), now),
+                    wall_seconds=merged_times(before.get("wall_seconds", {}), seconds, entries),
                     measured=before.get("measured", {}) | _read_all(out / "measured"))
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
     for folder in ("made_with", "measured"): shutil.rmtree(out / folder, ignore_errors=True)
