@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Rooms import only from rooms to their left.
-ROOMS = ["runtime", "data", "models", "states", "training", "evaluation", "permutation", "matching", "barriers",
+ROOMS = ["runtime", "data", "models", "states", "training", "evaluation", "permutation", "matching", "barriers", "checks",
          "star", "statistics", "bma", "fusion", "plots", "paper"]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.name != "index.ipynb"]
