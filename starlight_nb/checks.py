@@ -32,9 +32,9 @@ class ModelReport:
     model: str
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     spec: PermutationSpec | None = None  # None where none could be inferred
-    def add(self, what: str, verdict: str, finding: str):
-        "One more finding; the verdict is ok, note or wrong."
-        self.rows.append((what, verdict, finding))
+    def add(self, *row: str):
+        "One more finding: what, verdict, finding."
+        self.rows.append(row)
     @property
     def ok(self) -> bool:
         "Whether nothing is wrong."
@@ -48,10 +48,9 @@ class ModelReport:
                  for what, verdict, finding in self.rows]
         return "\n".join([f"ModelReport of {self.model}", *lines])
     def _repr_html_(self):
-        cells = ["".join(f"<td style='text-align: left'>{html.escape(part)}</td>" for part in row)
-                 for row in self.rows]
-        rows = "".join(f"<tr>{row}</tr>" for row in cells)
-        return f"<p>{html.escape(self.model)}</p><table>{rows}</table>"
+        with pd.option_context("display.max_colwidth", None):
+            table = self.to_frame().to_html(index=False, justify="left")
+        return f"<p>{html.escape(self.model)}</p>{table}"
 
 # %% ../nbs/15_checks.ipynb #trial
 class _Trial:
@@ -120,6 +119,7 @@ def _kinds(model, refresher):
         "whole numbers": [name for name in others
                           if not is_number(tensors[name]) and tensors[name].ndim]}
 
+# %% ../nbs/15_checks.ipynb #treated
 TREATED = {
     "statistics": ("ok", "measured on data at every point"),
     "derived tensors": ("ok", "computed from the weights at every point"),

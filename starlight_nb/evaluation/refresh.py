@@ -112,8 +112,8 @@ def _decay(module, call, names):
         _begin(module, names, start)
         module(*args, **kwargs)
         return torch.cat([getattr(module, name).detach().double().flatten() for name in names])
-    first, second, third = map(after, (0.0, 1.0, 2.0))
-    factors = torch.cat([second - first, third - second])
+    zero = after(0.0)
+    factors = torch.cat([(after(start) - zero) / start for start in (1.0, 1000.0, -1000.0)])
     same = torch.allclose(factors, factors.mean(), atol=1e-4)
     return factors.mean().item() if same and -1e-4 < factors.mean() < 0.9999 else None
 
