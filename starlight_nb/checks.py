@@ -148,20 +148,6 @@ def _check_state(report, trial):
     if low: report.add("number types", "note", f"{', '.join(low)}; losses are summed in float32")
 
 # %% ../nbs/15_checks.ipynb #check-symmetries
-def _check_symmetries(report, trial, model, example):
-    "Which symmetries were found, and do they hold?"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try: report.spec = infer_spec(model, example)
-        except ValueError as error:
-            report.add("symmetries", "wrong", str(error))
-            return
-    spec = report.spec
-    report.add("symmetries", "ok" if spec.groups else "note",
-               f"{len(spec.groups)} groups; {100 * spec.coverage:.1f} % of the hidden axes move")
-    for warning in caught: report.add("symmetries", "note", str(warning.message))
-    if spec.groups: _check_permutation(report, trial, spec)
-
 def _check_permutation(report, trial, spec):
     "Does a random permutation hold, can it be undone, and is it found?"
     permutation = spec.random(generator(0, "check"))
@@ -180,6 +166,21 @@ def _check_permutation(report, trial, spec):
     middle = trial.outputs(interpolate(trial.state, back, 0.5))
     report.add("half-way to itself", _verdict(trial.change(middle), trial.tolerance),
                f"changes the outputs by {trial.change(middle):.1e}")
+
+# %% ../nbs/15_checks.ipynb #which-symmetries
+def _check_symmetries(report, trial, model, example):
+    "Which symmetries were found, and do they hold?"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try: report.spec = infer_spec(model, example)
+        except ValueError as error:
+            report.add("symmetries", "wrong", str(error))
+            return
+    spec = report.spec
+    report.add("symmetries", "ok" if spec.groups else "note",
+               f"{len(spec.groups)} groups; {100 * spec.coverage:.1f} % of the hidden axes move")
+    for warning in caught: report.add("symmetries", "note", str(warning.message))
+    if spec.groups: _check_permutation(report, trial, spec)
 
 # %% ../nbs/15_checks.ipynb #check-data
 def _by_torch(model, state, split, size):

@@ -98,7 +98,7 @@ def _linear(units, node, x, weight, bias=None):
     if bias is not None: result = unify(units, result, _label(bias, ["out"]))
     return _number(result, labels)
 
-@rule("matmul", "mm", "bmm", "mv", "dot", tables=True)
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", tables=True)
 def _matmul(units, node, x, y):
     batch = _batch_labels(max(x.rank, y.rank, 2) - 2)
     left = [*batch[len(batch) - x.rank + 2:], "m", "k"] if x.rank > 1 else ["k"]
