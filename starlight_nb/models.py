@@ -214,6 +214,7 @@ def check_architecture(name: str,                      # what `build` would be g
         check_choice(argument, name.removeprefix("torchvision."), known)
     elif name not in known: check_choice(argument, name, ARCHITECTURES)
 
+# %% ../nbs/01_models.ipynb #builder
 def builder_of(name: str,  # what `build` would be given
               ) -> Callable[..., nn.Module]:
     "The class or function that builds the networks of a name; `ValueError` for an unknown name."

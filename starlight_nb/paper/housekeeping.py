@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import Timeout
 from ..models import check_architecture
 from .members import (
-    ALGORITHMS, KINDS, SEEDS, algorithms_of, identify_network, star_name)
+    KINDS, SEEDS, algorithms_of, identify_network, star_name)
 from .profiles import Setting, load_profile
 from .study import VARIED
 from ..runtime.files import check_folder, explain_os_errors, lock

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from ..models import RANDOM
 from ..runtime.store import state_digest
 
 # %% auto #0
-__all__ = ['PLAIN', 'READS_VALUES', 'LIBRARIES', 'STANDARD', 'code_digest', 'network_fingerprint']
+__all__ = ['PLAIN', 'READS_VALUES', 'READS_MEMORY', 'LIBRARIES', 'STANDARD', 'code_digest', 'network_fingerprint']
 
 # %% ../../nbs/02e_training.fingerprint.ipynb #recorder
 PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout,
@@ -57,6 +58,18 @@ class _Recorder(TorchDispatchMode):
         self.reads_values |= str(function).startswith(READS_VALUES)
         return results
 
+# %% ../../nbs/02e_training.fingerprint.ipynb #memory-reads
+READS_MEMORY = ("tolist", "numpy", "__array__", "__dlpack__")  # methods of a tensor
+
+class _MemoryReads(TorchFunctionMode):
+    "Notes whether Python reads the numbers of a tensor from its memory."
+    def __init__(self):
+        super().__init__()
+        self.found = False
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        self.found |= getattr(function, "__name__", "") in READS_MEMORY
+        return function(*arguments, **(options or {}))
+
 # %% ../../nbs/02e_training.fingerprint.ipynb #passes
 def _run(network, examples):
     "One batch through the network as in evaluation, and one as in training, with gradients."
@@ -78,16 +91,17 @@ def _python_state(network):
 # %% ../../nbs/02e_training.fingerprint.ipynb #operations
 def _operations(network, examples):
     "A line for each tensor and operation of a network, and whether they tell everything."
-    recorder, lines = _Recorder(), []
+    lines = []
+    recorder, reads = _Recorder(), _MemoryReads()
     for named in (network.named_parameters, network.named_buffers):
         for name, tensor in named(remove_duplicate=False):
             words = recorder.memories.describe(tensor, new=True)
             lines.append(f"{name} {words} {tensor.requires_grad}")
     recorder.memories.describe(examples, new=True)
     before = _python_state(network)
-    with recorder: _run(network, examples)
-    complete = not recorder.reads_values and _python_state(network) == before
-    return lines + recorder.lines, complete
+    with recorder, reads: _run(network, examples)
+    read = recorder.reads_values or reads.found
+    return lines + recorder.lines, not read and _python_state(network) == before
 
 # %% ../../nbs/02e_training.fingerprint.ipynb #parts
 LIBRARIES = {"torch", "numpy"} | set(sys.stdlib_module_names)
