@@ -1,6 +1,7 @@
 """The store and changed code: other code gives other entries, and old entries are told from new."""
 import dataclasses
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -219,7 +220,7 @@ def test_members_of_changed_code_are_one_clear_error(setting, tmp_path, monkeypa
     study = Study(setting, Store(tmp_path), points=3)
     pairs = regular_pairs(study.members("heldout", 2))
     study.paths(pairs)
-    source, = (regular_member(setting, "source", 0),)
+    source = regular_member(setting, "source", 0)
     use(monkeypatch, *CHANGES["activation"])
     for again in (study, Study(setting, Store(tmp_path), points=3)):
         with pytest.raises(ValueError, match="members: 'heldout-0' was listed with another networ"):
@@ -300,40 +301,62 @@ HIDDEN = {
 }
 
 
+def hidden(name):
+    "The change that puts this line before the second layer."
+    layer = "        hidden = self.second"
+    return layer, f"        {HIDDEN[name]}\n{layer}"
+
+
 @pytest.mark.parametrize("name", HIDDEN)
 def test_code_that_the_pass_does_not_show_counts(name):
-    line = ("        hidden = self.second", f"        {HIDDEN[name]}\n        hidden = self.second")
+    line = hidden(name)
     other = ("SCALE = 0.5", "SCALE = 0.6")
     always = ("self.last(squash(hidden))", "self.last(hidden)")
     assert fingerprint(always) == fingerprint(always, other), "it is not used"
     assert fingerprint(line, always) == fingerprint(line, always)
     assert fingerprint(line, always)["operations"] != fingerprint(line, always, other)["operations"]
-    comment = ("return SCALE * x", "return SCALE * x  # half")
-    assert fingerprint(line, always) == fingerprint(line, always, comment)
+    for kind in ("comment", "docstring", "variable"):
+        assert fingerprint(line, always) == fingerprint(line, always, *SAME[kind]), kind
 
 
-def test_a_fingerprint_leaves_no_trace():
-    import random
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    fingerprint()
-    assert states == (
-        random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    )
+def random_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_a_fingerprint_depends_on_no_random_state_and_leaves_it_as_it_was():
+    line = ("        hidden = self.second",
+            "        import random; hidden = random.random() * x + float(numpy.random.rand())\n"
+            "        hidden = self.second")
+    drawn = ("import torch\n", "import numpy\nimport torch\n")
+    found = []
+    for seed in (5, 6):
+        for module in (random, np.random):
+            module.seed(seed)
+        torch.manual_seed(seed)
+        before = random_states()
+        found.append(fingerprint(drawn, line))
+        assert random_states() == before
+    assert found[0] == found[1]
+
+
+def test_a_fingerprint_does_not_depend_on_what_runs_around_it():
+    with torch.no_grad():
+        inside = fingerprint()
+    assert inside == fingerprint()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_fingerprint_is_the_same_in_every_process(seed):
     program = textwrap.dedent("""
         import test_changed_code as t
-        line = ("        hidden = self.second", f"        {t.HIDDEN['value']}\\n        hidden = self.second")
-        print(t.fingerprint(), t.fingerprint(line), t.identify_network("resnet", {}, 10, [1, 8, 8], "float32"))
+        resnet = t.identify_network("resnet", {}, 10, [1, 8, 8], "float32")
+        print(t.fingerprint(), t.fingerprint(t.hidden("value")), resnet)
     """)
     environment = os.environ | {"PYTHONHASHSEED": str(seed)}
     found = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent,
                            env=environment, capture_output=True, text=True, check=True).stdout
-    line = ("        hidden = self.second", f"        {HIDDEN['value']}\n        hidden = self.second")
     resnet = identify_network("resnet", {}, 10, [1, 8, 8], "float32")
-    assert found.strip() == f"{fingerprint()} {fingerprint(line)} {resnet}"
+    assert found.strip() == f"{fingerprint()} {fingerprint(hidden('value'))} {resnet}"
 
 
 def test_a_fingerprint_is_taken_once_while_the_code_is_the_same(setting, monkeypatch):

@@ -82,7 +82,7 @@ def role_of(config: dict,
 def _network_name(config):
     "What a network is known by, as JSON: architecture, arguments, and what examples it takes."
     network = {name: config["network"].get(name) for name in ("classes", "shape", "dtype")}
-    known = dict(architecture=config["architecture"], model=config["model"], **network)
+    known = dict(architecture=config.get("architecture"), model=config.get("model"), **network)
     return json.dumps(known, sort_keys=True)
 
 def _network_now(name, latest):
@@ -108,7 +108,7 @@ def _reason(config, networks):
                for name in sorted(now | made) if now.get(name) != made.get(name)]
     if changed: return ", ".join(changed)
     if "network" not in config or config["network"] == networks[_network_name(config)]: return ""
-    return f"{config['architecture']} is another network now"
+    return f"{config.get('architecture')} is another network now"
 
 def old_entries(entries: list[StoredFile],  # of one store, entries and checkpoints
                ) -> dict[str, str]:

@@ -76,9 +76,10 @@ def _run(network, examples):
     network.eval()
     with torch.no_grad(): network(examples)
     network.train()
-    outputs = [value for value in tree_leaves(network(examples))
-               if isinstance(value, torch.Tensor) and value.requires_grad]
-    if outputs: sum(value.sum().abs() for value in outputs).backward()
+    with torch.enable_grad():
+        outputs = [value for value in tree_leaves(network(examples))
+                   if isinstance(value, torch.Tensor) and value.requires_grad]
+        if outputs: sum(value.sum().abs() for value in outputs).backward()
 
 def _python_state(network):
     "What a pass may change in Python: random generators, and counters in the modules."
@@ -95,8 +96,7 @@ def _operations(network, examples):
     recorder, reads = _Recorder(), _MemoryReads()
     for named in (network.named_parameters, network.named_buffers):
         for name, tensor in named(remove_duplicate=False):
-            words = recorder.memories.describe(tensor, new=True)
-            lines.append(f"{name} {words} {tensor.requires_grad}")
+            lines.append(f"{name} {recorder.memories.describe(tensor, new=True)}")
     recorder.memories.describe(examples, new=True)
     before = _python_state(network)
     with recorder, reads: _run(network, examples)
