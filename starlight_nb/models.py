@@ -5,6 +5,7 @@
 # %% ../nbs/01_models.ipynb #imports
 from __future__ import annotations
 import hashlib, inspect, math, threading
+from collections.abc import Callable
 from functools import partial
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from .runtime.settings import check_choice, check_number
 
 # %% auto #0
 __all__ = ['VGG_LAYERS', 'ARCHITECTURES', 'ZOO', 'RANDOM', 'mlp', 'BasicBlock', 'ResNet', 'WideBlock', 'WideResNet', 'vgg',
-           'DenseLayer', 'densenet', 'TextBag', 'check_architecture', 'build', 'millions', 'generator_seed',
-           'generator', 'initialise']
+           'DenseLayer', 'densenet', 'TextBag', 'check_architecture', 'builder_of', 'build', 'millions',
+           'generator_seed', 'generator', 'initialise']
 
 # %% ../nbs/01_models.ipynb #mlp
 def mlp(num_classes: int = 10,
@@ -212,6 +213,15 @@ def check_architecture(name: str,                      # what `build` would be g
     if str(name).startswith("torchvision."):
         check_choice(argument, name.removeprefix("torchvision."), known)
     elif name not in known: check_choice(argument, name, ARCHITECTURES)
+
+# %% ../nbs/01_models.ipynb #builder
+def builder_of(name: str,  # what `build` would be given
+              ) -> Callable[..., nn.Module]:
+    "The class or function that builds the networks of a name; `ValueError` for an unknown name."
+    check_architecture(name)
+    if name in ARCHITECTURES: return ARCHITECTURES[name]
+    from torchvision.models import get_model_builder
+    return get_model_builder(name.removeprefix("torchvision."))
 
 # %% ../nbs/01_models.ipynb #build
 def build(name: str,              # a key of `ARCHITECTURES`, or a name of torchvision

@@ -15,7 +15,6 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import nn
 
 from starlight_nb.paper import averages
-from starlight_nb.paper.members import load_once
 from starlight_nb.paper.averages import (
     average_differences, average_table, measure_averages, posteriors)
 from starlight_nb.bma import (
@@ -591,7 +590,6 @@ def test_an_average_in_a_study_is_the_librarys(study):
 
 def test_a_study_of_data_that_are_no_images(small, small_profile, tmp_path, monkeypatch):
     monkeypatch.setitem(LOADERS, "small", lambda root: small)
-    load_once.cache_clear()
     profile = load_profile(
         small_profile({'"digits"': '"small"', "width = 4": "width = 4, input_shape = [5]"})
     )

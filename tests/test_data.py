@@ -21,7 +21,6 @@ from torchvision import datasets
 
 import starlight_nb.data as data_module
 from starlight_nb.paper import cli, runner
-from starlight_nb.paper.members import load_once
 from starlight_nb.data import CorpusError, read_images, shuffled_rows
 from starlight_nb.data import IMAGENET, LOADERS, PIXELS, available_datasets, load, load_digit_pairs
 from starlight_nb.models import build, initialise
@@ -444,7 +443,6 @@ def test_names_that_are_not_known(name, message, small_profile):
 
 
 def test_a_profile_trains_on_a_part(small_profile, tmp_path):
-    load_once.cache_clear()
     profile = load_profile(small_profile({'"digits"': '"digits-60"'}))
     study = Study(profile.settings["small"], Store(tmp_path / "store"))
     member, = study.members("source", 1)

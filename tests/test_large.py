@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 from torchvision import datasets
 
 from starlight_nb.paper import study as study_module
-from starlight_nb.paper.members import load_once
 from starlight_nb.data import Dataset, Split, available_datasets
 from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec
@@ -72,10 +71,8 @@ def small_data(request, tmp_path, monkeypatch):
         0
     ] not in available_datasets(root):
         pytest.skip(f"the files of {STANDS_FOR[name]} are not in STARLIGHT_DATA")
-    load_once.cache_clear()
     study_module._spec_once.cache_clear()
     yield STANDS_FOR[name]
-    load_once.cache_clear()
     study_module._spec_once.cache_clear()
 
 

@@ -290,7 +290,7 @@ def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):
 def kept(tmp_path):
     "A store with two solutions, their path, and what a killed run leaves."
     from starlight_nb.runtime.store import Store
-    from starlight_nb.paper.members import regular_pairs
+    from starlight_nb.paper.members import entry_config, regular_pairs
     from starlight_nb.paper.profiles import load_profile
     from starlight_nb.paper.study import Study
     store = Store(tmp_path / "store")
@@ -301,9 +301,8 @@ def kept(tmp_path):
     path.with_name(f".{path.name}.1.2.new").write_bytes(b"half")
     path.with_name(f"{path.name}.damaged").write_bytes(b"damaged")
     store.checkpoint(first.config).save({})
-    store.checkpoint(
-        {"kind": "regular", "seed": 7, "dataset": "digits", "architecture": "mlp"}
-    ).save({})
+    unfinished = entry_config("regular", seed=7, dataset="digits", architecture="mlp")
+    store.checkpoint(unfinished).save({})
     return store
 
 

@@ -14,8 +14,9 @@ from ..bma import (
     sample_star_domain)
 from ..data import SHIFTS, shifted
 from ..models import generator
-from .members import Member
-from .study import COLUMNS, Study, setting_columns, star_tensors
+from .members import Member, entry_config
+from .study import (
+    COLUMNS, Study, setting_columns, star_tensors, stored_measurement)
 from ..runtime.store import with_prefix
 from ..star import StarResult
 
@@ -154,11 +155,12 @@ def _measure_average(study, posterior):
 
 def _stored_average(study, posterior):
     "What `_measure_average` returns, from the store or measured now."
-    config = dict(kind="average", method=posterior.method,
-                  members=[member.key for member in posterior.members], run=posterior.run,
-                  counts=list(posterior.counts), compared=posterior.compared,
-                  shifts=list(SHIFTS))
-    return study.store.get_or_train(config, lambda: _measure_average(study, posterior))
+    config = entry_config("average", method=posterior.method,
+                          members=[member.key for member in posterior.members],
+                          run=posterior.run, counts=list(posterior.counts),
+                          compared=posterior.compared, shifts=list(SHIFTS))
+    def make(): return _measure_average(study, posterior)
+    return stored_measurement(study.models, config, posterior.members, make)
 
 # %% ../../nbs/50i_paper.averages.ipynb #metric-rows
 def _scores(saved):

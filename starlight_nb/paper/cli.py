@@ -61,12 +61,13 @@ FOLDER = {"--store": WHAT_TO_RUN["--store"]}
 PRUNE = {
     "--older-than": dict(type=float, metavar="DAYS", help="entries and checkpoints that are older"),
     "--all-but": dict(nargs="+", metavar="PROFILE", help="entries that belong to none of these"),
+    "--keep-old": dict(action="store_true", help="keep entries that other code has made"),
     "--dry-run": dict(action="store_true", help="print what would be removed"),
 }
 STORE = {
-    "ls": ("list the entries", FOLDER),
+    "ls": ("list the entries, and which are old: made by other code", FOLDER),
     "verify": ("read and check every file; exit status 1 where one is damaged", FOLDER),
-    "prune": ("remove damaged files, leftovers of killed runs, and what is asked for",
+    "prune": ("remove old entries, damaged files, leftovers, and what is asked for",
               FOLDER | PRUNE),
 }
 
@@ -174,11 +175,12 @@ def _age(seconds):
 # %% ../../nbs/50w_paper.cli.ipynb #store
 def _print_listing(root):
     "The entries of a store as a table, with a total."
-    from starlight_nb.paper.housekeeping import listing
+    from starlight_nb.paper.housekeeping import OLD, listing
     rows, now = listing(root), time.time()
     table = [(*about, _size(size), _age(now - written)) for *about, size, written in rows]
     _print_table(table, left=4)
-    print(f"{len(rows)} entries, {_size(sum(size for *_, size, _ in rows))}")
+    old = sum(kind.endswith(OLD) for _, kind, *_ in rows)
+    print(f"{len(rows)} entries, {old} of them old, {_size(sum(size for *_, size, _ in rows))}")
     return 0
 
 def _verify(root):
@@ -193,7 +195,8 @@ def _verify(root):
 def _prune(root, arguments):
     "Remove what the command line asks for."
     from starlight_nb.paper.housekeeping import prune
-    removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run)
+    removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run,
+                    arguments.keep_old)
     done = "would remove" if arguments.dry_run else "removed"
     for path, why, size in removed: print(f"{done} {path.relative_to(root)} ({why}, {_size(size)})")
     print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")

@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from ..barriers import (
     Plane, plane_grid, plane_losses, plane_segments, rise_above_chord)
-from .members import Member, Pair, regular_pairs, star_pairs
-from .study import COLUMNS, Study, matched_state, setting_columns, single_models
+from .members import Member, Pair, entry_config, regular_pairs, star_pairs
+from .study import (
+    COLUMNS, Study, matched_state, setting_columns, single_models, stored_measurement)
 from .tables import summary_cell
 from ..runtime.settings import check_choice
 from ..statistics import bootstrap_function, bootstrap_ratio
@@ -248,8 +249,9 @@ ENDS = {  # role of the two solutions: their name in reports, and their kind of 
 def _plane_row(study, pairs, steps, row):
     """Coordinates and losses (points, 3) of one row of the grid, from the store or measured now;
     row -1 is the three segments between the corners."""
-    config = dict(kind="plane", star=pairs[0].a.key, ends=[pair.b.key for pair in pairs],
-                  steps=steps, points=study.points, row=row)
+    members = (pairs[0].a, *(pair.b for pair in pairs))
+    config = entry_config("plane", star=members[0].key, ends=[end.key for end in members[1:]],
+                          steps=steps, points=study.points, row=row)
     def make():
         solutions = [matched_state(study, pair) for pair in pairs]
         plane = Plane(study.model(), *solutions, study.state(pairs[0].a))
@@ -257,7 +259,7 @@ def _plane_row(study, pairs, steps, row):
         else: points = plane_grid(plane, steps)[row]
         losses = plane_losses(plane, study.data, points)
         return {"values": torch.from_numpy(np.column_stack([points, losses]))}
-    return study.store.get_or_train(config, make)["values"].numpy()
+    return stored_measurement(study.models, config, members, make)["values"].numpy()
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #plane-rows
 def _point_rows(points):

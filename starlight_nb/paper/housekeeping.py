@@ -10,14 +10,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from filelock import Timeout
-from .members import SEEDS, star_name
+from ..models import check_architecture
+from .members import (
+    KINDS, SEEDS, algorithms_of, identify_network, star_name)
 from .profiles import Setting, load_profile
 from .study import VARIED
 from ..runtime.files import check_folder, explain_os_errors, lock
 from ..runtime.store import config_key, read_about, read_tensors
 
 # %% auto #0
-__all__ = ['StoredFile', 'stored', 'references', 'setting_of', 'role_of', 'listing', 'verify', 'keys_of_settings', 'prune']
+__all__ = ['OLD', 'StoredFile', 'stored', 'references', 'setting_of', 'role_of', 'old_entries', 'listing', 'verify',
+           'keys_of_settings', 'prune']
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #stored
 @dataclass(frozen=True)
@@ -75,7 +78,55 @@ def role_of(config: dict,
              for key in references(config)]
     return " to ".join(names)
 
+# %% ../../nbs/50o_paper.housekeeping.ipynb #networks-now
+def _network_name(config):
+    "What a network is known by, as JSON: architecture, arguments, and what examples it takes."
+    network = {name: config["network"].get(name) for name in ("classes", "shape", "dtype")}
+    known = dict(architecture=config.get("architecture"), model=config.get("model"), **network)
+    return json.dumps(known, sort_keys=True)
+
+def _network_now(name, latest):
+    "The network that has a name now; `latest` where this process does not know the name."
+    known = json.loads(name)
+    try: check_architecture(known["architecture"])
+    except ValueError: return latest
+    try: return identify_network(**known)
+    except Exception: return None  # whatever its code raises, nothing is built under this name
+
+def _networks_now(entries):
+    "For each name of a network in the entries, the oldest first, the network that has it now."
+    latest = {_network_name(entry.config): entry.config["network"] for entry in entries
+              if "network" in entry.config}
+    return {name: _network_now(name, network) for name, network in latest.items()}
+
+# %% ../../nbs/50o_paper.housekeeping.ipynb #why-old
+def _reason(config, networks):
+    "Why an entry is old by itself, in words; empty where it is not."
+    if "algorithms" not in config: return "from before there were versions of algorithms"
+    now, made = algorithms_of(config["kind"]), config["algorithms"]
+    changed = [f"{name} has version {now.get(name)} now, not {made.get(name)}"
+               for name in sorted(now | made) if now.get(name) != made.get(name)]
+    if changed: return ", ".join(changed)
+    if "network" not in config or config["network"] == networks[_network_name(config)]: return ""
+    return f"{config.get('architecture')} is another network now"
+
+def old_entries(entries: list[StoredFile],  # of one store, entries and checkpoints
+               ) -> dict[str, str]:
+    "The keys of the entries that this code would not make, each with the reason."
+    judged = [entry for entry in sorted(entries, key=lambda one: one.written)
+              if entry.config and entry.config.get("kind") in KINDS]
+    networks = _networks_now(judged)
+    reasons = {entry.key: _reason(entry.config, networks) for entry in judged}
+    old = {key: reason for key, reason in reasons.items() if reason}
+    while True:
+        made_from_old = [entry.key for entry in judged if entry.key not in old
+                         and not old.keys().isdisjoint(references(entry.config))]
+        if not made_from_old: return old
+        old |= dict.fromkeys(made_from_old, "made from an old entry")
+
 # %% ../../nbs/50o_paper.housekeeping.ipynb #listing
+OLD = ", old"  # a note after the kind of an entry
+
 def _setting_text(config, others):
     "The setting of a model, or of the first model that a measurement refers to."
     if "dataset" not in config:
@@ -95,8 +146,10 @@ def listing(root: Path) -> list[tuple[str, str, str, str, int, float]]:
     of every checkpoint; `ValueError` where there is no such folder."""
     entries, checkpoints = stored(root), stored(root, "checkpoint")
     others = {entry.key: entry.config for entry in entries if entry.config}
-    rows = [_row(entry, others) for entry in entries]
-    return rows + [_row(entry, others, ", unfinished") for entry in checkpoints]
+    old = dict.fromkeys(old_entries(entries + checkpoints), OLD)
+    rows = [_row(entry, others, old.get(entry.key, "")) for entry in entries]
+    return rows + [_row(entry, others, ", unfinished" + old.get(entry.key, ""))
+                   for entry in checkpoints]
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #verify
 def _damage(entry):
@@ -137,7 +190,7 @@ def _compared(config, names):
 def _fits(config, settings):
     "Whether a configuration is that of a model of one of the settings, or of no model at all."
     if "recipe" not in config: return True
-    names = () if "together" in config else ("dataset", "architecture", "model")
+    names = ("dataset", "architecture", "model")
     for setting in settings:
         for recipe in (setting.recipe, setting.star_recipe):
             expected = vars(setting) | {"recipe": dataclasses.asdict(recipe)}
@@ -158,6 +211,13 @@ def keys_of_settings(entries: list[StoredFile], settings: list[Setting]) -> set[
             if entry.key in needed and ("recipe" in entry.config or needed[entry.key])}
 
 # %% ../../nbs/50o_paper.housekeeping.ipynb #unwanted
+def _old_files(root):
+    "Entries and checkpoints that other code has made: path, key, reason."
+    entries = stored(root) + stored(root, "checkpoint")
+    old = old_entries(entries)
+    for entry in entries:
+        if entry.key in old: yield entry.path, entry.key, f"old: {old[entry.key]}"
+
 def _unwanted_entries(root, older_than, all_but):
     "Entries and checkpoints to remove by age and by profile: path, key, reason."
     if older_than is None and not all_but: return
@@ -211,8 +271,10 @@ def prune(root: Path,
           older_than: float | None = None,   # days; older entries are removed
           all_but: list[str] | None = None,  # profiles; entries of none of them are removed
           dry_run: bool = False,             # remove nothing
+          keep_old: bool = False,            # keep entries that other code has made
          ) -> list[tuple[Path, str, int]]:
-    """Remove files that are not needed, and entries on request: path, reason, size (bytes) of each.
+    """Remove files that are not needed, old entries, and other entries on request: path, reason
+    and size (bytes) of each.
 
     Raises `ValueError` for a bad folder, age or profile, `OSError` where the disk refuses."""
     root = Path(root)
@@ -221,7 +283,8 @@ def prune(root: Path,
                          f"not {older_than:g}")
     if not root.is_dir(): raise ValueError(f"store: there is no folder {root}")
     if not dry_run: check_folder("store", root)
-    chosen = [*_unwanted_entries(root, older_than, all_but), *_leftovers(root)]
+    old = [] if keep_old else _old_files(root)
+    chosen = [*_unwanted_entries(root, older_than, all_but), *old, *_leftovers(root)]
     by_path = {path: (key, reason) for path, key, reason in chosen}
     removed, locks = [], set(root.glob("locks/*"))
     for path, (key, reason) in by_path.items():

@@ -4,29 +4,82 @@
 
 # %% ../../nbs/50c_paper.members.ipynb #imports
 from __future__ import annotations
-import dataclasses
+import dataclasses, json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from ..data import Dataset, load
+import torch
+from ..data import LOADERS, Dataset, check_dataset_name, load
+from ..models import build, builder_of
 from .profiles import Setting
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import config_key
+from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
-__all__ = ['SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'Member', 'regular_member', 'star_name', 'star_member',
-           'star_members', 'parse_matching', 'Pair', 'path_config', 'regular_pairs', 'star_pairs']
+__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'identify_network', 'network_of',
+           'algorithms_of', 'entry_config', 'Member', 'regular_member', 'star_name', 'star_member', 'star_members',
+           'parse_matching', 'Pair', 'path_config', 'regular_pairs', 'star_pairs']
 
 # %% ../../nbs/50c_paper.members.ipynb #data
 @lru_cache(maxsize=4)
+def _load_once(name, folder, device, loader):
+    "As `data.load`; `loader` is the function that stands for the name in `LOADERS`."
+    return load(name, root=folder, device=device)
+
 def load_once(name: str, folder: Path, device: str) -> Dataset:
     "As `data.load`; the same object for every call with the same arguments."
-    return load(name, root=folder, device=device)
+    key, *_ = check_dataset_name(name)
+    return _load_once(name, folder, device, LOADERS[key])
 
 def data_of(setting: Setting, environment: Settings | None = None) -> Dataset:
     "The data set of a setting, on the device of the environment (None: this process's)."
     environment = environment or Settings.from_environment()
     return load_once(setting.dataset, environment.data, environment.device)
+
+# %% ../../nbs/50c_paper.members.ipynb #network
+@lru_cache(maxsize=64)
+def _fingerprint_once(architecture, model, classes, shape, dtype, code):
+    "The fingerprint of a network while its `code` is the same; `model` is JSON."
+    make = partial(build, architecture, num_classes=classes, **json.loads(model))
+    return network_fingerprint(make, shape, getattr(torch, dtype), code)
+
+def identify_network(architecture: str,
+                     model: dict,    # the architecture's arguments
+                     classes: int,
+                     shape: list,    # of one example
+                     dtype: str,     # of the examples, such as "float32"
+                    ) -> dict:
+    "The arguments `classes`, `shape` and `dtype`, and the digests of `network_fingerprint`."
+    code = code_digest(builder_of(architecture))
+    arguments = json.dumps(model, sort_keys=True)
+    found = _fingerprint_once(architecture, arguments, classes, tuple(shape), dtype, code)
+    return dict(classes=classes, shape=list(shape), dtype=dtype, **found)
+
+def network_of(setting: Setting, environment: Settings | None = None) -> dict:
+    "What identifies the network of a setting, for examples of its data set."
+    data = data_of(setting, environment)
+    x = data.train.x
+    return identify_network(setting.architecture, setting.model, data.num_classes,
+                            list(x.shape[1:]), str(x.dtype).removeprefix("torch."))
+
+# %% ../../nbs/50c_paper.members.ipynb #algorithms
+ALGORITHMS = {"training": 1, "star": 1, "matching": 1, "path": 1, "plane": 1, "average": 1,
+              "predictor": 1}
+KINDS = {  # of entries of the store, and the algorithms that make them from other entries
+    "regular": ("training",), "star": ("training", "matching", "star"),
+    "path": ("matching", "path"), "plane": ("matching", "plane"), "average": ("average",),
+    "predictor": ("matching", "predictor")}
+
+def algorithms_of(kind: str) -> dict[str, int]:
+    "The versions of the algorithms that make an entry of a kind."
+    return {name: ALGORITHMS[name] for name in KINDS[kind]}
+
+def entry_config(kind: str,  # a key of `KINDS`
+                 **parts,    # everything else that the entry is made from
+                ) -> dict:
+    "The configuration of an entry, with the versions of its algorithms."
+    return dict(kind=kind, algorithms=algorithms_of(kind), **parts)
 
 # %% ../../nbs/50c_paper.members.ipynb #member
 SEEDS = {  # the first seed of each role
@@ -47,9 +100,14 @@ def _common_config(setting, recipe, environment):
     "What the configurations of all of a setting's models have in common."
     return dict(dataset=setting.dataset, data=data_of(setting, environment).digest,
                 architecture=setting.architecture, model=setting.model,
-                recipe=dataclasses.asdict(recipe))
+                network=network_of(setting, environment), recipe=dataclasses.asdict(recipe))
 
 # %% ../../nbs/50c_paper.members.ipynb #regular-member
+def _regular_member(setting, role, number, common):
+    "The regular solution `number` of a role, with the common part of the configuration."
+    name = "-".join(filter(None, (role, setting.variant, str(number))))
+    return Member(name, entry_config("regular", seed=SEEDS[role] + number, **common))
+
 def regular_member(setting: Setting,
                    role: str,    # source, heldout or equal_budget
                    number: int,  # from 0
@@ -57,9 +115,7 @@ def regular_member(setting: Setting,
                   ) -> Member:
     "The regular solution `number` among those of its role."
     recipe = setting.star_recipe if role == "equal_budget" else setting.recipe
-    name = "-".join(filter(None, (role, setting.variant, str(number))))
-    common = _common_config(setting, recipe, environment)
-    return Member(name, dict(kind="regular", seed=SEEDS[role] + number, **common))
+    return _regular_member(setting, role, number, _common_config(setting, recipe, environment))
 
 # %% ../../nbs/50c_paper.members.ipynb #star-name
 def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: str = "") -> str:
@@ -86,11 +142,12 @@ def star_member(setting: Setting, n_source: int, seed: int,
     "The star of `n_source` sources with this seed."
     _check_count(setting, n_source, first)
     if "groups" in options: check_choice("groups", options["groups"], ["partial"])
-    sources = tuple(regular_member(setting, "source", first + n, environment)
+    common = _common_config(setting, setting.recipe, environment)
+    sources = tuple(_regular_member(setting, "source", first + n, common)
                     for n in range(n_source))
-    common = _common_config(setting, setting.star_recipe, environment)
-    config = dict(kind="star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources],
-                  options=options, **common)
+    common |= {"recipe": dataclasses.asdict(setting.star_recipe)}
+    config = entry_config("star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources],
+                          options=options, **common)
     return Member(star_name(n_source, seed, options, first, setting.variant), config, sources)
 
 # %% ../../nbs/50c_paper.members.ipynb #star-members
@@ -133,7 +190,7 @@ class Pair:
 
 def path_config(pair: Pair, points: int) -> dict:
     "The configuration under which the path of a pair is stored."
-    return dict(kind="path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
+    return entry_config("path", a=pair.a.key, b=pair.b.key, matching=pair.matching, points=points)
 
 # %% ../../nbs/50c_paper.members.ipynb #regular-pairs
 def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair]:

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from ..bma import example_scores, predictions
 from ..fusion import average, average_aligned, ensemble, inference_cost
-from .members import Member
-from .study import COLUMNS, Study, setting_columns
+from .members import Member, entry_config
+from .study import COLUMNS, Study, setting_columns, stored_measurement
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
@@ -81,14 +81,14 @@ def _probabilities(study, predictor, split):
 def _measure(study, predictor):
     "Loss and accuracy (splits, 2), from the store or measured now."
     method = predictor.method if len(predictor.members) > 1 else "single"
-    config = dict(kind="predictor", method=method,
-                  members=[member.key for member in predictor.members])
+    config = entry_config("predictor", method=method,
+                          members=[member.key for member in predictor.members])
     def make():
         scores = [example_scores(_probabilities(study, predictor, split), split.y)
                   for split in study.data.splits.values()]
         values = [[own.log_loss.mean(), own.right.mean()] for own in scores]
         return {"values": torch.tensor(values, dtype=torch.double)}
-    return study.store.get_or_train(config, make)["values"]
+    return stored_measurement(study.models, config, predictor.members, make)["values"]
 
 # %% ../../nbs/50j_paper.predictors.ipynb #measure-predictors
 def measure_predictors(study: Study,

@@ -15,8 +15,9 @@ from ..data import Dataset
 from ..evaluation import refresh_batchnorm
 from ..matching import WITH_DATA, match, match_weights, partial_spec
 from ..models import build, initialise
-from .members import (
-    Member, Pair, data_of, load_once, parse_matching, path_config, regular_member, star_members)
+from starlight_nb.paper.members import (
+    Member, Pair, data_of, load_once, network_of, parse_matching, path_config, regular_member,
+    star_members)
 from .profiles import Setting
 from ..permutation import infer_spec, permute
 from ..runtime.jobs import run_jobs
@@ -26,8 +27,9 @@ from ..star import named_permutations, train_star
 from ..training import PopulationPlan, plan_population, recipe_from, train_stacked
 
 # %% auto #0
-__all__ = ['COLUMNS', 'BARRIERS', 'VARIED', 'SettingModels', 'regular_states', 'star_tensors', 'member_state', 'pair_permutation',
-           'matched_states', 'path_curve', 'setting_columns', 'single_models', 'Study', 'with_recipe', 'matched_state']
+__all__ = ['COLUMNS', 'BARRIERS', 'VARIED', 'SettingModels', 'check_members', 'stored_measurement', 'regular_states',
+           'star_tensors', 'member_state', 'pair_permutation', 'matched_states', 'path_curve', 'setting_columns',
+           'single_models', 'Study', 'with_recipe', 'matched_state']
 
 # %% ../../nbs/50d_paper.study.ipynb #setting-models
 @dataclass(frozen=True)
@@ -48,22 +50,41 @@ class SettingModels:
         return network.to(self.environment.device)
     def spec(self, groups: str = "all"):
         "The permutation spec; `partial` has the groups of the paper's released code."
+        operations = network_of(self.setting, self.environment)["operations"]
         return _spec_once(self.setting.dataset, self.environment.data, self.setting.architecture,
-                          json.dumps(self.setting.model), groups)
+                          json.dumps(self.setting.model), operations, groups)
     def placed(self, state: dict) -> dict:
         "The state on the device."
         return {name: tensor.to(self.environment.device) for name, tensor in state.items()}
 
 # %% ../../nbs/50d_paper.study.ipynb #spec-once
 @lru_cache(maxsize=16)
-def _spec_once(dataset, folder, architecture, model, groups):
+def _spec_once(dataset, folder, architecture, model, operations, groups):
     "The spec of an architecture for examples of a data set; `model` is JSON."
     data = load_once(dataset, folder, "cpu")
     network = build(architecture, num_classes=data.num_classes, **json.loads(model))
     examples = data.train.x[:2]
     if groups == "all": return infer_spec(network, examples)
-    complete = _spec_once(dataset, folder, architecture, model, "all")
+    complete = _spec_once(dataset, folder, architecture, model, operations, "all")
     return partial_spec(complete, network, examples)
+
+# %% ../../nbs/50d_paper.study.ipynb #check-members
+def check_members(models: SettingModels, *members: Member):
+    "`ValueError` where this process builds another network than the one of a member."
+    operations = network_of(models.setting, models.environment)["operations"]
+    for member in members:
+        if member.config["network"]["operations"] == operations: continue
+        raise ValueError(f"members: {member.name!r} was listed with another network than "
+                         f"{models.setting.architecture!r} builds now; its code has changed, "
+                         "so list the members again")
+
+def stored_measurement(models: SettingModels, config: dict,
+                       members: tuple,  # that are measured
+                       make,            # function without arguments that measures
+                      ) -> dict[str, torch.Tensor]:
+    "The tensors of a measurement, from the store or measured now; `check_members` comes first."
+    check_members(models, *members)
+    return models.store.get_or_train(config, make)
 
 # %% ../../nbs/50d_paper.study.ipynb #train-regular
 def regular_states(models: SettingModels, *members: Member) -> list[dict[str, torch.Tensor]]:
@@ -75,6 +96,7 @@ def regular_states(models: SettingModels, *members: Member) -> list[dict[str, to
         states = train_stacked(networks, data, recipe, seeds, checkpoint)
         return [refresh_batchnorm(network, state, data, recipe=recipe)
                 for network, state in zip(networks, states)]
+    check_members(models, *members)
     configs = [member.config for member in members]
     return [models.placed(state) for state in models.store.get_or_train_many(configs, make)]
 
@@ -82,6 +104,7 @@ def regular_states(models: SettingModels, *members: Member) -> list[dict[str, to
 def star_tensors(models: SettingModels, star: Member) -> dict[str, torch.Tensor]:
     "A star as one flat dict: `state/...`, `permutation/NUMBER/...` and the objective `loss`."
     config = star.config
+    check_members(models, star)
     def make():
         sources = regular_states(models, *star.sources)
         network = initialise(models.network, config["seed"])
@@ -133,7 +156,8 @@ def path_curve(models: SettingModels, pair: Pair, points: int) -> PathCurve:
         values |= {f"loss/{split}": losses for split, losses in curve.loss.items()}
         values |= {f"accuracy/{split}": shares for split, shares in curve.accuracy.items()}
         return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in values.items()}
-    stored = models.store.get_or_train(path_config(pair, points), make)
+    config = path_config(pair, points)
+    stored = stored_measurement(models, config, (pair.a, pair.b), make)
     values = {name: tensor.numpy() for name, tensor in stored.items()}
     return PathCurve(values["ts"], with_prefix("loss/", values), with_prefix("accuracy/", values))
 

@@ -202,7 +202,9 @@ class _TrainingFiles(_StoreFiles):
     def _common_checkpoint(self, configs):
         "The checkpoint of entries that are trained together; removed unless an error is raised."
         several = len(configs) > 1
-        common = {"together": [config_key(config) for config in configs]} if several else configs[0]
+        common = {name: value for name, value in configs[0].items()
+                  if all(config.get(name) == value for config in configs)}
+        if several: common["together"] = [config_key(config) for config in configs]
         checkpoint = self.checkpoint(common)
         with self.lock(common) if several else nullcontext():
             for path in (checkpoint.path, *map(self.path, configs)): remove_leftovers(path)
