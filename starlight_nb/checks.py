@@ -197,6 +197,7 @@ def _by_torch(model, state, split, size):
         for x in measuring_batches(split, size): copied(x)
     return state_of(copied)
 
+# %% ../nbs/15_checks.ipynb #same-batches
 def _check_statistics(report, trial, split):
     "Are the measured statistics those that PyTorch computes?"
     size = min(len(split), 200)
