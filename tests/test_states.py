@@ -14,6 +14,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.optim.swa_utils import update_bn
 
 from starlight_nb.barriers import Plane, loss_barrier, path_losses, plane_losses, repair
+from starlight_nb.checks import check_model
 from starlight_nb.data import Dataset, Split
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm, refresh_batchnorm_stacked
 from starlight_nb.fusion import average, inference_cost
@@ -264,6 +265,34 @@ def test_a_count_of_steps_is_not_derived_from_weights(table):
 
     state = state_of(Counts()) | {"steps": torch.tensor([7.0])}
     assert refresh_batchnorm(Counts(), state, table)["steps"].item() == 7
+
+
+def test_statistics_of_another_rule_are_left_as_they_are_and_named(table):
+    class Largest(nn.Linear):
+        "Divides by the largest input that it has seen in training."
+        def __init__(self):
+            super().__init__(8, 2)
+            self.register_buffer("largest", torch.ones(1))
+
+        def forward(self, x):
+            if self.training:
+                self.largest = torch.maximum(self.largest, x.abs().max())
+            return super().forward(x / self.largest)
+
+    state = state_of(Largest()) | {"largest": torch.tensor([7.0])}
+    assert refresh_batchnorm(Largest(), state, table)["largest"].item() == 7
+    frame = check_model(Largest(), table.train.x[:8]).to_frame()
+    assert "largest" in frame[frame.verdict == "wrong"].finding.item()
+
+
+def test_the_check_of_a_model_compares_statistics_with_pytorchs(table):
+    model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    report = check_model(model, table.train.x[:8], table)
+    assert report.ok and {"measured statistics", "permutation", "matching"} <= set(report.to_frame().what)
+    assert report.spec.groups == {"0": 6}
+    labels = Split(table.train.x, table.train.y + 1)
+    wrong = check_model(model, table.train.x[:8], labels)
+    assert not wrong.ok and "label 2, but the model has 2 classes" in repr(wrong)
 
 
 # Caches
