@@ -268,6 +268,7 @@ def plane_losses(plane: Plane,
     "The training loss in nats at each of the points, (...); `ValueError` for bad data."
     check_dataset(data)
     evaluator, losses = Evaluator(plane.model, data.train), []
+    for other in plane.states[1:]: warn_of_constants(evaluator, plane.states[0], other)
     for point in points.reshape(-1, 2):
         evaluator.load(plane.state(*point))
         corner = (plane.corners == point).all(1).any()

@@ -573,7 +573,7 @@ def test_a_tied_tensor_is_counted_once():
 
 def test_two_values_for_one_tensor_are_refused():
     state = state_of(TiedWords())
-    with pytest.raises(ValueError, match="state: 'out.weight' and 'words.weight' are one tensor in the model"):
+    with pytest.raises(ValueError, match="state: 'out.weight' and 'words.weight' are one tensor in the network"):
         state_for(TiedWords(), state | {"out.weight": state["out.weight"] + 1})
 
 

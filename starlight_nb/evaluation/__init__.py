@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, vmap
 from ..data import Dataset, Split, batches, check_dataset
-from starlight_nb.evaluation.refresh import (
-    LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, measures_nothing, measuring_batches,
-    measuring_size)
+from .refresh import (
+    LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, measuring_batches, measuring_size)
 from ..states import (
     WorkingCopy, check_same, interpolate, is_number, lerp_states, placement, state_for,
     tensors_of, tied_names)
@@ -38,13 +37,24 @@ def _score(logits, y):
     return torch.stack([loss, (logits.argmax(1) == y).sum()]).double()
 
 # %% ../../nbs/03_evaluation.ipynb #evaluator
+def _warn_of_rules(refresher):
+    "Warn of statistics whose rule is not understood."
+    if refresher.unknown:
+        warnings.warn(f"{', '.join(map(repr, refresher.unknown))}: changed in training by a rule "
+                      "that is not understood; mixed like weights, and not measured",
+                      stacklevel=4)
+
+# %% ../../nbs/03_evaluation.ipynb #measuring-copy
 class _MeasuringCopy(WorkingCopy):
     "A working copy that can measure what is not a weight."
     def __init__(self, model: nn.Module,
                  split: Split):  # a few of its examples show what the model does
-        super().__init__(model, split.x[:2])
+        rows = torch.linspace(0, len(split) - 1, min(8, len(split))).long()
+        x = split.x[rows.to(split.x.device)]
+        super().__init__(model, x[:2])
         self.model.eval()
-        self.refresher = Refresher(self.model, split.x[:8])
+        self.refresher = Refresher(self.model, x)
+        _warn_of_rules(self.refresher)
     def load(self, state: dict[str, torch.Tensor]):
         "Take this state for what follows."
         super().load(state)
@@ -90,7 +100,6 @@ def refresh_batchnorm(model: nn.Module,                # the architecture; not c
 
     Raises `ValueError` where the state does not fit, and for fewer than two examples."""
     state, split = state_for(model, state), getattr(data, "train", data)
-    if measures_nothing(model): return state
     evaluator = Evaluator(model, split)
     evaluator.load(state)
     evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))
@@ -124,12 +133,13 @@ def warn_of_constants(evaluator: Evaluator, state_a: dict[str, torch.Tensor],
     measured = evaluator.refresher.statistics + evaluator.refresher.derived.names
     weights = [name for name, _ in evaluator.model.named_parameters(remove_duplicate=False)]
     differ = [name for name, tensor in state_a.items()
-              if name not in weights and name not in measured and is_number(tensor)
+              if name not in weights and name not in measured
+              and not name.endswith("num_batches_tracked")
               and not torch.equal(tensor, state_b[name].to(tensor))]
     if differ:
         warnings.warn(f"{', '.join(map(repr, differ))}: neither weights nor measured, and "
-                      "different in the two states; between these, mixed like weights",
-                      stacklevel=3)
+                      "different in the two states; between these, mixed like weights "
+                      "(whole numbers: those of the first)", stacklevel=3)
 
 # %% ../../nbs/03_evaluation.ipynb #midpoint-loss
 def midpoint_loss(model: nn.Module,                  # the architecture; not changed
@@ -143,6 +153,7 @@ def midpoint_loss(model: nn.Module,                  # the architecture; not cha
     check_dataset(data)
     ends = checked_ends(model, state_a, state_b)
     evaluator = Evaluator(model, data.train)
+    warn_of_constants(evaluator, *ends)
     evaluator.load(lerp_states(*ends, 0.5))
     evaluator.refresh_batchnorm(data.train)
     return evaluator.evaluate(data.train)[0]
@@ -161,7 +172,8 @@ class _Stack(_MeasuringCopy):
         "Whether the states of such a model are measured as `Evaluator` measures each."
         tensors = tensors_of(self.model).values()
         precise = not any(tensor.dtype in LOW_PRECISION for tensor in tensors)
-        return precise and not self.refresher.derived.names and not self.refresher.own.names
+        usual = not any(isinstance(own, nn.DataParallel) for own in self.model.modules())
+        return precise and usual and self.refresher.usual
     def states(self) -> list[dict[str, torch.Tensor]]:
         "The loaded states, with the statistics that were measured."
         tied = tied_names(self.model)
@@ -211,7 +223,6 @@ def refresh_batchnorm_stacked(model: nn.Module,                       # not chan
                              ) -> list[dict[str, torch.Tensor]]:
     "As `refresh_batchnorm` for each of the states, all evaluated as one network."
     states, split = [state_for(model, state) for state in states], getattr(data, "train", data)
-    if measures_nothing(model): return states
     evaluator = StackedEvaluator(model, split)
     if not evaluator.exact:
         return [refresh_batchnorm(model, state, split, batch_size, recipe) for state in states]

@@ -12,12 +12,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from ..data import Split
-from ..states import DerivedTensors, candidates, changes_in_training, tensors_of
+from ..states import (
+    DerivedTensors, candidates, changes_in_training, is_number, tensors_of)
 from ..states.derived import calls_of, owners_of, restored
 
 # %% auto #0
 __all__ = ['CACHED_NUMBERS', 'LOW_PRECISION', 'SMALLEST', 'PARAMETERS', 'best_batch', 'measuring_size', 'measuring_batches',
-           'BatchStatistics', 'CumulativeStatistics', 'OwnStatistics', 'measures_nothing', 'Refresher']
+           'BatchStatistics', 'CumulativeStatistics', 'OwnStatistics', 'Refresher']
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #best-batch
 CACHED_NUMBERS = 768_000  # of a batch of images, which with its activations stay in a CPU's cache
@@ -72,10 +73,10 @@ class BatchStatistics(TorchFunctionMode):
         if values.get("running_mean") is None or not names:
             return function(*args, **(kwargs or {}))
         flag = "use_input_stats" if "use_input_stats" in names else "training"
-        return self.normalise(function, values | {flag: True})
-    def normalise(self, function, values: dict):
-        "The result of a function that is called with these arguments, by name."
-        return function(**values | {"momentum": 0.0})
+        return self.normalise(function, values, {flag: True})
+    def normalise(self, function, values: dict, by_batch: dict):
+        "The result of a function with these arguments; `by_batch` makes it use the batch."
+        return function(**values | by_batch | {"momentum": 0.0})
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #cumulative
 class CumulativeStatistics(BatchStatistics):
@@ -85,9 +86,9 @@ class CumulativeStatistics(BatchStatistics):
         super().__init__()
         self.key = key
         self.seen, self.averages = {}, {}
-    def normalise(self, function, values: dict):
+    def normalise(self, function, values: dict, by_batch: dict):
         "As in `BatchStatistics`; updates the running statistics."
-        running = [values[name] for name in _RUNNING]
+        values, running = values | by_batch, [values[name] for name in _RUNNING]
         key = self.key(running[0])
         if key not in self.seen:
             for tensor in running: tensor.zero_()
@@ -105,16 +106,17 @@ class CumulativeStatistics(BatchStatistics):
         return result
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #decay
-def _decay(module, call, names):
+def _decay(module, call, names, counters):
     "The factor d of a module's statistics of these names; None where they follow another rule."
     args, kwargs = call
     def after(start):
-        _begin(module, names, start)
+        _begin(module, names, start, counters)
         module(*args, **kwargs)
         return torch.cat([getattr(module, name).detach().double().flatten() for name in names])
     zero = after(0.0)
     factors = torch.cat([(after(start) - zero) / start for start in (1.0, 1000.0, -1000.0)])
-    same = torch.allclose(factors, factors.mean(), atol=1e-4)
+    rounding = 4 * max(torch.finfo(getattr(module, name).dtype).eps for name in names)
+    same = torch.allclose(factors, factors.mean(), atol=max(1e-4, rounding))
     return factors.mean().item() if same and -1e-4 < factors.mean() < 0.9999 else None
 
 def _counters(module):
@@ -122,31 +124,35 @@ def _counters(module):
     buffers = [buffer for buffer in module._buffers.values() if buffer is not None]
     return [buffer for buffer in buffers if not buffer.ndim and not buffer.is_floating_point()]
 
-def _begin(module, names, start):
+def _begin(module, names, start, counters):
     "Set a module's statistics to a value, and its counters to 0."
     for counter in _counters(module): counter.zero_()
+    for name in counters: getattr(module, name).detach().zero_()
     for name in names: getattr(module, name).detach().fill_(start)
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #own-statistics
 class _OwnModules:
     "The modules of a working copy that update statistics by arithmetic of their own."
     def __init__(self, model: nn.Module,
-                 names: list[str],  # of tensors that change in training as the data say
+                 names: list[str],  # of tensors that change in training with the data
+                 counted: list[str],  # of numbers that change without the data
                  x: torch.Tensor):  # a few inputs
-        self.modules = {}  # module -> names of its statistics, decay
+        self.modules = {}  # module -> names of its statistics, decay, names of counters
         self.names = []    # in the state
         if not names: return
         owners = owners_of(names)
         with restored(model), torch.no_grad():
             calls = calls_of(model, owners, x)
-            for name in calls: self._add(model.get_submodule(name), calls[name], owners[name])
+            for name in calls:
+                counters = owners_of(counted).get(name, [])
+                self._add(model.get_submodule(name), calls[name], owners[name], counters)
         self.names = [name for owner, own in owners.items() for name in own
                       if model.get_submodule(owner) in self.modules]
-    def _add(self, module, call, names):
-        names = [name.rpartition(".")[2] for name in names]
+    def _add(self, module, call, *names):
+        names, counters = ([name.rpartition(".")[2] for name in own] for own in names)
         module.training = True
-        decay = _decay(module, call, names)
-        if decay is not None: self.modules[module] = names, decay
+        decay = _decay(module, call, names, counters)
+        if decay is not None: self.modules[module] = names, decay, counters
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #measuring-own
 class OwnStatistics(_OwnModules):
@@ -156,13 +162,16 @@ class OwnStatistics(_OwnModules):
         "Begin to measure; every call of the modules counts until `finish`."
         self.seen, self.averages = {}, {}
         self.handles = []
-        self.counters = [(one, one.clone()) for module in self.modules for one in _counters(module)]
+        self.counters = [(one, one.clone()) for module, (*_, names) in self.modules.items()
+                         for one in [*_counters(module), *(getattr(module, n) for n in names)]]
         for module in self.modules:
             self.handles += [module.register_forward_pre_hook(self._before),
                              module.register_forward_hook(self._after)]
-    def _before(self, module, args): _begin(module, self.modules[module][0], 0.0)
+    def _before(self, module, args):
+        names, _, counters = self.modules[module]
+        _begin(module, names, 0.0, counters)
     def _after(self, module, args, output):
-        names, decay = self.modules[module]
+        names, decay, _ = self.modules[module]
         self.seen[module] = self.seen.get(module, 0) + self.examples
         for name in names:
             new = getattr(module, name).detach().double() / (1 - decay)
@@ -181,10 +190,24 @@ class _NotedStatistics(BatchStatistics):
     def __init__(self):
         super().__init__()
         self.used = set()
-    def normalise(self, function, values):
+    def normalise(self, function, values, by_batch):
         for name in _RUNNING:
             self.used.add(values[name].untyped_storage().data_ptr())
-        return super().normalise(function, values)
+        return function(**values)
+
+def _check_statistics(model, x):
+    "`ValueError` where the inputs do not fit, or statistics are used that are not in the state."
+    with restored(model), torch.no_grad(), _NotedStatistics() as noted:
+        try: model(x)
+        except RuntimeError as error:
+            if "dtype" not in str(error): raise
+            own = next((p.dtype for p in model.parameters() if is_number(p)), None)
+            raise ValueError(f"data: the inputs are {x.dtype}, the model's weights {own}; "
+                             f"convert one of them ({error})") from error
+    known = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(model).values()}
+    if noted.used - known:
+        raise ValueError("model: a normalisation uses running statistics that are not in the "
+                         "model's state; register them as buffers, and not persistent=False")
 
 def _used_by_norms(model, names, x):
     "Those tensors that PyTorch's functions use as running statistics."
@@ -198,24 +221,23 @@ def _of_norms(model):
             if isinstance(module, _NormBase) and module.track_running_stats
             for name in _RUNNING]
 
-def measures_nothing(model: nn.Module) -> bool:
-    "Whether a model's state certainly has weights alone."
-    return not candidates(model) and not _of_norms(model)
-
 # %% ../../nbs/03a_evaluation.refresh.ipynb #what-is-in-a-copy
 class _Contents:
     "What a working copy's state has besides weights."
     def __init__(self, model: nn.Module,
                  x: torch.Tensor):  # a few inputs
         self.model = model
+        _check_statistics(model, x)
         others = candidates(model)
         x = x.repeat_interleave(2, 0) if len(x) < 4 else x
         used = _used_by_norms(model, others, x) if others else []
         others = [name for name in others if name not in used]
         derived, own = changes_in_training(model, others, x) if others else ([], [])
         self.derived = DerivedTensors(model, derived, x)
-        self.own = OwnStatistics(model, own, x)
+        moving = [name for name in derived if name not in self.derived.names]
+        self.own = OwnStatistics(model, own, moving, x)
         self.by_norms = used + _of_norms(model)
+        self.usual = not (used or self.derived.names or self.own.names)  # only PyTorch's layers
         self.unknown = [name for name in own if name not in self.own.names]
     @property
     def statistics(self) -> list[str]:

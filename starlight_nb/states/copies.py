@@ -5,14 +5,17 @@
 # %% ../../nbs/05a_states.copies.ipynb #imports
 from __future__ import annotations
 import copy, functools
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 # %% auto #0
 __all__ = ['EXTRA', 'tensors_of', 'state_of', 'load_tensors', 'working_copy', 'Attributes', 'forget_caches',
-           'clear_function_caches', 'WorkingCopy']
+           'clear_function_caches', 'check_separate', 'WorkingCopy']
 
 # %% ../../nbs/05a_states.copies.ipynb #state-of
 EXTRA = "_extra_state"  # how PyTorch ends the names of entries that need not be tensors
@@ -62,15 +65,37 @@ def _uncopyable(value, seen):
     inner = [found for part in _parts(value) for found in _uncopyable(part, seen)]
     return inner or [value]
 
+def _replacement(value, memo):
+    "What stands in a copy for something that cannot be copied; `ValueError` if that has tensors."
+    if isinstance(value, nn.Module):
+        copied = type(value).__new__(type(value))
+        vars(copied).update(copy.deepcopy(vars(value), memo))
+        return copied
+    if any(isinstance(part, (torch.Tensor, nn.Module)) for part in _parts(value)):
+        raise ValueError(f"model: {type(value).__name__} holds tensors and cannot be copied; "
+                         "give the class a __deepcopy__")
+    return value
+
 # %% ../../nbs/05a_states.copies.ipynb #working-copy
 def _check_values(model):
-    "`ValueError` for the first tensor that has no shape or no values."
+    "`ValueError` for a scripted module, or the first tensor that has no shape or no values."
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError("model: a scripted module cannot be taken apart; give the module that "
+                         "it was made from")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise ValueError(f"model: {name!r} has no shape yet; call the model once on an example")
         if tensor.is_meta:
             raise ValueError(f"model: {name!r} is on the device meta, so it has no values; "
                              "load the model's weights first")
+
+# %% ../../nbs/05a_states.copies.ipynb #uncompiled
+class _Uncompiled(nn.Module):
+    "Stands for a compiled model, with the same names in its state."
+    def __init__(self, module):
+        super().__init__()
+        self._orig_mod = module
+    def forward(self, *args, **kwargs): return self._orig_mod(*args, **kwargs)
 
 def working_copy(model: nn.Module) -> nn.Module:
     """A copy of a model that shares no tensor with it, also where `copy.deepcopy` refuses.
@@ -79,10 +104,18 @@ def working_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
     _check_values(model)
+    if isinstance(model, OptimizedModule): return _Uncompiled(working_copy(model._orig_mod))
+    copied = _copied(model)
+    for module in copied.modules(): module._compiled_call_impl = None
+    return copied
+
+def _copied(model):
+    "A deep copy; where that is refused, with replacements for what cannot be copied."
     with _DetachedCopies():
         try: return copy.deepcopy(model)
-        except Exception: found = _uncopyable(model, set())
-        try: return copy.deepcopy(model, {id(value): value for value in found})
+        except Exception: found, memo = _uncopyable(model, set()), {}
+        for value in found: memo[id(value)] = _replacement(value, memo)
+        try: return memo.get(id(model)) or copy.deepcopy(model, memo)
         except Exception as error:
             kinds = ", ".join(sorted({type(value).__name__ for value in found}))
             raise ValueError(f"model: {type(model).__name__} cannot be copied because of {kinds} "
@@ -159,17 +192,19 @@ def _places(model):
             if _is_outside(value, state): yield container, key
 
 def _is_outside(value, state):
-    "Is it a tensor, or a tuple or list of tensors, that is not part of the state?"
-    parts = value if isinstance(value, (tuple, list)) and value else [value]
-    return all(isinstance(part, torch.Tensor) and part.data_ptr() not in state for part in parts)
+    "Is it a tensor or array that is not part of the state, a module, or a list with one of them?"
+    if isinstance(value, (tuple, list)): return any(_is_outside(part, state) for part in value)
+    if isinstance(value, torch.Tensor): return value.data_ptr() not in state
+    return isinstance(value, (np.ndarray, nn.Module))
 
-def _without(container, key):
-    "Ways to take away what a container has under a key, as functions without arguments."
+def _without(container, key, owners):
+    "Ways to take away what a container has under a key, or to turn a flag of the owners."
     yield lambda: container.pop(key)
     yield lambda: container.update({key: None})
-    for flag, value in list(container.items()):
-        if value is True and flag != "training":
-            yield lambda flag=flag: container.update({flag: False})
+    for own in [container, *owners]:
+        for flag, value in list(own.items()):
+            if isinstance(value, bool) and flag != "training":
+                yield lambda own=own, flag=flag, value=value: own.update({flag: not value})
 
 # %% ../../nbs/05a_states.copies.ipynb #forget-caches
 def forget_caches(model: nn.Module,  # a working copy; changed in place
@@ -189,7 +224,9 @@ def forget_caches(model: nn.Module,  # a working copy; changed in place
 def _forget(model, container, key, run):
     "Take one tensor away if the model computes it again."
     tensor, before = container[key], Attributes(model)
-    for take_away in _without(container, key):
+    owners = [vars(module) for module in model.modules()
+              if not type(module).__module__.startswith("torch.nn")]
+    for take_away in _without(container, key, owners):
         take_away()
         taken = Attributes(model)
         recomputed = _runs(run) and _is_other_tensor(container.get(key), tensor)
@@ -211,6 +248,29 @@ def clear_function_caches(model: nn.Module):
         for value in vars(kind).values():
             if isinstance(value, functools._lru_cache_wrapper): value.cache_clear()
 
+# %% ../../nbs/05a_states.copies.ipynb #separate
+class _Reads(TorchFunctionMode):
+    "Notes the memory of every tensor that an operation reads."
+    def __init__(self):
+        super().__init__()
+        self.memory = set()
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Tensor) and not value.is_sparse:
+                self.memory.add(value.untyped_storage().data_ptr())
+        return function(*args, **(kwargs or {}))
+
+def check_separate(copied: nn.Module, model: nn.Module, run):
+    "`ValueError` where a copy, evaluated by `run`, computes with tensors of the model's state."
+    own = {tensor.untyped_storage().data_ptr(): name for name, tensor in tensors_of(model).items()
+           if tensor.numel()}
+    with torch.no_grad(), _Reads() as reads: run()
+    shared = own.keys() & reads.memory
+    if shared:
+        raise ValueError(f"model: a copy of it still computes with the model's own "
+                         f"{own[min(shared)]!r}; a function that it keeps, such as a replaced "
+                         "forward, remembers the model")
+
 # %% ../../nbs/05a_states.copies.ipynb #working-copy-class
 class WorkingCopy:
     "A copy of a model in evaluation mode; what it computes depends on the loaded state alone."
@@ -221,6 +281,10 @@ class WorkingCopy:
         forget_caches(self.model, lambda: self.model(x))
         self.model.train()
         self.fresh = Attributes(self.model)
+        self.model.eval()
+        check_separate(self.model, model, lambda: self.model(x))
+        self.model.train()
+        self.fresh.restore()
     def load(self, state: dict[str, torch.Tensor]):
         "Take this state for what follows."
         self.model.train()

@@ -5,6 +5,7 @@
 # %% ../../nbs/05c_states.derived.ipynb #imports
 from __future__ import annotations
 from contextlib import contextmanager
+from functools import partial
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -54,17 +55,18 @@ def changes_in_training(model: nn.Module,  # a working copy; as it was at the en
                         names: list[str],  # some tensors of its state
                         x: torch.Tensor,   # inputs, at least four
                        ) -> tuple[list[str], list[str]]:
-    """Which of these tensors change in training mode as the weights say, and which as data say.
+    """Which of these tensors change in training depending on the weights alone, and which on data.
 
     Both are empty for a model that cannot be evaluated in training mode."""
     before = tensors_of(model)
     half = len(x) // 2
     others = 1.5 * x[half:] + 0.25 if x.is_floating_point() else x[half:]
+    alike = torch.equal(x[:half], others[:half])  # then nothing can be told apart
     try: one, other = (_after_training(model, names, part) for part in (x[:half], others))
     except Exception: return [], []
     changed = [name for name in names if not torch.equal(one[name], before[name])
                or not torch.equal(other[name], before[name])]
-    derived = [name for name in changed if torch.equal(one[name], other[name])]
+    derived = [name for name in changed if not alike and torch.equal(one[name], other[name])]
     return derived, [name for name in changed if name not in derived]
 
 # %% ../../nbs/05c_states.derived.ipynb #calls
@@ -88,33 +90,51 @@ def calls_of(model: nn.Module, owners, x: torch.Tensor) -> dict[str, tuple]:
 REST = 1e-6        # change of a step, relative to the tensor, that counts as none
 MOST_STEPS = 3000
 
-def _iterate(module, call, names):
-    "Evaluate a module in training mode until its tensors of these names rest; whether they do."
-    args, kwargs = call
+def _iterate(module, run, names, most=MOST_STEPS):
+    "Call `run`, the module in training mode, until its tensors rest; the steps, or None."
+    names = [name.rpartition(".")[2] for name in names]
     mode, module.training = module.training, True
     with torch.no_grad():
-        for _ in range(MOST_STEPS):
+        for step in range(most):
             before = [getattr(module, name).detach().clone() for name in names]
-            module(*args, **kwargs)
+            run()
             after = [getattr(module, name) for name in names]
             rest = all(map(_rests, before, after))
             if rest: break
     module.training = mode
-    return rest
+    return step if rest else None
 
 def _rests(before, after): return bool((after - before).norm() <= REST * after.norm())
 
-# %% ../../nbs/05c_states.derived.ipynb #derived-tensors
-class DerivedTensors:
-    "The tensors in a working copy's state that are a function of its weights."
+# %% ../../nbs/05c_states.derived.ipynb #owners
+class _Owners:
+    "The modules of a working copy that own derived tensors, and what brings these to rest."
     def __init__(self, model: nn.Module,
                  names: list[str],  # as `changes_in_training` finds them
                  x: torch.Tensor):  # a few inputs
         self.model, self.x = model, x
         self.owners = owners_of(names)
+        self.outside = []  # owners whose tensors are updated by code outside of them
         if not names: return
-        with restored(model): moving = self._settle()
-        self.owners = {name: own for name, own in self.owners.items() if name not in moving}
+        with restored(model): steps = self._settle()
+        self.outside = [name for name, count in steps.items() if count == 0]
+        with restored(model): steps |= self._settle()
+        self.owners = {name: own for name, own in self.owners.items() if steps[name] is not None}
+    def _settle(self):
+        "Iterate each owner, or else the model; for each owner the steps, None without rest."
+        calls, steps = calls_of(self.model, self.owners, self.x), {}
+        for name, own in self.owners.items():
+            module = self.model.get_submodule(name)
+            run = partial(self.model, self.x)
+            if name in calls and name not in self.outside:
+                args, kwargs = calls[name]
+                run = partial(module, *args, **kwargs)
+            steps[name] = _iterate(module, run, own)
+        return steps
+
+# %% ../../nbs/05c_states.derived.ipynb #derived-tensors
+class DerivedTensors(_Owners):
+    "The tensors in a working copy's state that are a function of its weights."
     @property
     def names(self) -> list[str]:
         "The full names of the tensors."
@@ -122,12 +142,6 @@ class DerivedTensors:
     def derive(self):
         "Compute the tensors again from the weights that are loaded."
         if self.owners: self._settle()
-    def _settle(self):
-        "Iterate each owner; the names of those that do not come to rest."
-        calls = calls_of(self.model, self.owners, self.x)
-        return [name for name, own in self.owners.items() if name not in calls
-                or not _iterate(self.model.get_submodule(name), calls[name],
-                                [full.rpartition(".")[2] for full in own])]
 
 # %% ../../nbs/05c_states.derived.ipynb #find-derived
 def find_derived(model: nn.Module,  # a working copy
