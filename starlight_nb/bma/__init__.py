@@ -20,7 +20,8 @@ from ..permutation import PermutationSpec, infer_spec, permute
 from ..permutation.spec import as_real
 from ..runtime.settings import check_number
 from ..star import StarResult, t_sampler
-from ..states import WorkingCopy, is_number, state_for
+from ..states import WorkingCopy, is_number, state_for, tied_names
+from ..states.points import fill_tied
 from ..training.networks import logits_of
 _all_ = [
     "ECE_BINS", "FLOOR", "auroc", "calibration_error", "cross_temperature", "example_scores",
@@ -84,6 +85,16 @@ def _spec(star, spec, model, data):
                      "data to infer it from; sources that are in order already go with star.state")
 
 # %% ../../nbs/20_bma.ipynb #matched-sources
+def _with_tied_names(sources, spec, model):
+    "The sources, each with all names of tied tensors, as far as a spec or a model tells them."
+    tied = dict(getattr(spec, "tied", {})) or (tied_names(model) if model is not None else {})
+    if not tied or isinstance(sources, dict) or not hasattr(sources, "__getitem__"): return sources
+    def make(n):
+        own = sources[n]
+        return fill_tied(own, tied, f"sources[{n}]") if isinstance(own, dict) else own
+    return Draws(make, [(n,) for n in range(len(sources))])
+
+# %% ../../nbs/20_bma.ipynb #matched-sources-function
 def matched_sources(star: StarResult | dict,   # a star's state takes the sources as they are
                     sources: Sequence[dict],   # trained states, in the order of the star's training
                     *,
@@ -92,6 +103,7 @@ def matched_sources(star: StarResult | dict,   # a star's state takes the source
                     data: Dataset | Split | None = None,
                    ) -> Draws:
     "The sources in the star's order. Raises `ValueError` where they do not belong to the star."
+    sources = _with_tied_names(sources, spec, model)
     _check_sources(star, sources)
     spec = _spec(star, spec, model, data) if isinstance(star, StarResult) else None
     def make(n):

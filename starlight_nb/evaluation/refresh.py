@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from ..data import Split
-from ..states import (
-    DerivedTensors, candidates, changes_in_training, is_number, tensors_of)
+from ..states import DerivedTensors, candidates, changes_in_training, tensors_of
 from ..states.derived import calls_of, owners_of, restored
 
 # %% auto #0
@@ -153,6 +152,9 @@ class _OwnModules:
         module.training = True
         decay = _decay(module, call, names, counters)
         if decay is not None: self.modules[module] = names, decay, counters
+    def _before(self, module, args):
+        names, _, counters = self.modules[module]
+        _begin(module, names, 0.0, counters)
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #measuring-own
 class OwnStatistics(_OwnModules):
@@ -167,9 +169,6 @@ class OwnStatistics(_OwnModules):
         for module in self.modules:
             self.handles += [module.register_forward_pre_hook(self._before),
                              module.register_forward_hook(self._after)]
-    def _before(self, module, args):
-        names, _, counters = self.modules[module]
-        _begin(module, names, 0.0, counters)
     def _after(self, module, args, output):
         names, decay, _ = self.modules[module]
         self.seen[module] = self.seen.get(module, 0) + self.examples
@@ -195,15 +194,10 @@ class _NotedStatistics(BatchStatistics):
             self.used.add(values[name].untyped_storage().data_ptr())
         return function(**values)
 
+# %% ../../nbs/03a_evaluation.refresh.ipynb #check-statistics
 def _check_statistics(model, x):
-    "`ValueError` where the inputs do not fit, or statistics are used that are not in the state."
-    with restored(model), torch.no_grad(), _NotedStatistics() as noted:
-        try: model(x)
-        except RuntimeError as error:
-            if "dtype" not in str(error): raise
-            own = next((p.dtype for p in model.parameters() if is_number(p)), None)
-            raise ValueError(f"data: the inputs are {x.dtype}, the model's weights {own}; "
-                             f"convert one of them ({error})") from error
+    "`ValueError` where running statistics are used that are not in the state."
+    with restored(model), torch.no_grad(), _NotedStatistics() as noted: model(x)
     known = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(model).values()}
     if noted.used - known:
         raise ValueError("model: a normalisation uses running statistics that are not in the "

@@ -97,6 +97,7 @@ class _Uncompiled(nn.Module):
         self._orig_mod = module
     def forward(self, *args, **kwargs): return self._orig_mod(*args, **kwargs)
 
+# %% ../../nbs/05a_states.copies.ipynb #working-copy-function
 def working_copy(model: nn.Module) -> nn.Module:
     """A copy of a model that shares no tensor with it, also where `copy.deepcopy` refuses.
 
@@ -201,6 +202,7 @@ def _without(container, key, owners):
     "Ways to take away what a container has under a key, or to turn a flag of the owners."
     yield lambda: container.pop(key)
     yield lambda: container.update({key: None})
+    if isinstance(container[key], list): yield lambda: container.update({key: []})
     for own in [container, *owners]:
         for flag, value in list(own.items()):
             if isinstance(value, bool) and flag != "training":
@@ -215,12 +217,24 @@ def forget_caches(model: nn.Module,  # a working copy; changed in place
     clear_function_caches(model)
     model.train()
     model.eval()
-    for container, key in list(_places(model)):
+    places = list(_places(model))
+    _forget_together(model, places, run)
+    for container, key in places:
         if key in container: _forget(model, container, key, run)
     if modes[0][1]: model.train()
     for module, training in modes: module.training = training
 
 # %% ../../nbs/05a_states.copies.ipynb #one-tensor-taken
+def _forget_together(model, places, run):
+    "Take all tensors away at once, by None, if the model computes all of them again."
+    if len(places) < 2: return
+    tensors, before = [container[key] for container, key in places], Attributes(model)
+    for container, key in places: container[key] = None
+    taken = Attributes(model)
+    recomputed = _runs(run) and all(_is_other_tensor(container.get(key), tensor)
+                                    for (container, key), tensor in zip(places, tensors))
+    (taken if recomputed else before).restore()
+
 def _forget(model, container, key, run):
     "Take one tensor away if the model computes it again."
     tensor, before = container[key], Attributes(model)
@@ -233,7 +247,9 @@ def _forget(model, container, key, run):
         (taken if recomputed else before).restore()
         if recomputed: return
 
-def _is_other_tensor(value, tensor): return value is not None and value is not tensor
+def _is_other_tensor(value, tensor):
+    empty = isinstance(value, list) and not value
+    return value is not None and value is not tensor and not empty
 
 def _runs(run):
     "Can the model be evaluated?"
@@ -272,6 +288,16 @@ def check_separate(copied: nn.Module, model: nn.Module, run):
                          "forward, remembers the model")
 
 # %% ../../nbs/05a_states.copies.ipynb #working-copy-class
+def _evaluate(model, x):
+    "Evaluate a model; `ValueError` where inputs and weights are numbers of different types."
+    try: return model(x)
+    except RuntimeError as error:
+        if "dtype" not in str(error): raise
+        own = next((parameter.dtype for parameter in model.parameters()), None)
+        raise ValueError(f"data: the inputs are {x.dtype}, the model's weights {own}; "
+                         f"convert one of them ({error})") from error
+
+# %% ../../nbs/05a_states.copies.ipynb #working-copy-itself
 class WorkingCopy:
     "A copy of a model in evaluation mode; what it computes depends on the loaded state alone."
     def __init__(self, model: nn.Module,
@@ -282,7 +308,7 @@ class WorkingCopy:
         self.model.train()
         self.fresh = Attributes(self.model)
         self.model.eval()
-        check_separate(self.model, model, lambda: self.model(x))
+        check_separate(self.model, model, lambda: _evaluate(self.model, x))
         self.model.train()
         self.fresh.restore()
     def load(self, state: dict[str, torch.Tensor]):
