@@ -235,6 +235,7 @@ def _forget_together(model, places, run):
                                     for (container, key), tensor in zip(places, tensors))
     (taken if recomputed else before).restore()
 
+# %% ../../nbs/05a_states.copies.ipynb #forget-one
 def _forget(model, container, key, run):
     "Take one tensor away if the model computes it again."
     tensor, before = container[key], Attributes(model)
