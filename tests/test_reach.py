@@ -1,6 +1,7 @@
 """What the example inputs do not reach is never free: entries of tables, modules, branches."""
 
 import copy
+import random
 import warnings
 
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 from starlight_nb.matching import align
 from starlight_nb.models import build
 from starlight_nb.permutation import check_spec, infer_spec, permute
+from starlight_nb.permutation.proof import Proof
+from starlight_nb.permutation.reach import groups_without_gradient, unreached_groups
 
 SHORT = torch.arange(12).reshape(2, 6) % 5
 LONG = torch.arange(24).reshape(2, 12) % 5
@@ -125,10 +128,13 @@ def test_a_network_of_which_an_example_runs_the_first_units():
 
 
 def test_a_small_hidden_layer_that_is_cut_off_by_chance_is_reached():
-    for seed in range(20):
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-        assert quiet_spec(model, torch.randn(1, 2)).groups == {"0": 2}
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), torch.randn(1, 2)
+    spec, cut_off = infer_spec(model, x), 0
+    for seed in range(50):
+        proof = Proof(model, x, torch.Generator().manual_seed(seed))
+        cut_off += bool(groups_without_gradient(spec, proof))
+        assert not unreached_groups(spec, proof)
+    assert cut_off, "some random networks have no gradient"
 
 
 class Tasks(nn.Module):
@@ -265,8 +271,9 @@ def test_branches_that_only_training_runs_are_traced():
             self.size = nn.Parameter(torch.randn(outputs, inputs))
 
         def forward(self, x):
-            noise = torch.randn_like(self.weight) if self.training else 0
-            return F.linear(x, self.weight + self.size * noise)
+            if not self.training:
+                return F.linear(x, self.weight)
+            return F.linear(x, self.weight + self.size * torch.randn_like(self.weight))
 
     class Variational(nn.Module):
         def __init__(self):
@@ -317,6 +324,18 @@ def test_training_that_cannot_be_traced_is_left_out():
 
     with pytest.warns(UserWarning, match="no example runs .*: heads.1"):
         assert infer_spec(WantsLabels(), torch.randn(2, 6)).groups == {"trunk": 12}
+
+
+def test_training_with_noise_of_its_own_is_left_out():
+    class Random(Tasks):
+        "Draws in training where PyTorch does not see it."
+
+        def forward(self, x):
+            hidden = self.trunk(x).relu()
+            return self.heads[1](hidden * random.random()) if self.training else self.heads[0](hidden)
+
+    with pytest.warns(UserWarning, match="no example runs .*: heads.1"):
+        assert infer_spec(Random(), torch.randn(2, 6)).groups == {"trunk": 12}
 
 
 def test_harmless_parameters_are_not_named():

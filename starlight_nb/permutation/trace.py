@@ -213,7 +213,8 @@ def tables_in(value) -> list:
 # %% ../../nbs/10d_permutation.trace.ipynb #names
 def _identity(tensor):
     "What two names of one tensor have in common."
-    if not tensor.numel() or tensor.device.type == "meta": return id(tensor)
+    in_memory = torch.is_tensor(tensor) and tensor.numel() and tensor.device.type != "meta"
+    if not in_memory: return id(tensor)
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 def aliases(model: nn.Module) -> dict[str, str]:
