@@ -2043,6 +2043,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun._visible': ( 'permutation.unrun.html#_visible',
                                                                                              'starlight_nb/permutation/unrun.py'),
+                                                'starlight_nb.permutation.unrun._without_choice': ( 'permutation.unrun.html#_without_choice',
+                                                                                                    'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun.place_unrun': ( 'permutation.unrun.html#place_unrun',
                                                                                                 'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun.unrun_message': ( 'permutation.unrun.html#unrun_message',

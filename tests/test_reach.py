@@ -128,7 +128,8 @@ def test_a_network_of_which_an_example_runs_the_first_units():
 
 
 def test_a_small_hidden_layer_that_is_cut_off_by_chance_is_reached():
-    model, x = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), torch.randn(1, 2)
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    x = torch.randn(1, 2)
     spec, cut_off = infer_spec(model, x), 0
     for seed in range(50):
         proof = Proof(model, x, torch.Generator().manual_seed(seed))
@@ -208,6 +209,28 @@ def test_what_an_unrun_module_could_read_keeps_its_order_where_it_cannot_be_told
     assert any("heads.1 could read it" in why for why in spec.pinned.values())
     assert change(model, spec, lambda network: network(x.double(), 1)) < 1e-9
     assert "trunk" in quiet_spec(model, [x, (x, 1)]).groups
+
+
+def test_a_stem_for_other_inputs_reads_no_hidden_units():
+    class Modes(nn.Module):
+        "Two kinds of inputs; the second has as many features as a hidden layer has units."
+
+        def __init__(self):
+            super().__init__()
+            self.first_stem, self.second_stem = nn.Linear(6, 12), nn.Linear(7, 12)
+            self.narrow, self.last = nn.Linear(12, 7), nn.Linear(7, 3)
+
+        def forward(self, first=None, second=None):
+            x = self.second_stem(second) if first is None else self.first_stem(first)
+            return self.last(self.narrow(x.relu()).relu())
+
+    model, first, second = Modes(), torch.randn(2, 6), torch.randn(2, 7)
+    with pytest.warns(UserWarning, match="could read several axes, .*: second_stem"):
+        spec = infer_spec(model, first)
+    assert change(model, spec, lambda network: network(second=second.double())) < 1e-9
+    both = quiet_spec(model, [first, {"second": second}])
+    assert sorted(both.groups.values()) == [7, 12]
+    assert change(model, both, lambda network: network(second=second.double())) < 1e-9
 
 
 def test_exits_read_images_that_are_pooled_or_flattened():
