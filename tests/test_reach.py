@@ -211,6 +211,24 @@ def test_what_an_unrun_module_could_read_keeps_its_order_where_it_cannot_be_told
     assert "trunk" in quiet_spec(model, [x, (x, 1)]).groups
 
 
+def test_an_exit_may_read_any_layer_of_its_width():
+    class Exits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(*[nn.Linear(5, 5) for _ in range(3)])
+            self.exits = nn.ModuleList(nn.Linear(5, 2) for _ in range(3))
+
+        def forward(self, x, end=2):
+            return self.exits[end](self.layers[:end + 1](x.tanh()).relu())
+
+    model, x = Exits(), torch.randn(2, 5)
+    with pytest.warns(UserWarning, match="could read several axes, .*: exits.0, exits.1"):
+        spec = infer_spec(model, x)
+    assert not spec.groups and spec.coverage == 0
+    both = quiet_spec(model, [(x, end) for end in range(3)])
+    assert list(both.groups.values()) == [5, 5, 5] and both.coverage == 1
+
+
 def test_a_stem_for_other_inputs_reads_no_hidden_units():
     class Modes(nn.Module):
         "Two kinds of inputs; the second has as many features as a hidden layer has units."
