@@ -2116,6 +2116,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun._scope': ( 'permutation.unrun.html#_scope',
                                                                                            'starlight_nb/permutation/unrun.py'),
+                                                'starlight_nb.permutation.unrun._stems': ( 'permutation.unrun.html#_stems',
+                                                                                           'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun._tensors_of': ( 'permutation.unrun.html#_tensors_of',
                                                                                                 'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun._unrun_axes': ( 'permutation.unrun.html#_unrun_axes',

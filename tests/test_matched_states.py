@@ -4,6 +4,7 @@ from itertools import permutations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from starlight_nb.data import Dataset, Split
@@ -12,6 +13,7 @@ from starlight_nb.matching import (
     match_straight_through, match_weights)
 from starlight_nb.matching import weights as weights_module
 from starlight_nb.matching.coordinate_descent import match_naively
+from starlight_nb.matching.sinkhorn import batch_loss
 from starlight_nb.permutation import PermutationSpec, check_spec, check_state, infer_spec, permute
 from starlight_nb.star import train_star
 from starlight_nb.training import Recipe
@@ -113,6 +115,17 @@ def test_every_method_takes_states_with_gradients_and_without_second_names(tied_
         moved = permute(tied_spec, found.permutation, b)
         assert not any(tensor.requires_grad for tensor in moved.values())
         assert torch.equal(moved["top.weight"], moved["words.weight"])
+
+
+def test_the_loss_of_parameters_reaches_all_names_of_a_tied_tensor():
+    a, b = states(Tied, 2)
+    reference = Tied().eval()
+    reference.load_state_dict(b)
+    for norm in (reference.first_norm, reference.second_norm):
+        norm.train()
+    parameters = {name: b[name] for name, _ in reference.named_parameters()}
+    found = batch_loss(Tied(), a)(parameters, TOKENS, TOKENS[:, 0])
+    torch.testing.assert_close(found, F.cross_entropy(reference(TOKENS), TOKENS[:, 0]))
 
 
 def test_named_parameters_are_sources_of_a_star():
@@ -255,3 +268,11 @@ def test_aligned_tied_networks_compute_what_they_did():
     aligned = align(a, b, TOKENS[:2]).eval()
     assert aligned.top.weight is aligned.words.weight
     torch.testing.assert_close(aligned(TOKENS), b(TOKENS))
+
+
+def test_sums_of_networks_in_half_precision_keep_small_differences():
+    axis, small = ((("units", 2),),), 2.0 ** -12
+    spec = PermutationSpec({"units": 2}, {"w": (axis, None)}, {"w": (2, 2)})
+    rows = [[[1, 1], [1, 1]], [[1, 0], [1, small]], [[1, small], [1, 0]]]
+    found = match_jointly(spec, [{"w": torch.tensor(own).half()} for own in rows])
+    assert found.between(1, 2)["units"].tolist() == [1, 0]

@@ -1,6 +1,7 @@
 """What the example inputs do not reach is never free: entries of tables, modules, branches."""
 
 import copy
+import random
 import warnings
 
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 from starlight_nb.matching import align
 from starlight_nb.models import build
 from starlight_nb.permutation import check_spec, infer_spec, permute
+from starlight_nb.permutation.proof import Proof
+from starlight_nb.permutation.reach import groups_without_gradient, unreached_groups
 
 SHORT = torch.arange(12).reshape(2, 6) % 5
 LONG = torch.arange(24).reshape(2, 12) % 5
@@ -125,10 +128,14 @@ def test_a_network_of_which_an_example_runs_the_first_units():
 
 
 def test_a_small_hidden_layer_that_is_cut_off_by_chance_is_reached():
-    for seed in range(20):
-        torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
-        assert quiet_spec(model, torch.randn(1, 2)).groups == {"0": 2}
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    x = torch.randn(1, 2)
+    spec, cut_off = infer_spec(model, x), 0
+    for seed in range(50):
+        proof = Proof(model, x, torch.Generator().manual_seed(seed))
+        cut_off += bool(groups_without_gradient(spec, proof))
+        assert not unreached_groups(spec, proof)
+    assert cut_off, "some random networks have no gradient"
 
 
 class Tasks(nn.Module):
@@ -204,6 +211,46 @@ def test_what_an_unrun_module_could_read_keeps_its_order_where_it_cannot_be_told
     assert "trunk" in quiet_spec(model, [x, (x, 1)]).groups
 
 
+def test_an_exit_may_read_any_layer_of_its_width():
+    class Exits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(*[nn.Linear(5, 5) for _ in range(3)])
+            self.exits = nn.ModuleList(nn.Linear(5, 2) for _ in range(3))
+
+        def forward(self, x, end=2):
+            return self.exits[end](self.layers[:end + 1](x.tanh()).relu())
+
+    model, x = Exits(), torch.randn(2, 5)
+    with pytest.warns(UserWarning, match="could read several axes, .*: exits.0, exits.1"):
+        spec = infer_spec(model, x)
+    assert not spec.groups and spec.coverage == 0
+    both = quiet_spec(model, [(x, end) for end in range(3)])
+    assert list(both.groups.values()) == [5, 5, 5] and both.coverage == 1
+
+
+def test_a_stem_for_other_inputs_reads_no_hidden_units():
+    class Modes(nn.Module):
+        "Two kinds of inputs; the second has as many features as a hidden layer has units."
+
+        def __init__(self):
+            super().__init__()
+            self.first_stem, self.second_stem = nn.Linear(6, 12), nn.Linear(7, 12)
+            self.narrow, self.last = nn.Linear(12, 7), nn.Linear(7, 3)
+
+        def forward(self, first=None, second=None):
+            x = self.second_stem(second) if first is None else self.first_stem(first)
+            return self.last(self.narrow(x.relu()).relu())
+
+    model, first, second = Modes(), torch.randn(2, 6), torch.randn(2, 7)
+    with pytest.warns(UserWarning, match="could read several axes, .*: second_stem"):
+        spec = infer_spec(model, first)
+    assert change(model, spec, lambda network: network(second=second.double())) < 1e-9
+    both = quiet_spec(model, [first, {"second": second}])
+    assert sorted(both.groups.values()) == [7, 12]
+    assert change(model, both, lambda network: network(second=second.double())) < 1e-9
+
+
 def test_exits_read_images_that_are_pooled_or_flattened():
     class Exits(nn.Module):
         def __init__(self):
@@ -265,8 +312,9 @@ def test_branches_that_only_training_runs_are_traced():
             self.size = nn.Parameter(torch.randn(outputs, inputs))
 
         def forward(self, x):
-            noise = torch.randn_like(self.weight) if self.training else 0
-            return F.linear(x, self.weight + self.size * noise)
+            if not self.training:
+                return F.linear(x, self.weight)
+            return F.linear(x, self.weight + self.size * torch.randn_like(self.weight))
 
     class Variational(nn.Module):
         def __init__(self):
@@ -317,6 +365,18 @@ def test_training_that_cannot_be_traced_is_left_out():
 
     with pytest.warns(UserWarning, match="no example runs .*: heads.1"):
         assert infer_spec(WantsLabels(), torch.randn(2, 6)).groups == {"trunk": 12}
+
+
+def test_training_with_noise_of_its_own_is_left_out():
+    class Random(Tasks):
+        "Draws in training where PyTorch does not see it."
+
+        def forward(self, x):
+            hidden = self.trunk(x).relu()
+            return self.heads[1](hidden * random.random()) if self.training else self.heads[0](hidden)
+
+    with pytest.warns(UserWarning, match="no example runs .*: heads.1"):
+        assert infer_spec(Random(), torch.randn(2, 6)).groups == {"trunk": 12}
 
 
 def test_harmless_parameters_are_not_named():

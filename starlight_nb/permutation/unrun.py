@@ -183,9 +183,15 @@ def _choices_to_keep(choices, axis):
     shorter = [n for n in choices.found if 1 < n < axis.length and axis.length % n == 0]
     return [own for n in shorter for own in _moving_choices(choices, n)]
 
-def _only_choice(choices, axis, axes):
-    "The candidate that an axis reads for sure; None where there are several or it may make it."
-    if any(other.role == "makes" and other.length == axis.length for other in axes): return None
+# %% ../../nbs/10h_permutation.unrun.ipynb #only-choice
+def _stems(choices, axes):
+    "The modules that make units with which the network could go on."
+    return {axis.module for axis in axes
+            if axis.role == "makes" and _moving_choices(choices, axis.length)}
+
+def _only_choice(choices, axis, stems):
+    "The candidate that an axis reads for sure; None where there may be others."
+    if axis.module in stems: return None
     found = choices.of(axis.length, axis.scope)
     only = next(iter(found.values())) if len(found) == 1 else None
     return only if only and only.whole else None
@@ -228,9 +234,10 @@ def place_unrun(trace: Trace,  # changed in place
                          *_hidden_axes(model, module, name)]]
     choices = _Choices(trace)
     joined, pinned = {}, []
+    stems = _stems(choices, axes)
     for axis in axes:
         keep = _choices_to_keep(choices, axis)
-        only = _only_choice(choices, axis, axes) if keep else None
+        only = _only_choice(choices, axis, stems) if keep else None
         if only: joined.setdefault(axis.tensor, {})[axis.axis] = only
         else: pinned += [(axis.module, own) for own in keep]
         if only and axis.role == "reads": trace.read.add((axis.tensor, axis.axis))
