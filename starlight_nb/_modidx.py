@@ -2127,6 +2127,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun._only_choice': ( 'permutation.unrun.html#_only_choice',
                                                                                                  'starlight_nb/permutation/unrun.py'),
+                                                'starlight_nb.permutation.unrun._parts_of': ( 'permutation.unrun.html#_parts_of',
+                                                                                              'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun._prefixes': ( 'permutation.unrun.html#_prefixes',
                                                                                               'starlight_nb/permutation/unrun.py'),
                                                 'starlight_nb.permutation.unrun._report': ( 'permutation.unrun.html#_report',

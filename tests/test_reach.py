@@ -508,6 +508,28 @@ def test_no_warnings_of_the_export_reach_users():
         assert infer_spec(Recurrent(), torch.randn(2, 3, 6)).groups == {"first": 5}
 
 
+@pytest.mark.parametrize("parts", [("x", "h"), ("h", "g"), ("h", "g", "x")])
+def test_a_head_may_read_layers_side_by_side(parts):
+    lengths = {"x": 5, "h": 13, "g": 17}
+
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(5, 13), nn.Linear(13, 17), nn.Linear(17, 3)
+            self.wide = nn.Linear(sum(lengths[part] for part in parts), 2)
+
+        def forward(self, x, wide=False):
+            own = {"x": x, "h": self.first(x).relu()}
+            own["g"] = self.second(own["h"]).relu()
+            return self.wide(torch.cat([own[part] for part in parts], 1)) if wide else self.last(own["g"])
+
+    a, b, x = Beside(), Beside(), torch.randn(4, 5)
+    with pytest.warns(UserWarning, match="which keep their order: wide"):
+        aligned = align(a, b, x)
+    for wide in (False, True):
+        torch.testing.assert_close(aligned(x, wide), b(x, wide))
+
+
 def test_a_module_that_can_read_nothing_is_named_all_the_same():
     model = Tasks()
     model.other = nn.Linear(50, 40)

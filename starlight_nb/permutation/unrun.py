@@ -200,12 +200,18 @@ def _moving_choices(choices, length):
     "The candidates of a length with units that move."
     return [own for (_, moving), own in choices.of(length).items() if any(moving)]
 
+def _parts_of(choices, length):
+    "The shorter lengths that divide this one, or give it together with one or two others."
+    shorter = [n for n in choices.found if 1 < n < length]
+    others = {*shorter, *(a + b for a in shorter for b in shorter)}
+    return [n for n in shorter if length % n == 0 or length - n in others]
+
 def _choices_to_keep(choices, axis):
     "The candidates that must keep their order if it is not known which of them an axis reads."
     exact = _moving_choices(choices, axis.length)
     if exact or axis.role != "reads" or choices.of(axis.length): return exact
-    shorter = [n for n in choices.found if 1 < n < axis.length and axis.length % n == 0]
-    return [own for n in shorter for own in _moving_choices(choices, n)]
+    parts = _parts_of(choices, axis.length)
+    return [own for n in parts for own in _moving_choices(choices, n)]
 
 def _only_choice(choices, axis, axes):
     "The candidate that an axis reads for sure; None where there are several or it may make it."
