@@ -15,6 +15,7 @@ from starlight_nb.models import build
 from starlight_nb.permutation import check_spec, infer_spec, permute
 from starlight_nb.permutation.proof import Proof
 from starlight_nb.permutation.reach import groups_without_gradient, unreached_groups
+from starlight_nb.permutation.trace import Trace
 
 SHORT = torch.arange(12).reshape(2, 6) % 5
 LONG = torch.arange(24).reshape(2, 12) % 5
@@ -383,21 +384,216 @@ def test_harmless_parameters_are_not_named():
     class Harmless(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.last, self.again = nn.Linear(6, 12), nn.Linear(12, 3), nn.Linear(6, 12)
-            self.again.weight, self.again.bias = self.first.weight, self.first.bias
+            self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+            self.again, self.norm = self.first, nn.BatchNorm1d(12)
+            self.register_buffer("steps", torch.zeros(12, dtype=torch.long))
             self.temperature, self.none = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(0))
             self.scale = nn.Parameter(torch.ones(1))
 
         def forward(self, x):
-            return self.last(self.first(x).relu())
+            return self.last(self.norm(self.first(x)).relu())
 
     assert quiet_spec(Harmless(), torch.randn(2, 6)).groups == {"first": 12}
+
+
+class Words(nn.Module):
+    "A classifier of words, and a head for words that shares its weight with the embedding."
+
+    def __init__(self, hidden=12):
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(20, 12), nn.Linear(12, hidden)
+        self.last = nn.Linear(hidden, 3)
+        self.back = nn.Identity() if hidden == 12 else nn.Linear(hidden, 12)
+        self.words = nn.Linear(12, 20, bias=False)
+        self.words.weight = self.embedding.weight
+
+    def forward(self, text, words=False):
+        hidden = self.hidden(self.embedding(text)).relu()
+        return self.words(self.back(hidden)) if words else self.last(hidden)
+
+
+@pytest.mark.parametrize("width", [12, 7])
+def test_a_tied_head_that_no_example_calls_is_named_and_safe(width):
+    a, b, text = Words(width), Words(width), SHORT
+    with pytest.warns(UserWarning, match="no example runs .*words"):
+        aligned = align(a, b, text)
+    for words in (False, True):
+        torch.testing.assert_close(aligned(text, words), b(text, words))
+    both = [(text, words) for words in (False, True)]
+    assert quiet_spec(Words(width), both).groups == (
+        {"embedding": 12} if width == 12 else {"embedding": 12, "hidden": 7})
+
+
+def test_a_tied_head_reads_the_only_axis_of_its_length():
+    class Direct(Words):
+        def forward(self, text, words=False):
+            hidden = self.embedding(text)
+            return self.words(hidden) if words else self.last(self.hidden(hidden).relu())
+
+    model = Direct(7)
+    model.back = nn.Identity()
+    with pytest.warns(UserWarning, match=r"moved along with a tied tensor.*: words\)"):
+        spec = infer_spec(model, SHORT)
+    assert spec.groups == {"embedding": 12, "hidden": 7}
+    for words in (False, True):
+        assert change(model, spec, lambda network: network(SHORT, words)) < 1e-9
+
+
+def test_an_embedding_that_is_another_name_of_one_that_runs_does_not_stop_it():
+    class Shared(nn.Module):
+        "As in T5: the table of all embeddings is a module that is never called."
+
+        def __init__(self):
+            super().__init__()
+            self.shared, self.own = nn.Embedding(5, 8), nn.Embedding(5, 8)
+            self.own.weight, self.last = self.shared.weight, nn.Linear(8, 3)
+
+        def forward(self, text):
+            return self.last(self.own(text).tanh().mean(1))
+
+    with pytest.warns(UserWarning, match="moved along with a tied tensor.*: shared"):
+        assert infer_spec(Shared(), SHORT).groups == {"shared": 8}
+
+
+def test_attention_with_tied_weights_runs_as_a_whole():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.MultiheadAttention(8, 2) for _ in range(2))
+            self.layers[1].out_proj.weight = self.layers[0].out_proj.weight
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            for layer in self.layers:
+                x = x + layer(x, x, x)[0]
+            return self.last(x)
+
+    assert quiet_spec(Twice(), torch.randn(3, 2, 6)).groups
+
+
+BUFFERS = {
+    "class means": (torch.randn(3, 12), lambda hidden, own: torch.cdist(hidden, own)),
+    "a centre": (torch.randn(1, 12), lambda hidden, own: (hidden - own).square().sum(1)),
+    "a mask": (torch.arange(12) % 3 == 0, lambda hidden, own: hidden.where(own, 0).sum(1)),
+    "a queue": (torch.randn(12, 7), lambda hidden, own: hidden @ own),
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_buffers_that_no_example_reads_are_named_and_safe(name):
+    value, use = BUFFERS[name]
+
+    class Buffered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+            self.register_buffer("own", value.clone())
+
+        def forward(self, x, other=False):
+            hidden = self.first(x).relu()
+            return use(hidden, self.own) if other else self.last(hidden)
+
+    a, b, x = Buffered(), Buffered(), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="no example runs .*: own"):
+        spec = infer_spec(b, x)
+    assert spec.groups == ({"first": 12} if name in ("a centre", "a mask") else {})
+    with pytest.warns(UserWarning, match="no example runs .*: own"):
+        aligned = align(a, b, x)
+    for other in (False, True):
+        torch.testing.assert_close(aligned(x, other), b(x, other))
+
+
+TRAINING = {
+    "another path": lambda self, hidden: self.last(hidden.flip(1)),
+    "a layer skipped": lambda self, hidden: self.last(hidden),
+    "two outputs": lambda self, hidden: (self.last(self.middle(hidden).relu()),
+                                         self.last(self.middle(self.middle(hidden)).relu())),
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_branches_of_training_are_traced_where_all_their_modules_run_elsewhere(name):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.middle = nn.Linear(6, 12), nn.Linear(12, 12)
+            self.last = nn.Linear(12, 3)
+
+        def forward(self, x):
+            hidden = self.first(x).relu()
+            if self.training:
+                return TRAINING[name](self, hidden)
+            return self.last(self.middle(hidden).relu())
+
+    a, b, x = Branches(), Branches(), torch.randn(4, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there may be nothing to permute
+        aligned = align(a, b, x)
+    for training in (False, True):
+        torch.testing.assert_close(aligned.train(training)(x), b.train(training)(x))
+
+
+NOISE = {
+    "dropout": lambda x: F.dropout(x, 0.5),
+    "added": lambda x: x + 0.1 * torch.randn(x.shape),
+    "masks": lambda x: x * torch.empty(x.shape).bernoulli_(0.5),
+    "nothing else": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_noise_of_training_costs_no_symmetries(name):
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return NOISE[name](x) if self.training else x
+
+    model = nn.Sequential(nn.Linear(6, 12), Noisy(), nn.ReLU(), nn.Linear(12, 3))
+    assert quiet_spec(model, torch.randn(4, 6)).groups == {"0": 12}
+    modes = [example.mode for example in Trace(model, torch.randn(4, 6)).examples]
+    assert modes == (["evaluation"] if name == "nothing else" else ["evaluation", "training"])
+
+
+def test_no_warnings_of_the_export_reach_users():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.last(self.first(x)[0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert infer_spec(Recurrent(), torch.randn(2, 3, 6)).groups == {"first": 5}
+
+
+@pytest.mark.parametrize("parts", [("x", "h"), ("h", "g"), ("h", "g", "x")])
+def test_a_head_may_read_layers_side_by_side(parts):
+    lengths = {"x": 5, "h": 13, "g": 17}
+
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(5, 13), nn.Linear(13, 17), nn.Linear(17, 3)
+            self.wide = nn.Linear(sum(lengths[part] for part in parts), 2)
+
+        def forward(self, x, wide=False):
+            own = {"x": x, "h": self.first(x).relu()}
+            own["g"] = self.second(own["h"]).relu()
+            return self.wide(torch.cat([own[part] for part in parts], 1)) if wide else self.last(own["g"])
+
+    a, b, x = Beside(), Beside(), torch.randn(4, 5)
+    with pytest.warns(UserWarning, match="which keep their order: wide"):
+        aligned = align(a, b, x)
+    for wide in (False, True):
+        torch.testing.assert_close(aligned(x, wide), b(x, wide))
 
 
 def test_a_module_that_can_read_nothing_is_named_all_the_same():
     model = Tasks()
     model.other = nn.Linear(50, 40)
-    with pytest.warns(UserWarning, match="read nothing that moves, .*: other"):
+    with pytest.warns(UserWarning, match="may not be safe, .*: other"):
         assert infer_spec(model, [(torch.randn(2, 6), task) for task in (0, 1)]).groups
 
 

@@ -52,7 +52,7 @@ ELEMENTWISE = """
     less_equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not
     dropout feature_dropout alpha_dropout feature_alpha_dropout rrelu clone contiguous to type_as
     _to_copy detach alias lift_fresh_copy zeros_like ones_like full_like fill zero rand_like
-    randn_like bernoulli real imag conj _conj resolve_conj complex angle sgn""".split()
+    randn_like empty_like uniform normal bernoulli real imag conj _conj resolve_conj complex angle sgn""".split()
 
 @rule(*ELEMENTWISE, tables=True)
 def _elementwise(units, node, *arguments):
@@ -64,7 +64,8 @@ def _elementwise(units, node, *arguments):
 # %% ../../nbs/10c_permutation.rules.ipynb #constant
 FILLED_LATER = ("slice", "select", "narrow", "index_put_", "view", "copy_")
 
-@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor", tables=True)
+@rule(*"zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor rand randn"
+      .split(), tables=True)
 def _constant(units, node, *arguments):
     filled = any(operation(user) in FILLED_LATER for user in node.users)
     new_axis = units.new if filled else partial(np.zeros, dtype=int)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/10d_permutation.trace.ipynb #imports
 from __future__ import annotations
-import io, logging, traceback
+import inspect, io, logging, traceback, types, warnings
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
@@ -106,11 +106,13 @@ def all_tensors(outputs) -> list[torch.Tensor]:
 # %% ../../nbs/10d_permutation.trace.ipynb #contexts
 @contextmanager
 def _quiet():
-    "Suppress logs and whatever is printed to stderr."
+    "Suppress logs, warnings and whatever is printed to stderr."
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with redirect_stderr(io.StringIO()): yield
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally: logging.disable(before)
 
 @contextmanager
@@ -276,8 +278,8 @@ def has_fractions(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 def _has_units(tensor):
-    "Does a tensor have numbers along an axis?"
-    return has_fractions(tensor) and tensor.numel() > 1
+    "Does a tensor have numbers, or flags of a mask, along an axis?"
+    return (has_fractions(tensor) or tensor.dtype == torch.bool) and tensor.numel() > 1
 
 # %% ../../nbs/10d_permutation.trace.ipynb #trace
 class Graphs:
@@ -305,6 +307,20 @@ class Graphs:
         self.read |= _summed_axes(nodes, names)
         self.names |= names
         self.examples.append(example)
+
+# %% ../../nbs/10d_permutation.trace.ipynb #branches
+def _names_in(code):
+    "The names that a function's code uses, also in functions inside it."
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
+
+def _mentions_training(module):
+    "Does code of one's own in the class of a module use the name `training`?"
+    own = (kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.nn"))
+    functions = (inspect.unwrap(value) for kind in own for value in vars(kind).values()
+                 if callable(value))
+    return any("training" in _names_in(function.__code__) for function in functions
+               if isinstance(function, types.FunctionType))
 
 # %% ../../nbs/10d_permutation.trace.ipynb #training
 def _training_modes(model):
@@ -342,13 +358,22 @@ class Trace(Graphs):
             self.add(example, export_graph(model, example, argument))
         self._add_training(model, list(self.examples))
     def _add_training(self, model, examples):
-        "Add the examples in modes of training, as long as they read what is still unread."
+        "Add the examples in modes of training that may say more: see `_training_modes`."
+        tried = set()  # modules with code for training, of modes before
         for mode in _training_modes(model):
+            branching = {id(module) for module in modules_in_training(model, mode)
+                         if _mentions_training(module)} - tried
+            tried |= branching
             for example in examples:
                 missing = self.parameters & set(self.unread)
-                if not missing: return
+                if not (missing or branching): continue
                 found = _training_graph(model, example._replace(mode=mode))
-                if found and self._read_names(found[1]) & missing: self.add(*found)
+                if found and self._says_more(found[1], missing, branching): self.add(*found)
+    def _says_more(self, program, missing, branching):
+        "Does a graph read tensors that are missing, or differ from all others by its branches?"
+        if self._read_names(program) & missing: return True
+        known = {str(graph) for graph in {node.graph for node in self.values}}
+        return bool(branching) and str(program.graph) not in known
     def _read_names(self, program):
         "The names of the tensors that operations of a graph read."
         nodes = list(program.graph.nodes)
