@@ -237,7 +237,7 @@ class Run:
     staging: Path
     monitor: ProgressMonitor
     planner: Planner | None = None
-    origin: dict = field(default_factory=origin)  # with what this process computes
+    origin: dict = field(default_factory=origin)  # the software behind the results
     seconds: dict = field(default_factory=dict)   # of each notebook that ended well
     entries: dict = field(default_factory=dict)   # of the store, before and after it
     failures: dict = field(default_factory=dict)  # the errors of the others
