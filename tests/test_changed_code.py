@@ -298,6 +298,25 @@ HIDDEN = {
     "random number": "import random; x = squash(x) if random.random() < 1e-9 else x",
     "counter": "self.n = getattr(self, 'n', 0) + 1; x = squash(x) if self.n > 99 else x",
     "error": "x = x.view(2, 7, -1); x = squash(x)",
+    "length": "x = squash(x) if len(x) > 2 else x",
+    "size": "x = squash(x) if x.size(0) > 100 else x",
+    "shape": "rows, _ = x.shape; x = squash(x) if rows > 100 else x",
+    "number of elements": "x = squash(x) if x.numel() > 9999 else x",
+    "rows": "for n, row in enumerate(x): x = squash(x) if n > 99 else x",
+    "parts": "x = squash(x) if len(x.split(1)) > 99 else x",
+    "list": "n = vars(self).setdefault('n', [0]); n[0] += 1; x = squash(x) if n[0] > 2 else x",
+    "growing list": "n = vars(self).setdefault('n', []); n += [1]; x = squash(x) if n[2:] else x",
+    "dict": "n = vars(self).setdefault('n', {'a': {}}); n['a'][len(n['a'])] = 1; "
+            "x = squash(x) if len(n['a']) > 2 else x",
+    "set": "n = vars(self).setdefault('n', set()); n.add(len(n)); x = squash(x) if n >= {9} else x",
+    "count": "import itertools; n = vars(self).setdefault('n', itertools.count()); "
+             "x = squash(x) if next(n) > 9 else x",
+    "tensor": "n = vars(self).setdefault('n', torch.zeros(1)); n += 1; "
+              "x = squash(x) if n.item() > 9 else x",
+    "class": "Net.n = getattr(Net, 'n', 0) + 1; x = squash(x) if Net.n > 9 else x",
+    "global": "global CALLS; CALLS = globals().get('CALLS', 0) + 1; "
+              "x = squash(x) if CALLS > 9 else x",
+    "function": "squash.n = getattr(squash, 'n', 0) + 1; x = squash(x) if squash.n > 9 else x",
 }
 
 
@@ -317,6 +336,15 @@ def test_code_that_the_pass_does_not_show_counts(name):
     assert fingerprint(line, always)["operations"] != fingerprint(line, always, other)["operations"]
     for kind in ("comment", "docstring", "variable"):
         assert fingerprint(line, always) == fingerprint(line, always, *SAME[kind]), kind
+
+
+def test_sizes_that_only_a_library_reads_tell_nothing_about_the_code():
+    "So code may be moved where a layer of PyTorch asks for the size of a batch."
+    layer, moved = "        hidden = self.second", SAME["function of its own"]
+    library = (layer, f"        x = F.batch_norm(x, None, None, training=True)\n{layer}")
+    own = (layer, f"        x = x[:len(x)]\n{layer}")
+    assert fingerprint(library) == fingerprint(library, *moved)
+    assert fingerprint(own) != fingerprint(own, *moved)
 
 
 def random_states():

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, finish, starlight
 
 from starlight_nb.paper import cli, doctor as doctor_module
-from starlight_nb.paper.evidence import check_report
+from starlight_nb.paper.evidence import check_report, claim_report, profile_identity
 from starlight_nb.paper.profiles import load_profile, profile_digest
 from starlight_nb.paper.runner import check_request
 from starlight_nb.runtime.origin import origin
@@ -257,9 +257,9 @@ CHANGES = {
     "counts": ("sources = 4", "sources = 5"),
     "label": ('label = "MLP 3x16"', 'label = "MLP"'),
     "parameters": ("points = 11", "points = 5"),
+    "title": ("title = ", 'title = "Mine"  # '),
 }
 SAME = {
-    "title": ("title = ", 'title = "Mine"  # '),
     "comment": ("[settings.mlp]", "# a comment\n[settings.mlp]"),
     "order": ('architecture = "mlp"\n', ""),
 }
@@ -337,7 +337,7 @@ def test_another_profile_does_not_enter_a_report(how, project, tmp_path, capsys,
 
 def test_the_same_profile_may_enter_under_another_name(project, tmp_path):
     report = project / "reports/smoke"
-    path = copied(project, SAME["title"], name="mine")
+    path = copied(project, SAME["comment"], name="mine")
     assert reproduce(tmp_path, path, "--out", str(report), only="fig2") == 0
     assert (report / "notebooks/fig2_width_depth.ipynb").exists()
 
@@ -367,49 +367,194 @@ def test_a_run_that_failed_has_said_whose_report_it_is(short_notebooks, tmp_path
     assert "holds results of profile 'smoke'" in capsys.readouterr().err
 
 
-def committed(name):
-    "A committed profile: what `check_report` compares."
-    profile = load_profile(name)
-    identity = dict(profile=name, profile_digest=profile_digest(profile))
-    settings = {key: dataclasses.asdict(own) for key, own in profile.settings.items()}
-    return identity, json.loads(json.dumps(settings))
+def changed_json(path, change):
+    "Write a JSON file anew, after a function has changed its content."
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def older(tmp_path):
+    "A function that copies what identifies a committed report, which has no digest."
+    def copy(name, without=()):
+        report = tmp_path / "older" / name
+        shutil.copytree(ROOT / "reports" / name / "data", report / "data")
+        shutil.copy(ROOT / "reports" / name / "evidence.json", report)
+        for part in without:
+            (report / part).unlink()
+        return report
+    return copy
+
+
+def own_copy(folder, name, *changes):
+    "A profile that comes with the package as a file of the user's, with some texts replaced."
+    text = (ROOT / f"nbs/experiments/profiles/{name}.toml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / f"{name}.toml").write_text(text)
+    return load_profile(str(folder / f"{name}.toml"))
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_committed_reports_can_be_continued(name):
-    "They were made before there was a digest; their settings say whose they are."
-    check_report(ROOT / "reports" / name, "profile", *committed(name))
+def test_committed_reports_can_be_continued(name, older):
+    "They were made before there was a digest; their settings and parameters say whose they are."
+    assert "profile_digest" not in (ROOT / "reports" / name / "evidence.json").read_text()
+    check_report(ROOT / "reports" / name, "profile", load_profile(name))
+    report = older(name)
+    claim_report(report, profile_identity(load_profile(name)))
+    check_report(report, "profile", load_profile(name))
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+@pytest.mark.parametrize("change", ["points", "title", "nothing"])
+def test_reports_without_a_digest_take_no_file_of_the_users(name, change, older, tmp_path):
+    changes = {
+        "points": [("points = 11", "points = 7"), ("title = ", 'title = "Mine"  # ')],
+        "title": [("title = ", 'title = "Mine"  # ')],
+        "nothing": [],
+    }
+    profile = own_copy(tmp_path, name, *changes[change])
+    with pytest.raises(ValueError, match=f"out: .* results of profile '{name}' .of an older vers"):
+        check_report(older(name), "out", profile)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_reports_without_a_digest_take_no_other_parameters(name, older):
+    report = older(name)
+    profile, given = load_profile(name), {"fig3_paths": {"points": 5}}
+    with pytest.raises(ValueError, match="an older version.* with points = 5 "):
+        check_report(report, "out", profile, given)
+    check_report(report, "out", profile, {"fig3_paths": {"points": 11}})
+    # The profile that comes with the package has been changed since.
+    experiments = profile.experiments | {"fig3_paths": dict(profile.experiments["fig3_paths"],
+                                                            points=7)}
+    with pytest.raises(ValueError, match="holds results of other parameters of 'fig3_paths'"):
+        check_report(report, "profile", dataclasses.replace(profile, experiments=experiments))
+
+
+def test_a_parameter_that_had_another_name_is_compared(older):
+    profile = load_profile("digits")
+    fusion = dict(profile.experiments["table2_fusion"], equal_budget=4)  # it was called longs
+    changed = dataclasses.replace(profile,
+                                  experiments=profile.experiments | {"table2_fusion": fusion})
+    with pytest.raises(ValueError, match="other parameters of 'table2_fusion'"):
+        check_report(older("digits"), "profile", changed)
+
+
+@pytest.mark.parametrize("words", [["-p", "points=5"], ["file"]])
+def test_the_command_adds_nothing_to_a_committed_report(words, older, tmp_path, capsys):
+    report, profile = older("digits"), "digits"
+    if words == ["file"]:
+        own_copy(tmp_path, "digits", ("points = 11", "points = 7"), ("title = ", "title = 'x' # "))
+        profile, words = tmp_path / "digits.toml", []
+    before = contents(report)
+    assert reproduce(tmp_path, profile, *words, "--out", str(report), only="fig3") == 2
+    error = capsys.readouterr().err
+    assert f"out: {report} holds results of profile 'digits' (of an older version" in error
+    assert contents(report) == before
 
 
 @pytest.mark.parametrize("name", COMMITTED)
 @pytest.mark.parametrize("change", ["gone", "recipe", "model", "new field"])
-def test_reports_without_a_digest_take_no_other_settings(name, change, tmp_path):
-    report = tmp_path / name
-    (report / "data").mkdir(parents=True)
-    for path in (ROOT / "reports" / name / "data").glob("*.json"):
-        shutil.copy(path, report / "data")
-    identity, settings = committed(name)
-    used = sorted({key for path in (report / "data").glob("*.json")
-                   for key in json.loads(path.read_text())["settings"]})
-    first = settings[used[0]]
-    if change == "new field":
-        first["recipe"]["later"] = 1
-        check_report(report, "out", identity, settings)
+def test_reports_without_a_digest_take_no_other_settings(name, change, older):
+    profile, report = load_profile(name), older(name)
+    paths = sorted((report / "data").glob("*.json"))
+    used = sorted({key for path in paths for key in json.loads(path.read_text())["settings"]})
+    first, settings = profile.settings[used[0]], dict(profile.settings)
+    if change == "new field":  # the report is older than the field
+        for path in paths:
+            changed_json(path, lambda content: [own["recipe"].pop("momentum", None)
+                                                for own in content["settings"].values()])
+        check_report(report, "out", profile)
         return
     if change == "gone":
         del settings[used[0]]
     if change == "recipe":
-        first["star_recipe"]["epochs"] += 1
+        recipe = first.star_recipe.replace(epochs=first.star_recipe.epochs + 1)
+        settings[used[0]] = dataclasses.replace(first, star_recipe=recipe)
     if change == "model":
-        first["model"] = first["model"] | {"later": 1}
+        settings[used[0]] = dataclasses.replace(first, model=first.model | {"later": 1})
     with pytest.raises(ValueError, match=f"out: .* holds results of another setting '{used[0]}'"):
-        check_report(report, "out", identity, settings)
+        check_report(report, "out", dataclasses.replace(profile, settings=settings))
+
+
+DAMAGED = {"cut": '{"profile": "smo', "list": "[1]", "empty": "", "no object": "{}",
+           "other kinds": '{"profile": 3}', "no digest": '{"profile": "x", "profile_digest": 1}',
+           "no text": b"\xff\xfe"}
+
+
+@pytest.mark.parametrize("change", DAMAGED)
+@pytest.mark.parametrize("name", ["evidence.json", "data/fig3_paths.json"])
+def test_a_report_that_cannot_say_whose_it_is_takes_nothing(change, name, older):
+    if name != "evidence.json" and change in ("other kinds", "no digest"):
+        return
+    report, content = older("agnews"), DAMAGED[change]
+    (report / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError) as caught:
+        check_report(report, "profile", load_profile("agnews"))
+    assert str(caught.value) == (
+        f"profile: {report / name} cannot be read, so whose results {report} holds is not known; "
+        "restore that file, or choose another folder with out (--out DIR), or remove that folder "
+        "to make it anew")
+
+
+def test_an_evidence_that_is_a_folder_cannot_be_read_either(older):
+    report = older("agnews", without=["evidence.json"])
+    (report / "evidence.json").mkdir()
+    with pytest.raises(ValueError, match="evidence.json cannot be read"):
+        check_report(report, "out", load_profile("agnews"))
+
+
+def test_damaged_evidence_of_no_results_counts_as_none(project, tmp_path, capsys):
+    report = project / "reports/smoke"
+    evidence_file = report / "evidence.json"
+    whole = evidence_file.read_text()
+    evidence_file.write_text(whole[:40])
+    assert reproduce(tmp_path, "smoke", only="fig2") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"starlight: profile: {evidence_file} cannot be read")
+    for folder in ("data", "notebooks"):
+        shutil.rmtree(report / folder, ignore_errors=True)
+    assert reproduce(tmp_path, "smoke", only="fig2") == 0
+    assert json.loads(evidence_file.read_text())["profile"] == "smoke"
+
+
+@pytest.mark.parametrize("parameters", [{"points": 11}, {"points": 5}])
+def test_results_by_hand_are_of_the_same_parameters(parameters, tmp_path):
+    "A notebook that is run by hand into a folder leaves no evidence of a profile."
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/fig3_paths.json").write_text(json.dumps(dict(parameters=parameters)))
+    if parameters["points"] == 11:
+        check_report(tmp_path, "out", load_profile("smoke"))
+        return
+    with pytest.raises(ValueError, match="other parameters of 'fig3_paths'"):
+        check_report(tmp_path, "out", load_profile("smoke"))
+
+
+def test_one_digest_has_one_title():
+    "A parameter that the profile has already is in neither; two profiles may not share a title."
+    plain, same, fewer = (check_request("smoke", ["fig3"], given)
+                          for given in ({}, {"points": 11}, {"points": 5}))
+    assert same.digest == plain.digest and same.title() == plain.title()
+    assert same.identity() == plain.identity() and "parameters" not in same.identity()
+    assert fewer.title() == f"{plain.title()}, points = 5"
+    both = check_request("smoke", ["fig3"], {"sources": 3, "points": 5})
+    assert both.title() == check_request("smoke", None, {"points": 5, "sources": 3}).title()
+    profile = load_profile("smoke")
+    experiments = {name: own | ({"points": 5} if "points" in own else {})
+                   for name, own in profile.experiments.items()}
+    file = dataclasses.replace(profile, experiments=experiments)
+    assert profile_digest(file) != fewer.digest, "it has the title without the parameters"
+    assert profile_digest(dataclasses.replace(file, title=fewer.title())) == fewer.digest
 
 
 def test_a_notebook_that_was_run_by_hand_does_not_mix_either(project, tmp_path, capsys):
     "The digest is the same, but one experiment was made with other settings."
     report = project / "reports/smoke"
-    _, settings = committed("smoke")
+    profile = load_profile("smoke")
+    settings = {name: dataclasses.asdict(own) for name, own in profile.settings.items()}
     settings["mlp"]["sources"] += 1
     (report / "data").mkdir()
     (report / "data/fig3_paths.json").write_text(json.dumps(dict(settings=settings)))

@@ -4,14 +4,26 @@
 
 # %% ../../nbs/50r_paper.evidence.ipynb #imports
 from __future__ import annotations
-import json, os, platform, shutil, time
+import dataclasses, json, os, platform, shutil, time
 from pathlib import Path
 from .catalogue import experiment_names
+from .profiles import (
+    RENAMED, Profile, all_parameters, changed_parameters, profile_digest, report_name)
 from ..runtime.files import write_atomic
 from ..runtime.settings import Settings, device_name
 
 # %% auto #0
-__all__ = ['RECIPES', 'ORIGIN', 'check_report', 'claim_report', 'merged_times', 'merged_origins', 'save_evidence']
+__all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'ORIGIN', 'profile_identity', 'check_report', 'claim_report',
+           'merged_times', 'merged_origins', 'save_evidence']
+
+# %% ../../nbs/50r_paper.evidence.ipynb #profile-identity
+def profile_identity(profile: Profile,
+                     given: dict[str, dict] | None = None,  # as in `all_parameters`
+                    ) -> dict:
+    "What the evidence records of a profile; parameters only where they change something."
+    changed = changed_parameters(profile, given)
+    identity = dict(profile=profile.name, profile_digest=profile_digest(profile, given))
+    return identity | (dict(parameters=changed) if changed else {})
 
 # %% ../../nbs/50r_paper.evidence.ipynb #read-json
 def _read_json(path):
@@ -20,38 +32,82 @@ def _read_json(path):
     except (OSError, ValueError): return {}
     return content if isinstance(content, dict) else {}
 
+TABLE, TEXT = (dict, type(None)), (str, type(None))  # None: the key may be missing
+EVIDENCE = dict(profile=str, profile_digest=TEXT, parameters=TABLE)
+SUMMARY = dict(settings=TABLE, parameters=TABLE)
+
+def _read_checked(path, kinds, argument):
+    "As `_read_json`, but `ValueError` where there is a file that is damaged."
+    if not path.exists(): return {}
+    content = _read_json(path)
+    if all(isinstance(content.get(key), kind) for key, kind in kinds.items()) and content:
+        return content
+    report = path.parent if kinds is EVIDENCE else path.parent.parent
+    raise ValueError(f"{argument}: {path} cannot be read, so whose results {report} holds is "
+                     "not known; restore that file, or choose another folder with out "
+                     "(--out DIR), or remove that folder to make it anew")
+
+# %% ../../nbs/50r_paper.evidence.ipynb #other-result
 RECIPES = ("recipe", "star_recipe")  # the fields of a setting that are tables of their own
 
-def _settings_differ(old, new):
-    "Whether two settings differ in a field that both have."
-    shared = old.keys() & new.keys()
-    return any(_settings_differ(old[key], new[key]) if key in RECIPES else old[key] != new[key]
-               for key in shared)
+def _differ(old, new):
+    "Whether two tables differ in a key that both have."
+    return any(_differ(old[key], new[key]) if key in RECIPES else old[key] != new[key]
+               for key in old.keys() & new.keys())
 
-def _other_setting(out, settings):
-    "The name of a setting from which the report in `out` was made, and which is not in `settings`."
+def _other_result(out, argument, settings, parameters):
+    "In words, what the results in `out` were made from and is not in the profile; else None."
     for name in experiment_names():
-        for key, old in _read_json(out / "data" / f"{name}.json").get("settings", {}).items():
-            if key not in settings or _settings_differ(old, settings[key]): return key
+        summary = _read_checked(out / "data" / f"{name}.json", SUMMARY, argument)
+        for key, old in (summary.get("settings") or {}).items():
+            if key not in settings or _differ(old, settings[key]): return f"another setting {key!r}"
+        found = summary.get("parameters") or {}
+        found = {RENAMED.get(key, key): value for key, value in found.items()}
+        if _differ(found, parameters.get(name, {})): return f"other parameters of {name!r}"
+
+def _experiments_in(out):
+    "The experiments with results in a report, from a run or by hand."
+    places = ("notebooks/{}.ipynb", "data/{}.json")
+    return [name for name in experiment_names()
+            if any((out / place.format(name)).exists() for place in places)]
 
 # %% ../../nbs/50r_paper.evidence.ipynb #check-report
 def _in_words(identity):
     "A profile, the parameters that were given in place of its own, and the digest of both."
-    given = ", ".join(f"{name} = {value}" for name, value in identity.get("parameters", {}).items())
+    given = ", ".join(f"{name} = {value}"
+                      for name, value in (identity.get("parameters") or {}).items())
     digest = identity["profile_digest"][:8]
     return f"profile {identity['profile']!r}{given and f' with {given}'} (digest {digest})"
 
-def check_report(out: Path,       # the report's folder
-                 argument: str,   # the argument that chose it, for the message
-                 identity: dict,  # of this run: `profile`, `profile_digest`, maybe `parameters`
-                 settings: dict,  # of its profile, by name, as `data/NAME.json` has them
+def _other_profile(before, identity, name):
+    "In words, the profile that the evidence names, where it is another one; else None."
+    if before.get("profile_digest"):
+        same = before["profile_digest"] == identity["profile_digest"]
+        return None if same else _in_words(before)
+    if before and before["profile"] != name:
+        return f"profile {before['profile']!r} (of an older version, without a digest)"
+
+# %% ../../nbs/50r_paper.evidence.ipynb #check-report-2
+def _evidence_of(out, argument):
+    "The evidence of a report; empty where there is none, or no results."
+    try: return _read_checked(out / "evidence.json", EVIDENCE, argument)
+    except ValueError:
+        if _experiments_in(out): raise
+        return {}
+
+def check_report(out: Path,         # the report's folder
+                 argument: str,     # the argument that chose it, for the message
+                 profile: Profile,  # of this run
+                 given: dict[str, dict] | None = None,  # as in `all_parameters`
                 ) -> None:
-    "`ValueError` where the report in `out` was made from another profile than this run's."
-    before = _read_json(out / "evidence.json")
-    if before.get("profile_digest", identity["profile_digest"]) != identity["profile_digest"]:
-        found = _in_words(before)
-    elif other := _other_setting(out, settings): found = f"another setting {other!r}"
-    else: return
+    "`ValueError` where `out` holds results of another profile, or nobody knows of which."
+    before, identity = _evidence_of(out, argument), profile_identity(profile, given)
+    settings = {name: dataclasses.asdict(own) for name, own in profile.settings.items()}
+    parameters = {} if before.get("profile_digest") else all_parameters(profile, given)
+    written = json.loads(json.dumps([settings, parameters]))  # tuples become lists
+    found = _other_profile(before, identity, report_name(profile, given))
+    found = found or _other_result(out, argument, *written)
+    if not found: return
     raise ValueError(f"{argument}: {out} holds results of {found}, and this run is for "
                      f"{_in_words(identity)}; choose another folder with out (--out DIR), or "
                      "remove that one to make it anew")
@@ -95,15 +151,9 @@ def _read_all(folder):
     "The content of every JSON file in a folder, by the file's name."
     return {path.stem: _read_json(path) for path in sorted(folder.glob("*.json"))}
 
-def _experiments_in(out):
-    "The experiments with results in a report, from a run or by hand."
-    places = ("notebooks/{}.ipynb", "data/{}.json")
-    return [name for name in experiment_names()
-            if any((out / place.format(name)).exists() for place in places)]
-
 # %% ../../nbs/50r_paper.evidence.ipynb #save-evidence
 def save_evidence(out: Path,              # the report's folder
-                  identity: dict,         # as in `check_report`, and more to record
+                  identity: dict,         # `profile_identity`, and more to record
                   environment: Settings,  # of this run
                   now: dict,              # `origin` of the process that runs the notebooks
                   seconds: dict[str, float],            # of each notebook that ended well

@@ -17,7 +17,7 @@ from ..training import Recipe, recipe_from
 
 # %% auto #0
 __all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile', 'load_profile',
-           'profile_digest', 'report_name', 'check_fits']
+           'all_parameters', 'changed_parameters', 'report_title', 'profile_digest', 'report_name', 'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
 WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed"}
@@ -159,6 +159,26 @@ def load_profile(profile: str,  # a name in `profile_names()`, or the path of a 
     return Profile(name, content.get("title", name), settings, content.get("experiments", {}),
                    content.get("minutes", {}), resources, content.get("device", "cpu"), shipped)
 
+# %% ../../nbs/50b_paper.profiles.ipynb #given-parameters
+def all_parameters(profile: Profile,
+                   given: dict[str, dict] | None = None,  # of experiments, in place of the
+                  ) -> dict[str, dict]:                   # profile's
+    "The parameters of every experiment, by its name."
+    given = {name: own for name, own in (given or {}).items() if own}
+    return {name: profile.experiments.get(name, {}) | given.get(name, {})
+            for name in {*profile.experiments, *given}}
+
+def changed_parameters(profile: Profile, given: dict[str, dict] | None = None) -> dict:
+    "Those of the given parameters that some experiment of the profile does not have so."
+    changed = {key: value for name, own in (given or {}).items() for key, value in own.items()
+               if profile.experiments.get(name, {}).get(key) != value}
+    return dict(sorted(changed.items()))
+
+def report_title(profile: Profile, given: dict[str, dict] | None = None) -> str:
+    "The profile's title, and the parameters that are given in place of its own."
+    changed = changed_parameters(profile, given)
+    return ", ".join([profile.title, *(f"{key} = {value}" for key, value in changed.items())])
+
 # %% ../../nbs/50b_paper.profiles.ipynb #profile-digest
 def _without_defaults(value):
     "A dataclass as a dict of the fields that have another value than their default."
@@ -168,19 +188,17 @@ def _without_defaults(value):
             for name, own in changed.items()}
 
 def profile_digest(profile: Profile,
-                   given: dict[str, dict] | None = None,  # of experiments, parameters in place
-                  ) -> str:                               # of the profile's
-    "A digest (SHA-256) of all in a profile that decides numbers."
+                   given: dict[str, dict] | None = None,  # as in `all_parameters`
+                  ) -> str:
+    "A digest (SHA-256) of all in a profile that a report shows."
     settings = {name: _without_defaults(own) for name, own in profile.settings.items()}
-    names = {*profile.experiments, *(given or {})}
-    experiments = {name: profile.experiments.get(name, {}) | (given or {}).get(name, {})
-                   for name in names}
-    content = dict(settings=settings, experiments=experiments)
+    content = dict(title=report_title(profile, given), settings=settings,
+                   experiments=all_parameters(profile, given))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/50b_paper.profiles.ipynb #report-name
 def report_name(profile: Profile, given: dict[str, dict] | None = None) -> str:
-    "The name of a report's folder below `reports/`; `given` as in `profile_digest`."
+    "The name of a report's folder below `reports/`; `given` as in `all_parameters`."
     digest = profile_digest(profile, given)
     if profile.shipped and digest == profile_digest(profile): return profile.name
     return f"{profile.name}-{digest[:8]}"

@@ -12,14 +12,15 @@ from filelock import Timeout
 from ..data import load
 from .catalogue import experiment_names
 from .costs import measure_cost, setting_costs
-from .evidence import check_report, claim_report, save_evidence
+from .evidence import (
+    check_report, claim_report, profile_identity, save_evidence)
 from .execution import NotebookFailed, OutOfTime, execute_experiment
 from .experiment import Experiment
 from .gallery import write_gallery
 from .monitor import ProgressMonitor, print_line
 from .plans import Planner, budget_seconds, describe_costs
 from .profiles import (
-    Profile, check_fits, load_profile, profile_digest, report_name)
+    Profile, check_fits, load_profile, profile_digest, report_name, report_title)
 from .published import same_settings
 from ..runtime.files import check_folder, lock
 from ..runtime.jobs import cluster_address, connected, single_thread
@@ -92,7 +93,7 @@ class Request:
     profile: Profile
     parameters: dict[str, dict]         # of each notebook, with the profile's name or path
     experiments: dict[str, Experiment]  # as the notebooks will build them
-    given: dict                         # parameters in place of the profile's
+    given: dict[str, dict]              # of all experiments, in place of the profile's
     digest: str                         # of the profile with these parameters
     folder: str                         # the report's, below `reports/`, where no other is given
 
@@ -102,12 +103,11 @@ class Request:
                  for experiment in self.experiments.values() for study in experiment.studies}
         return list(found.values())
     def identity(self) -> dict:
-        "What the evidence records of the profile; parameters only where there are any."
-        given = dict(parameters=self.given) if self.given else {}
-        return dict(profile=self.profile.name, profile_digest=self.digest) | given
+        "What the evidence records of the profile."
+        return profile_identity(self.profile, self.given)
     def title(self) -> str:
         "The profile's title, and the parameters that were given in place of its own."
-        return ", ".join([self.profile.title, *(f"{k} = {v}" for k, v in self.given.items())])
+        return report_title(self.profile, self.given)
 
 # %% ../../nbs/50u_paper.runner.ipynb #check-request
 def _given_to_all(profile, chosen, parameters):
@@ -125,7 +125,7 @@ def check_request(profile: str, only: list[str] | None, parameters: dict) -> Req
     where = profile if loaded.shipped else str(Path(profile).resolve())
     of_notebooks = {name: {"profile": where} | own for name, own in chosen.items()}
     given = _given_to_all(loaded, chosen, parameters)
-    return Request(loaded, of_notebooks, experiments, parameters,
+    return Request(loaded, of_notebooks, experiments, given,
                    profile_digest(loaded, given), report_name(loaded, given))
 
 # %% ../../nbs/50u_paper.runner.ipynb #environment
@@ -179,13 +179,6 @@ def _check_data(settings, root):
         data = load(name, root)
         for setting in settings:
             if setting.dataset == name: check_fits(setting, data)
-
-# %% ../../nbs/50u_paper.runner.ipynb #check-same-profile
-def _check_same_profile(request, out, argument):
-    "`ValueError` where the report in `out` was made from another profile."
-    settings = {name: dataclasses.asdict(own) for name, own in request.profile.settings.items()}
-    as_written = json.loads(json.dumps(settings))  # tuples become lists
-    check_report(out, argument, request.identity(), as_written)
 
 # %% ../../nbs/50u_paper.runner.ipynb #only-run
 @contextmanager
@@ -244,7 +237,7 @@ class Run:
     staging: Path
     monitor: ProgressMonitor
     planner: Planner | None = None
-    origin: dict = field(default_factory=origin)  # with what this process computes
+    origin: dict = field(default_factory=origin)  # the software behind the results
     seconds: dict = field(default_factory=dict)   # of each notebook that ended well
     entries: dict = field(default_factory=dict)   # of the store, before and after it
     failures: dict = field(default_factory=dict)  # the errors of the others
@@ -310,7 +303,8 @@ def _execute(request, environment, out, planner, ends_at, keep_going, log_json):
     with ExitStack() as stack:
         environment = stack.enter_context(_cluster(environment, request.profile.resources))
         staging = stack.enter_context(_only_run(out))
-        _check_same_profile(request, out, "out")  # again, now that no other run can write there
+        # again, now that no other run can write there
+        check_report(out, "out", request.profile, request.given)
         claim_report(out, request.identity())
         progress = Path(f"{staging}.progress")
         of_kernels = dataclasses.replace(environment, report=staging, progress=progress)
@@ -329,7 +323,7 @@ def _check_run(request, environment, out, data, ray_address):
     out = Path(out or environment.report_folder(request.folder)).resolve()
     data = data or given_variables().get("STARLIGHT_DATA")
     _check_folders(out, environment.store, data)
-    _check_same_profile(request, out, argument)
+    check_report(out, argument, request.profile, request.given)
     _check_data(request.settings(), environment.data)
     return out
 

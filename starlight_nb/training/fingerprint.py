@@ -4,7 +4,7 @@
 
 # %% ../../nbs/02e_training.fingerprint.ipynb #imports
 from __future__ import annotations
-import functools, hashlib, random, re, sys, types
+import collections, functools, hashlib, itertools, random, re, sys, types
 from collections.abc import Callable
 from contextlib import contextmanager
 import numpy as np
@@ -17,7 +17,8 @@ from ..models import RANDOM
 from ..runtime.store import state_digest
 
 # %% auto #0
-__all__ = ['PLAIN', 'READS_VALUES', 'READS_MEMORY', 'LIBRARIES', 'STANDARD', 'code_digest', 'network_fingerprint']
+__all__ = ['PLAIN', 'READS_VALUES', 'LIBRARIES', 'READS_MEMORY', 'READS_SIZES', 'TENSOR_METHODS', 'STANDARD', 'code_digest',
+           'network_fingerprint']
 
 # %% ../../nbs/02e_training.fingerprint.ipynb #recorder
 PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout,
@@ -59,15 +60,27 @@ class _Recorder(TorchDispatchMode):
         return results
 
 # %% ../../nbs/02e_training.fingerprint.ipynb #memory-reads
+LIBRARIES = {"torch", "numpy"} | set(sys.stdlib_module_names)
 READS_MEMORY = ("tolist", "numpy", "__array__", "__dlpack__")  # methods of a tensor
+READS_SIZES = ("size", "shape", "__len__", "numel", "nbytes", "stride", "untyped_storage",
+               "unbind", "split", "chunk", "tensor_split")  # the last: as many as there are rows
+TENSOR_METHODS = ("torch.overrides", "torch._tensor", "torch.functional")  # written in Python
 
-class _MemoryReads(TorchFunctionMode):
-    "Notes whether Python reads the numbers of a tensor from its memory."
+def _caller_is_library():
+    "Whether a library has called the function that the mode below sees."
+    frame = sys._getframe(2)
+    while frame.f_globals.get("__name__") in TENSOR_METHODS: frame = frame.f_back
+    return frame.f_globals.get("__name__", "").partition(".")[0] in LIBRARIES
+
+class _Reads(TorchFunctionMode):
+    "Notes whether Python reads the numbers of a tensor from its memory, or code its size."
     def __init__(self):
         super().__init__()
         self.found = False
     def __torch_function__(self, function, types, arguments=(), options=None):
-        self.found |= getattr(function, "__name__", "") in READS_MEMORY
+        name = getattr(function, "__name__", "")
+        if name == "__get__": name = function.__self__.__name__  # an attribute
+        self.found |= name in READS_MEMORY or name in READS_SIZES and not _caller_is_library()
         return function(*arguments, **(options or {}))
 
 # %% ../../nbs/02e_training.fingerprint.ipynb #passes
@@ -81,31 +94,26 @@ def _run(network, examples):
                    if isinstance(value, torch.Tensor) and value.requires_grad]
         if outputs: sum(value.sum().abs() for value in outputs).backward()
 
-def _python_state(network):
-    "What a pass may change in Python: random generators, and counters in the modules."
-    counters = [(name, value) for module in network.modules()
-                for name, value in vars(module).items()
-                if isinstance(value, (bool, int, float, str)) and name != "training"]
-    _, numbers, position, *_ = np.random.get_state()
-    return random.getstate(), numbers.tobytes(), position, counters
-
 # %% ../../nbs/02e_training.fingerprint.ipynb #operations
+def _random_state():
+    "The state of the random generators of Python and numpy."
+    _, numbers, position, *_ = np.random.get_state()
+    return random.getstate(), numbers.tobytes(), position
+
 def _operations(network, examples):
     "A line for each tensor and operation of a network, and whether they tell everything."
     lines = []
-    recorder, reads = _Recorder(), _MemoryReads()
+    recorder, reads = _Recorder(), _Reads()
     for named in (network.named_parameters, network.named_buffers):
         for name, tensor in named(remove_duplicate=False):
             lines.append(f"{name} {recorder.memories.describe(tensor, new=True)}")
     recorder.memories.describe(examples, new=True)
-    before = _python_state(network)
+    before = _random_state()
     with recorder, reads: _run(network, examples)
     read = recorder.reads_values or reads.found
-    return lines + recorder.lines, not read and _python_state(network) == before
+    return lines + recorder.lines, not read and _random_state() == before
 
 # %% ../../nbs/02e_training.fingerprint.ipynb #parts
-LIBRARIES = {"torch", "numpy"} | set(sys.stdlib_module_names)
-
 def _is_library(thing):
     "Whether a class or function belongs to a library."
     return (getattr(thing, "__module__", None) or "builtins").partition(".")[0] in LIBRARIES
@@ -126,6 +134,7 @@ def _array_parts(array): return f"{array.dtype} {array.shape} {array.tobytes().h
 # %% ../../nbs/02e_training.fingerprint.ipynb #containers
 @_parts.register(tuple)
 @_parts.register(list)
+@_parts.register(collections.deque)
 def _list_parts(things): return f"{len(things)} things", list(things)
 
 @_parts.register(dict)
@@ -135,6 +144,11 @@ def _dict_parts(things): return f"{len(things)} entries", [*things.keys(), *thin
 @_parts.register(frozenset)
 def _set_parts(things): return f"set {sorted(map(repr, things))}", []
 
+@_parts.register(bytearray)
+@_parts.register(itertools.count)
+def _shown_parts(thing): return repr(thing), []
+
+# %% ../../nbs/02e_training.fingerprint.ipynb #wrappers
 @_parts.register(functools.partial)
 def _partial_parts(thing): return "partial", [thing.func, thing.args, thing.keywords]
 
@@ -189,7 +203,8 @@ def _function_parts(function):
         if module.__name__.partition(".")[0] in LIBRARIES: continue
         reached += [getattr(module, name) for name in names if hasattr(module, name)]
     cells = [_contents(cell) for cell in function.__closure__ or ()]
-    return words, [*reached, *cells, function.__defaults__, function.__kwdefaults__]
+    return words, [*reached, *cells, function.__defaults__, function.__kwdefaults__,
+                   function.__dict__]
 
 @_parts.register(type)
 def _class_parts(kind):
@@ -231,10 +246,11 @@ def _seeded():
 # %% ../../nbs/02e_training.fingerprint.ipynb #network-fingerprint
 def _operations_digest(network, examples, code):
     "SHA-256 of what a network does with examples; of its code where that does not tell all."
+    before = code_digest(network)
     try: lines, complete = _operations(network, examples)
     except Exception: lines, complete = [], False  # it will say so itself where it is used
     lines.append(re.sub("0x[0-9a-f]+", "", repr(network)))
-    if not complete: lines += [code, code_digest(network)]
+    if not complete or code_digest(network) != before: lines += [code, before]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 def network_fingerprint(make: Callable,      # without arguments; builds a network on the CPU
