@@ -52,7 +52,8 @@ ELEMENTWISE = """
     less_equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not
     dropout feature_dropout alpha_dropout feature_alpha_dropout rrelu clone contiguous to type_as
     _to_copy detach alias lift_fresh_copy zeros_like ones_like full_like fill zero rand_like
-    randn_like empty_like uniform normal bernoulli real imag conj _conj resolve_conj complex angle sgn""".split()
+    randn_like empty_like uniform normal bernoulli real imag conj _conj resolve_conj complex angle
+    sgn""".split()
 
 @rule(*ELEMENTWISE, tables=True)
 def _elementwise(units, node, *arguments):

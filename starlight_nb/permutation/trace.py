@@ -347,16 +347,11 @@ def _training_graph(model, example):
     except Exception: return None  # of a model's own code for training, which is not asked for
 
 # %% ../../nbs/10d_permutation.trace.ipynb #trace-class
-class Trace(Graphs):
-    "What the graphs of a network say of the units of its state; raises as `export_graph` does."
-    def __init__(self, model: nn.Module,
-                 example_inputs):  # a tensor, tuple or dict, or a list of several examples
-        super().__init__(model)
-        several = isinstance(example_inputs, list)
-        for i, example in enumerate(split_examples(example_inputs)):
-            argument = f"example_inputs[{i}]" if several else "example_inputs"
-            self.add(example, export_graph(model, example, argument))
-        self._add_training(model, list(self.examples))
+#| export
+
+# %% ../../nbs/10d_permutation.trace.ipynb #trace-class-itself
+class _TrainingGraphs(Graphs):
+    "Adds the graphs of training that say more than those of evaluation."
     def _add_training(self, model, examples):
         "Add the examples in modes of training that may say more: see `_training_modes`."
         tried = set()  # modules with code for training, of modes before
@@ -379,3 +374,15 @@ class Trace(Graphs):
         nodes = list(program.graph.nodes)
         names = _names(program, nodes, self.aliases)
         return {name for node, name in names.items() if node.users}
+
+# %% ../../nbs/10d_permutation.trace.ipynb #all-examples
+class Trace(_TrainingGraphs):
+    "What the graphs of a network say of the units of its state; raises as `export_graph` does."
+    def __init__(self, model: nn.Module,
+                 example_inputs):  # a tensor, tuple or dict, or a list of several examples
+        super().__init__(model)
+        several = isinstance(example_inputs, list)
+        for i, example in enumerate(split_examples(example_inputs)):
+            argument = f"example_inputs[{i}]" if several else "example_inputs"
+            self.add(example, export_graph(model, example, argument))
+        self._add_training(model, list(self.examples))

@@ -267,7 +267,7 @@ def _report(modules, joined, kept):
 class _Plan:
     "For each axis that no example runs: which candidate it is joined with, or which are pinned."
     def __init__(self, trace, axes):
-        self.trace, self.axes, self.choices = trace, axes, _Choices(trace)
+        self.trace, self.choices = trace, _Choices(trace)
         self.joined, self.pinned = {}, []
         self.stems = _stems(self.choices, axes)
         for axis in axes: self._decide(axis)
@@ -285,6 +285,7 @@ class _Plan:
         if only and not tied and axis.role == "reads":
             self.trace.read.add((axis.tensor, axis.axis))
 
+# %% ../../nbs/10h_permutation.unrun.ipynb #place-unrun
 def place_unrun(trace: Trace,  # changed in place
                 model: nn.Module) -> Unrun:
     "Let modules that no example runs move along with what they read, or pin what they could read."
@@ -306,7 +307,8 @@ def _listed(names, count=5):
 
 def unrun_message(found: Unrun, model: nn.Module) -> str:
     "What to tell of modules that no example runs; empty where there are none."
-    clauses = [("moved along with a tied tensor, or with the only axis of their length: {}", found.moved),
+    clauses = [("moved along with a tied tensor, or with the only axis of their length: {}",
+                found.moved),
                ("could read several axes, which keep their order: {}", found.kept),
                ("may not be safe, since nothing that moves has their lengths: {}", found.unknown)]
     told = [clause.format(_listed(names)) for clause, names in clauses if names]

@@ -298,20 +298,25 @@ def _evaluate(model, x):
         raise ValueError(f"data: the inputs are {x.dtype}, the model's weights {own}; "
                          f"convert one of them ({error})") from error
 
+def _clean_copy(model, x):
+    "A separate copy without caches, in training mode, and its attributes."
+    copied = working_copy(model)
+    forget_caches(copied, lambda: copied(x))
+    copied.train()
+    fresh = Attributes(copied)
+    copied.eval()
+    check_separate(copied, model, lambda: _evaluate(copied, x))
+    copied.train()
+    fresh.restore()
+    return copied, fresh
+
 # %% ../../nbs/05a_states.copies.ipynb #working-copy-itself
 class WorkingCopy:
     "A copy of a model in evaluation mode; what it computes depends on the loaded state alone."
     def __init__(self, model: nn.Module,
                  x: torch.Tensor,  # a few inputs, with which caches are looked for
                 ):
-        self.model = working_copy(model)
-        forget_caches(self.model, lambda: self.model(x))
-        self.model.train()
-        self.fresh = Attributes(self.model)
-        self.model.eval()
-        check_separate(self.model, model, lambda: _evaluate(self.model, x))
-        self.model.train()
-        self.fresh.restore()
+        self.model, self.fresh = _clean_copy(model, x)
     def load(self, state: dict[str, torch.Tensor]):
         "Take this state for what follows."
         self.model.train()
