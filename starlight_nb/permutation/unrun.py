@@ -257,12 +257,14 @@ def _report(modules, joined, kept):
     return Unrun(*([module for module in modules if module in own]
                    for own in (moved, kept, unknown)))
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #place
+# %% ../../nbs/10h_permutation.unrun.ipynb #plan
 class _Plan:
     "For each axis that no example runs: which candidate it is joined with, or which are pinned."
     def __init__(self, trace, axes):
-        self.trace, self.axes, self.choices = trace, axes, _Choices(trace)
-        self.joined, self.pinned = {}, []
+        self.trace, self.axes = trace, axes
+        self.choices = _Choices(trace)
+        self.joined = {}  # tensor -> axis -> candidate
+        self.pinned = []  # pairs of a module and units
         for axis in axes: self._decide(axis)
     def _decide(self, axis):
         tied = self.trace.aliases.get(axis.tensor, axis.tensor) in self.trace.axes
@@ -278,6 +280,7 @@ class _Plan:
         if only and not tied and axis.role == "reads":
             self.trace.read.add((axis.tensor, axis.axis))
 
+# %% ../../nbs/10h_permutation.unrun.ipynb #place
 def place_unrun(trace: Trace,  # changed in place
                 model: nn.Module) -> Unrun:
     "Let modules that no example runs move along with what they read, or pin what they could read."
@@ -299,7 +302,8 @@ def _listed(names, count=5):
 
 def unrun_message(found: Unrun, model: nn.Module) -> str:
     "What to tell of modules that no example runs; empty where there are none."
-    clauses = [("moved along with a tied tensor, or with the only axis of their length: {}", found.moved),
+    clauses = [("moved along with a tied tensor, or with the only axis of their length: {}",
+                found.moved),
                ("could read several axes, which keep their order: {}", found.kept),
                ("may not be safe, since nothing that moves has their lengths: {}", found.unknown)]
     told = [clause.format(_listed(names)) for clause, names in clauses if names]
