@@ -41,9 +41,8 @@ def shape_of(node) -> tuple:
     return tuple(first.shape)
 
 # %% ../../nbs/10c_permutation.rules.ipynb #elementwise
-ELEMENTWISE = """
-    relu relu6 leaky_relu elu celu selu gelu silu mish softplus softsign sigmoid hardsigmoid
-    log_sigmoid softshrink hardshrink tanhshrink threshold tanh hardtanh hardswish
+ELEMENTWISE = """real relu relu6 leaky_relu elu celu selu gelu silu mish softplus softsign sigmoid
+    sgn hardsigmoid log_sigmoid softshrink hardshrink tanhshrink threshold tanh hardtanh hardswish
     add sub subtract rsub mul multiply div divide true_divide floor_divide remainder pow float_power
     maximum minimum fmax fmin where masked_fill lerp addcmul addcdiv clamp clamp_min clamp_max clip
     copy_ neg negative abs absolute sign square sqrt rsqrt reciprocal exp exp2 expm1 log log1p log2

@@ -346,6 +346,18 @@ def _training_graph(model, example):
         return example, export_graph(model, example)
     except Exception: return None  # of a model's own code for training, which is not asked for
 
+# %% ../../nbs/10d_permutation.trace.ipynb #says-more
+def _read_names(trace, program):
+    "The names of the tensors that operations of a graph read."
+    names = _names(program, list(program.graph.nodes), trace.aliases)
+    return {name for node, name in names.items() if node.users}
+
+def _says_more(trace, program, missing, branching):
+    "Does a graph read tensors that are missing, or differ where modules have code for training?"
+    if _read_names(trace, program) & missing: return True
+    known = {str(graph) for graph in {node.graph for node in trace.values}}
+    return bool(branching) and str(program.graph) not in known
+
 # %% ../../nbs/10d_permutation.trace.ipynb #trace-class
 #| export
 
@@ -363,17 +375,7 @@ class _TrainingGraphs(Graphs):
                 missing = self.parameters & set(self.unread)
                 if not (missing or branching): continue
                 found = _training_graph(model, example._replace(mode=mode))
-                if found and self._says_more(found[1], missing, branching): self.add(*found)
-    def _says_more(self, program, missing, branching):
-        "Does a graph read tensors that are missing, or differ from all others by its branches?"
-        if self._read_names(program) & missing: return True
-        known = {str(graph) for graph in {node.graph for node in self.values}}
-        return bool(branching) and str(program.graph) not in known
-    def _read_names(self, program):
-        "The names of the tensors that operations of a graph read."
-        nodes = list(program.graph.nodes)
-        names = _names(program, nodes, self.aliases)
-        return {name for node, name in names.items() if node.users}
+                if found and _says_more(self, found[1], missing, branching): self.add(*found)
 
 # %% ../../nbs/10d_permutation.trace.ipynb #all-examples
 class Trace(_TrainingGraphs):

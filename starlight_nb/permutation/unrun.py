@@ -263,7 +263,7 @@ def _report(modules, joined, kept):
     return Unrun(*([module for module in modules if module in own]
                    for own in (moved, kept, unknown)))
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #place
+# %% ../../nbs/10h_permutation.unrun.ipynb #plan
 class _Plan:
     "For each axis that no example runs: which candidate it is joined with, or which are pinned."
     def __init__(self, trace, axes):
