@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50u_paper.runner.ipynb #imports
 from __future__ import annotations
-import dataclasses, json, os, shutil, sys, time
+import dataclasses, os, shutil, sys, time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
