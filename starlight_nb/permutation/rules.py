@@ -41,19 +41,17 @@ def shape_of(node) -> tuple:
     return tuple(first.shape)
 
 # %% ../../nbs/10c_permutation.rules.ipynb #elementwise
-ELEMENTWISE = """
-    real relu relu6 leaky_relu elu celu selu gelu silu mish softplus softsign sigmoid sgn
-    hardsigmoid log_sigmoid softshrink hardshrink tanhshrink threshold tanh hardtanh hardswish
-    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder pow
-    float_power maximum minimum fmax fmin where masked_fill lerp addcmul addcdiv clamp
-    clamp_min clamp_max clip copy_ neg negative abs absolute sign square sqrt rsqrt reciprocal
-    exp exp2 expm1 log log1p log2 log10 sin cos tan asin acos atan sinh cosh asinh acosh atanh
-    erf erfc floor ceil round trunc frac nan_to_num logit xlogy isnan isinf isfinite gt ge lt
-    le eq ne greater greater_equal less less_equal logical_and logical_or logical_not
-    logical_xor bitwise_and bitwise_or bitwise_not dropout feature_dropout alpha_dropout
-    feature_alpha_dropout rrelu clone contiguous to type_as _to_copy detach alias
-    lift_fresh_copy zeros_like ones_like full_like fill zero rand_like randn_like empty_like
-    uniform normal bernoulli imag conj _conj resolve_conj complex angle""".split()
+ELEMENTWISE = """real relu relu6 leaky_relu elu celu selu gelu silu mish softplus softsign sigmoid
+    sgn hardsigmoid log_sigmoid softshrink hardshrink tanhshrink threshold tanh hardtanh hardswish
+    add sub subtract rsub mul multiply div divide true_divide floor_divide remainder pow float_power
+    maximum minimum fmax fmin where masked_fill lerp addcmul addcdiv clamp clamp_min clamp_max clip
+    copy_ neg negative abs absolute sign square sqrt rsqrt reciprocal exp exp2 expm1 log log1p log2
+    log10 sin cos tan asin acos atan sinh cosh asinh acosh atanh angle erf erfc floor ceil round
+    trunc frac nan_to_num logit xlogy isnan isinf isfinite gt ge lt le eq ne greater greater_equal
+    imag less less_equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or
+    complex bitwise_not dropout feature_dropout alpha_dropout feature_alpha_dropout rrelu clone conj
+    contiguous to type_as _to_copy detach alias lift_fresh_copy zeros_like ones_like full_like fill
+    zero rand_like randn_like empty_like uniform normal bernoulli _conj resolve_conj""".split()
 
 @rule(*ELEMENTWISE, tables=True)
 def _elementwise(units, node, *arguments):
