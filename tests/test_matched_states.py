@@ -218,8 +218,11 @@ def test_complex_and_real_do_not_match():
             match()
 
 
+@pytest.mark.parametrize("small_network", [0, 100_000], ids=["by tensors", "flat"])
 @pytest.mark.parametrize("shape", [(), (1,), (0,)])
-def test_networks_with_single_numbers_are_matched(shape):
+def test_networks_with_single_numbers_are_matched(shape, small_network, monkeypatch):
+    monkeypatch.setattr(weights_module, "SMALL_NETWORK", small_network)
+
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -241,7 +244,7 @@ def test_networks_with_single_numbers_are_matched(shape):
     matcher.write(rows, [0], list(a))
     assert torch.equal(rows[0], torch.cat([moved[name].flatten() for name in a]))
     planted = permute(spec, spec.random(torch.Generator().manual_seed(0)), a)
-    assert match_jointly(spec, [a, planted]).cosine == pytest.approx(1, abs=1e-12)
+    assert match_jointly(spec, [a, planted]).cosine == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
