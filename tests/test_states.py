@@ -169,6 +169,57 @@ def test_stacked_and_single_evaluations_agree(table, norm):
         torch.testing.assert_close(one, refresh_batchnorm(make(), state, table), rtol=1e-4, atol=1e-5)
 
 
+class Slices(nn.Module):
+    "Two normalisations whose statistics are rows of one buffer."
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(8, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.register_buffer("mean", torch.zeros(2, 6))
+        self.register_buffer("variance", torch.ones(2, 6))
+
+    def forward(self, x):
+        for k, layer in enumerate((self.one, self.two)):
+            x = F.batch_norm(layer(x), self.mean[k], self.variance[k], training=self.training).relu()
+        return self.out(x)
+
+
+def test_rows_of_one_buffer_are_told_apart_in_a_stack(table):
+    a, b = two_states(Slices)
+    one, other = (path_losses(Slices(), a, b, table, ts=3, points_per_batch=n).loss["train"] for n in (1, 3))
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_statistics_outside_of_the_state_are_refused(table):
+    class Outside(nn.Linear):
+        def __init__(self):
+            super().__init__(8, 2)
+            self.mean, self.variance = torch.zeros(2), torch.ones(2)
+
+        def forward(self, x):
+            return F.batch_norm(super().forward(x), self.mean, self.variance, training=self.training)
+
+    with pytest.raises(ValueError, match="running statistics that are not in the model's state"):
+        path_losses(Outside(), *two_states(Outside), table, ts=3)
+
+
+def test_a_running_mean_with_a_count_of_its_own_starts_anew(table):
+    class Counted(nn.Linear):
+        def __init__(self):
+            super().__init__(8, 2)
+            self.register_buffer("count", torch.tensor(12_000.0))
+            self.register_buffer("mean", torch.ones(8))
+
+        def forward(self, x):
+            if self.training:
+                self.count += len(x)
+                self.mean += (x.mean(0) - self.mean) * len(x) / self.count
+            return super().forward(x - self.mean)
+
+    found = refresh_batchnorm(Counted(), state_of(Counted()), table)
+    torch.testing.assert_close(found["mean"], table.train.x.mean(0), rtol=1e-4, atol=1e-5)
+    assert found["count"] == 12_000
+
+
 # Derived tensors: the singular value decomposition is the independent value.
 
 class OwnPowerIteration(nn.Module):
@@ -196,6 +247,35 @@ def spectral(norm):
 def spectral_conv():
     conv = parametrizations.spectral_norm(nn.Conv1d(2, 5, 3))
     return nn.Sequential(nn.Unflatten(1, (2, 4)), conv, nn.Flatten(), nn.Linear(10, 2))
+
+
+class FromOutside(nn.Module):
+    "Spectral normalisation as wrappers write it: the vector belongs to the layer, the wrapper updates it."
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        layer.weight_bar = nn.Parameter(layer.weight.data.clone())
+        layer.register_buffer("u", F.normalize(torch.randn(len(layer.weight)), dim=0))
+        del layer._parameters["weight"]
+
+    def forward(self, x):
+        weight = self.layer.weight_bar
+        right = F.normalize(weight.detach().T @ self.layer.u, dim=0)
+        self.layer.u.data = F.normalize(weight.detach() @ right, dim=0)
+        self.layer.weight = weight / (self.layer.u @ weight @ right)
+        return self.layer(x)
+
+
+def test_vectors_that_a_wrapper_updates_are_right(table):
+    def make():
+        return nn.Sequential(FromOutside(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 2))
+    a, b = two_states(make)
+    middle = interpolate(a, b, 0.5)
+    weight = middle["0.layer.weight_bar"]
+    weight = weight / torch.linalg.matrix_norm(weight, 2)
+    hidden = (table.train.x @ weight.T + middle["0.layer.bias"]).relu()
+    right = F.cross_entropy(hidden @ middle["2.weight"].T + middle["2.bias"], table.train.y).item()
+    assert abs(path_losses(make(), a, b, table, ts=3).loss["train"][1] - right) < 1e-4
 
 
 SPECTRAL = {
@@ -308,6 +388,23 @@ class CachedWeight(nn.Linear):
     def exponential(self):
         if self.where == "dict":
             return self.store.setdefault("w", self.weight.exp())
+        if self.where == "array":
+            if "w" not in self.store:
+                self.store["w"] = self.weight.exp().detach().numpy().copy()
+            return torch.from_numpy(self.store["w"])
+        if self.where == "tuple":
+            if not self.ready:
+                self.ready = (self.weight.dtype, self.weight.exp().detach())
+            return self.ready[1]
+        if self.where == "list":
+            kept = self.store.setdefault("all", [])
+            if not kept:
+                kept.append(self.weight.exp().detach())
+            return kept[0]
+        if self.where == "dirty":
+            if not self.ready:
+                self.kept, self.dirty, self.ready = self.weight.exp().detach(), False, True
+            return self.kept
         if self.where == "attribute":
             if not hasattr(self, "kept"):
                 self.kept = self.weight.exp().detach()
@@ -336,7 +433,7 @@ class CachedWeight(nn.Linear):
         return x @ self.exponential().T
 
 
-PLACES = ["dict", "attribute", "buffer", "flag", "function", "property"]
+PLACES = ["dict", "attribute", "buffer", "flag", "function", "property", "array", "tuple", "list", "dirty"]
 
 
 @pytest.mark.parametrize("where", PLACES)
@@ -456,7 +553,67 @@ def test_models_without_values_are_refused_by_name(table, model, message):
         working_copy(model)
 
 
+class Remembers(nn.Module):
+    "A function that it keeps remembers the model that it was made in."
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(8, 2)
+        self.head = lambda x: self.out(x)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def replaced_forward():
+    model = nn.Linear(8, 2)
+    old = model.forward
+    model.forward = lambda x: 2 * old(x)
+    return model
+
+
+@pytest.mark.parametrize("make", [Remembers, replaced_forward])
+def test_a_model_whose_copy_would_compute_with_the_original_is_refused(table, make):
+    with pytest.raises(ValueError, match="model: a copy of it still computes with the model's own"):
+        path_losses(make(), *two_states(make), table, ts=3)
+
+
+def test_a_module_that_refuses_to_be_copied_is_not_shared(table):
+    class Refuses(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("no copies")
+
+    model = nn.Sequential(nn.Linear(8, 4), Refuses(4, 2))
+    before = state_of(model)
+    other = {name: tensor + 1 for name, tensor in before.items()}
+    logits = (table.train.x @ other["0.weight"].T + other["0.bias"]) @ other["1.weight"].T + other["1.bias"]
+    right = F.cross_entropy(logits, table.train.y).item()
+    assert abs(evaluate(model, other, table.train)[0] - right) < 1e-4
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_compiled_model_is_measured_as_the_model_itself(table):
+    def make():
+        return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    a, b = two_states(make)
+    right = path_losses(make(), a, b, table, ts=3).loss["train"]
+    compiled = torch.compile(make(), backend="eager")
+    ends = [{f"_orig_mod.{name}": tensor for name, tensor in state.items()} for state in (a, b)]
+    np.testing.assert_allclose(path_losses(compiled, *ends, table, ts=3).loss["train"], right, rtol=1e-6)
+
+
+def test_a_scripted_model_is_refused(table):
+    model = nn.Linear(8, 2)
+    with pytest.raises(ValueError, match="model: a scripted module"):
+        path_losses(torch.jit.script(model), *two_states(partial(nn.Linear, 8, 2)), table, ts=3)
+
+
 # Numbers that are not single-precision reals
+
+def test_inputs_of_another_type_than_the_weights_are_named(table):
+    model = nn.Linear(8, 2).half()
+    with pytest.raises(ValueError, match="data: the inputs are torch.float32, the model's weights torch.float16"):
+        evaluate(model, state_of(model), table.train)
+
 
 @pytest.mark.parametrize("a, b, wider", [
     (torch.float16, torch.float32, torch.float32), (torch.bfloat16, torch.float16, torch.float32),
