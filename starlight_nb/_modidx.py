@@ -216,6 +216,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'starlight_nb/evaluation/refresh.py'),
                                                  'starlight_nb.evaluation.refresh.best_batch': ( 'evaluation.refresh.html#best_batch',
                                                                                                  'starlight_nb/evaluation/refresh.py'),
+                                                 'starlight_nb.evaluation.refresh.has_weights_alone': ( 'evaluation.refresh.html#has_weights_alone',
+                                                                                                        'starlight_nb/evaluation/refresh.py'),
                                                  'starlight_nb.evaluation.refresh.measuring_batches': ( 'evaluation.refresh.html#measuring_batches',
                                                                                                         'starlight_nb/evaluation/refresh.py'),
                                                  'starlight_nb.evaluation.refresh.measuring_size': ( 'evaluation.refresh.html#measuring_size',

@@ -12,7 +12,8 @@ from torch import nn
 from torch.func import functional_call, vmap
 from ..data import Dataset, Split, batches, check_dataset
 from .refresh import (
-    LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, measuring_batches, measuring_size)
+    LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, has_weights_alone,
+    measuring_batches, measuring_size)
 from ..states import (
     WorkingCopy, check_same, interpolate, is_number, lerp_states, placement, state_for,
     tensors_of, tied_names)
@@ -100,6 +101,7 @@ def refresh_batchnorm(model: nn.Module,                # the architecture; not c
 
     Raises `ValueError` where the state does not fit, and for fewer than two examples."""
     state, split = state_for(model, state), getattr(data, "train", data)
+    if has_weights_alone(model): return state
     evaluator = Evaluator(model, split)
     evaluator.load(state)
     evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))

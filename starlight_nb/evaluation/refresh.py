@@ -17,7 +17,7 @@ from ..states.derived import calls_of, owners_of, restored
 
 # %% auto #0
 __all__ = ['CACHED_NUMBERS', 'LOW_PRECISION', 'SMALLEST', 'PARAMETERS', 'best_batch', 'measuring_size', 'measuring_batches',
-           'BatchStatistics', 'CumulativeStatistics', 'OwnStatistics', 'Refresher']
+           'BatchStatistics', 'CumulativeStatistics', 'OwnStatistics', 'has_weights_alone', 'Refresher']
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #best-batch
 CACHED_NUMBERS = 768_000  # of a batch of images, which with its activations stay in a CPU's cache
@@ -237,6 +237,11 @@ class _Contents:
     def statistics(self) -> list[str]:
         "The names of the tensors that are measured on data."
         return self.by_norms + self.own.names
+
+def has_weights_alone(model: nn.Module) -> bool:
+    "Whether a model of PyTorch's own layers has nothing to measure in its state."
+    own = any(not type(module).__module__.startswith("torch.nn") for module in model.modules())
+    return not own and not candidates(model) and not _of_norms(model)
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #refresher-class
 class Refresher(_Contents):
