@@ -23,6 +23,7 @@ SMALLER = {
     "vit_l_16": {"image_size": 32},
     "vit_b_32": {"image_size": 64},
     "vit_l_32": {"image_size": 64},
+    "inception_v3": {"aux_logits": False},  # which take no images of less than 299 pixels
 }
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 # one or two of each family; the others are slow, and run with STARLIGHT_SLOW=1
