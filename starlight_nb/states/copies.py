@@ -5,6 +5,7 @@
 # %% ../../nbs/05a_states.copies.ipynb #imports
 from __future__ import annotations
 import copy, functools
+from functools import partial
 import numpy as np
 import torch
 from torch import nn
@@ -198,15 +199,50 @@ def _is_outside(value, state):
     if isinstance(value, torch.Tensor): return value.data_ptr() not in state
     return isinstance(value, (np.ndarray, nn.Module))
 
-def _without(container, key, owners):
-    "Ways to take away what a container has under a key, or to turn a flag of the owners."
-    yield lambda: container.pop(key)
-    yield lambda: container.update({key: None})
-    if isinstance(container[key], list): yield lambda: container.update({key: []})
-    for own in [container, *owners]:
-        for flag, value in list(own.items()):
-            if isinstance(value, bool) and flag != "training":
-                yield lambda own=own, flag=flag, value=value: own.update({flag: not value})
+# %% ../../nbs/05a_states.copies.ipynb #groups-of-places
+def _grouped(places, label):
+    "The places with the same label, in lists."
+    found = {}
+    for place in places: found.setdefault(label(*place), []).append(place)
+    return list(found.values())
+
+def _groups(model):
+    "Groups of places that are tried together, from the largest on; each once."
+    kinds = {id(own): type(module) for module in model.modules()
+             for own in (vars(module), module._buffers)}
+    def of_all(container, key): return None
+    def of_class(container, key): return kinds.get(id(container))
+    def of_name(container, key): return kinds.get(id(container)), key
+    places = list(_places(model))
+    groups = [group for label in (of_all, of_class, of_name) for group in _grouped(places, label)]
+    return {tuple((id(container), key) for container, key in group): group
+            for group in groups}.values()
+
+# %% ../../nbs/05a_states.copies.ipynb #ways
+def _flags(model):
+    "`(name, attributes of each module that has it)` for each flag of each class of one's own."
+    found = {}
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn"): continue
+        flags = [name for name, value in vars(module).items() if isinstance(value, bool)]
+        for name in flags: found.setdefault((type(module), name), []).append(vars(module))
+    return [(name, owners) for (_, name), owners in found.items() if name != "training"]
+
+def _set(places, value):
+    for container, key in places: container[key] = value() if callable(value) else value
+
+def _ways(model, group):
+    "Ways to take tensors away, or to turn a flag, as functions without arguments."
+    def remove():
+        for container, key in group: del container[key]
+    def turn(name, owners):
+        for own in owners: own[name] = not own[name]
+    yield from (remove, partial(_set, group, None))
+    if any(isinstance(container[key], list) for container, key in group):
+        yield partial(_set, group, list)
+    buffers = [id(module._buffers) for module in model.modules()]
+    if any(id(container) in buffers for container, _ in group): return
+    yield from (partial(turn, name, owners) for name, owners in _flags(model))
 
 # %% ../../nbs/05a_states.copies.ipynb #forget-caches
 def forget_caches(model: nn.Module,  # a working copy; changed in place
@@ -217,38 +253,35 @@ def forget_caches(model: nn.Module,  # a working copy; changed in place
     clear_function_caches(model)
     model.train()
     model.eval()
-    places = list(_places(model))
-    _forget_together(model, places, run)
-    for container, key in places:
-        if key in container: _forget(model, container, key, run)
+    for group in _groups(model):
+        left = [(container, key) for container, key in group if container.get(key) is not None]
+        if left: _forget(model, left, run)
     if modes[0][1]: model.train()
     for module, training in modes: module.training = training
 
-# %% ../../nbs/05a_states.copies.ipynb #one-tensor-taken
-def _forget_together(model, places, run):
-    "Take all tensors away at once, by None, if the model computes all of them again."
-    if len(places) < 2: return
-    tensors, before = [container[key] for container, key in places], Attributes(model)
-    for container, key in places: container[key] = None
-    taken = Attributes(model)
-    recomputed = _runs(run) and all(_is_other_tensor(container.get(key), tensor)
-                                    for (container, key), tensor in zip(places, tensors))
-    (taken if recomputed else before).restore()
+def clear_function_caches(model: nn.Module):
+    "Empty the caches of the methods of the model's classes."
+    for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
+        for value in vars(kind).values():
+            if isinstance(value, functools._lru_cache_wrapper): value.cache_clear()
 
-# %% ../../nbs/05a_states.copies.ipynb #forget-one
-def _forget(model, container, key, run):
-    "Take one tensor away if the model computes it again."
-    tensor, before = container[key], Attributes(model)
-    owners = [vars(module) for module in model.modules()
-              if not type(module).__module__.startswith("torch.nn")]
-    for take_away in _without(container, key, owners):
+# %% ../../nbs/05a_states.copies.ipynb #one-group
+def _forget(model, group, run):
+    "Take tensors away that the model computes again, in the first way in which it does."
+    tensors, before = [container[key] for container, key in group], Attributes(model)
+    for take_away in _ways(model, group):
         take_away()
         taken = Attributes(model)
-        recomputed = _runs(run) and _is_other_tensor(container.get(key), tensor)
-        (taken if recomputed else before).restore()
-        if recomputed: return
+        again = [_is_other_tensor(container.get(key), tensor)
+                 for (container, key), tensor in zip(group, tensors)] if _runs(run) else []
+        (taken if any(again) else before).restore()
+        if not any(again): continue
+        for (container, key), tensor, computed in zip(group, tensors, again):
+            if not computed: container[key] = tensor
+        return
 
 def _is_other_tensor(value, tensor):
+    "Is there a value, and not the one before?"
     empty = isinstance(value, list) and not value
     return value is not None and value is not tensor and not empty
 
@@ -258,12 +291,6 @@ def _runs(run):
         with torch.no_grad(): run()
     except Exception: return False
     return True
-
-def clear_function_caches(model: nn.Module):
-    "Empty the caches of the methods of the model's classes."
-    for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
-        for value in vars(kind).values():
-            if isinstance(value, functools._lru_cache_wrapper): value.cache_clear()
 
 # %% ../../nbs/05a_states.copies.ipynb #separate
 class _Reads(TorchFunctionMode):
@@ -298,7 +325,7 @@ def _evaluate(model, x):
         raise ValueError(f"data: the inputs are {x.dtype}, the model's weights {own}; "
                          f"convert one of them ({error})") from error
 
-def _clean_copy(model, x):
+def _separate_copy(model, x):
     "A separate copy without caches, in training mode, and its attributes."
     copied = working_copy(model)
     forget_caches(copied, lambda: copied(x))
@@ -316,7 +343,7 @@ class WorkingCopy:
     def __init__(self, model: nn.Module,
                  x: torch.Tensor,  # a few inputs, with which caches are looked for
                 ):
-        self.model, self.fresh = _clean_copy(model, x)
+        self.model, self.fresh = _separate_copy(model, x)
     def load(self, state: dict[str, torch.Tensor]):
         "Take this state for what follows."
         self.model.train()
