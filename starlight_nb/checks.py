@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from .data import Dataset, Split, check_dataset
 from .evaluation import Evaluator, evaluate, midpoint_loss
@@ -16,11 +17,11 @@ from .evaluation.refresh import Refresher, measuring_batches
 from .matching import match_weights
 from .models import generator
 from .permutation import PermutationSpec, infer_spec, invert, permute
-from .permutation.spec import as_real
-from .permutation.trace import all_tensors, clean_copy, split_examples
+from .permutation.trace import all_numbers, clean_copy, split_examples
 from starlight_nb.states import (
     Attributes, interpolate, is_number, load_tensors, state_of, tensors_of, tied_names,
     working_copy)
+from .states.copies import check_separate
 
 # %% auto #0
 __all__ = ['TREATED', 'ModelReport', 'check_model']
@@ -58,6 +59,7 @@ class _Trial:
     def __init__(self, model, example_inputs):
         self.examples = split_examples(example_inputs)
         self.model = clean_copy(model, self.examples[0])
+        check_separate(self.model, model, lambda: _numbers(self.model, self.examples))
         self.attributes = Attributes(self.model)
         self.caches = len(Attributes(model).tensors) - len(self.attributes.tensors)
         self.state = state_of(self.model)
@@ -74,25 +76,26 @@ class _Trial:
         largest = self.expected.abs().max().clamp_min(1e-30)
         return float((outputs - self.expected).abs().max() / largest)
 
+# %% ../nbs/15_checks.ipynb #numbers
 def _numbers(model, examples):
     "All numbers that a model returns for examples, in double precision."
     with torch.no_grad():
         found = [model(*example.positional, **example.named) for example in examples]
-    return torch.cat([as_real(tensor).double().flatten() for tensor in all_tensors(found)])
+    return all_numbers(found)
 
 # %% ../nbs/15_checks.ipynb #check-outputs
 def _without_influence(trial):
     "The names of the parameters that the outputs for the examples do not depend on."
+    own = {name: tensor.requires_grad_() for name, tensor in state_of(trial.model).items()
+           if is_number(tensor)}
     trial.attributes.restore()
-    names = [name for name, own in trial.model.named_parameters() if is_number(own)]
-    own = dict(trial.model.named_parameters())
-    for name in names: own[name].requires_grad_()
-    found = [trial.model(*example.positional, **example.named) for example in trial.examples]
-    total = sum(as_real(tensor).double().sum() for tensor in all_tensors(found)
-                if tensor.requires_grad)
-    if not torch.is_tensor(total): return names
-    gradients = torch.autograd.grad(total, [own[name] for name in names], allow_unused=True)
-    return [name for name, gradient in zip(names, gradients) if gradient is None]
+    try:
+        outputs = [functional_call(trial.model, own, example.positional, example.named)
+                   for example in trial.examples]
+        found = torch.autograd.grad(all_numbers(outputs).sum(), own.values(), allow_unused=True)
+    except RuntimeError: return []  # an operation without a gradient
+    parameters = {name for name, _ in trial.model.named_parameters()}
+    return [name for name, gradient in zip(own, found) if gradient is None and name in parameters]
 
 # %% ../nbs/15_checks.ipynb #verdict
 def _verdict(change, tolerance): return "ok" if change <= tolerance else "wrong"
@@ -154,7 +157,10 @@ def _check_state(report, trial):
     report.add("weights", "ok", f"{count:,} numbers")
     first = trial.examples[0]
     if len(first.positional) == 1 and not first.named:
-        refresher = Refresher(trial.model, first.positional[0])
+        try: refresher = Refresher(trial.model, first.positional[0])
+        except ValueError as error:
+            report.add("statistics", "wrong", str(error))
+            return
         for kind, names in _kinds(trial.model, refresher).items():
             verdict, treatment = TREATED[kind]
             if names: report.add(kind, verdict, f"{_names(names)}: {treatment}")

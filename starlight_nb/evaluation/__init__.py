@@ -63,7 +63,7 @@ class _MeasuringCopy(WorkingCopy):
     def state(self) -> dict[str, torch.Tensor]:
         "The loaded state, with what was computed and measured since."
         found = tensors_of(self.model)
-        changed = self.refresher.statistics + self.refresher.derived.names
+        changed = self.refresher.not_mixed
         return {name: (found if name in changed else self.given)[name].clone()
                 for name in self.given}
 
@@ -132,7 +132,7 @@ def checked_ends(model: nn.Module, state_a: dict[str, torch.Tensor],
 def warn_of_constants(evaluator: Evaluator, state_a: dict[str, torch.Tensor],
                       state_b: dict[str, torch.Tensor]):
     "Warn of tensors that are no weights, that nothing measures, and that differ between the ends."
-    measured = evaluator.refresher.statistics + evaluator.refresher.derived.names
+    measured = evaluator.refresher.not_mixed
     weights = [name for name, _ in evaluator.model.named_parameters(remove_duplicate=False)]
     differ = [name for name, tensor in state_a.items()
               if name not in weights and name not in measured

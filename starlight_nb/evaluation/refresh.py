@@ -195,19 +195,15 @@ class _NotedStatistics(BatchStatistics):
         return function(**values)
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #check-statistics
-def _check_statistics(model, x):
-    "`ValueError` where running statistics are used that are not in the state."
+def _used_by_norms(model, x):
+    "Tensors of the state that are running statistics; `ValueError` for some outside of it."
     with restored(model), torch.no_grad(), _NotedStatistics() as noted: model(x)
-    known = {tensor.untyped_storage().data_ptr() for tensor in tensors_of(model).values()}
-    if noted.used - known:
+    memory = {name: tensor.untyped_storage().data_ptr()
+              for name, tensor in tensors_of(model).items()}
+    if noted.used - set(memory.values()):
         raise ValueError("model: a normalisation uses running statistics that are not in the "
                          "model's state; register them as buffers, and not persistent=False")
-
-def _used_by_norms(model, names, x):
-    "Those tensors that PyTorch's functions use as running statistics."
-    with restored(model), torch.no_grad(), _NotedStatistics() as noted: model(x)
-    tensors = tensors_of(model)
-    return [name for name in names if tensors[name].untyped_storage().data_ptr() in noted.used]
+    return [name for name, place in memory.items() if place in noted.used]
 
 def _of_norms(model):
     "The running statistics of PyTorch's own layers."
@@ -221,23 +217,27 @@ class _Contents:
     def __init__(self, model: nn.Module,
                  x: torch.Tensor):  # a few inputs
         self.model = model
-        _check_statistics(model, x)
-        others = candidates(model)
+        used, of_layers = _used_by_norms(model, x), _of_norms(model)
+        others = [name for name in candidates(model) if name not in used]
         x = x.repeat_interleave(2, 0) if len(x) < 4 else x
-        used = _used_by_norms(model, others, x) if others else []
-        others = [name for name in others if name not in used]
         derived, own = changes_in_training(model, others, x) if others else ([], [])
         self.derived = DerivedTensors(model, derived, x)
         moving = [name for name in derived if name not in self.derived.names]
         self.own = OwnStatistics(model, own, moving, x)
-        self.by_norms = used + _of_norms(model)
-        self.usual = not (used or self.derived.names or self.own.names)  # only PyTorch's layers
+        self.by_norms = of_layers + [name for name in used if name not in of_layers]
+        own_norms = len(self.by_norms) > len(of_layers)
+        self.usual = not (own_norms or self.derived.names or self.own.names)
         self.unknown = [name for name in own if name not in self.own.names]
     @property
     def statistics(self) -> list[str]:
         "The names of the tensors that are measured on data."
         return self.by_norms + self.own.names
+    @property
+    def not_mixed(self) -> list[str]:
+        "The names of all tensors that are measured or computed again."
+        return self.statistics + self.derived.names
 
+# %% ../../nbs/03a_evaluation.refresh.ipynb #weights-alone
 def has_weights_alone(model: nn.Module) -> bool:
     "Whether a model of PyTorch's own layers has nothing to measure in its state."
     own = any(not type(module).__module__.startswith("torch.nn") for module in model.modules())

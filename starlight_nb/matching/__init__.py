@@ -13,8 +13,7 @@ from .straight_through import match_straight_through
 from .weights import (
     Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights, matching_of)
 from ..permutation import PermutationSpec, infer_spec, permute
-from ..permutation.spec import as_real
-from ..permutation.trace import all_tensors, split_examples
+from ..permutation.trace import all_numbers, split_examples
 from ..runtime.settings import check_choice
 from ..states import forget_caches, load_tensors, tensors_of, working_copy
 _all_ = [
@@ -72,7 +71,7 @@ def _returned(model, example_inputs):
     with torch.no_grad():
         outputs = [copied(*example.positional, **example.named)
                    for example in split_examples(example_inputs)]
-    return torch.cat([as_real(tensor).double().flatten() for tensor in all_tensors(outputs)])
+    return all_numbers(outputs)
 
 def _check_aligned(model, aligned, example_inputs):
     "`ValueError` where a permuted copy does not return what the model does."

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from ..models import generator
 from .spec import (
-    PermutationSpec, as_real, check_state, permute_unchecked, unit_positions)
+    PermutationSpec, check_state, permute_unchecked, unit_positions)
 from .trace import (
-    all_tensors, clean_copy, has_fractions, run_example, split_examples)
+    all_numbers, all_tensors, clean_copy, has_fractions, run_example, split_examples)
 from ..states import Attributes, tensors_of
 from ..states.copies import clear_function_caches
 
@@ -61,8 +61,7 @@ def _derangement(size, rng):
 # %% ../../nbs/10f_permutation.proof.ipynb #tensors
 def _outputs(model, state, example):
     "All numbers that the model returns with this state, in double precision."
-    tensors = all_tensors(run_example(model, state, example))
-    return torch.cat([as_real(tensor).double().flatten() for tensor in tensors])
+    return all_numbers(run_example(model, state, example))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #precision
 TOLERANCE = 1e-9

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from .rules import RULES, operation
+from .spec import as_real
 from .units import Axes, AxisTables, Units, separate
 from ..states import forget_caches, tensors_of, tied_names, working_copy
 
 # %% auto #0
 __all__ = ['EVALUATION', 'MODES', 'RANDOM', 'NOT_COVERED', 'SUMMED_AXIS', 'Example', 'split_examples', 'modules_in_training',
-           'run_example', 'all_tensors', 'clean_copy', 'export_graph', 'tables_in', 'has_fractions', 'Graphs', 'Trace']
+           'run_example', 'all_tensors', 'all_numbers', 'clean_copy', 'export_graph', 'tables_in', 'has_fractions',
+           'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #split-inputs
 EVALUATION = "evaluation"
@@ -102,6 +104,10 @@ def all_tensors(outputs) -> list[torch.Tensor]:
     if isinstance(outputs, Mapping): outputs = list(outputs.values())
     if not isinstance(outputs, (list, tuple)): return []
     return [tensor for item in outputs for tensor in all_tensors(item)]
+
+def all_numbers(outputs) -> torch.Tensor:
+    "All numbers in whatever a model returns, side by side in double precision."
+    return torch.cat([as_real(tensor).double().flatten() for tensor in all_tensors(outputs)])
 
 # %% ../../nbs/10d_permutation.trace.ipynb #contexts
 @contextmanager

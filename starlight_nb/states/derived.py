@@ -90,12 +90,12 @@ def calls_of(model: nn.Module, owners, x: torch.Tensor) -> dict[str, tuple]:
 REST = 1e-6        # change of a step, relative to the tensor, that counts as none
 MOST_STEPS = 3000
 
-def _iterate(module, run, names, most=MOST_STEPS):
+def _iterate(module, run, names):
     "Call `run`, the module in training mode, until its tensors rest; the steps, or None."
     names = [name.rpartition(".")[2] for name in names]
     mode, module.training = module.training, True
     with torch.no_grad():
-        for step in range(most):
+        for step in range(MOST_STEPS):
             before = [getattr(module, name).detach().clone() for name in names]
             run()
             after = [getattr(module, name) for name in names]
@@ -103,6 +103,11 @@ def _iterate(module, run, names, most=MOST_STEPS):
             if rest: break
     module.training = mode
     return step if rest else None
+
+def _randomise(model, names):
+    "Overwrite tensors of the state by random numbers."
+    rng, tensors = torch.Generator().manual_seed(0), tensors_of(model)
+    for name in names: tensors[name].copy_(torch.randn(tensors[name].shape, generator=rng))
 
 def _rests(before, after): return bool((after - before).norm() <= REST * after.norm())
 
@@ -113,10 +118,11 @@ class _Owners:
                  names: list[str],  # as `changes_in_training` finds them
                  x: torch.Tensor):  # a few inputs
         self.model, self.x = model, x
-        self.owners = owners_of(names)
-        self.outside = []  # owners whose tensors are updated by code outside of them
+        self.owners, self.outside = owners_of(names), []  # `outside`: updated by other modules
         if not names: return
-        with restored(model): steps = self._settle()
+        with restored(model):
+            _randomise(model, names)  # so that tensors at rest are moved as well
+            steps = self._settle()
         self.outside = [name for name, count in steps.items() if count == 0]
         with restored(model): steps |= self._settle()
         self.owners = {name: own for name, own in self.owners.items() if steps[name] is not None}
@@ -125,10 +131,9 @@ class _Owners:
         calls, steps = calls_of(self.model, self.owners, self.x), {}
         for name, own in self.owners.items():
             module = self.model.get_submodule(name)
-            run = partial(self.model, self.x)
-            if name in calls and name not in self.outside:
-                args, kwargs = calls[name]
-                run = partial(module, *args, **kwargs)
+            alone = name in calls and name not in self.outside
+            args, kwargs = calls[name] if alone else ((self.x,), {})
+            run = partial(module if alone else self.model, *args, **kwargs)
             steps[name] = _iterate(module, run, own)
         return steps
 
