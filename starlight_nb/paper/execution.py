@@ -13,7 +13,7 @@ from ..runtime.origin import version_differences
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
-__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'NotebookFailed', 'OutOfTime', 'execute_experiment']
+__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'NotebookFailed', 'OutOfTime', 'execute_experiment', 'enter_report']
 
 # %% ../../nbs/50t_paper.execution.ipynb #this-python
 def _search_path():
@@ -104,9 +104,9 @@ def execute_experiment(experiment: str,
                        parameters: dict,  # of its notebook
                        expected: dict,    # the `origin` whose versions its kernel must have
                        out: Path,         # the report's folder
-                       staging: Path,     # emptied first, removed afterwards
+                       staging: Path,     # emptied first; the notebook's files are then in it
                        seconds: float | None = None):  # the limit of each cell
-    """Execute a notebook and move its files into the report.
+    """Execute a notebook, whose files then wait in `staging` for `enter_report`.
 
     Raises `NotebookFailed`, or `OutOfTime` where a cell takes too long."""
     from nbclient.exceptions import CellTimeoutError
@@ -121,11 +121,13 @@ def execute_experiment(experiment: str,
     except Exception as error:
         kept = _keep_failed(executed, out)
         raise NotebookFailed(_failure_text(experiment, error, kept)) from error
-    _enter_report(executed, staging, out)
 
 # %% ../../nbs/50t_paper.execution.ipynb #move-files
-def _enter_report(executed, staging, out):
+def enter_report(experiment: str,  # executed well
+                 staging: Path,    # removed afterwards
+                 out: Path):       # the report's folder
     "Tidy the executed notebook, and move every file of the staging folder into the report."
+    executed = staging / "notebooks" / f"{experiment}.ipynb"
     contents = json.dumps(tidy(json.loads(executed.read_text())), indent=1, ensure_ascii=False)
     write_atomic(executed, contents + "\n")
     with explain_os_errors(out):

@@ -14,7 +14,7 @@ from .catalogue import experiment_names
 from .costs import measure_cost, setting_costs
 from .evidence import (
     check_report, claim_report, profile_identity, save_evidence)
-from .execution import NotebookFailed, OutOfTime, execute_experiment
+from .execution import NotebookFailed, OutOfTime, enter_report, execute_experiment
 from .experiment import Experiment
 from .gallery import write_gallery
 from .monitor import ProgressMonitor, print_line
@@ -251,6 +251,8 @@ class Run:
             self.failures[name] = str(error)
             return "failed"
         except OutOfTime: return "stopped"
+        claim_report(self.out, self.request.identity())
+        enter_report(name, self.staging, self.out)
         self.seconds[name] = time.time() - began
         self.entries[name] = (before, _count_entries(self.environment.store))
         return "done"
@@ -305,7 +307,6 @@ def _execute(request, environment, out, planner, ends_at, keep_going, log_json):
         staging = stack.enter_context(_only_run(out))
         # again, now that no other run can write there
         check_report(out, "out", request.profile, request.given)
-        claim_report(out, request.identity())
         progress = Path(f"{staging}.progress")
         of_kernels = dataclasses.replace(environment, report=staging, progress=progress)
         stack.enter_context(_environment(of_kernels.variables() | ONE_THREAD))
