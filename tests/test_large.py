@@ -18,6 +18,7 @@ from starlight_nb.paper import study as study_module
 from starlight_nb.data import Dataset, Split, available_datasets
 from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec
+from starlight_nb.states import copies
 from starlight_nb.training import Recipe
 from starlight_nb.star import FusedObjective, Sources, StarOptions
 from starlight_nb.runtime.store import Store
