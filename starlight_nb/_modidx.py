@@ -1329,6 +1329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'starlight_nb/paper/runner.py'),
                                            'starlight_nb.paper.runner._count_entries': ( 'paper.runner.html#_count_entries',
                                                                                          'starlight_nb/paper/runner.py'),
+                                           'starlight_nb.paper.runner._enter_report': ( 'paper.runner.html#_enter_report',
+                                                                                        'starlight_nb/paper/runner.py'),
                                            'starlight_nb.paper.runner._environment': ( 'paper.runner.html#_environment',
                                                                                        'starlight_nb/paper/runner.py'),
                                            'starlight_nb.paper.runner._execute': ( 'paper.runner.html#_execute',

@@ -243,7 +243,7 @@ class Run:
     failures: dict = field(default_factory=dict)  # the errors of the others
 
     def step(self, name: str, changes: dict, seconds: float | None) -> str:
-        "Execute a notebook; `done`, `failed`, or `stopped` where its time was over."
+        "Execute a notebook; returns `done`, `failed`, or `stopped` where its time was over."
         before, began = _count_entries(self.environment.store), time.time()
         given = self.request.parameters[name] | changes
         try: execute_experiment(name, given, self.origin, self.out, self.staging, seconds)
@@ -251,13 +251,16 @@ class Run:
             self.failures[name] = str(error)
             return "failed"
         except OutOfTime: return "stopped"
-        claim_report(self.out, self.request.identity())
-        enter_report(name, self.staging, self.out)
         self.seconds[name] = time.time() - began
         self.entries[name] = (before, _count_entries(self.environment.store))
         return "done"
 
 # %% ../../nbs/50u_paper.runner.ipynb #run-steps
+def _enter_report(run, name):
+    "Let a notebook's files enter the report, which belongs to the profile of the run from now on."
+    claim_report(run.out, run.request.identity())
+    enter_report(name, run.staging, run.out)
+
 def _run_steps(run, steps, keep_going):
     "Execute the steps and report each as it begins and ends."
     for number, (name, changes, limit) in enumerate(steps, 1):
@@ -266,6 +269,7 @@ def _run_steps(run, steps, keep_going):
         run.monitor.begin(name)
         began = time.time()
         outcome = run.step(name, changes, limit)
+        if outcome == "done": _enter_report(run, name)
         run.monitor.clock.end()
         if run.planner and outcome != "done": run.planner.left.append(name)
         if outcome == "failed": place["error"] = run.failures[name]
