@@ -191,19 +191,21 @@ class Sources:
         numbers = [*range(len(self.states))] if numbers is None else numbers
         star = self.layout.state(theta, like=self.states[0])
         found = [matching.permutation for matching in self.matcher.match(star, numbers)]
-        self._reorder(dict(zip(numbers, found)))
+        _put_in_order(self, dict(zip(numbers, found)))
     def restore(self, permutations: dict[int, dict[str, torch.Tensor]]):
         "Resume from these permutations of matched sources, as if re-matches had found them."
         self.matcher.resume([permutations.get(n) for n in range(len(self.states))])
-        self._reorder(permutations)
-    def _reorder(self, found):
-        changed = [n for n, own in found.items() if not _is_same(self.permutations[n], own)]
-        self.matched |= set(found)
-        for n in changed: self.permutations[n] = found[n]
-        self.matcher.write(self.vectors, changed, self.layout.names)
+        _put_in_order(self, permutations)
 
 # %% ../nbs/13_star.ipynb #changed
 def _is_same(old, new): return all(torch.equal(order, old[group]) for group, order in new.items())
+
+def _put_in_order(sources, found):
+    "Put sources, {number: permutation}, into new orders."
+    changed = [n for n, own in found.items() if not _is_same(sources.permutations[n], own)]
+    sources.matched |= set(found)
+    for n in changed: sources.permutations[n] = found[n]
+    sources.matcher.write(sources.vectors, changed, sources.layout.names)
 
 def named_permutations(permutations: list[dict[str, torch.Tensor]],  # one a source
                       ) -> dict[str, torch.Tensor]:
@@ -243,6 +245,18 @@ class StarOptions:
         return epoch == 0 or (self.rematch_every > 0 and epoch % self.rematch_every == 0)
 
 # %% ../nbs/13_star.ipynb #draw-sources
+def _draw_parts(n_sources, size, most, rng):
+    "A source and a uniform number for each part of a batch."
+    numbers = _draw_numbers(n_sources, min(most, max(1, size // 2)), rng)
+    return [(n, torch.rand((), generator=rng).item()) for n in numbers]
+
+def _draw_numbers(n_sources, count, rng):
+    "Numbers of sources, all different where there are enough."
+    if count == 1: return [torch.randint(n_sources, (), generator=rng).item()]
+    shuffled = torch.randperm(n_sources, generator=rng)
+    return shuffled.repeat(-(-count // n_sources))[:count].tolist()
+
+# %% ../nbs/13_star.ipynb #segment-draws
 class SegmentDraws:
     "Draws points on the segments: a source n, and t from 0 (the star) to 1 (the source)."
     def __init__(self, n_sources: int, t_sampling: str | float, rng: torch.Generator):
@@ -250,7 +264,7 @@ class SegmentDraws:
         self.sampling = t_sampler(t_sampling)
     def split(self, x: torch.Tensor, y: torch.Tensor, most: int):
         "Cut a batch into at most `most` parts; yield `(n, t, x, y)` for each, t drawn one by one."
-        drawn = self._draw(len(x), most, self.rng)
+        drawn = _draw_parts(self.n_sources, len(x), most, self.rng)
         count = len(drawn)
         parts = zip(drawn, x.tensor_split(count), y.tensor_split(count))
         for i, ((n, u), own_x, own_y) in enumerate(parts):
@@ -258,16 +272,8 @@ class SegmentDraws:
     def upcoming(self, sizes: list[int], most: int) -> list[int]:
         "The sources that the next batches of these sizes will have; nothing is drawn."
         ahead = self.rng.clone_state()
-        return sorted({n for size in sizes for n, _ in self._draw(size, most, ahead)})
-    def _draw(self, size, most, rng):
-        "A source and a uniform number for each part of a batch."
-        count = min(most, max(1, size // 2))
-        numbers = self._numbers(count, rng)
-        return [(n, torch.rand((), generator=rng).item()) for n in numbers]
-    def _numbers(self, count, rng):  # all different where there are enough sources
-        if count == 1: return [torch.randint(self.n_sources, (), generator=rng).item()]
-        shuffled = torch.randperm(self.n_sources, generator=rng)
-        return shuffled.repeat(-(-count // self.n_sources))[:count].tolist()
+        drawn = [_draw_parts(self.n_sources, size, most, ahead) for size in sizes]
+        return sorted({n for parts in drawn for n, _ in parts})
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint must hold so that `restore` can resume the draws."
         return {"generator": self.rng.get_state()} | self.sampling.tensors()
@@ -277,6 +283,14 @@ class SegmentDraws:
         self.sampling.restore(saved)
 
 # %% ../nbs/13_star.ipynb #segments
+def _to_match(objective, batch_sizes):
+    "The sources that are drawn before the next re-match; None: all are matched."
+    options = objective.options
+    if options.rematch == "all" or not options.rematch_every: return None
+    sizes = batch_sizes * options.rematch_every
+    return objective.draws.upcoming(sizes, options.segments_per_batch)
+
+# %% ../nbs/13_star.ipynb #star-objective
 class StarObjective(Objective):
     "The loss at random points between the star and its matched sources (eq. 4)."
     def __init__(self, sources: Sources, options: StarOptions, rng: torch.Generator):
@@ -285,10 +299,7 @@ class StarObjective(Objective):
     def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
         "Match sources to the star, if it is time to."
         if not self.options.rematches(epoch): return
-        epochs, drawn = self.options.rematch_every, None
-        if self.options.rematch == "drawn" and epochs:
-            drawn = self.draws.upcoming(batch_sizes * epochs, self.options.segments_per_batch)
-        self.sources.rematch(theta, drawn)
+        self.sources.rematch(theta, _to_match(self, batch_sizes))
     def end_epoch(self):
         "Let the sampling of t adapt."
         self.draws.sampling.update()
@@ -300,9 +311,9 @@ class StarObjective(Objective):
             self.draws.sampling.observe(losses[-1])
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint holds besides the weights."
-        matched = torch.tensor(sorted(self.sources.matched), dtype=torch.long)
         permutations = named_permutations(self.sources.permutations)
-        return self.draws.tensors() | permutations | {"matched": matched}
+        matched = {"matched": torch.tensor([*self.sources.matched], dtype=torch.long)}
+        return self.draws.tensors() | permutations | matched
     def restore(self, saved: dict[str, torch.Tensor]):
         "Resume from what `tensors` returned."
         self.draws.restore(saved)
@@ -347,8 +358,21 @@ def _checked_sources(model, states, data, spec, matching, in_memory):
     states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
     return Sources(model, states, spec, data, matching, in_memory)
 
+# %% ../nbs/13_star.ipynb #bind
+def _final_permutations(objective, state):
+    "Every source's permutation; where only drawn sources were matched, to the finished star."
+    sources, options = objective.sources, objective.options
+    if options.rematch == "drawn" and options.rematch_every:
+        sources.rematch(sources.layout.vector(state))
+    return sources.permutations
+
+def _objective(sources, options, rng):
+    kind = FusedObjective if options.own_loss_weight else StarObjective
+    return kind(sources, options, rng)
+
 def _bind(checkpoint, objective):
-    "The checkpoint of this star and of no other."
+    "The checkpoint of this star and of no other; None where there is none."
+    if not isinstance(checkpoint, Checkpoint): return checkpoint
     states, spec = objective.sources.states, objective.sources.spec
     return checkpoint.with_config(sources=[state_digest(state) for state in states],
                                   spec=config_key({"spec": spec.to_json()}),
@@ -377,10 +401,8 @@ def train_star(model: nn.Module,                        # the star's initialisat
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight)
     matched = _checked_sources(model, sources, data, spec, matching, in_memory)
-    kind = FusedObjective if own_loss_weight else StarObjective
-    objective = kind(matched, options, generator(seed, "star draws"))
-    if isinstance(checkpoint, Checkpoint): checkpoint = _bind(checkpoint, objective)
+    objective = _objective(matched, options, generator(seed, "star draws"))
+    checkpoint = _bind(checkpoint, objective)
     state, loss = fit(model, data, recipe, seed, objective, checkpoint)
-    if rematch == "drawn" and rematch_every: matched.rematch(matched.layout.vector(state))
     state = refresh_batchnorm(model, state, data, recipe=recipe)
-    return StarResult(state, matched.permutations, loss, seed)
+    return StarResult(state, _final_permutations(objective, state), loss, seed)

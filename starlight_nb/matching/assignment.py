@@ -30,13 +30,12 @@ def _regrets(similarities, prices):
     "What each unit of A would lose with each unit of B, (networks, units of A, units of B)."
     worth = similarities - prices[:, None]
     return torch.sub(worth.amax(2, keepdim=True), worth, out=worth)
-
-# %% ../../nbs/11a_matching.assignment.ipynb #assign-each
 def _check_finite(numbers):
     if numbers.isfinite().all(): return
     raise ValueError("states: products of these numbers are not finite in their precision; "
                      "give states in double precision, or smaller numbers")
 
+# %% ../../nbs/11a_matching.assignment.ipynb #assign-each
 def assign_each(similarities: torch.Tensor,  # (networks, units of A, units of B), on the CPU
                 prices: torch.Tensor,        # (networks, units of B): zeros, or of the last call
                ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:

@@ -218,7 +218,7 @@ def _undo(descent, which):
     for root, family in descent.layout.families.items():
         present = {group: descent.orders[group][which] for group in family}
         descent.apply(root, which, invert_orders(present))
-    descent.forget()
+    descent.similarities.forget()
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #visit
 def _visit(descent, root):
@@ -249,7 +249,6 @@ def coordinate_descent(descent,           # a `TensorDescent`; changed in place
         _observe(descent, first)
     for number, sequence in enumerate(_sequences(descent.waiting, order, seed), start):
         active = np.any([*descent.waiting.values()], axis=0)
-        if number >= max_sweeps or not active.any(): break
+        if number >= max_sweeps or not active.any(): return
         for root in sequence: _visit(descent, root)
         _observe(descent, np.flatnonzero(active))
-    descent.finish()

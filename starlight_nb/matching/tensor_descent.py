@@ -13,7 +13,7 @@ from .coordinate_descent import (
     AxisSlot, Layout, add_similarities, inner_products, select, unit_rows)
 
 # %% auto #0
-__all__ = ['Similarities', 'reorder', 'Change', 'TensorNetworks', 'TensorDescent']
+__all__ = ['Similarities', 'reorder', 'Change', 'TensorNetworks', 'finish', 'norm_products', 'TensorDescent']
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #similarities-at
 def _part(stack, which):
@@ -35,24 +35,31 @@ class Similarities:
     def of(self, group: str, numbers: list[int], which: np.ndarray, b: dict) -> torch.Tensor:
         "The similarities of networks `which`, at the group's slots with these numbers."
         kept = [number for number in numbers if (group, number) in self.kept]
-        total = self._kept(group, kept, b)[torch.from_numpy(which)] if kept else None
+        total = _kept_sum(self, group, kept, b)[torch.from_numpy(which)] if kept else None
         for number in numbers:
             if number in kept: continue
             slot = self.layout.slots[group][number]
             total = _add_at(slot, total, self.a, _part(b[slot.tensor], which))
-        return (self._zeros(group, len(which)) if total is None else total).cpu()
-    def _zeros(self, group, count):
-        units = self.layout.spec.groups[group]
-        return self.like.new_zeros(count, units, units)
-    def _kept(self, group, numbers, b):
-        "The kept sum of a group, with the slots of these numbers in it."
-        total = self.sums.setdefault(group, self._zeros(group, self.count))
-        included = self.included.setdefault(group, set())
-        for number in set(numbers) - included:
-            slot = self.layout.slots[group][number]
-            _add_at(slot, total, self.a, b[slot.tensor])
-            included.add(number)
-        return total
+        return (_zeros(self, group, len(which)) if total is None else total).cpu()
+    def forget(self):
+        "Compute all similarities anew when they are needed next."
+        self.sums, self.included = {}, {}
+
+# %% ../../nbs/11c_matching.tensor_descent.ipynb #kept-sum
+def _zeros(similarities, group, count):
+    units = similarities.layout.spec.groups[group]
+    return similarities.like.new_zeros(count, units, units)
+
+def _kept_sum(similarities, group, numbers, b):
+    "The kept sum of a group, for all networks, with the slots of these numbers in it."
+    total = _zeros(similarities, group, similarities.count)
+    total = similarities.sums.setdefault(group, total)
+    included = similarities.included.setdefault(group, set())
+    for number in set(numbers) - included:
+        slot = similarities.layout.slots[group][number]
+        _add_at(slot, total, similarities.a, b[slot.tensor])
+        included.add(number)
+    return total
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #reorder
 def _places(slot, order, size):
@@ -166,7 +173,9 @@ class TensorNetworks:
                  orders: dict[str, np.ndarray],  # that they are in, (networks, units); changed
                  count: int,                     # of networks
                  keep: bool):                    # similarities? Worth it for large networks
-        self.layout, self.a, self.b, self.orders, self.count = layout, a, b, orders, count
+        self.layout, self.count = layout, count
+        self.a, self.b = a, b
+        self.orders = orders
         self.waiting = {root: np.ones(count, bool) for root in layout.families}
         self.similarities = Similarities(layout, a, count, keep)
         like = self.similarities.like.cpu()
@@ -179,16 +188,20 @@ class TensorNetworks:
         "The inner products (networks,), measured."
         products = [inner_products(own, self.b[name]) for name, own in self.a.items()]
         return torch.stack([torch.zeros(self.count).double(), *products]).sum(0).numpy()
-    def finish(self):
-        "Measure the inner products, and correct the histories."
-        value = self.measured()
-        for own, error in zip(self.history, (self.value - value).tolist()):
-            own[1:] = [one - error for one in own[1:]]
-        self.value = value
-    def scale(self) -> np.ndarray:
-        "The products (networks,) of the norms of A and each B; value / scale is a cosine."
-        a, b = (_sum_of_squares(norms, self.count) for norms in (self.norms_a, self.norms_b))
-        return torch.from_numpy(a * b).sqrt().numpy()  # numpy rounds some roots differently
+
+# %% ../../nbs/11c_matching.tensor_descent.ipynb #finish
+def finish(networks: TensorNetworks) -> None:
+    "Measure the inner products, and correct the histories."
+    value = networks.measured()
+    for own, error in zip(networks.history, (networks.value - value).tolist()):
+        own[1:] = [one - error for one in own[1:]]
+    networks.value = value
+
+def norm_products(networks: TensorNetworks) -> np.ndarray:
+    "The products (networks,) of the norms of A and each B."
+    norms = networks.norms_a, networks.norms_b
+    a, b = (_sum_of_squares(own, networks.count) for own in norms)
+    return torch.from_numpy(a * b).sqrt().numpy()  # numpy rounds some roots differently
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #record
 def _record(networks, root, which, orders, gains):
@@ -224,17 +237,32 @@ def _move(networks, which, orders):
             if change: _follow(similarities, which, change, orders)
     _reorder_columns(similarities, which, orders)
 
+# %% ../../nbs/11c_matching.tensor_descent.ipynb #better
+def _assigned(networks, family, which, similarities):
+    "The best orders of a family and their gains, from the prices of the last time."
+    prices = {group: networks.prices[group][which] for group in family}
+    spec = networks.layout.spec
+    orders, gains, prices = assign_family(spec, family, similarities, prices)
+    for group, own in prices.items(): networks.prices[group][which] = own
+    return orders, gains
+
+def _better(networks, root, which, orders, gains):
+    "Those of the networks that really gain by new orders; unsure gains are measured."
+    unsure = gains <= networks.sure[root][which]
+    if not unsure.any(): return which, orders, gains
+    some, their_orders, _ = select(unsure, which, orders, gains)
+    gains[unsure] = _tried(networks, root, some, their_orders)[1]
+    return select(gains > networks.least[root][which], which, orders, gains)
+
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #solve
 class TensorDescent(TensorNetworks):
     "N networks B on their way into the order of A: what the sweeps ask for."
     def propose(self, root: str, which: np.ndarray, forward: bool = False):
         "Return `(which, orders, gains)` of the networks that new orders promise to improve."
-        spec, family = self.layout.spec, self.layout.families[root]
+        family = self.layout.families[root]
         numbers = self.layout.forward if forward else self.layout.all
         found = {g: self.similarities.of(g, numbers[g], which, self.b) for g in family}
-        prices = {group: self.prices[group][which] for group in family}
-        orders, gains, prices = assign_family(spec, family, found, prices)
-        for group, own in prices.items(): self.prices[group][which] = own
+        orders, gains = _assigned(self, family, which, found)
         return select(gains > self.least[root][which], which, orders, gains)
     def apply(self, root: str, which: np.ndarray, orders: dict[str, np.ndarray]):
         "Put networks into new orders of a family, even at a loss."
@@ -244,16 +272,8 @@ class TensorDescent(TensorNetworks):
         _record(self, root, which, orders, gains)
     def solve(self, root: str, which: np.ndarray) -> np.ndarray:
         "Put networks into the best orders of a family where that gains; return those that moved."
-        which, orders, gains = self.propose(root, which)
-        unsure = gains <= self.sure[root][which]
-        if unsure.any():
-            some, their_orders, _ = select(unsure, which, orders, gains)
-            gains[unsure] = _tried(self, root, some, their_orders)[1]
-            which, orders, gains = select(gains > self.least[root][which], which, orders, gains)
+        which, orders, gains = _better(self, root, *self.propose(root, which))
         if not len(which): return which
         _move(self, which, orders)
         _record(self, root, which, orders, gains)
         return which
-    def forget(self):
-        "Compute all similarities anew when they are needed next."
-        self.similarities.sums, self.similarities.included = {}, {}

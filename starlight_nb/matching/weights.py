@@ -18,7 +18,7 @@ from ..evaluation import midpoint_loss
 from .assignment import map_threads
 from .coordinate_descent import (
     Layout, SWEEPS, coordinate_descent, inner_product)
-from .tensor_descent import TensorDescent, reorder
+from .tensor_descent import TensorDescent, finish, norm_products, reorder
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from ..permutation.proof import without_groups
@@ -134,6 +134,7 @@ def _descend(layout, a, b, orders, new, sweeps):
     descent = TensorDescent(layout, a, b, orders, len(new), keep)
     first = np.flatnonzero(new) if sweeps.order == "forward" else np.zeros(0, int)
     coordinate_descent(descent, *sweeps, first=first)
+    finish(descent)
     return descent
 
 # %% ../../nbs/11d_matching.weights.ipynb #matchings
@@ -142,7 +143,7 @@ def _matchings(descent):
     steps = [[] for _ in range(descent.count)]
     for n, *step in descent.steps: steps[n].append(tuple(step))
     found = []
-    for n, (history, scale) in enumerate(zip(descent.history, descent.scale().tolist())):
+    for n, (history, scale) in enumerate(zip(descent.history, norm_products(descent).tolist())):
         permutation = {g: torch.from_numpy(order[n].copy()) for g, order in descent.orders.items()}
         cosine = history[-1] / scale if scale else 0.0
         sweeps = len(history) - 1
@@ -205,11 +206,11 @@ def _batches(spec, states, numbers):
 def _named(argument, items): return {f"{argument}[{n}]": item for n, item in enumerate(items)}
 
 def _check_starts(spec, argument, permutations, count):
-    "One permutation for each of so many networks is needed."
+    "One permutation, or None, for each of so many networks is needed."
     if len(permutations) != count:
         raise ValueError(f"{argument}: {count} permutations are needed, not {len(permutations)}")
     for name, permutation in _named(argument, permutations).items():
-        check_permutation(spec, permutation, name)
+        if permutation is not None: check_permutation(spec, permutation, name)
 
 # %% ../../nbs/11d_matching.weights.ipynb #match-many
 def match_many(spec: PermutationSpec,
@@ -239,21 +240,33 @@ class _WorkingCopies:
     "Many networks, stacked, each in the order found last."
     def __init__(self, layout, states, permutations):
         self.layout = layout
-        self.orders = _stacked_orders(layout.spec, permutations)
         self.new = np.array([permutation is None for permutation in permutations], bool)
+        self.orders = _stacked_orders(layout.spec, permutations)
         self.b = _stacks(layout.spec, states, like=_weights(layout.spec, states[0]))
         reorder(layout, self.b, np.arange(len(states)), self.orders)
-    def match(self, numbers, a, sweeps):
-        "A matching of each of these networks to the parameters `a`."
+        self.batches = partial(_batches, layout.spec, states)
+    def match(self, numbers, state_a, sweeps):
+        "A matching of each of these networks to a network A."
+        like = {name: stack[0] for name, stack in self.b.items()}
+        a = _weights(self.layout.spec, state_a, like)
+        match = partial(self._match_batch, a=a, sweeps=sweeps)
+        found = map_threads(match, self.batches(numbers))
+        return [matching for batch in found for matching in batch]
+    def _match_batch(self, numbers, a, sweeps):
         orders = {group: own[numbers] for group, own in self.orders.items()}
         b = {name: stack[numbers] for name, stack in self.b.items()}
         descent = _descend(self.layout, a, b, orders, self.new[numbers], sweeps)
-        self.new[numbers] = False
-        moved = sorted({n for n, *_ in descent.steps})
-        into = [numbers[n] for n in moved]
-        for group, own in descent.orders.items(): self.orders[group][into] = own[moved]
-        for name, stack in descent.b.items(): self.b[name][into] = stack[moved]
+        _put_back(self, numbers, descent)
         return _matchings(descent)
+
+# %% ../../nbs/11d_matching.weights.ipynb #put-back
+def _put_back(copies, numbers, descent):
+    "Keep the networks of a descent, as they are at its end."
+    copies.new[numbers] = False
+    moved = sorted({n for n, *_ in descent.steps})
+    into = [numbers[n] for n in moved]
+    for group, own in descent.orders.items(): copies.orders[group][into] = own[moved]
+    for name, stack in descent.b.items(): copies.b[name][into] = stack[moved]
 
 # %% ../../nbs/11d_matching.weights.ipynb #matcher
 class Matcher:
@@ -273,16 +286,11 @@ class Matcher:
         if not numbers: return []
         state_a, = check_states(self.spec, {"state_a": state_a})
         _check_kinds({"state_a": state_a} | _named("states_b", self.states[:1]))
-        first = {name: stack[0] for name, stack in self.copies.b.items()}
-        a = _weights(self.spec, state_a, like=first)
-        match = partial(self.copies.match, a=a, sweeps=self.sweeps)
-        found = map_threads(match, _batches(self.spec, self.states, numbers))
-        return [matching for batch in found for matching in batch]
+        return self.copies.match(numbers, state_a, self.sweeps)
     def resume(self, permutations: list[dict[str, torch.Tensor] | None]):
         "Continue from these permutations, one a network; None: it has not been matched yet."
-        starts = [own or self.spec.identity() for own in permutations]
-        _check_starts(self.spec, "permutations", starts, len(self.states))
-        self.copies = _WorkingCopies(self.layout, self.states, permutations)
+        _check_starts(self.spec, "permutations", permutations, len(self.states))
+        if self.states: self.copies = _WorkingCopies(self.layout, self.states, permutations)
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
         "Write networks `numbers`, as they are now, into their rows: named tensors side by side."
         own = [self.copies.b[name][numbers][:, None].flatten(1) for name in names]
