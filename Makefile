@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-bench
 	@$(BIN)/python tests/bench/matching.py $(OPTIONS)
 	@$(BIN)/python tests/bench/estimators.py $(OPTIONS)
 	@$(BIN)/python tests/bench/populations.py $(OPTIONS)
+	@$(BIN)/python tests/bench/stars.py $(OPTIONS)
 	@$(BIN)/python tests/bench/architectures.py
 	@$(BIN)/python tests/bench/costs.py
 

@@ -23,8 +23,8 @@ from .states import state_for, tied_names
 from .training import Objective, Recipe, fit
 
 # %% auto #0
-__all__ = ['T_SAMPLINGS', 'TSampling', 'AdaptiveSampling', 't_sampler', 'Sources', 'named_permutations', 'StarOptions',
-           'SegmentDraws', 'StarObjective', 'FusedObjective', 'StarResult', 'train_star']
+__all__ = ['T_SAMPLINGS', 'REMATCHES', 'TSampling', 'AdaptiveSampling', 't_sampler', 'Sources', 'named_permutations',
+           'StarOptions', 'SegmentDraws', 'StarObjective', 'FusedObjective', 'StarResult', 'train_star']
 
 # %% ../nbs/13_star.ipynb #t-sampling
 class TSampling:
@@ -135,16 +135,17 @@ class _SingleMatcher:
     def __init__(self, spec, states):
         self.spec, self.states = spec, states
         self.permutations = [None] * len(states)  # in force; None: not matched yet
-    def match(self, star):
-        "A matching of each source to the star."
-        starts = zip(self.states, self.permutations)
-        return self._keep([match_weights(self.spec, star, own, init=init) for own, init in starts])
-    def _keep(self, found):
-        self.resume([matching.permutation for matching in found])
+    def match(self, star, numbers):
+        "A matching of each source of these numbers to the star."
+        starts = [(self.states[n], self.permutations[n]) for n in numbers]
+        found = [match_weights(self.spec, star, own, init=init) for own, init in starts]
+        return self._keep(numbers, found)
+    def _keep(self, numbers, found):
+        for n, matching in zip(numbers, found): self.permutations[n] = matching.permutation
         return found
     def resume(self, permutations):
-        "Resume from these permutations, one a source."
-        self.permutations = permutations
+        "Resume from these permutations, one a source; None: not matched yet."
+        self.permutations = list(permutations)
     def write(self, vectors, numbers, names):
         "Write the sources of these numbers, as they are matched now, into their rows."
         for n in numbers:
@@ -158,12 +159,12 @@ class _FreshMatcher(_SingleMatcher):
         super().__init__(spec, states)
         self.method = method
         self.model, self.data = model, data
-    def match(self, star):
-        "A matching of each source to the star."
+    def match(self, star, numbers):
+        "A matching of each source of these numbers to the star."
         star = refresh_batchnorm(self.model, star, self.data)
         evaluated = dict(model=self.model, data=self.data) if self.method in WITH_DATA else {}
         find = partial(match, self.method, self.spec, star, **evaluated)
-        return self._keep([find(state) for state in self.states])
+        return self._keep(numbers, [find(self.states[n]) for n in numbers])
 
 def _choose_matcher(matching, spec, states, model, data, in_memory):
     "The matcher for a method; `ValueError` where there is no such method."
@@ -181,27 +182,30 @@ class Sources:
         self.spec, self.states = spec, states
         self.layout = _ParameterLayout(model)
         self.matcher = _choose_matcher(matching, spec, states, model, data, in_memory)
-        self.permutations = [spec.identity() for _ in states]
+        self.permutations, self.matched = [spec.identity() for _ in states], set()
         self.vectors = _empty_matrix(len(states), model, in_memory)
         for n, state in enumerate(states): self.vectors[n] = self.layout.vector(state)
-    def rematch(self, theta: torch.Tensor):
-        "Match every source to the star whose parameters (parameters,) are `theta`."
+    def rematch(self, theta: torch.Tensor,           # the star's parameters (parameters,)
+                numbers: list[int] | None = None):   # of sources; None: all
+        "Match sources to the star."
+        numbers = [*range(len(self.states))] if numbers is None else numbers
         star = self.layout.state(theta, like=self.states[0])
-        self._reorder([matching.permutation for matching in self.matcher.match(star)])
-    def restore(self, permutations: list[dict[str, torch.Tensor]]):
-        "Resume from these permutations, as if the last re-match had found them."
-        self.matcher.resume(permutations)
-        self._reorder(permutations)
-    def _reorder(self, permutations):
-        changed = _changed(self.permutations, permutations)
-        self.permutations = permutations
-        self.matcher.write(self.vectors, changed, self.layout.names)
+        found = [matching.permutation for matching in self.matcher.match(star, numbers)]
+        _put_in_order(self, dict(zip(numbers, found)))
+    def restore(self, permutations: dict[int, dict[str, torch.Tensor]]):
+        "Resume from these permutations of matched sources, as if re-matches had found them."
+        self.matcher.resume([permutations.get(n) for n in range(len(self.states))])
+        _put_in_order(self, permutations)
 
 # %% ../nbs/13_star.ipynb #changed
-def _changed(before, after):
-    "The numbers of those permutations that are not the same `after` as `before`."
-    def same(old, new): return all(torch.equal(order, old[group]) for group, order in new.items())
-    return [n for n, (old, new) in enumerate(zip(before, after)) if not same(old, new)]
+def _is_same(old, new): return all(torch.equal(order, old[group]) for group, order in new.items())
+
+def _put_in_order(sources, found):
+    "Put sources, {number: permutation}, into new orders."
+    changed = [n for n, own in found.items() if not _is_same(sources.permutations[n], own)]
+    sources.matched |= set(found)
+    for n in changed: sources.permutations[n] = found[n]
+    sources.matcher.write(sources.vectors, changed, sources.layout.names)
 
 def named_permutations(permutations: list[dict[str, torch.Tensor]],  # one a source
                       ) -> dict[str, torch.Tensor]:
@@ -209,22 +213,26 @@ def named_permutations(permutations: list[dict[str, torch.Tensor]],  # one a sou
     return {f"permutation/{n}/{group}": order
             for n, permutation in enumerate(permutations) for group, order in permutation.items()}
 
-def _permutations_in(tensors, n_sources):
-    "The permutations from what `named_permutations` made, one a source."
-    return [with_prefix(f"permutation/{n}/", tensors) for n in range(n_sources)]
+def _permutations_in(tensors, numbers):
+    "The permutations of these sources, from what `named_permutations` made."
+    return {n: with_prefix(f"permutation/{n}/", tensors) for n in numbers}
 
 # %% ../nbs/13_star.ipynb #options
+REMATCHES = ("drawn", "all")  # until the next re-match
+
 @dataclass(frozen=True)
 class StarOptions:
     "How a star is trained, besides its recipe; `ValueError` for a value that is not accepted."
     t_sampling: str | float = "uniform"  # a name in `T_SAMPLINGS`, or a constant from 0 to 1
     rematch_every: int | None = 1        # epochs; 0: before the first epoch only; None: never
+    rematch: str = "drawn"               # which sources: one of `REMATCHES`
     matching: str = "weights"            # a name in `matching.METHODS`
     segments_per_batch: int = 1          # parts of a batch, each with a source and a t of its own
     own_loss_weight: float = 0.0         # of the star's own loss; 1 is the fusion objective
     def __post_init__(self):
         t_sampler(self.t_sampling)
         check_choice("matching", self.matching, METHODS)
+        check_choice("rematch", self.rematch, REMATCHES)
         numbers = {"segments_per_batch": (int, 1), "own_loss_weight": (float, 0)}
         if self.rematch_every is not None: numbers["rematch_every"] = (int, 0)
         if not isinstance(self.t_sampling, str): numbers["t_sampling"] = (float, 0)
@@ -237,6 +245,18 @@ class StarOptions:
         return epoch == 0 or (self.rematch_every > 0 and epoch % self.rematch_every == 0)
 
 # %% ../nbs/13_star.ipynb #draw-sources
+def _draw_parts(n_sources, size, most, rng):
+    "A source and a uniform number for each part of a batch."
+    numbers = _draw_numbers(n_sources, min(most, max(1, size // 2)), rng)
+    return [(n, torch.rand((), generator=rng).item()) for n in numbers]
+
+def _draw_numbers(n_sources, count, rng):
+    "Numbers of sources, all different where there are enough."
+    if count == 1: return [torch.randint(n_sources, (), generator=rng).item()]
+    shuffled = torch.randperm(n_sources, generator=rng)
+    return shuffled.repeat(-(-count // n_sources))[:count].tolist()
+
+# %% ../nbs/13_star.ipynb #segment-draws
 class SegmentDraws:
     "Draws points on the segments: a source n, and t from 0 (the star) to 1 (the source)."
     def __init__(self, n_sources: int, t_sampling: str | float, rng: torch.Generator):
@@ -244,15 +264,16 @@ class SegmentDraws:
         self.sampling = t_sampler(t_sampling)
     def split(self, x: torch.Tensor, y: torch.Tensor, most: int):
         "Cut a batch into at most `most` parts; yield `(n, t, x, y)` for each, t drawn one by one."
-        count = min(most, max(1, len(x) // 2))
-        parts = zip(self._numbers(count), x.tensor_split(count), y.tensor_split(count))
-        for i, (n, own_x, own_y) in enumerate(parts):
-            u = torch.rand((), generator=self.rng).item()
+        drawn = _draw_parts(self.n_sources, len(x), most, self.rng)
+        count = len(drawn)
+        parts = zip(drawn, x.tensor_split(count), y.tensor_split(count))
+        for i, ((n, u), own_x, own_y) in enumerate(parts):
             yield n, self.sampling((i + u) / count), own_x, own_y
-    def _numbers(self, count):  # all different where there are enough sources
-        if count == 1: return [torch.randint(self.n_sources, (), generator=self.rng).item()]
-        shuffled = torch.randperm(self.n_sources, generator=self.rng)
-        return shuffled.repeat(-(-count // self.n_sources))[:count].tolist()
+    def upcoming(self, sizes: list[int], most: int) -> list[int]:
+        "The sources that the next batches of these sizes will have; nothing is drawn."
+        ahead = self.rng.clone_state()
+        drawn = [_draw_parts(self.n_sources, size, most, ahead) for size in sizes]
+        return sorted({n for parts in drawn for n, _ in parts})
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint must hold so that `restore` can resume the draws."
         return {"generator": self.rng.get_state()} | self.sampling.tensors()
@@ -262,14 +283,23 @@ class SegmentDraws:
         self.sampling.restore(saved)
 
 # %% ../nbs/13_star.ipynb #segments
+def _to_match(objective, batch_sizes):
+    "The sources that are drawn before the next re-match; None: all are matched."
+    options = objective.options
+    if options.rematch == "all" or not options.rematch_every: return None
+    sizes = batch_sizes * options.rematch_every
+    return objective.draws.upcoming(sizes, options.segments_per_batch)
+
+# %% ../nbs/13_star.ipynb #star-objective
 class StarObjective(Objective):
     "The loss at random points between the star and its matched sources (eq. 4)."
     def __init__(self, sources: Sources, options: StarOptions, rng: torch.Generator):
         self.sources, self.options = sources, options
         self.draws = SegmentDraws(len(sources.states), options.t_sampling, rng)
-    def begin_epoch(self, epoch: int, theta: torch.Tensor):
-        "Match the sources to the star, if it is time to."
-        if self.options.rematches(epoch): self.sources.rematch(theta)
+    def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
+        "Match sources to the star, if it is time to."
+        if not self.options.rematches(epoch): return
+        self.sources.rematch(theta, _to_match(self, batch_sizes))
     def end_epoch(self):
         "Let the sampling of t adapt."
         self.draws.sampling.update()
@@ -281,11 +311,13 @@ class StarObjective(Objective):
             self.draws.sampling.observe(losses[-1])
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint holds besides the weights."
-        return self.draws.tensors() | named_permutations(self.sources.permutations)
+        permutations = named_permutations(self.sources.permutations)
+        matched = {"matched": torch.tensor([*self.sources.matched], dtype=torch.long)}
+        return self.draws.tensors() | permutations | matched
     def restore(self, saved: dict[str, torch.Tensor]):
         "Resume from what `tensors` returned."
         self.draws.restore(saved)
-        self.sources.restore(_permutations_in(saved, len(self.sources.states)))
+        self.sources.restore(_permutations_in(saved, saved["matched"].tolist()))
 
 # %% ../nbs/13_star.ipynb #own-loss
 class FusedObjective(StarObjective):
@@ -326,8 +358,21 @@ def _checked_sources(model, states, data, spec, matching, in_memory):
     states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
     return Sources(model, states, spec, data, matching, in_memory)
 
+# %% ../nbs/13_star.ipynb #bind
+def _final_permutations(objective, state):
+    "Every source's permutation; where only drawn sources were matched, to the finished star."
+    sources, options = objective.sources, objective.options
+    if options.rematch == "drawn" and options.rematch_every:
+        sources.rematch(sources.layout.vector(state))
+    return sources.permutations
+
+def _objective(sources, options, rng):
+    kind = FusedObjective if options.own_loss_weight else StarObjective
+    return kind(sources, options, rng)
+
 def _bind(checkpoint, objective):
-    "The checkpoint of this star and of no other."
+    "The checkpoint of this star and of no other; None where there is none."
+    if not isinstance(checkpoint, Checkpoint): return checkpoint
     states, spec = objective.sources.states, objective.sources.spec
     return checkpoint.with_config(sources=[state_digest(state) for state in states],
                                   spec=config_key({"spec": spec.to_json()}),
@@ -341,6 +386,7 @@ def train_star(model: nn.Module,                        # the star's initialisat
                spec: PermutationSpec | None = None,     # inferred from `model` where not given
                t_sampling: str | float = "uniform",     # uniform, beta, adaptive, or a constant
                rematch_every: int | None = 1,           # epochs; 0: once, before all; None: never
+               rematch: str = "drawn",                  # which sources; the paper: "all"
                matching: str = "weights",               # the method, a name in `matching.METHODS`
                segments_per_batch: int = 1,             # a source and a t for each part of a batch
                own_loss_weight: float = 0.0,            # 1 is the fusion objective
@@ -352,11 +398,11 @@ def train_star(model: nn.Module,                        # the star's initialisat
 
     Raises `ValueError` naming a bad argument, `FloatingPointError` on divergence."""
     seed = check_number("seed", seed, int, 0, math.inf)
-    options = StarOptions(t_sampling, rematch_every, matching, segments_per_batch, own_loss_weight)
+    options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
+                          own_loss_weight)
     matched = _checked_sources(model, sources, data, spec, matching, in_memory)
-    kind = FusedObjective if own_loss_weight else StarObjective
-    objective = kind(matched, options, generator(seed, "star draws"))
-    if isinstance(checkpoint, Checkpoint): checkpoint = _bind(checkpoint, objective)
+    objective = _objective(matched, options, generator(seed, "star draws"))
+    checkpoint = _bind(checkpoint, objective)
     state, loss = fit(model, data, recipe, seed, objective, checkpoint)
     state = refresh_batchnorm(model, state, data, recipe=recipe)
-    return StarResult(state, matched.permutations, loss, seed)
+    return StarResult(state, _final_permutations(objective, state), loss, seed)

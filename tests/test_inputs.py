@@ -426,7 +426,7 @@ def measured(data, whole, real):
                       max_sweeps=whole(9)).permutation,
         match_many(spec, a, [b], seed=whole(1), max_sweeps=whole(9))[0].permutation,
         match_jointly(spec, [a, b], max_rounds=whole(3), tolerance=real(0.5)).permutations,
-        Matcher(spec, [b], tolerance=real(0), seed=whole(2)).match(a)[0].permutation,
+        Matcher(spec, [b], seed=whole(2)).match(a)[0].permutation,
         match_activations(spec, a, b, model=model, data=data, batch_size=whole(7)).permutation,
         match_sinkhorn(spec, a, b, cost="random", temperature=real(1), iterations=whole(3),
                        **descent).permutation,

@@ -9,15 +9,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from starlight_nb.data import Dataset, Split
+from starlight_nb.matching.assignment import assign_each
 from starlight_nb.matching.coordinate_descent import (
-    CoordinateDescent, Layout, coordinate_descent, inner_product, match_naively)
+    Layout, coordinate_descent, inner_product, match_naively)
 from starlight_nb.evaluation import midpoint_loss
 from starlight_nb.matching import (
     Matcher, align, match, match_activations, match_jointly, match_many, match_weights,
     partial_spec)
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import PermutationSpec, compose, infer_spec, invert, permute
-from starlight_nb.matching.flat_descent import FlatDescent, is_plain
 from starlight_nb.matching.tensor_descent import TensorDescent
 from starlight_nb.training import state_of
 
@@ -79,7 +79,7 @@ def test_the_objective_never_falls_and_is_what_it_says(order):
     assert all(x <= y for x, y in zip(found.history, found.history[1:]))
     assert found.history[-1] > found.history[0]
     steps = found.to_frame()
-    assert steps.objective.iloc[-1] == pytest.approx(found.objective, rel=1e-12)
+    assert steps.objective.iloc[-1] == pytest.approx(found.objective, rel=1e-7)
     assert (steps["units moved"] > 0).all()
     names = [name for name, _ in make().named_parameters()]
     assert inner_product(a, permute(spec, found.permutation, b), names) == pytest.approx(
@@ -274,9 +274,7 @@ def test_a_matcher_follows_a_network_that_moves():
         for one, other in zip(last, direct):
             assert all(torch.equal(one.permutation[g], other.permutation[g]) for g in spec.groups)
             assert one.objective == pytest.approx(other.objective, rel=1e-9)
-    assert all(matching.sweeps == 0 and not matching.steps for matching in matcher.match(a)), (
-        "nothing has changed"
-    )
+    assert not any(matching.steps for matching in matcher.match(a)), "nothing has changed"
 
 
 @pytest.mark.parametrize("kind", [torch.half, torch.bfloat16, torch.float, torch.double])
@@ -399,7 +397,7 @@ def test_the_partial_spec_is_a_part():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.parametrize("order", ["forward", "random"])
-def test_the_descent_of_small_networks_finds_what_the_other_finds(name, options, example, order):
+def test_similarities_that_are_kept_lead_where_fresh_ones_lead(name, options, example, order):
     make = partial(build, name, **options)
     spec, (a, *others) = (
         infer_spec(make(), example),
@@ -410,13 +408,15 @@ def test_the_descent_of_small_networks_finds_what_the_other_finds(name, options,
     ]
     layout = Layout(spec)
     found = []
-    assert is_plain(layout)
-    for kind in (TensorDescent, FlatDescent):
+    for keep in (True, False):
         stacks = {key: torch.stack([other[key].double() for other in others]) for key in names}
-        descent = kind(layout, {key: a[key].double() for key in names}, stacks, len(others))
-        coordinate_descent(descent, order, 5, 100, first_sweep=order == "forward")
+        orders = {g: np.tile(np.arange(n), (len(others), 1)) for g, n in spec.groups.items()}
+        one = {key: a[key].double() for key in names}
+        descent = TensorDescent(layout, one, stacks, orders, len(others), keep)
+        first = np.arange(len(others)) if order == "forward" else np.zeros(0, int)
+        coordinate_descent(descent, order, 5, 100, first)
         for own in descent.waiting.values(): own[:] = True
-        coordinate_descent(descent, order, 6, 100, first_sweep=False)
+        coordinate_descent(descent, order, 6, 100, np.zeros(0, int))
         found.append(descent)
     large, small = found
     assert all((large.orders[group] == small.orders[group]).all() for group in spec.groups)
@@ -437,7 +437,72 @@ def test_the_fast_descents_find_what_the_naive_one_finds(make, seed):
     assert all(torch.equal(found[group], naive[group]) for group in spec.groups)
 
 
-def test_both_layouts_implement_the_whole_interface():
-    assert CoordinateDescent.__abstractmethods__
-    for kind in (TensorDescent, FlatDescent):
-        assert issubclass(kind, CoordinateDescent) and not kind.__abstractmethods__
+def similar(kind, units, generator):
+    "Similarities of one of several kinds, (units, units)."
+    draw = partial(torch.randn, generator=generator)
+    dense = draw(units, units)
+    return {
+        "random": dense,
+        "few directions": draw(units, 3) @ draw(3, units),
+        "few values": dense.round(),
+        "with dead units": dense * (draw(units, 1) > 0) * (draw(1, units) > 0),
+        "far from zero": dense + 1e4,
+        "large": dense * 1e30,
+        "small": dense * 1e-30,
+        "equal": torch.zeros(units, units),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", [
+    "random", "few directions", "few values", "with dead units", "far from zero", "large",
+    "small", "equal"])
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+def test_whatever_the_prices_the_best_order_is_found(kind, dtype):
+    "As valuable as the one that SciPy finds; three networks at once, one of them in its best order."
+    generator = torch.Generator().manual_seed(0)
+    for units in (1, 2, 5, 40):
+        S = torch.stack([similar(kind, units, generator) for _ in range(3)]).to(dtype)
+        columns = linear_sum_assignment(S[0].double(), maximize=True)[1]
+        S[0] = S[0][:, columns]
+        best = [own[linear_sum_assignment(own, maximize=True)].sum() for own in S.double().numpy()]
+        prices = torch.zeros(3, units, dtype=dtype)
+        for _ in range(3):
+            orders, gains, prices = assign_each(S, prices)
+            value = S.double().numpy()[np.arange(3)[:, None], np.arange(units), orders].sum(1)
+            size = float(S.abs().max()) * units
+            assert value == pytest.approx(np.array(best), abs=1e-5 * size, rel=1e-9)
+            trace = S.diagonal(dim1=1, dim2=2).double().sum(1).numpy()
+            assert gains == pytest.approx(value - trace, abs=1e-9 * size)
+            prices = torch.randn(3, units, generator=generator, dtype=dtype) * S.abs().max()
+
+
+def test_products_beyond_single_precision_are_an_error():
+    make = partial(build, "mlp", depth=2, width=12)
+    spec, a, b = infer_spec(make(), IMAGE), random_state(make, 0), random_state(make, 1)
+    huge = [{key: 1e25 * x for key, x in state.items()} for state in (a, b)]
+    with pytest.raises(ValueError, match="not finite in their precision; give states in double"):
+        match_weights(spec, *huge)
+    double = [{key: x.double() for key, x in state.items()} for state in huge]
+    found, expected = match_weights(spec, *double), match_weights(spec, a, b)
+    assert found.cosine == pytest.approx(expected.cosine)
+
+
+@pytest.mark.parametrize("width", [6, 250], ids=["similarities not kept", "kept"])
+def test_a_matcher_matches_only_those_it_is_asked_for(width):
+    make = partial(build, "mlp", depth=3, width=width)
+    spec, (a, c, *others) = infer_spec(make(), IMAGE), [random_state(make, s) for s in range(7)]
+    matcher, starts = Matcher(spec, others), [None] * len(others)
+    for state, numbers in ((a, [0, 3]), (c, [3, 1]), (a, [4]), (c, [0, 1, 3])):
+        for n, one in zip(numbers, matcher.match(state, numbers), strict=True):
+            alone = match_weights(spec, state, others[n], init=starts[n])
+            assert all(torch.equal(one.permutation[g], alone.permutation[g]) for g in spec.groups)
+            assert one.objective == pytest.approx(alone.objective, rel=1e-12)
+            starts[n] = one.permutation
+    names = [name for name in a if name.endswith("weight")]
+    size = sum(a[name].numel() for name in names)
+    rows = torch.zeros(len(others), size)
+    matcher.write(rows, [2, 3], names)
+    for n in (2, 3):
+        moved = permute(spec, starts[n] or spec.identity(), others[n])
+        assert torch.equal(rows[n], torch.cat([moved[name].flatten() for name in names]))
+    assert not rows[[0, 1, 4]].any() and matcher.match(a, []) == []

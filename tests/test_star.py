@@ -10,7 +10,8 @@ from starlight_nb.runtime.store import Checkpoint
 from starlight_nb.data import Dataset, Split
 from starlight_nb.models import initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.star import Sources, StarObjective, StarOptions, train_star
+from starlight_nb.matching import Matcher
+from starlight_nb.star import SegmentDraws, Sources, StarObjective, StarOptions, train_star
 from starlight_nb.training import Recipe, state_of, train
 
 
@@ -123,14 +124,15 @@ def test_permutations_bring_the_sources_to_the_star(digits, recipe, solutions, m
 
 
 def test_matching_once_or_never_again(digits, recipe, solutions, make_mlp, monkeypatch):
-    "How often the sources are matched in the three epochs, and whether it makes a difference."
+    """How often the sources are matched in the three epochs and after them, and whether it makes a
+    difference."""
     start, rematch, weights = initialise(make_mlp, 9), Sources.rematch, {}
-    for rematch_every, expected in ((None, 0), (0, 1), (1, 3), (2, 2), (3, 1)):
+    for rematch_every, expected in ((None, 0), (0, 1), (1, 4), (2, 3), (3, 2)):
         calls = []
 
-        def counted(table, theta):
-            calls.append(table)
-            rematch(table, theta)
+        def counted(table, theta, numbers=None):
+            calls.append(numbers)
+            rematch(table, theta, numbers)
 
         monkeypatch.setattr(Sources, "rematch", counted)
         star = train_star(start, solutions, digits, recipe, rematch_every=rematch_every)
@@ -316,3 +318,40 @@ def test_bad_options_are_named(digits, recipe, solutions, make_mlp):
             train_star(start, solutions, digits, recipe, **{option: value})
     with pytest.raises(ValueError, match="matching: 'weight' is not known; did you mean 'weights'"):
         train_star(start, solutions, digits, recipe, matching="weight")
+
+
+def test_only_drawn_sources_are_matched_again(digits, recipe, solutions, make_mlp, monkeypatch):
+    "Six sources and three batches an epoch: at most three are matched, and those that are drawn."
+    sources, start = (solutions * 3)[:6], initialise(make_mlp, 9)
+    calls, drawn, rematch, split = [], [], Sources.rematch, SegmentDraws.split
+
+    def noted_rematch(table, theta, numbers=None):
+        calls.append(numbers)
+        rematch(table, theta, numbers)
+
+    def noted_split(draws, *words):
+        for n, *part in split(draws, *words):
+            drawn.append(n)
+            yield n, *part
+
+    monkeypatch.setattr(Sources, "rematch", noted_rematch)
+    monkeypatch.setattr(SegmentDraws, "split", noted_split)
+    few = recipe.replace(epochs=4, batch_size=len(digits.train) // 3 + 1)
+    star = train_star(start, sources, digits, few)
+    assert calls[:-1] == [sorted(set(drawn[3 * e:3 * e + 3])) for e in range(4)]
+    assert calls[-1] is None, "all of them at the end"
+    matcher = Matcher(infer_spec(start, digits.train.x[:2]), sources)
+    matcher.resume(star.permutations)
+    assert not any(found.steps for found in matcher.match(star.state)), "matched to the end"
+
+
+def test_where_all_sources_are_drawn_it_is_the_algorithm_of_the_paper(
+    digits, recipe, solutions, make_mlp
+):
+    start = initialise(make_mlp, 9)
+    one, other = (train_star(start, solutions, digits, recipe.replace(batch_size=20), rematch=kind)
+                  for kind in ("drawn", "all"))
+    assert one.loss == other.loss
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+    with pytest.raises(ValueError, match="rematch: 'none' is not known"):
+        train_star(start, solutions, digits, recipe, rematch="none")

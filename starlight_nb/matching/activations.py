@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 from ..data import Dataset, batches, check_dataset
-from .coordinate_descent import assign, families
+from .assignment import assign, families
 from .weights import Matching, check_states, match_rest, matching_of
 from ..permutation import PermutationSpec
 from ..permutation.spec import as_real, unit_positions

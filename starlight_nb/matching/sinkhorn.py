@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from ..data import Dataset, batches, check_dataset
 from ..evaluation.refresh import BatchStatistics
-from .coordinate_descent import Layout, assign
+from .assignment import assign
+from .coordinate_descent import Layout
 from .weights import (
     Matching, check_states, match_rest, matched_names, matching_of, working_type)
 from ..models import generator

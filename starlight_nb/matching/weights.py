@@ -15,17 +15,16 @@ import torch
 from torch import nn
 from ..data import Dataset
 from ..evaluation import midpoint_loss
+from .assignment import map_threads
 from .coordinate_descent import (
-    Layout, SWEEPS, coordinate_descent, inner_product, map_threads, update_reference)
-from .flat_descent import FlatDescent, is_plain
-from .tensor_descent import TensorDescent
+    Layout, SWEEPS, coordinate_descent, inner_product)
+from .tensor_descent import TensorDescent, finish, norm_products, reorder
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from ..permutation.proof import without_groups
 from ..permutation.spec import as_real
 from ..permutation.trace import has_fractions
 from ..runtime.settings import check_choice, check_number
-
 
 # %% auto #0
 __all__ = ['SMALL_NETWORK', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'working_type', 'check_states', 'match_weights',
@@ -50,21 +49,16 @@ class Matching:
                 f"{self.objective:.4f}, after {self.sweeps} sweeps and {len(self.steps)} steps.")
 
 # %% ../../nbs/11d_matching.weights.ipynb #matched-names
-SMALL_NETWORK = 100_000  # parameters; up to here similarities are in double precision
-
 def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list[str]:
     "The names of the tensors that are matched: real or complex, no buffers, each tensor once."
     left_out = spec.unmatched
     return [name for name in spec.shapes if name not in left_out and has_fractions(state[name])]
 
-def _is_small(spec, names):
-    return sum(math.prod(spec.shapes[name]) for name in names) <= SMALL_NETWORK
-
 def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision in which similarities are computed: single or double."
-    names = matched_names(spec, state)
-    is_double = any(state[name].dtype in (torch.double, torch.complex128) for name in names)
-    return torch.double if is_double or _is_small(spec, names) else torch.float
+    wide = (torch.double, torch.complex128)
+    is_double = any(state[name].dtype in wide for name in matched_names(spec, state))
+    return torch.double if is_double else torch.float
 
 # %% ../../nbs/11d_matching.weights.ipynb #checks
 def check_states(spec: PermutationSpec,
@@ -110,24 +104,38 @@ def _check_midpoint(model, data):
     raise ValueError("model, data: the midpoint's loss needs both")
 
 # %% ../../nbs/11d_matching.weights.ipynb #descent
-def _weights(spec, state):
-    "A copy of what is matched of a network, in working precision."
+SMALL_NETWORK = 100_000  # parameters; from here on a descent keeps similarities
+
+def _size(spec, state):
+    return sum(math.prod(spec.shapes[name]) for name in matched_names(spec, state))
+
+def _weights(spec, state, like=None):
+    "A copy of what is matched of a network, in working precision or that of another one."
     dtype = working_type(spec, state)
-    return {name: as_real(state[name]).to(dtype, copy=True).contiguous()
-            for name in matched_names(spec, state)}
+    found = {name: as_real(state[name]) for name in matched_names(spec, state)}
+    return {name: tensor.to(like[name] if like else dtype, copy=True).contiguous()
+            for name, tensor in found.items()}
 
-def _descent(layout, state_a, states_b, starts):
-    "A descent of these networks, from these permutations where there are any."
-    a = _weights(layout.spec, state_a)
-    b = {name: torch.stack([as_real(state[name]).to(like) for state in states_b])
-         for name, like in a.items()}
-    kind = FlatDescent if is_plain(layout) and _is_small(layout.spec, a) else TensorDescent
-    return kind(layout, a, b, len(states_b), starts and _stacked(starts))
+def _stacks(spec, states, like):
+    "The tensors of several networks, stacked, in the precision and on the device of `like`."
+    return {name: torch.stack([as_real(state[name]).to(own) for state in states])
+            for name, own in like.items()}
 
-def _stacked(permutations):
-    "Permutations of several networks as orders {group: (networks, units)}."
-    return {group: np.stack([permutation[group].cpu().numpy() for permutation in permutations])
-            for group in permutations[0]}
+def _stacked_orders(spec, permutations):
+    "Permutations as orders {group: (networks, units)}; None stands for the identity."
+    identity = spec.identity()
+    return {group: np.stack([(own or identity)[group].cpu().numpy() for own in permutations])
+            for group in spec.groups}
+
+# %% ../../nbs/11d_matching.weights.ipynb #run
+def _descend(layout, a, b, orders, new, sweeps):
+    "Sweep until nothing moves; the descent. `new` (networks,) are those not matched before."
+    keep = sum(map(torch.numel, a.values())) > SMALL_NETWORK
+    descent = TensorDescent(layout, a, b, orders, len(new), keep)
+    first = np.flatnonzero(new) if sweeps.order == "forward" else np.zeros(0, int)
+    coordinate_descent(descent, *sweeps, first=first)
+    finish(descent)
+    return descent
 
 # %% ../../nbs/11d_matching.weights.ipynb #matchings
 def _matchings(descent):
@@ -135,22 +143,20 @@ def _matchings(descent):
     steps = [[] for _ in range(descent.count)]
     for n, *step in descent.steps: steps[n].append(tuple(step))
     found = []
-    for n, (history, scale) in enumerate(zip(descent.history, descent.scale.tolist())):
+    for n, (history, scale) in enumerate(zip(descent.history, norm_products(descent).tolist())):
         permutation = {g: torch.from_numpy(order[n].copy()) for g, order in descent.orders.items()}
         cosine = history[-1] / scale if scale else 0.0
         sweeps = len(history) - 1
         found.append(Matching(permutation, history[-1], cosine, sweeps, history, steps[n]))
     return found
 
-def _run(descent, sweeps, first_sweep):
-    "Sweep until nothing moves; the results."
-    coordinate_descent(descent, *sweeps, first_sweep=first_sweep)
-    return _matchings(descent)
-
 def _match(layout, state_a, states_b, starts, sweeps):
-    "Match these networks, from these permutations where there are any."
-    descent = _descent(layout, state_a, states_b, starts)
-    return _run(descent, sweeps, first_sweep=sweeps.order == "forward" and not starts)
+    "Match these networks, from these permutations (None: from the order they are in, as new)."
+    spec, a = layout.spec, _weights(layout.spec, state_a)
+    orders, b = _stacked_orders(spec, starts), _stacks(spec, states_b, like=a)
+    reorder(layout, b, np.arange(len(states_b)), orders)
+    new = np.array([start is None for start in starts])
+    return _matchings(_descend(layout, a, b, orders, new, sweeps))
 
 # %% ../../nbs/11d_matching.weights.ipynb #best-matching
 def _best_matching(found, spec, state_a, state_b, model, data):
@@ -182,30 +188,29 @@ def match_weights(spec: PermutationSpec,
     if init is not None: check_permutation(spec, init, "init")
     _check_midpoint(model, data)
     layout = Layout(spec)
-    runs = [(init and [init], sweeps)]
+    runs = [(init, sweeps)]
     runs += [(None, sweeps._replace(order="random", seed=sweeps.seed + 1 + n))
              for n in range(restarts)]
-    found = [_match(layout, state_a, [state_b], starts, own)[0] for starts, own in runs]
+    found = [_match(layout, state_a, [state_b], [start], own)[0] for start, own in runs]
     return _best_matching(found, spec, state_a, state_b, model, data)
 
 # %% ../../nbs/11d_matching.weights.ipynb #batches
 MAX_BATCH_NUMBERS = 1 << 22  # numbers in the networks of one batch
 
-def _batches(spec, states):
-    "Slices of as many networks as are matched in one descent."
-    if not states: return []
-    size = sum(math.prod(spec.shapes[name]) for name in matched_names(spec, states[0]))
-    length = max(1, MAX_BATCH_NUMBERS // max(1, size))
-    return [slice(first, first + length) for first in range(0, len(states), length)]
+def _batches(spec, states, numbers):
+    "The numbers of these networks, in lists of as many as are matched in one descent."
+    if not numbers: return []
+    length = max(1, MAX_BATCH_NUMBERS // max(1, _size(spec, states[0])))
+    return [numbers[first:first + length] for first in range(0, len(numbers), length)]
 
 def _named(argument, items): return {f"{argument}[{n}]": item for n, item in enumerate(items)}
 
 def _check_starts(spec, argument, permutations, count):
-    "One permutation for each of so many networks is needed."
+    "One permutation, or None, for each of so many networks is needed."
     if len(permutations) != count:
         raise ValueError(f"{argument}: {count} permutations are needed, not {len(permutations)}")
     for name, permutation in _named(argument, permutations).items():
-        check_permutation(spec, permutation, name)
+        if permutation is not None: check_permutation(spec, permutation, name)
 
 # %% ../../nbs/11d_matching.weights.ipynb #match-many
 def match_many(spec: PermutationSpec,
@@ -223,75 +228,73 @@ def match_many(spec: PermutationSpec,
     sweeps, states_b = _checked_sweeps(order, seed, max_sweeps), list(states_b)
     state_a, *states_b = check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
     if init is not None: _check_starts(spec, "init", init, len(states_b))
-    layout = Layout(spec)
+    layout, starts = Layout(spec), [None] * len(states_b) if init is None else init
     def match(batch):
-        return _match(layout, state_a, states_b[batch], init and init[batch], sweeps)
-    found = map_threads(match, _batches(spec, states_b))
+        own = [states_b[n] for n in batch], [starts[n] for n in batch]
+        return _match(layout, state_a, *own, sweeps)
+    found = map_threads(match, _batches(spec, states_b, [*range(len(states_b))]))
     return [matching for batch in found for matching in batch]
 
-# %% ../../nbs/11d_matching.weights.ipynb #rematch
-def _rematch(descent, a, tolerance, sweeps):
-    "Match the networks of a descent to other parameters `a`."
-    update_reference(descent, a, tolerance)
-    return _run(descent, sweeps, first_sweep=False)
-
-def _write(descent, batch, rows, numbers, names):
-    "Write those of these networks that are in the batch into their rows."
-    own = torch.tensor([n for n in numbers if batch.start <= n < batch.stop], dtype=torch.long)
-    if len(own): rows[own] = descent.rows(own - batch.start, names).to(rows)
-
-# %% ../../nbs/11d_matching.weights.ipynb #kept-descents
-class _KeptDescents:
-    "The descents of many networks, one a batch, kept from one match to the next."
-    def __init__(self, layout, states, sweeps, tolerance):
-        self.layout, self.states = layout, states
-        self.sweeps, self.tolerance = sweeps, tolerance
-        self.batches = _batches(layout.spec, states)
-        self.descents = []
-    def start(self, state_a, permutations=None):
-        "Make the descents anew, from these permutations where there are any."
-        self.descents = [_descent(self.layout, state_a, self.states[batch],
-                                  permutations and permutations[batch]) for batch in self.batches]
-    def match(self, state_a):
-        "A matching of each network, from where the networks are."
-        run = partial(_run, sweeps=self.sweeps, first_sweep=self.sweeps.order == "forward")
-        if self.descents:
-            a = _weights(self.layout.spec, state_a)
-            run = partial(_rematch, a=a, tolerance=self.tolerance, sweeps=self.sweeps)
-        else:
-            self.start(state_a)
-        found = map_threads(run, self.descents)
+# %% ../../nbs/11d_matching.weights.ipynb #working-copies
+class _WorkingCopies:
+    "Many networks, stacked, each in the order found last."
+    def __init__(self, layout, states, permutations):
+        self.layout = layout
+        self.new = np.array([permutation is None for permutation in permutations], bool)
+        self.orders = _stacked_orders(layout.spec, permutations)
+        self.b = _stacks(layout.spec, states, like=_weights(layout.spec, states[0]))
+        reorder(layout, self.b, np.arange(len(states)), self.orders)
+        self.batches = partial(_batches, layout.spec, states)
+    def match(self, numbers, state_a, sweeps):
+        "A matching of each of these networks to a network A."
+        like = {name: stack[0] for name, stack in self.b.items()}
+        a = _weights(self.layout.spec, state_a, like)
+        match = partial(self._match_batch, a=a, sweeps=sweeps)
+        found = map_threads(match, self.batches(numbers))
         return [matching for batch in found for matching in batch]
-    def write(self, rows, numbers, names):
-        "Write networks, as they are now, into their rows."
-        for descent, batch in zip(self.descents, self.batches):
-            _write(descent, batch, rows, numbers, names)
+    def _match_batch(self, numbers, a, sweeps):
+        orders = {group: own[numbers] for group, own in self.orders.items()}
+        b = {name: stack[numbers] for name, stack in self.b.items()}
+        descent = _descend(self.layout, a, b, orders, self.new[numbers], sweeps)
+        _put_back(self, numbers, descent)
+        return _matchings(descent)
+
+# %% ../../nbs/11d_matching.weights.ipynb #put-back
+def _put_back(copies, numbers, descent):
+    "Keep the networks of a descent, as they are at its end."
+    copies.new[numbers] = False
+    moved = sorted({n for n, *_ in descent.steps})
+    into = [numbers[n] for n in moved]
+    for group, own in descent.orders.items(): copies.orders[group][into] = own[moved]
+    for name, stack in descent.b.items(): copies.b[name][into] = stack[moved]
 
 # %% ../../nbs/11d_matching.weights.ipynb #matcher
 class Matcher:
     "Networks that are matched to one network that moves; raises what `match_many` raises."
     def __init__(self, spec: PermutationSpec,
                  states_b: list[dict[str, torch.Tensor]],  # to be permuted; not changed
-                 *,
-                 tolerance: float = 0.0,  # how far a tensor of A may move, relative to its norm
-                 order: str = "forward", seed: int = 0, max_sweeps: int = 100):
-        self.spec = spec
-        sweeps = _checked_sweeps(order, seed, max_sweeps)
-        tolerance = check_number("tolerance", tolerance, float, 0, 1)
+                 *, order: str = "forward", seed: int = 0, max_sweeps: int = 100):
+        self.spec, self.layout = spec, Layout(spec)
+        self.sweeps = _checked_sweeps(order, seed, max_sweeps)
         self.states = check_states(spec, _named("states_b", list(states_b)))
-        self.kept = _KeptDescents(Layout(spec), self.states, sweeps, tolerance)
-    def match(self, state_a: dict[str, torch.Tensor]) -> list[Matching]:
-        "A matching of each network to `state_a`, found from where the networks are."
+        self.resume([None] * len(self.states))
+    def match(self, state_a: dict[str, torch.Tensor],
+              numbers: list[int] | None = None,  # of the networks to match, each once; None: all
+             ) -> list[Matching]:
+        "A matching of each of these networks to `state_a`, found from where it is."
+        numbers = [*range(len(self.states))] if numbers is None else list(numbers)
+        if not numbers: return []
         state_a, = check_states(self.spec, {"state_a": state_a})
         _check_kinds({"state_a": state_a} | _named("states_b", self.states[:1]))
-        return self.kept.match(state_a)
-    def resume(self, permutations: list[dict[str, torch.Tensor]]):
-        "Continue from these permutations, one a network, as if the last match had found them."
+        return self.copies.match(numbers, state_a, self.sweeps)
+    def resume(self, permutations: list[dict[str, torch.Tensor] | None]):
+        "Continue from these permutations, one a network; None: it has not been matched yet."
         _check_starts(self.spec, "permutations", permutations, len(self.states))
-        self.kept.start(self.states[0], permutations)
+        if self.states: self.copies = _WorkingCopies(self.layout, self.states, permutations)
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
         "Write networks `numbers`, as they are now, into their rows: named tensors side by side."
-        self.kept.write(rows, numbers, names)
+        own = [self.copies.b[name][numbers][:, None].flatten(1) for name in names]
+        if len(numbers): rows[numbers] = torch.cat(own, 1).to(rows)
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec,
@@ -318,7 +321,7 @@ def match_rest(spec: PermutationSpec,
     "The permutation with all other groups matched by their weights; states are not checked."
     rest = without_groups(spec, dict.fromkeys(found, "has been matched"))
     moved = permute(spec, permutation, state_b)
-    better = _match(Layout(rest), state_a, [moved], None, _Sweeps())[0].permutation
+    better = _match(Layout(rest), state_a, [moved], [None], _Sweeps())[0].permutation
     return permutation | {group: permutation[group][order] for group, order in better.items()}
 
 # %% ../../nbs/11d_matching.weights.ipynb #multimatching
@@ -347,7 +350,7 @@ class _CommonOrder:
     def match(self, n):
         "Match network n to the sum of the others."
         total, start = self._sum_without(n), self.permutations[n]
-        found = _match(self.layout, total, [self.states[n]], start and [start], _Sweeps())[0]
+        found = _match(self.layout, total, [self.states[n]], [start], _Sweeps())[0]
         self.permutations[n] = found.permutation
         self.moved[n] = permute(self.spec, found.permutation, self.states[n])
     def _sum_without(self, n):

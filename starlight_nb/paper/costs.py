@@ -59,8 +59,9 @@ class Cost(_Measurements):
     def star(self, sources: int) -> float:
         "Seconds to train a star of so many sources."
         recipe = self.setting.star_recipe
-        training = _steps(recipe, self.examples[0]) * self.star_step
-        return recipe.epochs * (training + sources * self.rematch)
+        steps = _steps(recipe, self.examples[0])
+        drawn = sources * (1 - (1 - 1 / sources)**steps)
+        return recipe.epochs * (steps * self.star_step + drawn * self.rematch)
     def path(self, points: int = 11) -> float:
         "Seconds to match a pair and to evaluate its path on both splits."
         refreshing = (points - 2) * self.examples[0] * self.refresh  # not at the ends

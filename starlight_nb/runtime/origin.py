@@ -14,7 +14,7 @@ from .settings import experiments_folder
 __all__ = ['PACKAGES', 'versions', 'commit_of_checkout', 'package_digest', 'origin', 'version_differences']
 
 # %% ../../nbs/40f_runtime.origin.ipynb #versions
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn",
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "lapx", "pandas", "scikit-learn",
             "matplotlib", "seaborn", "netcal", "papermill", "ipykernel")
 
 def _version(package):

@@ -28,8 +28,8 @@ __all__ = ['MEASURED_SECONDS', 'Objective', 'check_training', 'fit', 'train', 't
 # %% ../../nbs/02c_training.loop.ipynb #course
 class Objective:
     "What `fit` minimises: here the loss at the weights themselves, on the whole batch."
-    def begin_epoch(self, epoch: int, theta: torch.Tensor):
-        "Called before each epoch, with the weights at its start."
+    def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
+        "Called before each epoch, with the weights at its start and the sizes of its batches."
     def end_epoch(self):
         "Called after each epoch, before a checkpoint is written."
     def terms(self, theta: torch.Tensor, point: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
@@ -69,15 +69,15 @@ class _Adam:
 _OPTIMIZERS = {"sgd": _SGD, "adam": _Adam, "adamw": _Adam}
 
 # %% ../../nbs/02c_training.loop.ipynb #epoch
-def _steps_per_epoch(examples, batch_size):
-    "The batches of an epoch; a last one of a single example counts only where it is the only one."
+def _batch_sizes(examples, batch_size):
+    "The sizes of an epoch's batches; a last one of a single example only where it is the only one."
     full, rest = divmod(examples, batch_size)
-    last = 1 if rest > 1 else 0
-    return max(full + last, 1)
+    sizes = [batch_size] * full
+    return [*sizes, rest] if rest > 1 or not sizes else sizes
 
 def _epoch_rates(data, recipe, epoch):
     "The learning rates of an epoch's batches."
-    count = _steps_per_epoch(len(data.train), recipe.batch_size)
+    count = len(_batch_sizes(len(data.train), recipe.batch_size))
     return [learning_rate(recipe, epoch * count + step, count) for step in range(count)]
 
 # %% ../../nbs/02c_training.loop.ipynb #batches
@@ -185,7 +185,8 @@ def _epoch_loss(losses, epoch, seeds):
 
 def _train_epoch(state, data, recipe, seeds, epoch):
     "All steps of an epoch; returns its mean loss."
-    state.objective.begin_epoch(epoch, state.theta)
+    sizes = _batch_sizes(len(data.train), recipe.batch_size)
+    state.objective.begin_epoch(epoch, state.theta, sizes)
     rates = _epoch_rates(data, recipe, epoch)
     steps = zip(rates, _epoch_batches(data, recipe, state.generators))
     losses = [_step(state, x, y, rate) for rate, (x, y) in steps]
@@ -317,7 +318,7 @@ def step_seconds(models: list[nn.Module],  # trained together, one or a stack; n
                 else FlatModule(models[0], recipe, largest))
     objective = objective or Objective()
     state = _TrainingState(networks, recipe, list(range(len(models))), objective)
-    objective.begin_epoch(0, state.theta)
+    objective.begin_epoch(0, state.theta, _batch_sizes(len(data.train), recipe.batch_size))
     each = _endless_batches(data, recipe, state.generators)
     first = _seconds_per_step(state, each, 1)
     if first > MEASURED_SECONDS and not state.theta.is_cuda: return first
