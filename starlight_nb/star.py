@@ -213,9 +213,14 @@ def named_permutations(permutations: list[dict[str, torch.Tensor]],  # one a sou
     return {f"permutation/{n}/{group}": order
             for n, permutation in enumerate(permutations) for group, order in permutation.items()}
 
-def _permutations_in(tensors, numbers):
-    "The permutations of these sources, from what `named_permutations` made."
-    return {n: with_prefix(f"permutation/{n}/", tensors) for n in numbers}
+def _stored(sources):
+    "The permutations, and the numbers of the sources that have been matched."
+    numbers = torch.tensor([*sources.matched], dtype=torch.long)
+    return named_permutations(sources.permutations) | {"matched": numbers}
+
+def _permutations_in(tensors):
+    "The permutations of matched sources, {number: permutation}, from what `_stored` made."
+    return {n: with_prefix(f"permutation/{n}/", tensors) for n in tensors["matched"].tolist()}
 
 # %% ../nbs/13_star.ipynb #options
 REMATCHES = ("drawn", "all")  # until the next re-match
@@ -311,13 +316,11 @@ class StarObjective(Objective):
             self.draws.sampling.observe(losses[-1])
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint holds besides the weights."
-        permutations = named_permutations(self.sources.permutations)
-        matched = {"matched": torch.tensor([*self.sources.matched], dtype=torch.long)}
-        return self.draws.tensors() | permutations | matched
+        return self.draws.tensors() | _stored(self.sources)
     def restore(self, saved: dict[str, torch.Tensor]):
         "Resume from what `tensors` returned."
         self.draws.restore(saved)
-        self.sources.restore(_permutations_in(saved, saved["matched"].tolist()))
+        self.sources.restore(_permutations_in(saved))
 
 # %% ../nbs/13_star.ipynb #own-loss
 class FusedObjective(StarObjective):
@@ -402,7 +405,6 @@ def train_star(model: nn.Module,                        # the star's initialisat
                           own_loss_weight)
     matched = _checked_sources(model, sources, data, spec, matching, in_memory)
     objective = _objective(matched, options, generator(seed, "star draws"))
-    checkpoint = _bind(checkpoint, objective)
-    state, loss = fit(model, data, recipe, seed, objective, checkpoint)
+    state, loss = fit(model, data, recipe, seed, objective, _bind(checkpoint, objective))
     state = refresh_batchnorm(model, state, data, recipe=recipe)
     return StarResult(state, _final_permutations(objective, state), loss, seed)

@@ -13,7 +13,7 @@ from .coordinate_descent import (
     AxisSlot, Layout, add_similarities, inner_products, select, unit_rows)
 
 # %% auto #0
-__all__ = ['Similarities', 'reorder', 'Change', 'TensorNetworks', 'finish', 'norm_products', 'TensorDescent']
+__all__ = ['Similarities', 'reorder', 'Change', 'measured_products', 'TensorNetworks', 'finish', 'norm_products', 'TensorDescent']
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #similarities-at
 def _part(stack, which):
@@ -28,7 +28,8 @@ def _add_at(slot, total, a, stack):
 class Similarities:
     "The similarities (networks, units of A, units of B) of each group; kept ones are in `sums`."
     def __init__(self, layout: Layout, a: dict[str, torch.Tensor], count: int, keep: bool):
-        self.layout, self.a, self.count = layout, a, count
+        self.layout, self.count = layout, count
+        self.a = a
         self.like = next(iter(a.values()), torch.empty(0))
         self.kept = layout.incremental if keep else set()
         self.sums, self.included = {}, {}
@@ -164,6 +165,12 @@ def _thresholds(networks):
         if root in networks.layout.quadratic: sure[root] = np.full(networks.count, np.inf)
     return least, sure
 
+# %% ../../nbs/11c_matching.tensor_descent.ipynb #measured-products
+def measured_products(networks: TensorNetworks) -> dict[str, np.ndarray]:
+    "The inner products (networks,) of A with each B, of every tensor."
+    return {name: inner_products(own, networks.b[name]).numpy()
+            for name, own in networks.a.items()}
+
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #networks
 class TensorNetworks:
     "N networks B as stacks of tensors, their inner products with A, and how they came there."
@@ -182,17 +189,14 @@ class TensorNetworks:
         self.prices = {g: like.new_zeros(count, n) for g, n in layout.spec.groups.items()}
         self.norms_a, self.norms_b = _norms_of_one(a), _norms(b)
         self.least, self.sure = _thresholds(self)
-        self.value = self.measured()  # the inner products (networks,) of A with each B
+        self.products = measured_products(self)  # of each tensor, at the start
+        self.value = sum(self.products.values(), np.zeros(count))
         self.steps, self.history = [], [[value] for value in self.value.tolist()]
-    def measured(self) -> np.ndarray:
-        "The inner products (networks,), measured."
-        products = [inner_products(own, self.b[name]) for name, own in self.a.items()]
-        return torch.stack([torch.zeros(self.count).double(), *products]).sum(0).numpy()
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #finish
 def finish(networks: TensorNetworks) -> None:
     "Measure the inner products, and correct the histories."
-    value = networks.measured()
+    value = sum(measured_products(networks).values(), np.zeros(networks.count))
     for own, error in zip(networks.history, (networks.value - value).tolist()):
         own[1:] = [one - error for one in own[1:]]
     networks.value = value
@@ -215,15 +219,24 @@ def _record(networks, root, which, orders, gains):
     numbers = which.tolist()
     networks.steps += zip(numbers, [root] * len(numbers), moved.tolist(), gains.tolist())
 
-# %% ../../nbs/11c_matching.tensor_descent.ipynb #tried
-def _tried(networks, root, which, orders):
-    "Copies of a family's tensors in new orders, and the gains (n,), in double precision."
+# %% ../../nbs/11c_matching.tensor_descent.ipynb #measured-gains
+def _measured_gains(networks, root, which, orders):
+    "What new orders of a family add to the inner products (n,), in double precision."
     before = {name: _part(networks.b[name], which) for name in networks.layout.tensors[root]}
     after = {name: stack.clone() for name, stack in before.items()}
     reorder(networks.layout, after, np.arange(len(which)), orders)
     gains = [inner_products(a, after[name]) - inner_products(a, before[name])
              for name, a in networks.a.items() if name in before]
-    return after, sum(gains).numpy()
+    return sum(gains).numpy()
+
+def _changed_products(networks, root, which):
+    "Measure the products of a family's tensors again; the gains (n,)."
+    gains = np.zeros(len(which))
+    for name in networks.layout.tensors[root]:
+        new = inner_products(networks.a[name], _part(networks.b[name], which)).numpy()
+        gains += new - networks.products[name][which]
+        networks.products[name][which] = new
+    return gains
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #move
 def _move(networks, which, orders):
@@ -251,7 +264,7 @@ def _better(networks, root, which, orders, gains):
     unsure = gains <= networks.sure[root][which]
     if not unsure.any(): return which, orders, gains
     some, their_orders, _ = select(unsure, which, orders, gains)
-    gains[unsure] = _tried(networks, root, some, their_orders)[1]
+    gains[unsure] = _measured_gains(networks, root, some, their_orders)
     return select(gains > networks.least[root][which], which, orders, gains)
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #solve
@@ -265,11 +278,10 @@ class TensorDescent(TensorNetworks):
         orders, gains = _assigned(self, family, which, found)
         return select(gains > self.least[root][which], which, orders, gains)
     def apply(self, root: str, which: np.ndarray, orders: dict[str, np.ndarray]):
-        "Put networks into new orders of a family, even at a loss."
-        after, gains = _tried(self, root, which, orders)
-        for name, stack in after.items(): self.b[name][torch.from_numpy(which)] = stack
+        "Put networks into new orders of a family, even at a loss; before any `solve`."
+        reorder(self.layout, self.b, which, orders)
         _reorder_columns(self.similarities, which, orders)
-        _record(self, root, which, orders, gains)
+        _record(self, root, which, orders, _changed_products(self, root, which))
     def solve(self, root: str, which: np.ndarray) -> np.ndarray:
         "Put networks into the best orders of a family where that gains; return those that moved."
         which, orders, gains = _better(self, root, *self.propose(root, which))

@@ -268,6 +268,14 @@ def _put_back(copies, numbers, descent):
     for group, own in descent.orders.items(): copies.orders[group][into] = own[moved]
     for name, stack in descent.b.items(): copies.b[name][into] = stack[moved]
 
+# %% ../../nbs/11d_matching.weights.ipynb #checked-numbers
+def _checked_numbers(numbers, count):
+    "The numbers as integers; `ValueError` where one is not that of a network, or comes twice."
+    if numbers is None: return [*range(count)]
+    numbers = [check_number("numbers", n, int, 0, count - 1, inclusive="both") for n in numbers]
+    if len(set(numbers)) == len(numbers): return numbers
+    raise ValueError(f"numbers: each network once is needed, not {numbers}")
+
 # %% ../../nbs/11d_matching.weights.ipynb #matcher
 class Matcher:
     "Networks that are matched to one network that moves; raises what `match_many` raises."
@@ -279,10 +287,9 @@ class Matcher:
         self.states = check_states(spec, _named("states_b", list(states_b)))
         self.resume([None] * len(self.states))
     def match(self, state_a: dict[str, torch.Tensor],
-              numbers: list[int] | None = None,  # of the networks to match, each once; None: all
-             ) -> list[Matching]:
-        "A matching of each of these networks to `state_a`, found from where it is."
-        numbers = [*range(len(self.states))] if numbers is None else list(numbers)
+              numbers: list[int] | None = None) -> list[Matching]:  # each once; None: all
+        "A matching of the networks of these numbers to `state_a`, found from where they are."
+        numbers = _checked_numbers(numbers, len(self.states))
         if not numbers: return []
         state_a, = check_states(self.spec, {"state_a": state_a})
         _check_kinds({"state_a": state_a} | _named("states_b", self.states[:1]))
