@@ -34,7 +34,7 @@ torch.set_num_threads(1)
 OUT = Path(__file__).parents[2] / "reports/bench"
 DIGITS = load("digits")
 COUNTS = (1, 10, 25, 50)  # sources
-ROUNDS = 2                   # whose mean counts
+ROUNDS = 2                   # whose median counts
 PAIRS = 8                    # stars of each kind, with the same seeds
 MODELS = {  # for the time, and for the barriers
     "MLP 5x128": (partial(build, "mlp", depth=5, width=128), 0.05),
