@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses, math, tempfile
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, repeat
 import pandas as pd
 import torch
 from scipy.special import betaincinv
@@ -223,14 +224,14 @@ def _permutations_in(tensors):
     return {n: with_prefix(f"permutation/{n}/", tensors) for n in tensors["matched"].tolist()}
 
 # %% ../nbs/13_star.ipynb #options
-REMATCHES = ("drawn", "all")  # until the next re-match
+REMATCHES = ("drawn", "all")  # sources: those that are drawn before the next re-match, or all
 
 @dataclass(frozen=True)
 class StarOptions:
     "How a star is trained, besides its recipe; `ValueError` for a value that is not accepted."
     t_sampling: str | float = "uniform"  # a name in `T_SAMPLINGS`, or a constant from 0 to 1
     rematch_every: int | None = 1        # epochs; 0: before the first epoch only; None: never
-    rematch: str = "drawn"               # which sources: one of `REMATCHES`
+    rematch: str = "drawn"               # which sources, of `REMATCHES`; once: all of them
     matching: str = "weights"            # a name in `matching.METHODS`
     segments_per_batch: int = 1          # parts of a batch, each with a source and a t of its own
     own_loss_weight: float = 0.0         # of the star's own loss; 1 is the fusion objective
@@ -255,6 +256,14 @@ def _draw_parts(n_sources, size, most, rng):
     numbers = _draw_numbers(n_sources, min(most, max(1, size // 2)), rng)
     return [(n, torch.rand((), generator=rng).item()) for n in numbers]
 
+def _drawn_ahead(n_sources, sizes, most, rng):
+    "The sources that batches of these sizes have, until all of them are found."
+    found = set()
+    for size in sizes:
+        found |= {n for n, _ in _draw_parts(n_sources, size, most, rng)}
+        if len(found) == n_sources: break
+    return sorted(found)
+
 def _draw_numbers(n_sources, count, rng):
     "Numbers of sources, all different where there are enough."
     if count == 1: return [torch.randint(n_sources, (), generator=rng).item()]
@@ -274,11 +283,10 @@ class SegmentDraws:
         parts = zip(drawn, x.tensor_split(count), y.tensor_split(count))
         for i, ((n, u), own_x, own_y) in enumerate(parts):
             yield n, self.sampling((i + u) / count), own_x, own_y
-    def upcoming(self, sizes: list[int], most: int) -> list[int]:
-        "The sources that the next batches of these sizes will have; nothing is drawn."
-        ahead = self.rng.clone_state()
-        drawn = [_draw_parts(self.n_sources, size, most, ahead) for size in sizes]
-        return sorted({n for parts in drawn for n, _ in parts})
+    def upcoming(self, sizes: list[int], most: int, epochs: int = 1) -> list[int]:
+        "The sources that the next epochs, of batches of these sizes, will have; nothing is drawn."
+        batches = chain.from_iterable(repeat(sizes, epochs))
+        return _drawn_ahead(self.n_sources, batches, most, self.rng.clone_state())
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint must hold so that `restore` can resume the draws."
         return {"generator": self.rng.get_state()} | self.sampling.tensors()
@@ -288,12 +296,14 @@ class SegmentDraws:
         self.sampling.restore(saved)
 
 # %% ../nbs/13_star.ipynb #segments
+def _only_drawn(options): return options.rematch == "drawn" and bool(options.rematch_every)
+
 def _to_match(objective, batch_sizes):
     "The sources that are drawn before the next re-match; None: all are matched."
     options = objective.options
-    if options.rematch == "all" or not options.rematch_every: return None
-    sizes = batch_sizes * options.rematch_every
-    return objective.draws.upcoming(sizes, options.segments_per_batch)
+    if not _only_drawn(options): return None
+    epochs, most = options.rematch_every, options.segments_per_batch
+    return objective.draws.upcoming(batch_sizes, most, epochs)
 
 # %% ../nbs/13_star.ipynb #star-objective
 class StarObjective(Objective):
@@ -303,11 +313,11 @@ class StarObjective(Objective):
         self.draws = SegmentDraws(len(sources.states), options.t_sampling, rng)
     def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
         "Match sources to the star, if it is time to."
-        if not self.options.rematches(epoch): return
-        self.sources.rematch(theta, _to_match(self, batch_sizes))
-    def end_epoch(self):
-        "Let the sampling of t adapt."
+        if self.options.rematches(epoch): self.sources.rematch(theta, _to_match(self, batch_sizes))
+    def end_epoch(self, theta: torch.Tensor, last: bool):
+        "Let the sampling of t adapt; in the end match all sources, if only drawn ones were."
         self.draws.sampling.update()
+        if last and _only_drawn(self.options): self.sources.rematch(theta)
     def terms(self, theta, point, x, y, losses):
         "Yield `(x, y, weight, factor)` for each part of a batch, at the `point` on its segment."
         for n, t, own_x, own_y in self.draws.split(x, y, self.options.segments_per_batch):
@@ -362,13 +372,6 @@ def _checked_sources(model, states, data, spec, matching, in_memory):
     return Sources(model, states, spec, data, matching, in_memory)
 
 # %% ../nbs/13_star.ipynb #bind
-def _final_permutations(objective, state):
-    "Every source's permutation; where only drawn sources were matched, to the finished star."
-    sources, options = objective.sources, objective.options
-    if options.rematch == "drawn" and options.rematch_every:
-        sources.rematch(sources.layout.vector(state))
-    return sources.permutations
-
 def _objective(sources, options, rng):
     kind = FusedObjective if options.own_loss_weight else StarObjective
     return kind(sources, options, rng)
@@ -407,4 +410,4 @@ def train_star(model: nn.Module,                        # the star's initialisat
     objective = _objective(matched, options, generator(seed, "star draws"))
     state, loss = fit(model, data, recipe, seed, objective, _bind(checkpoint, objective))
     state = refresh_batchnorm(model, state, data, recipe=recipe)
-    return StarResult(state, _final_permutations(objective, state), loss, seed)
+    return StarResult(state, matched.permutations, loss, seed)

@@ -276,6 +276,6 @@ def test_aligned_tied_networks_compute_what_they_did():
 def test_sums_of_networks_in_half_precision_keep_small_differences():
     axis, small = ((("units", 2),),), 2.0 ** -12
     spec = PermutationSpec({"units": 2}, {"w": (axis, None)}, {"w": (2, 2)})
-    rows = [[[1, 1], [1, 1]], [[1, 0], [1, small]], [[1, 1], [1, 0]]]
+    rows = [[[1, 1], [1, 1]], [[1, 0], [1, small]], [[1, small], [1, 0]]]
     found = match_jointly(spec, [{"w": torch.tensor(own).half()} for own in rows])
     assert found.between(1, 2)["units"].tolist() == [1, 0]

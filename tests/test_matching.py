@@ -410,18 +410,18 @@ def test_similarities_that_are_kept_lead_where_fresh_ones_lead(name, options, ex
     found = []
     for keep in (True, False):
         stacks = {key: torch.stack([other[key].double() for other in others]) for key in names}
-        orders = {g: np.tile(np.arange(n), (len(others), 1)) for g, n in spec.groups.items()}
         one = {key: a[key].double() for key in names}
-        descent = TensorDescent(layout, one, stacks, orders, len(others), keep)
+        descent = TensorDescent(layout, one, stacks, np.ones(len(others), bool), keep)
         first = np.arange(len(others)) if order == "forward" else np.zeros(0, int)
         coordinate_descent(descent, order, 5, 100, first)
         for own in descent.waiting.values(): own[:] = True
         coordinate_descent(descent, order, 6, 100, np.zeros(0, int))
         found.append(descent)
     large, small = found
-    assert all((large.orders[group] == small.orders[group]).all() for group in spec.groups)
+    assert all((large.moved[group] == small.moved[group]).all() for group in spec.groups)
     assert [step[:3] for step in large.steps] == [step[:3] for step in small.steps] and large.steps
-    assert small.value.tolist() == pytest.approx(large.value.tolist(), rel=1e-12)
+    values = [(own.start + own.gained).tolist() for own in found]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
 
 
 @pytest.mark.parametrize("make", [
@@ -457,7 +457,8 @@ def similar(kind, units, generator):
     "random", "few directions", "few values", "with dead units", "far from zero", "large",
     "small", "equal"])
 @pytest.mark.parametrize("dtype", [torch.float, torch.double])
-def test_whatever_the_prices_the_best_order_is_found(kind, dtype):
+@pytest.mark.parametrize("new", [False, True])
+def test_whatever_the_prices_the_best_order_is_found(kind, dtype, new):
     "As valuable as the one that SciPy finds; three networks at once, one of them in its best order."
     generator = torch.Generator().manual_seed(0)
     for units in (1, 2, 5, 40):
@@ -467,24 +468,65 @@ def test_whatever_the_prices_the_best_order_is_found(kind, dtype):
         best = [own[linear_sum_assignment(own, maximize=True)].sum() for own in S.double().numpy()]
         prices = torch.zeros(3, units, dtype=dtype)
         for _ in range(3):
-            orders, gains, prices = assign_each(S, prices)
+            orders, gains, prices = assign_each(S, prices, torch.tensor([False, False, new]))
             value = S.double().numpy()[np.arange(3)[:, None], np.arange(units), orders].sum(1)
             size = float(S.abs().max()) * units
             assert value == pytest.approx(np.array(best), abs=1e-5 * size, rel=1e-9)
             trace = S.diagonal(dim1=1, dim2=2).double().sum(1).numpy()
             assert gains == pytest.approx(value - trace, abs=1e-9 * size)
             prices = torch.randn(3, units, generator=generator, dtype=dtype) * S.abs().max()
+    with pytest.raises(ValueError, match="not finite"):
+        assign_each(S - torch.inf * torch.eye(units), prices, torch.tensor([False, False, new]))
 
 
-def test_products_beyond_single_precision_are_an_error():
-    make = partial(build, "mlp", depth=2, width=12)
+@pytest.mark.parametrize("factor", [1e25, 1e-25])
+@pytest.mark.parametrize("width", [12, 400], ids=["small", "large"])
+def test_products_beyond_single_precision_are_an_error_or_computed_in_double(factor, width):
+    make = partial(build, "mlp", depth=2, width=width)
     spec, a, b = infer_spec(make(), IMAGE), random_state(make, 0), random_state(make, 1)
-    huge = [{key: 1e25 * x for key, x in state.items()} for state in (a, b)]
-    with pytest.raises(ValueError, match="not finite in their precision; give states in double"):
-        match_weights(spec, *huge)
-    double = [{key: x.double() for key, x in state.items()} for state in huge]
-    found, expected = match_weights(spec, *double), match_weights(spec, a, b)
-    assert found.cosine == pytest.approx(expected.cosine)
+    far = [{key: factor * x for key, x in state.items()} for state in (a, b)]
+    double = [{key: x.double() for key, x in state.items()} for state in far]
+    expected = match_weights(spec, a, b).cosine
+    assert match_weights(spec, *double).cosine == pytest.approx(expected)
+    matcher = Matcher(spec, [far[1]])
+    with pytest.raises(ValueError, match="give states in double precision"): matcher.match(far[0])
+    if width == 12: assert match_weights(spec, *far).cosine == pytest.approx(expected)
+    else:
+        with pytest.raises(ValueError, match="give states in double precision"):
+            match_weights(spec, *far)
+
+
+def test_under_autocast_matching_is_the_same():
+    make = partial(build, "mlp", depth=3, width=20)
+    spec, a, b = infer_spec(make(), IMAGE), random_state(make, 0), random_state(make, 1)
+    expected = match_weights(spec, a, b).objective, Matcher(spec, [b]).match(a)[0].objective
+    with torch.autocast("cpu", torch.bfloat16):
+        found = match_weights(spec, a, b).objective, Matcher(spec, [b]).match(a)[0].objective
+    assert found == expected
+
+
+@pytest.mark.parametrize("numbers, error", [
+    ([5], "numbers: a whole number of at least 0 and at most 1 is needed, not 5"), ([-1], "numbers: a whole number"),
+    ([1.0], "numbers: a whole number"), ([0, 1, 0], "numbers: each network once is needed")])
+def test_numbers_of_networks_are_checked(numbers, error):
+    make = partial(build, "mlp", depth=2, width=6)
+    spec, a, *others = infer_spec(make(), IMAGE), *(random_state(make, s) for s in range(3))
+    matcher = Matcher(spec, others)
+    with pytest.raises(ValueError, match=error): matcher.match(a, numbers)
+    assert len(matcher.match(a, np.array([1]))) == 1
+
+
+def test_a_first_sweep_that_is_undone_leaves_only_steps_that_moved_something():
+    make = partial(build, "mlp", depth=3, width=12)
+    spec, undone = infer_spec(make(), IMAGE), 0
+    for seed in range(40):
+        a, noise = random_state(make, seed), random_state(make, 100 + seed)
+        b = {key: x + 1.5 * noise[key] for key, x in a.items()}
+        found = match_weights(spec, a, b)
+        undone += any(gain < 0 for _, _, gain in found.steps)
+        assert all(moved > 0 for _, moved, _ in found.steps)
+        assert found.history == sorted(found.history)
+    assert undone
 
 
 @pytest.mark.parametrize("width", [6, 250], ids=["similarities not kept", "kept"])

@@ -355,3 +355,33 @@ def test_where_all_sources_are_drawn_it_is_the_algorithm_of_the_paper(
     assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
     with pytest.raises(ValueError, match="rematch: 'none' is not known"):
         train_star(start, solutions, digits, recipe, rematch="none")
+
+
+@pytest.mark.parametrize("every", [1, 10**9])
+def test_how_far_it_looks_ahead_has_an_end(every):
+    "With so many epochs every source is drawn, and nothing is drawn in advance."
+    draws = SegmentDraws(40, "uniform", torch.Generator().manual_seed(0))
+    before = draws.rng.get_state()
+    found = draws.upcoming([100] * 3, 2, every)
+    assert torch.equal(draws.rng.get_state(), before)
+    assert found == [*range(40)] if every > 1 else len(found) <= 6
+
+
+def test_a_star_killed_in_its_last_match_resumes_from_its_checkpoint(
+    digits, recipe, solutions, make_mlp, tmp_path, monkeypatch
+):
+    start, rematch = initialise(make_mlp, 9), Sources.rematch
+    whole = train_star(start, solutions, digits, recipe)
+
+    def killed(table, theta, numbers=None):
+        if numbers is None: raise KeyboardInterrupt
+        rematch(table, theta, numbers)
+
+    monkeypatch.setattr(Sources, "rematch", killed)
+    checkpoint = Checkpoint(tmp_path / "star", every=0)
+    with pytest.raises(KeyboardInterrupt):
+        train_star(start, solutions, digits, recipe, checkpoint=checkpoint)
+    monkeypatch.undo()
+    star = train_star(start, solutions, digits, recipe, checkpoint=checkpoint)
+    assert star.loss == whole.loss
+    assert all(torch.equal(star.state[name], whole.state[name]) for name in whole.state)

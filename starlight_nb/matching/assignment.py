@@ -31,22 +31,24 @@ def _regrets(similarities, prices):
     worth = similarities - prices[:, None]
     return torch.sub(worth.amax(2, keepdim=True), worth, out=worth)
 def _check_finite(numbers):
-    if numbers.isfinite().all(): return
+    if np.isfinite(numbers): return
     raise ValueError("states: products of these numbers are not finite in their precision; "
                      "give states in double precision, or smaller numbers")
 
 # %% ../../nbs/11a_matching.assignment.ipynb #assign-each
 def assign_each(similarities: torch.Tensor,  # (networks, units of A, units of B), on the CPU
                 prices: torch.Tensor,        # (networks, units of B): zeros, or of the last call
+                new: torch.Tensor,           # (networks,): where the present order means nothing
                ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """The best orders (networks, units), their gains (networks,) over the present ones, and new
-    prices. Which prices are given changes only the time, and which of equally good orders is found.
+    prices. Prices and `new` change only the time, and which of equally good orders is found.
 
     Raises `ValueError` where a similarity is not finite."""
     present = similarities.diagonal(dim1=1, dim2=2)
-    prices = _raised(similarities, present, prices)
-    _check_finite(prices)  # each is the largest of a column
+    if not new.all():
+        prices = torch.where(new[:, None], prices, _raised(similarities, present, prices))
     regrets = _regrets(similarities, prices)
+    _check_finite(float(regrets.sum()))  # not finite where a similarity is not
     unsolved = (regrets.diagonal(dim1=1, dim2=2) > 0).any(1).numpy()
     units, networks = np.arange(similarities.shape[1]), np.arange(len(similarities))
     orders = np.tile(units, (len(networks), 1))
@@ -63,7 +65,7 @@ def _solved(regrets):
 
 # %% ../../nbs/11a_matching.assignment.ipynb #nested
 def _best_order(similarities):
-    _check_finite(torch.tensor(similarities.sum()))
+    _check_finite(float(similarities.sum()))
     return lapjvr(-similarities, return_cost=False)[1]
 
 def _solve_nested(spec, group, similarities):
@@ -135,13 +137,14 @@ def assign_family(spec: PermutationSpec,
                   family: list[str],                    # its root first
                   similarities: dict[str, torch.Tensor],  # group: (networks, units of A, of B)
                   prices: dict[str, torch.Tensor],        # group: (networks, units of B)
+                  new: torch.Tensor,                      # (networks,), as in `assign_each`
                  ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, torch.Tensor]]:
     """The best orders {group: (networks, units)} of a family, their gains (networks,), and prices.
 
     Raises `ValueError` where a similarity is not finite."""
     root = family[0]
     if len(family) == 1:
-        order, gains, own = assign_each(similarities[root], prices[root])
+        order, gains, own = assign_each(similarities[root], prices[root], new)
         return {root: order}, gains, {root: own}
     each = [{group: similarities[group][n].double().numpy() for group in family}
             for n in range(len(similarities[root]))]

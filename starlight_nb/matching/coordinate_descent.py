@@ -14,7 +14,7 @@ from ..permutation.spec import as_real, unit_positions
 
 # %% auto #0
 __all__ = ['PIECE', 'SWEEPS', 'similarity', 'match_naively', 'AxisSlot', 'Layout', 'unit_rows', 'add_similarities',
-           'inner_products', 'inner_product', 'select', 'invert_orders', 'coordinate_descent']
+           'inner_products', 'inner_product', 'select', 'invert_order', 'coordinate_descent']
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #similarity
 def similarity(spec: PermutationSpec,
@@ -186,9 +186,9 @@ def select(mask, which, orders, gains):
     "Of networks with orders and gains, those where `mask` (n,) is true."
     return which[mask], {group: order[mask] for group, order in orders.items()}, gains[mask]
 
-def invert_orders(orders):
-    "The orders that undo these, {group: (n, units)}."
-    return {group: np.argsort(order, axis=1) for group, order in orders.items()}
+def invert_order(order: np.ndarray) -> np.ndarray:
+    "The orders (n, units) that undo these."
+    return np.argsort(order, axis=1)
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #sequences
 SWEEPS = ("forward", "backward", "random")
@@ -205,19 +205,21 @@ def _sequences(roots, order, seed):
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #first-sweep
 def _sweep_forward(descent, which):
     "Order each family by its forward slots; undo what has lowered the inner product."
-    layout, before = descent.layout, descent.value.copy()
+    layout = descent.layout
     for root, family in layout.families.items():
         if not any(layout.forward[group] for group in family): continue
         found, orders, _ = descent.propose(root, which, forward=True)
         if len(found): descent.apply(root, found, orders)
-    worse = np.flatnonzero(descent.value < before)
+    worse = np.flatnonzero(descent.gained < 0)
     if len(worse): _undo(descent, worse)
 
 def _undo(descent, which):
-    "Put these networks back into the orders in which they were given."
+    "Put these networks back into the orders in which they were given to the descent."
     for root, family in descent.layout.families.items():
-        present = {group: descent.orders[group][which] for group in family}
-        descent.apply(root, which, invert_orders(present))
+        back = {group: invert_order(descent.moved[group][which]) for group in family}
+        moved = np.any([(own != np.sort(own, 1)).any(1) for own in back.values()], axis=0)
+        if not moved.any(): continue
+        descent.apply(root, which[moved], {group: own[moved] for group, own in back.items()})
     descent.similarities.forget()
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #visit
@@ -232,7 +234,7 @@ def _visit(descent, root):
 
 def _observe(descent, which):
     "Add the present inner products of these networks to their histories."
-    values = descent.value.tolist()
+    values = (descent.start + descent.gained).tolist()
     for n in which: descent.history[n].append(values[n])
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #coordinate-descent

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #imports
 from __future__ import annotations
-from functools import partial
 from typing import NamedTuple
 import numpy as np
 import torch
@@ -85,8 +84,7 @@ def reorder(layout: Layout,
         moved = (order != np.arange(order.shape[1])).any(1)
         numbers, own = which[moved].tolist(), torch.from_numpy(order[moved])
         for slot in layout.slots[group]:
-            stack = b[slot.tensor]
-            for n, order in zip(numbers, own): _reorder_at(slot, stack[n], order)
+            for n, its in zip(numbers, own): _reorder_at(slot, b[slot.tensor][n], its)
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #slices
 def _slice_numbers(shape, axis, which, positions):
@@ -142,9 +140,9 @@ def _reorder_columns(similarities, which, orders):
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #norms
 def _norms(stacks):
     "For each tensor the norms (networks,) of its stack (networks, ...)."
-    norm = partial(torch.linalg.vector_norm, dim=1, dtype=torch.double)
-    return {name: norm(stack.reshape(len(stack), -1)).cpu().numpy()
-            for name, stack in stacks.items()}
+    squares = {name: torch.cat([inner_products(one, one[None]) for one in stack])
+               for name, stack in stacks.items()}
+    return {name: own.sqrt().numpy() for name, own in squares.items()}
 
 def _norms_of_one(state):
     return _norms({name: tensor[None] for name, tensor in state.items()})
@@ -153,6 +151,12 @@ def _sum_of_squares(norms, count):
     return sum((norm**2 for norm in norms.values()), np.zeros(count))
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #least
+def _check_scale(scale, eps):
+    "`ValueError` where single precision cannot hold products of this size."
+    if eps < 1e-10 or not ((scale > 0) & ((scale < 1e-30) | (scale > 1e36))).any(): return
+    raise ValueError("states: products of these numbers are too small or too large for single "
+                     "precision; give states in double precision, or other numbers")
+
 def _thresholds(networks):
     "`(least, sure)` for each family, (networks,) each."
     eps = torch.finfo(networks.similarities.like.dtype).eps
@@ -160,6 +164,7 @@ def _thresholds(networks):
     for root, tensors in networks.layout.tensors.items():
         products = (networks.norms_a[name] * networks.norms_b[name] for name in tensors)
         scale = sum(products, np.zeros(networks.count))
+        _check_scale(scale, eps)
         least[root] = 1e-12 * scale
         sure[root] = np.maximum(16 * eps * scale, least[root])
         if root in networks.layout.quadratic: sure[root] = np.full(networks.count, np.inf)
@@ -177,29 +182,30 @@ class TensorNetworks:
     def __init__(self, layout: Layout,
                  a: dict[str, torch.Tensor],     # parameters of A
                  b: dict[str, torch.Tensor],     # of all B, (networks, ...); changed in place
-                 orders: dict[str, np.ndarray],  # that they are in, (networks, units); changed
-                 count: int,                     # of networks
-                 keep: bool):                    # similarities? Worth it for large networks
-        self.layout, self.count = layout, count
+                 new: np.ndarray,  # (networks,): whose order means nothing yet
+                 keep: bool):      # similarities? Worth it for large networks
+        self.layout, self.count = layout, len(new)
         self.a, self.b = a, b
-        self.orders = orders
+        count, groups = len(new), layout.spec.groups
+        self.moved = {g: np.tile(np.arange(n), (count, 1)) for g, n in groups.items()}
+        self.new = {g: torch.from_numpy(new.copy()) for g in groups}
         self.waiting = {root: np.ones(count, bool) for root in layout.families}
         self.similarities = Similarities(layout, a, count, keep)
         like = self.similarities.like.cpu()
-        self.prices = {g: like.new_zeros(count, n) for g, n in layout.spec.groups.items()}
+        self.prices = {g: like.new_zeros(count, n) for g, n in groups.items()}
         self.norms_a, self.norms_b = _norms_of_one(a), _norms(b)
         self.least, self.sure = _thresholds(self)
         self.products = measured_products(self)  # of each tensor, at the start
-        self.value = sum(self.products.values(), np.zeros(count))
-        self.steps, self.history = [], [[value] for value in self.value.tolist()]
+        self.start, self.gained = sum(self.products.values(), np.zeros(count)), np.zeros(count)
+        self.steps, self.history = [], [[value] for value in self.start.tolist()]
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #finish
 def finish(networks: TensorNetworks) -> None:
     "Measure the inner products, and correct the histories."
     value = sum(measured_products(networks).values(), np.zeros(networks.count))
-    for own, error in zip(networks.history, (networks.value - value).tolist()):
+    errors = networks.start + networks.gained - value
+    for own, error in zip(networks.history, errors.tolist()):
         own[1:] = [one - error for one in own[1:]]
-    networks.value = value
 
 def norm_products(networks: TensorNetworks) -> np.ndarray:
     "The products (networks,) of the norms of A and each B."
@@ -212,10 +218,10 @@ def _record(networks, root, which, orders, gains):
     "Note that these networks now have new orders of a family, relative to their last ones."
     moved = 0
     for group, order in orders.items():
-        for kept in (networks.orders[group], networks.prices[group].numpy()):
-            kept[which] = kept[which[:, None], order]
+        for own in (networks.moved[group], networks.prices[group].numpy()):
+            own[which] = own[which[:, None], order]
         moved = moved + (order != np.arange(order.shape[1])).sum(1)
-    networks.value[which] += gains
+    networks.gained[which] += gains
     numbers = which.tolist()
     networks.steps += zip(numbers, [root] * len(numbers), moved.tolist(), gains.tolist())
 
@@ -254,9 +260,11 @@ def _move(networks, which, orders):
 def _assigned(networks, family, which, similarities):
     "The best orders of a family and their gains, from the prices of the last time."
     prices = {group: networks.prices[group][which] for group in family}
-    spec = networks.layout.spec
-    orders, gains, prices = assign_family(spec, family, similarities, prices)
+    spec, new = networks.layout.spec, networks.new[family[0]]
+    found = assign_family(spec, family, similarities, prices, new[torch.from_numpy(which)])
+    orders, gains, prices = found
     for group, own in prices.items(): networks.prices[group][which] = own
+    new[which] = False
     return orders, gains
 
 def _better(networks, root, which, orders, gains):

@@ -27,8 +27,9 @@ from ..permutation.trace import has_fractions
 from ..runtime.settings import check_choice, check_number
 
 # %% auto #0
-__all__ = ['SMALL_NETWORK', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'working_type', 'check_states', 'match_weights',
-           'match_many', 'Matcher', 'matching_of', 'match_rest', 'MultiMatching', 'match_jointly']
+__all__ = ['SMALL_NETWORK', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'is_small', 'size', 'weights_type', 'working_type',
+           'check_states', 'match_weights', 'match_many', 'Matcher', 'matching_of', 'match_rest', 'MultiMatching',
+           'match_jointly']
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Matching:
     cosine: float                         # the same, divided by both norms
     sweeps: int                           # until nothing moved any more
     history: list[float] = field(default_factory=list)  # objective at the start, after each sweep
-    steps: list[tuple] = field(default_factory=list, repr=False)  # (group, units moved, gain)
+    # (group, units moved, gain); gains in single precision may be wrong by 1e-7 of the objective
+    steps: list[tuple] = field(default_factory=list, repr=False)
     def to_frame(self) -> pd.DataFrame:
         "One row a step: group, units moved, gain, and the inner product after it."
         frame = pd.DataFrame(self.steps, columns=["group", "units moved", "gain"])
@@ -54,11 +56,25 @@ def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list
     left_out = spec.unmatched
     return [name for name in spec.shapes if name not in left_out and has_fractions(state[name])]
 
-def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
-    "The precision in which similarities are computed: single or double."
+SMALL_NETWORK = 100_000  # parameters
+
+def is_small(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> bool:
+    "Are there at most `SMALL_NETWORK` numbers to match?"
+    return size(spec, state) <= SMALL_NETWORK
+
+def size(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> int:
+    "How many numbers of a network are matched."
+    return sum(math.prod(spec.shapes[name]) for name in matched_names(spec, state))
+
+def weights_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
+    "The precision of what is matched: double where a tensor has it, else single."
     wide = (torch.double, torch.complex128)
     is_double = any(state[name].dtype in wide for name in matched_names(spec, state))
     return torch.double if is_double else torch.float
+
+def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
+    "The precision in which similarities are computed: single or double."
+    return torch.double if is_small(spec, state) else weights_type(spec, state)
 
 # %% ../../nbs/11d_matching.weights.ipynb #checks
 def check_states(spec: PermutationSpec,
@@ -104,16 +120,10 @@ def _check_midpoint(model, data):
     raise ValueError("model, data: the midpoint's loss needs both")
 
 # %% ../../nbs/11d_matching.weights.ipynb #descent
-SMALL_NETWORK = 100_000  # parameters; from here on a descent keeps similarities
-
-def _size(spec, state):
-    return sum(math.prod(spec.shapes[name]) for name in matched_names(spec, state))
-
-def _weights(spec, state, like=None):
-    "A copy of what is matched of a network, in working precision or that of another one."
-    dtype = working_type(spec, state)
+def _weights(spec, state, dtype, device=None):
+    "A copy of what is matched of a network, in this precision."
     found = {name: as_real(state[name]) for name in matched_names(spec, state)}
-    return {name: tensor.to(like[name] if like else dtype, copy=True).contiguous()
+    return {name: tensor.to(device or tensor.device, dtype, copy=True).contiguous()
             for name, tensor in found.items()}
 
 def _stacks(spec, states, like):
@@ -127,24 +137,31 @@ def _stacked_orders(spec, permutations):
     return {group: np.stack([(own or identity)[group].cpu().numpy() for own in permutations])
             for group in spec.groups}
 
+# %% ../../nbs/11d_matching.weights.ipynb #joined
+def _joined(orders, moved):
+    "Orders {group: (networks, units)}, and then `moved`."
+    return {group: np.take_along_axis(own, moved[group], 1) for group, own in orders.items()}
+
 # %% ../../nbs/11d_matching.weights.ipynb #run
-def _descend(layout, a, b, orders, new, sweeps):
+def _descend(layout, a, b, new, sweeps):
     "Sweep until nothing moves; the descent. `new` (networks,) are those not matched before."
-    keep = sum(map(torch.numel, a.values())) > SMALL_NETWORK
-    descent = TensorDescent(layout, a, b, orders, len(new), keep)
     first = np.flatnonzero(new) if sweeps.order == "forward" else np.zeros(0, int)
-    coordinate_descent(descent, *sweeps, first=first)
-    finish(descent)
+    keep = sum(map(torch.numel, a.values())) > SMALL_NETWORK
+    device = next((tensor.device.type for tensor in a.values()), "cpu")
+    with torch.autocast(device, enabled=False):
+        descent = TensorDescent(layout, a, b, new, keep)
+        coordinate_descent(descent, *sweeps, first=first)
+        finish(descent)
     return descent
 
 # %% ../../nbs/11d_matching.weights.ipynb #matchings
-def _matchings(descent):
-    "The results of a descent, one a network."
+def _matchings(descent, orders):
+    "The results of a descent, one a network; `orders` {group: (networks, units)} at its end."
     steps = [[] for _ in range(descent.count)]
     for n, *step in descent.steps: steps[n].append(tuple(step))
     found = []
     for n, (history, scale) in enumerate(zip(descent.history, norm_products(descent).tolist())):
-        permutation = {g: torch.from_numpy(order[n].copy()) for g, order in descent.orders.items()}
+        permutation = {g: torch.from_numpy(order[n].copy()) for g, order in orders.items()}
         cosine = history[-1] / scale if scale else 0.0
         sweeps = len(history) - 1
         found.append(Matching(permutation, history[-1], cosine, sweeps, history, steps[n]))
@@ -152,11 +169,13 @@ def _matchings(descent):
 
 def _match(layout, state_a, states_b, starts, sweeps):
     "Match these networks, from these permutations (None: from the order they are in, as new)."
-    spec, a = layout.spec, _weights(layout.spec, state_a)
+    spec = layout.spec
+    a = _weights(spec, state_a, working_type(spec, state_a))
     orders, b = _stacked_orders(spec, starts), _stacks(spec, states_b, like=a)
     reorder(layout, b, np.arange(len(states_b)), orders)
     new = np.array([start is None for start in starts])
-    return _matchings(_descend(layout, a, b, orders, new, sweeps))
+    descent = _descend(layout, a, b, new, sweeps)
+    return _matchings(descent, _joined(orders, descent.moved))
 
 # %% ../../nbs/11d_matching.weights.ipynb #best-matching
 def _best_matching(found, spec, state_a, state_b, model, data):
@@ -200,7 +219,7 @@ MAX_BATCH_NUMBERS = 1 << 22  # numbers in the networks of one batch
 def _batches(spec, states, numbers):
     "The numbers of these networks, in lists of as many as are matched in one descent."
     if not numbers: return []
-    length = max(1, MAX_BATCH_NUMBERS // max(1, _size(spec, states[0])))
+    length = max(1, MAX_BATCH_NUMBERS // max(1, size(spec, states[0])))
     return [numbers[first:first + length] for first in range(0, len(numbers), length)]
 
 def _named(argument, items): return {f"{argument}[{n}]": item for n, item in enumerate(items)}
@@ -242,30 +261,36 @@ class _WorkingCopies:
         self.layout = layout
         self.new = np.array([permutation is None for permutation in permutations], bool)
         self.orders = _stacked_orders(layout.spec, permutations)
-        self.b = _stacks(layout.spec, states, like=_weights(layout.spec, states[0]))
+        dtype = weights_type(layout.spec, states[0])
+        self.b = _stacks(layout.spec, states, like=_weights(layout.spec, states[0], dtype))
         reorder(layout, self.b, np.arange(len(states)), self.orders)
         self.batches = partial(_batches, layout.spec, states)
     def match(self, numbers, state_a, sweeps):
         "A matching of each of these networks to a network A."
-        like = {name: stack[0] for name, stack in self.b.items()}
-        a = _weights(self.layout.spec, state_a, like)
+        like = next(iter(self.b.values()), torch.empty(0))
+        a = _weights(self.layout.spec, state_a, like.dtype, like.device)
         match = partial(self._match_batch, a=a, sweeps=sweeps)
         found = map_threads(match, self.batches(numbers))
         return [matching for batch in found for matching in batch]
+    def rows(self, numbers, names):
+        "The named tensors of these networks, side by side."
+        return torch.cat([self.b[name][numbers][:, None].flatten(1) for name in names], 1)
     def _match_batch(self, numbers, a, sweeps):
-        orders = {group: own[numbers] for group, own in self.orders.items()}
         b = {name: stack[numbers] for name, stack in self.b.items()}
-        descent = _descend(self.layout, a, b, orders, self.new[numbers], sweeps)
+        descent = _descend(self.layout, a, b, self.new[numbers], sweeps)
         _put_back(self, numbers, descent)
-        return _matchings(descent)
+        return _matchings(descent, {group: own[numbers] for group, own in self.orders.items()})
 
 # %% ../../nbs/11d_matching.weights.ipynb #put-back
 def _put_back(copies, numbers, descent):
     "Keep the networks of a descent, as they are at its end."
     copies.new[numbers] = False
     moved = sorted({n for n, *_ in descent.steps})
+    if not moved: return
     into = [numbers[n] for n in moved]
-    for group, own in descent.orders.items(): copies.orders[group][into] = own[moved]
+    before = {group: own[into] for group, own in copies.orders.items()}
+    after = _joined(before, {group: own[moved] for group, own in descent.moved.items()})
+    for group, own in after.items(): copies.orders[group][into] = own
     for name, stack in descent.b.items(): copies.b[name][into] = stack[moved]
 
 # %% ../../nbs/11d_matching.weights.ipynb #checked-numbers
@@ -300,8 +325,7 @@ class Matcher:
         if self.states: self.copies = _WorkingCopies(self.layout, self.states, permutations)
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
         "Write networks `numbers`, as they are now, into their rows: named tensors side by side."
-        own = [self.copies.b[name][numbers][:, None].flatten(1) for name in names]
-        if len(numbers): rows[numbers] = torch.cat(own, 1).to(rows)
+        if len(numbers): rows[numbers] = self.copies.rows(numbers, names).to(rows)
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec,

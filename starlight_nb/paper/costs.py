@@ -61,7 +61,8 @@ class Cost(_Measurements):
         recipe = self.setting.star_recipe
         steps = _steps(recipe, self.examples[0])
         drawn = sources * (1 - (1 - 1 / sources)**steps)
-        return recipe.epochs * (steps * self.star_step + drawn * self.rematch)
+        epochs = recipe.epochs * (steps * self.star_step + drawn * self.rematch)
+        return epochs + sources * self.rematch  # all of them at the end
     def path(self, points: int = 11) -> float:
         "Seconds to match a pair and to evaluate its path on both splits."
         refreshing = (points - 2) * self.examples[0] * self.refresh  # not at the ends

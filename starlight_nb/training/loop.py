@@ -30,8 +30,8 @@ class Objective:
     "What `fit` minimises: here the loss at the weights themselves, on the whole batch."
     def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
         "Called before each epoch, with the weights at its start and the sizes of its batches."
-    def end_epoch(self):
-        "Called after each epoch, before a checkpoint is written."
+    def end_epoch(self, theta: torch.Tensor, last: bool):
+        "Called after each epoch, with the weights at its end, before a checkpoint is written."
     def terms(self, theta: torch.Tensor, point: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
               losses: list):  # of the terms so far; it has grown when the next term is asked for
         "Write each term's weights into `point`, then yield its `(x, y, weight, factor)`."
@@ -190,7 +190,7 @@ def _train_epoch(state, data, recipe, seeds, epoch):
     rates = _epoch_rates(data, recipe, epoch)
     steps = zip(rates, _epoch_batches(data, recipe, state.generators))
     losses = [_step(state, x, y, rate) for rate, (x, y) in steps]
-    state.objective.end_epoch()
+    state.objective.end_epoch(state.theta, last=epoch + 1 == recipe.epochs)
     return _epoch_loss(losses, epoch, seeds)
 
 # %% ../../nbs/02c_training.loop.ipynb #run
