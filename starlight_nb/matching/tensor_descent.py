@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from .assignment import assign_family
 from .coordinate_descent import (
-    AxisSlot, Layout, add_similarities, inner_products, select, unit_rows)
+    PIECE, AxisSlot, Layout, add_similarities, inner_products, select, unit_rows)
 
 # %% auto #0
 __all__ = ['Similarities', 'reorder', 'Change', 'measured_products', 'TensorNetworks', 'finish', 'norm_products', 'TensorDescent']
@@ -139,10 +139,13 @@ def _reorder_columns(similarities, which, orders):
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #norms
 def _norms(stacks):
-    "For each tensor the norms (networks,) of its stack (networks, ...)."
-    squares = {name: torch.cat([inner_products(one, one[None]) for one in stack])
-               for name, stack in stacks.items()}
-    return {name: own.sqrt().numpy() for name, own in squares.items()}
+    "For each tensor the norms (networks,) of its stack (networks, ...), summed piece by piece."
+    found = {}
+    for name, stack in stacks.items():
+        pieces = stack.reshape(len(stack), -1).split(PIECE, 1)
+        norms = torch.stack([torch.linalg.vector_norm(piece, dim=1) for piece in pieces])
+        found[name] = torch.linalg.vector_norm(norms.double(), dim=0).cpu().numpy()
+    return found
 
 def _norms_of_one(state):
     return _norms({name: tensor[None] for name, tensor in state.items()})
@@ -171,10 +174,9 @@ def _thresholds(networks):
     return least, sure
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #measured-products
-def measured_products(networks: TensorNetworks) -> dict[str, np.ndarray]:
-    "The inner products (networks,) of A with each B, of every tensor."
-    return {name: inner_products(own, networks.b[name]).numpy()
-            for name, own in networks.a.items()}
+def measured_products(networks: TensorNetworks, names) -> dict[str, np.ndarray]:
+    "The inner products (networks,) of A with each B, of the tensors of these names."
+    return {name: inner_products(networks.a[name], networks.b[name]).numpy() for name in names}
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #networks
 class TensorNetworks:
@@ -195,14 +197,16 @@ class TensorNetworks:
         self.prices = {g: like.new_zeros(count, n) for g, n in groups.items()}
         self.norms_a, self.norms_b = _norms_of_one(a), _norms(b)
         self.least, self.sure = _thresholds(self)
-        self.products = measured_products(self)  # of each tensor, at the start
+        self.products = measured_products(self, a)  # (networks,), of each tensor
+        self.unmeasured = set()  # tensors that have changed since their products were measured
         self.start, self.gained = sum(self.products.values(), np.zeros(count)), np.zeros(count)
         self.steps, self.history = [], [[value] for value in self.start.tolist()]
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #finish
 def finish(networks: TensorNetworks) -> None:
     "Measure the inner products, and correct the histories."
-    value = sum(measured_products(networks).values(), np.zeros(networks.count))
+    networks.products |= measured_products(networks, networks.unmeasured)
+    value = sum(networks.products.values(), np.zeros(networks.count))
     errors = networks.start + networks.gained - value
     for own, error in zip(networks.history, errors.tolist()):
         own[1:] = [one - error for one in own[1:]]
@@ -294,6 +298,7 @@ class TensorDescent(TensorNetworks):
         "Put networks into the best orders of a family where that gains; return those that moved."
         which, orders, gains = _better(self, root, *self.propose(root, which))
         if not len(which): return which
+        self.unmeasured.update(self.layout.tensors[root])
         _move(self, which, orders)
         _record(self, root, which, orders, gains)
         return which
