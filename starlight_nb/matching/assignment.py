@@ -30,6 +30,7 @@ def _regrets(similarities, prices):
     "What each unit of A would lose with each unit of B, (networks, units of A, units of B)."
     worth = similarities - prices[:, None]
     return torch.sub(worth.amax(2, keepdim=True), worth, out=worth)
+
 def _check_finite(numbers):
     if np.isfinite(numbers): return
     raise ValueError("states: products of these numbers are not finite in their precision; "

@@ -34,8 +34,8 @@ torch.set_num_threads(1)
 OUT = Path(__file__).parents[2] / "reports/bench"
 DIGITS = load("digits")
 COUNTS = (1, 10, 25, 50)  # sources
-ROUNDS = 2                   # whose median counts
-PAIRS = 8                    # stars of each kind, with the same seeds
+ROUNDS = 2                # whose median counts
+PAIRS = 8                 # stars of each kind, with the same seeds
 MODELS = {  # for the time, and for the barriers
     "MLP 5x128": (partial(build, "mlp", depth=5, width=128), 0.05),
     "MLP 5x32": (partial(build, "mlp", depth=5, width=32), 0.05),
