@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from .assignment import assign_family
 from .coordinate_descent import (
-    PIECE, AxisSlot, Layout, add_similarities, inner_products, select, unit_rows)
+    AxisSlot, Layout, add_similarities, inner_products, select, unit_rows)
 
 # %% auto #0
 __all__ = ['Similarities', 'reorder', 'Change', 'measured_products', 'TensorNetworks', 'finish', 'norm_products', 'TensorDescent']
@@ -139,13 +139,10 @@ def _reorder_columns(similarities, which, orders):
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #norms
 def _norms(stacks):
-    "For each tensor the norms (networks,) of its stack (networks, ...), summed piece by piece."
-    found = {}
-    for name, stack in stacks.items():
-        pieces = stack.reshape(len(stack), -1).split(PIECE, 1)
-        norms = torch.stack([torch.linalg.vector_norm(piece, dim=1) for piece in pieces])
-        found[name] = torch.linalg.vector_norm(norms.double(), dim=0).cpu().numpy()
-    return found
+    "For each tensor the norms (networks,) of its stack (networks, ...), in double precision."
+    squares = {name: torch.cat([inner_products(one, one[None]) for one in stack])
+               for name, stack in stacks.items()}
+    return {name: own.sqrt().numpy() for name, own in squares.items()}
 
 def _norms_of_one(state):
     return _norms({name: tensor[None] for name, tensor in state.items()})
