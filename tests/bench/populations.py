@@ -82,12 +82,12 @@ def star_round(model, states, spec, recipe):
     matching, rematch = [], Sources.rematch
     def star(epochs, every):
         train_star(model, states, DIGITS, recipe.replace(epochs=epochs), spec=spec,
-                   rematch_every=every)
+                   rematch_every=every, rematch="all")
     def between(run):  # the time of all epochs but the first
         whole = seconds(lambda: run(recipe.epochs), time.process_time)
         return whole - seconds(lambda: run(1), time.process_time)
-    def timed(sources, theta):
-        matching.append(seconds(lambda: rematch(sources, theta), time.process_time))
+    def timed(sources, theta, numbers):
+        matching.append(seconds(lambda: rematch(sources, theta, numbers), time.process_time))
     one = between(lambda epochs: train(model, DIGITS, recipe.replace(epochs=epochs), 0))
     step = between(lambda epochs: star(epochs, None)) / one
     Sources.rematch = timed
