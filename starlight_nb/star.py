@@ -132,7 +132,7 @@ def _empty_matrix(n_sources, model, in_memory):
 
 # %% ../nbs/13_star.ipynb #matchings
 class _SingleMatcher:
-    "Matches one source after another by weights; keeps only their permutations."
+    "Matches sources by weights; keeps only their permutations."
     def __init__(self, spec, states):
         self.spec, self.states = spec, states
         self.permutations = [None] * len(states)  # in force; None: not matched yet

@@ -5,14 +5,13 @@
 # %% ../../nbs/11a_matching.assignment.ipynb #imports
 from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 import numpy as np
 import torch
-from lap import lapjvr, lapjvr_batch
+from lap import lapjvr
 from ..permutation import PermutationSpec
 
 # %% auto #0
-__all__ = ['map_threads', 'assign_each', 'families', 'assign', 'assign_family']
+__all__ = ['map_threads', 'assign_group', 'families', 'assign', 'assign_family']
 
 # %% ../../nbs/11a_matching.assignment.ipynb #map-threads
 def map_threads(function, items) -> list:
@@ -22,47 +21,39 @@ def map_threads(function, items) -> list:
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(function, items))
 
 # %% ../../nbs/11a_matching.assignment.ipynb #regrets
-def _raised(similarities, present, prices):
-    "The prices (networks, units), raised once for the present order."
-    return (similarities - (present - prices)[:, :, None]).amax(1)
+def _raised(similarities, prices):
+    "The prices (units,), raised once for the present order."
+    present = similarities.diagonal() - prices
+    return (similarities - present[:, None]).max(0)
 
 def _regrets(similarities, prices):
-    "What each unit of A would lose with each unit of B, (networks, units of A, units of B)."
-    worth = similarities - prices[:, None]
-    return torch.sub(worth.amax(2, keepdim=True), worth, out=worth)
+    "What each unit of A would lose with each unit of B, (units of A, units of B)."
+    worth = similarities - prices
+    return np.subtract(worth.max(1, keepdims=True), worth, out=worth)
 
 def _check_finite(numbers):
     if np.isfinite(numbers): return
     raise ValueError("states: products of these numbers are not finite in their precision; "
                      "give states in double precision, or smaller numbers")
 
-# %% ../../nbs/11a_matching.assignment.ipynb #assign-each
-def assign_each(similarities: torch.Tensor,  # (networks, units of A, units of B), on the CPU
-                prices: torch.Tensor,        # (networks, units of B): zeros, or of the last call
-                new: torch.Tensor,           # (networks,): where the present order means nothing
-               ) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
-    """The best orders (networks, units), their gains (networks,) over the present ones, and new
-    prices. Prices and `new` change only the time, and which of equally good orders is found.
+# %% ../../nbs/11a_matching.assignment.ipynb #assign-group
+@np.errstate(invalid="ignore")
+def assign_group(similarities: np.ndarray,    # (units of A, units of B)
+                 prices: np.ndarray | None,   # (units of B,); None: the order means nothing yet
+                ) -> tuple[np.ndarray, float, np.ndarray]:
+    """The best order (units,), its gain over the present one, and prices for the next call.
 
+    Prices change only the time, and which of equally good orders is found.
     Raises `ValueError` where a similarity is not finite."""
-    present = similarities.diagonal(dim1=1, dim2=2)
-    if not new.all():
-        prices = torch.where(new[:, None], prices, _raised(similarities, present, prices))
+    units = np.arange(len(similarities))
+    if prices is None: prices = np.zeros(len(units), similarities.dtype)
+    else: prices = _raised(similarities, prices)
     regrets = _regrets(similarities, prices)
-    _check_finite(float(regrets.sum()))  # not finite where a similarity is not
-    unsolved = (regrets.diagonal(dim1=1, dim2=2) > 0).any(1).numpy()
-    units, networks = np.arange(similarities.shape[1]), np.arange(len(similarities))
-    orders = np.tile(units, (len(networks), 1))
-    regrets = regrets.numpy()
-    if unsolved.all(): orders = _solved(regrets)
-    elif unsolved.any(): orders[unsolved] = _solved(regrets[unsolved])
-    best = similarities.numpy()[networks[:, None], units, orders]
-    return orders, best.sum(1, dtype=float) - present.numpy().sum(1, dtype=float), prices
-
-def _solved(regrets):
-    "The orders (problems, units) with the smallest sums of regrets."
-    threads = torch.get_num_threads()
-    return np.stack(lapjvr_batch(regrets, return_cost=False, n_threads=threads)[1])
+    _check_finite(regrets.sum())  # not finite where a similarity is not
+    if not regrets.diagonal().any(): return units, 0.0, prices
+    order = lapjvr(regrets, return_cost=False)[1]
+    gain = similarities[units, order].sum(dtype=float) - similarities.trace(dtype=float)
+    return order, float(gain), prices
 
 # %% ../../nbs/11a_matching.assignment.ipynb #nested
 def _best_order(similarities):
@@ -120,7 +111,7 @@ def families(spec: PermutationSpec) -> dict[str, list[str]]:
 def _assign_nested(spec, similarities):
     "The best orders of a family, whose root comes first, and their gain over the present ones."
     orders, value = _solve_nested(spec, next(iter(similarities)), similarities)
-    return orders, value - sum(S.trace() for S in similarities.values())
+    return orders, float(value - sum(S.trace() for S in similarities.values()))
 
 def assign(spec: PermutationSpec,
            family: list[str],   # its root first, as in `families`
@@ -131,24 +122,18 @@ def assign(spec: PermutationSpec,
     Raises `ValueError` where a similarity is not finite."""
     values = {group: np.asarray(similarities[group], float) for group in family}
     orders, gain = _assign_nested(spec, values)
-    return {group: torch.from_numpy(order) for group, order in orders.items()}, float(gain)
+    return {group: torch.from_numpy(order) for group, order in orders.items()}, gain
 
 # %% ../../nbs/11a_matching.assignment.ipynb #assign-family
 def assign_family(spec: PermutationSpec,
-                  family: list[str],                    # its root first
-                  similarities: dict[str, torch.Tensor],  # group: (networks, units of A, of B)
-                  prices: dict[str, torch.Tensor],        # group: (networks, units of B)
-                  new: torch.Tensor,                      # (networks,), as in `assign_each`
-                 ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, torch.Tensor]]:
-    """The best orders {group: (networks, units)} of a family, their gains (networks,), and prices.
-
-    Raises `ValueError` where a similarity is not finite."""
-    root = family[0]
-    if len(family) == 1:
-        order, gains, own = assign_each(similarities[root], prices[root], new)
-        return {root: order}, gains, {root: own}
-    each = [{group: similarities[group][n].double().numpy() for group in family}
-            for n in range(len(similarities[root]))]
-    found = map_threads(partial(_assign_nested, spec), each)
-    orders = {group: np.stack([order[group] for order, _ in found]) for group in family}
-    return orders, np.array([gain for _, gain in found]), prices
+                  family: list[str],                      # its root first
+                  similarities: dict[str, np.ndarray],    # group: (units of A, units of B)
+                  prices: dict[str, np.ndarray | None],   # group: as in `assign_group`; changed
+                 ) -> tuple[dict[str, np.ndarray], float]:
+    "As `assign`, with arrays; the prices are brought up to date."
+    if len(family) > 1:
+        values = {group: np.asarray(own, float) for group, own in similarities.items()}
+        return _assign_nested(spec, values)
+    group, = family
+    order, gain, prices[group] = assign_group(similarities[group], prices[group])
+    return {group: order}, gain

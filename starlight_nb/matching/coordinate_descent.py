@@ -13,8 +13,8 @@ from ..permutation import PermutationSpec, compose, permute
 from ..permutation.spec import as_real, unit_positions
 
 # %% auto #0
-__all__ = ['PIECE', 'SWEEPS', 'similarity', 'match_naively', 'AxisSlot', 'Layout', 'unit_rows', 'add_similarities',
-           'inner_products', 'inner_product', 'select', 'invert_order', 'coordinate_descent']
+__all__ = ['PIECE', 'SWEEPS', 'similarity', 'match_naively', 'AxisSlot', 'Layout', 'unit_rows', 'add_similarities', 'dot', 'norm',
+           'inner_product', 'coordinate_descent']
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #similarity
 def similarity(spec: PermutationSpec,
@@ -114,6 +114,11 @@ def _by_tensor(slots):
             found.setdefault(slot.tensor, []).append((group, number))
     return found
 
+def _followers(layout, family, slot):
+    "Group and number of the slots where a move of a family at `slot` changes similarities."
+    return [(group, number) for group, number in layout.on[slot.tensor]
+            if group not in family and layout.slots[group][number].axis != slot.axis]
+
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #forward-slots
 def _forward(layout):
     "For each group the numbers of its slots in tensors on which no later family acts."
@@ -142,34 +147,36 @@ class Layout:
         self.all = {group: list(range(len(own))) for group, own in self.slots.items()}
         self.forward = _forward(self)                # group: numbers, as in `all`
         self.on = _by_tensor(self.slots)             # tensor: (group, number) of the slots on it
+        self.followers = {(group, number): _followers(self, family, slot)
+                          for family in self.families.values() for group in family
+                          for number, slot in enumerate(self.slots[group])}
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #units
-def unit_rows(stack: torch.Tensor,  # (networks, ...)
-              slot: AxisSlot) -> torch.Tensor:
-    "A tensor of several networks as matrices (networks, units, numbers of each unit)."
-    rows = stack.movedim(slot.axis + 1, 1)
-    if not slot.in_order: rows = rows[:, slot.positions.flatten().to(stack.device)]
-    return rows.reshape(len(stack), len(slot.positions), -1)
+def unit_rows(tensor: torch.Tensor, slot: AxisSlot) -> torch.Tensor:
+    "A tensor as a matrix (units, numbers of each unit)."
+    rows = tensor.movedim(slot.axis, 0) if slot.axis else tensor
+    if not slot.in_order: rows = rows[slot.positions.flatten().to(tensor.device)]
+    return rows if rows.ndim == 2 and slot.in_order else rows.reshape(slot.positions.shape[0], -1)
 
-def add_similarities(total: torch.Tensor | None,  # (networks, units of A, of B); changed in place
-                     a: torch.Tensor,  # (1, units, numbers), as `unit_rows` gives it
-                     b: torch.Tensor,  # (networks, units, numbers)
+def add_similarities(total: torch.Tensor | None,  # (units of A, units of B); changed in place
+                     a: torch.Tensor,  # (units, numbers), as `unit_rows` gives it
+                     b: torch.Tensor,  # (units, numbers)
                     ) -> torch.Tensor:
-    "`total`, or 0 where it is None, plus the similarities of the units of A and of each B."
-    a, b = a.expand(len(b), -1, -1), b.transpose(1, 2)
-    return torch.bmm(a, b) if total is None else total.baddbmm_(a, b)
+    "`total`, or 0 where it is None, plus the similarities of the units of A and of B."
+    return torch.mm(a, b.T) if total is None else total.addmm_(a, b.T)
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #inner-products
 PIECE = 1 << 16  # numbers; a piece stays in the processor's cache
 
-def inner_products(a: torch.Tensor,  # a tensor of A
-                   b: torch.Tensor,  # the same tensor of all B, (networks, ...)
-                  ) -> torch.Tensor:
-    "The inner products (networks,) of `a` with each of `b`, in double precision, on the CPU."
-    a, b = a.reshape(-1), b.reshape(len(b), -1)
-    starts = range(0, max(1, len(a)), PIECE)
-    sums = [b[:, i:i + PIECE].double() @ a[i:i + PIECE].double() for i in starts]
-    return (torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]).cpu()
+def _pieces(tensor): return (piece.double() for piece in tensor.reshape(-1).split(PIECE))
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    "The inner product of two tensors of one shape, in double precision."
+    return float(sum(torch.dot(*pair) for pair in zip(_pieces(a), _pieces(b))))
+
+def norm(a: torch.Tensor) -> float:
+    "The norm of a tensor, in double precision."
+    return float(sum(torch.dot(piece, piece) for piece in _pieces(a)))**0.5
 
 def inner_product(state_a: dict[str, torch.Tensor],
                   state_b: dict[str, torch.Tensor],
@@ -178,17 +185,7 @@ def inner_product(state_a: dict[str, torch.Tensor],
     """The sum of products of two states over the named tensors, in double precision.
 
     Of complex numbers it is the real part of a times the conjugate of b."""
-    return float(sum(inner_products(as_real(state_a[name]), as_real(state_b[name])[None])
-                     for name in names))
-
-# %% ../../nbs/11b_matching.coordinate_descent.ipynb #select
-def select(mask, which, orders, gains):
-    "Of networks with orders and gains, those where `mask` (n,) is true."
-    return which[mask], {group: order[mask] for group, order in orders.items()}, gains[mask]
-
-def invert_order(order: np.ndarray) -> np.ndarray:
-    "The orders (n, units) that undo these."
-    return np.argsort(order, axis=1)
+    return float(sum(dot(as_real(state_a[name]), as_real(state_b[name])) for name in names))
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #sequences
 SWEEPS = ("forward", "backward", "random")
@@ -203,54 +200,49 @@ def _sequences(roots, order, seed):
             yield roots[::-1] if order == "backward" else roots
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #first-sweep
-def _sweep_forward(descent, which):
-    "Order each family by its forward slots; undo what has lowered the inner product."
+def _sweep_forward(descent):
+    "Order each family by its forward slots; undo it all if the inner product is lower then."
     layout = descent.layout
     for root, family in layout.families.items():
         if not any(layout.forward[group] for group in family): continue
-        found, orders, _ = descent.propose(root, which, forward=True)
-        if len(found): descent.apply(root, found, orders)
-    worse = np.flatnonzero(descent.gained < 0)
-    if len(worse): _undo(descent, worse)
+        orders, _ = descent.propose(root, forward=True)
+        if orders: descent.apply(root, orders)
+    if descent.gained < 0: _undo(descent)
 
-def _undo(descent, which):
-    "Put these networks back into the orders in which they were given to the descent."
+def _undo(descent):
+    "Put the network back into the order in which it was given to the descent."
     for root, family in descent.layout.families.items():
-        back = {group: invert_order(descent.moved[group][which]) for group in family}
-        moved = np.any([(own != np.sort(own, 1)).any(1) for own in back.values()], axis=0)
-        if not moved.any(): continue
-        descent.apply(root, which[moved], {group: own[moved] for group, own in back.items()})
+        back = {group: np.argsort(descent.moved[group]) for group in family}
+        if any((own != np.sort(own)).any() for own in back.values()): descent.apply(root, back)
+    descent.gained = 0.0
     descent.similarities.forget()
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #visit
 def _visit(descent, root):
-    "Solve a family for the networks where it waits; where it moves, its neighbours wait."
-    which = np.flatnonzero(descent.waiting[root])
-    if not len(which): return
-    descent.waiting[root][:] = False
-    moved = descent.solve(root, which)
-    for other in descent.layout.neighbours[root]: descent.waiting[other][moved] = True
-    if root in descent.layout.quadratic: descent.waiting[root][moved] = True
+    "Solve a family if it waits; if it moves, its neighbours wait."
+    if root not in descent.waiting: return
+    descent.waiting.discard(root)
+    if not descent.solve(root): return
+    descent.waiting |= descent.layout.neighbours[root]
+    if root in descent.layout.quadratic: descent.waiting.add(root)
 
-def _observe(descent, which):
-    "Add the present inner products of these networks to their histories."
-    values = (descent.start + descent.gained).tolist()
-    for n in which: descent.history[n].append(values[n])
+def _observe(descent):
+    "Add the present inner product to the history."
+    descent.history.append(descent.start + descent.gained)
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #coordinate-descent
-def coordinate_descent(descent,           # a `TensorDescent`; changed in place
-                       order: str,        # of the sweeps, one of `SWEEPS`
-                       seed: int,         # of random orders
+def coordinate_descent(descent,          # a `TensorDescent`; changed in place
+                       order: str,       # of the sweeps, one of `SWEEPS`
+                       seed: int,        # of random orders
                        max_sweeps: int,
-                       first: np.ndarray, # numbers of the networks with a first sweep forward
+                       first: bool,      # with a first sweep forward?
                       ) -> None:
     "Sweep over the families that wait until none does (Ainsworth et al., 2022, Algorithm 1)."
-    start = int(len(first) > 0 and max_sweeps > 0)
+    start = int(first and max_sweeps > 0)
     if start:
-        _sweep_forward(descent, first)
-        _observe(descent, first)
-    for number, sequence in enumerate(_sequences(descent.waiting, order, seed), start):
-        active = np.any([*descent.waiting.values()], axis=0)
-        if number >= max_sweeps or not active.any(): return
+        _sweep_forward(descent)
+        _observe(descent)
+    for number, sequence in enumerate(_sequences(descent.layout.families, order, seed), start):
+        if number >= max_sweeps or not descent.waiting: return
         for root in sequence: _visit(descent, root)
-        _observe(descent, np.flatnonzero(active))
+        _observe(descent)

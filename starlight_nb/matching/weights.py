@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -18,7 +17,7 @@ from ..evaluation import midpoint_loss
 from .assignment import map_threads
 from .coordinate_descent import (
     Layout, SWEEPS, coordinate_descent, inner_product)
-from .tensor_descent import TensorDescent, finish, norm_products, reorder
+from .tensor_descent import TensorDescent, Weights, reorder
 from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from ..permutation.proof import without_groups
@@ -27,9 +26,8 @@ from ..permutation.trace import has_fractions
 from ..runtime.settings import check_choice, check_number
 
 # %% auto #0
-__all__ = ['SMALL_NETWORK', 'MAX_BATCH_NUMBERS', 'Matching', 'matched_names', 'is_small', 'size', 'weights_type', 'working_type',
-           'check_states', 'match_weights', 'match_many', 'Matcher', 'matching_of', 'match_rest', 'MultiMatching',
-           'match_jointly']
+__all__ = ['SMALL_NETWORK', 'Matching', 'matched_names', 'is_small', 'size', 'weights_type', 'working_type', 'check_states',
+           'match_weights', 'match_many', 'Matcher', 'matching_of', 'match_rest', 'MultiMatching', 'match_jointly']
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching
 @dataclass(frozen=True)
@@ -123,59 +121,42 @@ def _check_midpoint(model, data):
 def _weights(spec, state, dtype, device=None):
     "A copy of what is matched of a network, in this precision."
     found = {name: as_real(state[name]) for name in matched_names(spec, state)}
-    return {name: tensor.to(device or tensor.device, dtype, copy=True).contiguous()
-            for name, tensor in found.items()}
+    device = device or next((own.device for own in found.values()), torch.device("cpu"))
+    return Weights(found, dtype, device)
 
-def _stacks(spec, states, like):
-    "The tensors of several networks, stacked, in the precision and on the device of `like`."
-    return {name: torch.stack([as_real(state[name]).to(own) for state in states])
-            for name, own in like.items()}
-
-def _stacked_orders(spec, permutations):
-    "Permutations as orders {group: (networks, units)}; None stands for the identity."
-    identity = spec.identity()
-    return {group: np.stack([(own or identity)[group].cpu().numpy() for own in permutations])
-            for group in spec.groups}
-
-# %% ../../nbs/11d_matching.weights.ipynb #joined
-def _joined(orders, moved):
-    "Orders {group: (networks, units)}, and then `moved`."
-    return {group: np.take_along_axis(own, moved[group], 1) for group, own in orders.items()}
+def _orders(permutation):
+    "A permutation as arrays {group: (units,)}."
+    return {group: order.cpu().numpy() for group, order in permutation.items()}
 
 # %% ../../nbs/11d_matching.weights.ipynb #run
 def _descend(layout, a, b, new, sweeps):
-    "Sweep until nothing moves; the descent. `new` (networks,) are those not matched before."
-    first = np.flatnonzero(new) if sweeps.order == "forward" else np.zeros(0, int)
-    keep = sum(map(torch.numel, a.values())) > SMALL_NETWORK
-    device = next((tensor.device.type for tensor in a.values()), "cpu")
-    with torch.autocast(device, enabled=False):
-        descent = TensorDescent(layout, a, b, new, keep)
-        coordinate_descent(descent, *sweeps, first=first)
-        finish(descent)
+    "Sweep until nothing moves; the descent. Is B `new`, that is, was it not matched before?"
+    with torch.autocast(a.vector.device.type, enabled=False):
+        descent = TensorDescent(layout, a, b, new)
+        coordinate_descent(descent, *sweeps, first=new and sweeps.order == "forward")
+        descent.finish()
     return descent
 
 # %% ../../nbs/11d_matching.weights.ipynb #matchings
-def _matchings(descent, orders):
-    "The results of a descent, one a network; `orders` {group: (networks, units)} at its end."
-    steps = [[] for _ in range(descent.count)]
-    for n, *step in descent.steps: steps[n].append(tuple(step))
-    found = []
-    for n, (history, scale) in enumerate(zip(descent.history, norm_products(descent).tolist())):
-        permutation = {g: torch.from_numpy(order[n].copy()) for g, order in orders.items()}
-        cosine = history[-1] / scale if scale else 0.0
-        sweeps = len(history) - 1
-        found.append(Matching(permutation, history[-1], cosine, sweeps, history, steps[n]))
-    return found
+def _matching(descent, orders):
+    "The result of a descent, and the orders at its end; `orders` {group: (units,)} are the start."
+    orders = {group: own[descent.moved[group]] for group, own in orders.items()}
+    permutation = {group: torch.from_numpy(own.copy()) for group, own in orders.items()}
+    history, scale = descent.history, descent.a.norm * descent.b.norm
+    cosine = history[-1] / scale if scale else 0.0
+    sweeps = len(history) - 1
+    return Matching(permutation, history[-1], cosine, sweeps, history, descent.steps), orders
 
-def _match(layout, state_a, states_b, starts, sweeps):
-    "Match these networks, from these permutations (None: from the order they are in, as new)."
+def _match(layout, a, state_b, start, sweeps):
+    "Match a network to weights A, from a permutation (None: from the order it is in, as new)."
     spec = layout.spec
-    a = _weights(spec, state_a, working_type(spec, state_a))
-    orders, b = _stacked_orders(spec, starts), _stacks(spec, states_b, like=a)
-    reorder(layout, b, np.arange(len(states_b)), orders)
-    new = np.array([start is None for start in starts])
-    descent = _descend(layout, a, b, new, sweeps)
-    return _matchings(descent, _joined(orders, descent.moved))
+    b, orders = _weights(spec, state_b, *a.kind), _orders(start or spec.identity())
+    reorder(layout, b, orders)
+    return _matching(_descend(layout, a, b, start is None, sweeps), orders)[0]
+
+def _match_pair(layout, state_a, state_b, start, sweeps):
+    a = _weights(layout.spec, state_a, working_type(layout.spec, state_a))
+    return _match(layout, a, state_b, start, sweeps)
 
 # %% ../../nbs/11d_matching.weights.ipynb #best-matching
 def _best_matching(found, spec, state_a, state_b, model, data):
@@ -210,18 +191,10 @@ def match_weights(spec: PermutationSpec,
     runs = [(init, sweeps)]
     runs += [(None, sweeps._replace(order="random", seed=sweeps.seed + 1 + n))
              for n in range(restarts)]
-    found = [_match(layout, state_a, [state_b], [start], own)[0] for start, own in runs]
+    found = [_match_pair(layout, state_a, state_b, start, own) for start, own in runs]
     return _best_matching(found, spec, state_a, state_b, model, data)
 
-# %% ../../nbs/11d_matching.weights.ipynb #batches
-MAX_BATCH_NUMBERS = 1 << 22  # numbers in the networks of one batch
-
-def _batches(spec, states, numbers):
-    "The numbers of these networks, in lists of as many as are matched in one descent."
-    if not numbers: return []
-    length = max(1, MAX_BATCH_NUMBERS // max(1, size(spec, states[0])))
-    return [numbers[first:first + length] for first in range(0, len(numbers), length)]
-
+# %% ../../nbs/11d_matching.weights.ipynb #check-starts
 def _named(argument, items): return {f"{argument}[{n}]": item for n, item in enumerate(items)}
 
 def _check_starts(spec, argument, permutations, count):
@@ -248,50 +221,36 @@ def match_many(spec: PermutationSpec,
     state_a, *states_b = check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
     if init is not None: _check_starts(spec, "init", init, len(states_b))
     layout, starts = Layout(spec), [None] * len(states_b) if init is None else init
-    def match(batch):
-        own = [states_b[n] for n in batch], [starts[n] for n in batch]
-        return _match(layout, state_a, *own, sweeps)
-    found = map_threads(match, _batches(spec, states_b, [*range(len(states_b))]))
-    return [matching for batch in found for matching in batch]
+    a = _weights(spec, state_a, working_type(spec, state_a))
+    pairs = list(zip(states_b, starts))
+    return map_threads(lambda pair: _match(layout, a, *pair, sweeps), pairs)
 
 # %% ../../nbs/11d_matching.weights.ipynb #working-copies
 class _WorkingCopies:
-    "Many networks, stacked, each in the order found last."
+    "Many networks, each in the order found last."
     def __init__(self, layout, states, permutations):
-        self.layout = layout
-        self.new = np.array([permutation is None for permutation in permutations], bool)
-        self.orders = _stacked_orders(layout.spec, permutations)
+        self.layout, self.states = layout, states
         dtype = weights_type(layout.spec, states[0])
-        self.b = _stacks(layout.spec, states, like=_weights(layout.spec, states[0], dtype))
-        reorder(layout, self.b, np.arange(len(states)), self.orders)
-        self.batches = partial(_batches, layout.spec, states)
-    def match(self, numbers, state_a, sweeps):
-        "A matching of each of these networks to a network A."
-        like = next(iter(self.b.values()), torch.empty(0))
-        a = _weights(self.layout.spec, state_a, like.dtype, like.device)
-        match = partial(self._match_batch, a=a, sweeps=sweeps)
-        found = map_threads(match, self.batches(numbers))
-        return [matching for batch in found for matching in batch]
-    def rows(self, numbers, names):
-        "The named tensors of these networks, side by side."
-        return torch.cat([self.b[name][numbers][:, None].flatten(1) for name in names], 1)
-    def _match_batch(self, numbers, a, sweeps):
-        b = {name: stack[numbers] for name, stack in self.b.items()}
-        descent = _descend(self.layout, a, b, self.new[numbers], sweeps)
-        _put_back(self, numbers, descent)
-        return _matchings(descent, {group: own[numbers] for group, own in self.orders.items()})
-
-# %% ../../nbs/11d_matching.weights.ipynb #put-back
-def _put_back(copies, numbers, descent):
-    "Keep the networks of a descent, as they are at its end."
-    copies.new[numbers] = False
-    moved = sorted({n for n, *_ in descent.steps})
-    if not moved: return
-    into = [numbers[n] for n in moved]
-    before = {group: own[into] for group, own in copies.orders.items()}
-    after = _joined(before, {group: own[moved] for group, own in descent.moved.items()})
-    for group, own in after.items(): copies.orders[group][into] = own
-    for name, stack in descent.b.items(): copies.b[name][into] = stack[moved]
+        self.kind = _weights(layout.spec, states[0], dtype).kind
+        self.new = [permutation is None for permutation in permutations]
+        self.orders = [_orders(own or layout.spec.identity()) for own in permutations]
+        self.weights = [self._in_order(n) for n in range(len(states))]
+    def _in_order(self, n):
+        weights = _weights(self.layout.spec, self.states[n], *self.kind)
+        reorder(self.layout, weights, self.orders[n])
+        return weights
+    def match(self, n, a, sweeps):
+        "A matching of network n to weights A."
+        try: descent = _descend(self.layout, a, self.weights[n], self.new[n], sweeps)
+        except BaseException:  # stopped half-way: its units are in no known order
+            self.weights[n] = self._in_order(n)
+            raise
+        found, self.orders[n] = _matching(descent, self.orders[n])
+        self.new[n] = False
+        return found
+    def row(self, n, names):
+        tensors = self.weights[n].tensors
+        return torch.cat([tensors[name].flatten() for name in names])
 
 # %% ../../nbs/11d_matching.weights.ipynb #checked-numbers
 def _checked_numbers(numbers, count):
@@ -318,14 +277,15 @@ class Matcher:
         if not numbers: return []
         state_a, = check_states(self.spec, {"state_a": state_a})
         _check_kinds({"state_a": state_a} | _named("states_b", self.states[:1]))
-        return self.copies.match(numbers, state_a, self.sweeps)
+        a = _weights(self.spec, state_a, *self.copies.kind)
+        return map_threads(partial(self.copies.match, a=a, sweeps=self.sweeps), numbers)
     def resume(self, permutations: list[dict[str, torch.Tensor] | None]):
         "Continue from these permutations, one a network; None: it has not been matched yet."
         _check_starts(self.spec, "permutations", permutations, len(self.states))
         if self.states: self.copies = _WorkingCopies(self.layout, self.states, permutations)
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
         "Write networks `numbers`, as they are now, into their rows: named tensors side by side."
-        if len(numbers): rows[numbers] = self.copies.rows(numbers, names).to(rows)
+        for n in numbers: rows[n] = self.copies.row(n, names)
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec,
@@ -352,7 +312,7 @@ def match_rest(spec: PermutationSpec,
     "The permutation with all other groups matched by their weights; states are not checked."
     rest = without_groups(spec, dict.fromkeys(found, "has been matched"))
     moved = permute(spec, permutation, state_b)
-    better = _match(Layout(rest), state_a, [moved], [None], _Sweeps())[0].permutation
+    better = _match_pair(Layout(rest), state_a, moved, None, _Sweeps()).permutation
     return permutation | {group: permutation[group][order] for group, order in better.items()}
 
 # %% ../../nbs/11d_matching.weights.ipynb #multimatching
@@ -381,7 +341,7 @@ class _CommonOrder:
     def match(self, n):
         "Match network n to the sum of the others."
         total, start = self._sum_without(n), self.permutations[n]
-        found = _match(self.layout, total, [self.states[n]], [start], _Sweeps())[0]
+        found = _match_pair(self.layout, total, self.states[n], start, _Sweeps())
         self.permutations[n] = found.permutation
         self.moved[n] = permute(self.spec, found.permutation, self.states[n])
     def _sum_without(self, n):

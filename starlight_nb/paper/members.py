@@ -64,7 +64,7 @@ def network_of(setting: Setting, environment: Settings | None = None) -> dict:
                             list(x.shape[1:]), str(x.dtype).removeprefix("torch."))
 
 # %% ../../nbs/50c_paper.members.ipynb #algorithms
-ALGORITHMS = {"training": 1, "star": 2, "matching": 2, "path": 1, "plane": 1, "average": 1,
+ALGORITHMS = {"training": 1, "star": 3, "matching": 3, "path": 1, "plane": 1, "average": 1,
               "predictor": 1}
 KINDS = {  # of entries of the store, and the algorithms that make them from other entries
     "regular": ("training",), "star": ("training", "matching", "star"),
