@@ -22,8 +22,7 @@ from .runtime.settings import check_choice, check_number
 from .states import (
     check_same, combine_states, lerp_states, placement, state_for)
 from .training import Recipe
-from .training.networks import MOST_PARAMETERS, safe_format
-
+from .training.networks import MOST_PARAMETERS
 
 # %% auto #0
 __all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier', 'accuracy_barrier',
@@ -150,7 +149,7 @@ def path_losses(model: nn.Module,                 # the architecture; not change
         points_per_batch = check_number("points_per_batch", points_per_batch, int, 1, np.inf)
     size = points_per_batch or best_points_per_batch(model, len(points))
     values = np.array(_path_values(model, ends, data, points.tolist(), refresh,
-                                   repair, safe_format(model, recipe), size))
+                                   repair, recipe, size))
     loss = {split: values[:, n, 0] for n, split in enumerate(data.splits)}
     accuracy = {split: values[:, n, 1] for n, split in enumerate(data.splits)}
     return PathCurve(points, loss, accuracy)

@@ -18,7 +18,7 @@ from ..states import (
     WorkingCopy, check_same, interpolate, is_number, lerp_states, placement, state_for,
     tensors_of, tied_names)
 from ..training import Recipe
-from ..training.networks import logits_of, outputs_of, safe_format
+from ..training.networks import logits_of, outputs_of, format_for
 _all_ = ['check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
@@ -80,6 +80,7 @@ class Evaluator(_MeasuringCopy):
         self.derive()
         if not self.refresher.statistics: return
         size = measuring_size(self.model, split, batch_size)
+        recipe = format_for(self.model, recipe)
         self.refresher.measure(split, size, lambda x: outputs_of(self.model, x, recipe))
         self.keep()
     def evaluate(self, split: Split, batch_size: int | None = None,
@@ -87,6 +88,7 @@ class Evaluator(_MeasuringCopy):
         "Mean cross-entropy in nats, and accuracy from 0 to 1, of the loaded state."
         self.reset()
         size = batch_size or best_batch(self.model, split, 2000)
+        recipe = format_for(self.model, recipe)
         def forward(x): return logits_of(self.model, x, recipe, split.largest_label)
         return _mean_score(forward, split, size)
 
@@ -104,7 +106,7 @@ def refresh_batchnorm(model: nn.Module,                # the architecture; not c
     if has_weights_alone(model): return state
     evaluator = Evaluator(model, split)
     evaluator.load(state)
-    evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))
+    evaluator.refresh_batchnorm(split, batch_size, recipe)
     return evaluator.state()
 
 # %% ../../nbs/03_evaluation.ipynb #evaluate
@@ -119,7 +121,7 @@ def evaluate(model: nn.Module,                # the architecture; not changed
     Raises `ValueError` where the state does not fit the model."""
     evaluator = Evaluator(model, split)
     evaluator.load(state_for(model, state))
-    return evaluator.evaluate(split, batch_size, safe_format(model, recipe))
+    return evaluator.evaluate(split, batch_size, recipe)
 
 # %% ../../nbs/03_evaluation.ipynb #checked-ends
 def checked_ends(model: nn.Module, state_a: dict[str, torch.Tensor],
@@ -203,6 +205,7 @@ class StackedEvaluator(_Stack):
         if not self.refresher.statistics: return
         places = {}  # names of a pass's tensors, by their identity
         size = measuring_size(self.model, split, batch_size)
+        recipe = format_for(self.model, recipe)
         with CumulativeStatistics(lambda mean: places.get(id(mean))) as mode, torch.no_grad():
             for x in measuring_batches(split, size):
                 mode.examples = len(x)
@@ -210,6 +213,7 @@ class StackedEvaluator(_Stack):
     def evaluate(self, split: Split, batch_size: int = 2000,
                  recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
         "As `Evaluator.evaluate`, for each loaded state."
+        recipe = format_for(self.model, recipe)
         logits = partial(logits_of, recipe=recipe, largest_label=split.largest_label)
         with torch.no_grad():
             total = sum(torch.stack([_score(own, y) for own in self._run(logits, x)])
@@ -229,7 +233,7 @@ def refresh_batchnorm_stacked(model: nn.Module,                       # not chan
     if not evaluator.exact:
         return [refresh_batchnorm(model, state, split, batch_size, recipe) for state in states]
     evaluator.load(states)
-    evaluator.refresh_batchnorm(split, batch_size, safe_format(model, recipe))
+    evaluator.refresh_batchnorm(split, batch_size, recipe)
     return evaluator.states()
 
 def evaluate_stacked(model: nn.Module,                       # not changed
@@ -241,4 +245,4 @@ def evaluate_stacked(model: nn.Module,                       # not changed
     "As `evaluate` for each of the states, all evaluated as one network."
     evaluator = StackedEvaluator(model, split)
     evaluator.load([state_for(model, state) for state in states])
-    return evaluator.evaluate(split, batch_size, safe_format(model, recipe))
+    return evaluator.evaluate(split, batch_size, recipe)

@@ -21,7 +21,7 @@ from ..star import Sources, StarObjective, StarOptions
 from ..states import state_of, working_copy
 from ..training import plan_population
 from ..training.loop import step_seconds
-from ..training.networks import logits_of
+from ..training.networks import format_for, logits_of
 
 # %% auto #0
 __all__ = ['PEAKS', 'Cost', 'measure_cost', 'in_operations', 'share_of_peak', 'setting_costs']
@@ -122,6 +122,7 @@ def _time_matching(spec, states, device):
 def _time_examples(network, split, recipe):
     "Seconds an example to evaluate, to pass forward, and to measure normalisation statistics."
     state, eval_network = state_of(network), working_copy(network).eval()
+    recipe = format_for(network, recipe)
     def evaluated(part): evaluate(network, state, part, recipe=recipe)
     def refreshed(part): refresh_batchnorm(network, state, part, recipe=recipe)
     def passed(part):

@@ -13,24 +13,32 @@ from ..states import find_derived, placement, state_of, tied_names, working_copy
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['STACKABLE', 'MOST_PARAMETERS', 'outputs_of', 'logits_of', 'training_loss', 'safe_format', 'FlatModule',
-           'StackedModules', 'draws_random_numbers', 'why_not_stacked']
+__all__ = ['SMALLEST_SIDE', 'MOST_GAINING', 'STACKABLE', 'MOST_PARAMETERS', 'outputs_of', 'logits_of', 'training_loss',
+           'format_for', 'FlatModule', 'StackedModules', 'draws_random_numbers', 'why_not_stacked']
 
-# %% ../../nbs/02b_training.networks.ipynb #logits-of
+# %% ../../nbs/02b_training.networks.ipynb #outputs-of
+SMALLEST_SIDE = 16  # pixels
+
+def _has_channels_last(x, recipe):
+    "Whether this batch is given to the network with its channels side by side."
+    if x.ndim != 4: return False
+    if recipe.channels_last is None: return min(x.shape[2:]) >= SMALLEST_SIDE
+    return recipe.channels_last
+
 def outputs_of(network,          # called as `network(x)`
                x: torch.Tensor,  # (examples, ...)
                recipe: Recipe,   # its precision and memory format count
               ):
     "What the network returns for a batch, whatever it is, computed as the recipe says."
-    if recipe.channels_last and x.ndim == 4:
-        x = x.contiguous(memory_format=torch.channels_last)
+    if _has_channels_last(x, recipe): x = x.contiguous(memory_format=torch.channels_last)
     if recipe.precision == "float32": return network(x)
     with torch.autocast(x.device.type, getattr(torch, recipe.precision)): return network(x)
 
+# %% ../../nbs/02b_training.networks.ipynb #logits-of
 def logits_of(network,          # called as `network(x)`
               x: torch.Tensor,  # (examples, ...)
-              recipe: Recipe = Recipe(),  # its precision and memory format count
-              largest_label: int = -1,    # of the data; -1 where there are no labels
+              recipe: Recipe = Recipe(channels_last=False),  # precision and memory format count
+              largest_label: int = -1,  # of the data; -1 where there are no labels
              ) -> torch.Tensor:
     """The network's outputs for a batch, (examples, classes), in single precision or better.
 
@@ -66,15 +74,27 @@ def training_loss(network,          # called as `network(x)`
     return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
 
 # %% ../../nbs/02b_training.networks.ipynb #safe-format
-def safe_format(module: nn.Module, recipe: Recipe) -> Recipe:
-    "The recipe; without `channels_last`, and with a warning, where that is unsafe for the module."
-    if not recipe.channels_last: return recipe
+MOST_GAINING = 4_000_000  # parameters
+
+def format_for(module: nn.Module, recipe: Recipe = Recipe()) -> Recipe:
+    """The recipe; without `channels_last` where that is slow or unsafe for the module.
+
+    Warns where it is unsafe and the recipe asks for it."""
+    if recipe.channels_last is False: return recipe
     unsafe = [name for name, layer in module.named_modules() if _is_unsafe(layer)]
-    if not unsafe: return recipe
-    warnings.warn("recipe.channels_last is ignored: on a CPU PyTorch may write outside its memory "
-                  f"in the gradient of {unsafe[0]!r}, a 1x1 convolution with a stride and fewer "
-                  "than 8 input channels", stacklevel=3)
-    return recipe.replace(channels_last=False)
+    if unsafe and recipe.channels_last:
+        warnings.warn("recipe.channels_last is ignored: on a CPU PyTorch may write outside its "
+                      f"memory in the gradient of {unsafe[0]!r}, a 1x1 convolution with a stride "
+                      "and fewer than 8 input channels", stacklevel=3)
+    fits = not unsafe and (recipe.channels_last or _gains(module))
+    return recipe if fits else recipe.replace(channels_last=False)
+
+def _gains(module):
+    "Is it a network with convolutions, on a CPU, and not a large one?"
+    parameters = list(module.parameters())
+    on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+    small = sum(parameter.numel() for parameter in parameters) < MOST_GAINING
+    return on_cpu and small and any(isinstance(own, nn.Conv2d) for own in module.modules())
 
 def _is_unsafe(layer):
     "Is it a layer whose gradient may write outside its memory?"
@@ -114,7 +134,7 @@ class FlatModule:
     def __init__(self, module: nn.Module, recipe: Recipe = Recipe(), largest_label: int = -1):
         self.module = _trainable(module)
         self.largest_label = largest_label  # of the data; see `logits_of`
-        self.recipe = safe_format(module, recipe)
+        self.recipe = format_for(module, recipe)
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
         _make_views(self.module, self.vector, self.gradient)
@@ -164,7 +184,7 @@ class StackedModules:
     def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe(), largest_label=-1):
         modules = _trainable_stack(modules)
         self.module, self.largest_label = modules[0], largest_label
-        self.recipe = safe_format(self.module, recipe)
+        self.recipe = format_for(self.module, recipe)
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
         self.weights = _stacked_views(self.vector, self.module)

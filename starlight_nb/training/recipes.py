@@ -33,7 +33,7 @@ class Recipe:
     crop_padding: int = 4            # pixels
     label_smoothing: float = 0.0
     precision: str = "float32"       # of activations, one of `PRECISIONS`; weights stay in float32
-    channels_last: bool = False      # an image's channels side by side in memory, for tensor cores
+    channels_last: bool | None = None  # an image's channels side by side; None: where that is fast
     compile: bool = False            # run the network through `torch.compile`
     def __post_init__(self):
         for name, value in _checked_fields(vars(self)).items():
@@ -62,8 +62,9 @@ def _checked_fields(values):
     "The values of all fields; `ValueError`, naming the field, for one that it may not hold."
     for name, known in CHOICES.items(): check_choice(f"recipe.{name}", values[name], known)
     for name in SWITCHES:
-        if not isinstance(values[name], bool):
-            raise ValueError(f"recipe.{name}: true or false is needed, not {values[name]!r}")
+        if isinstance(values[name], bool) or name == "channels_last" and values[name] is None:
+            continue
+        raise ValueError(f"recipe.{name}: true or false is needed, not {values[name]!r}")
     numbers = {name: check_number(f"recipe.{name}", values[name], *limits)
                for name, limits in RANGES.items()}
     if not isinstance(values["milestones"], tuple):
