@@ -1,7 +1,8 @@
 # make reproduce [PROFILE=digits]   run every experiment notebook and write reports/PROFILE/
 # make test                         check notebooks against the package, run their tests and pytest
 # make lab                          open JupyterLab on the notebooks
-# make bench                        time matching (beside rebasin), training, path evaluation and the paper's settings; writes reports/bench/
+# make bench                        time matching (beside rebasin), training and stars, in a quarter of an hour; writes reports/bench/
+# make bench-studies                barriers by method and estimator, torchvision's architectures, the paper's costs: an hour; writes there too
 # make export                       after editing a notebook: write starlight_nb/ and README.md
 # make outputs                      run the library's notebooks and keep what they show
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: reproduce test lab bench export readme outputs
+.PHONY: reproduce test lab bench bench-studies export readme outputs
 reproduce: $(VENV)/.installed
 	@$(BIN)/starlight reproduce --profile $(PROFILE) $(OPTIONS)
 
@@ -30,10 +31,15 @@ lab: $(VENV)/.installed-lab
 
 bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m pytest tests/bench/bench_core.py --benchmark-columns min,median,rounds --benchmark-sort name
+	@$(BIN)/python tests/bench/limits.py $(OPTIONS)
 	@$(BIN)/python tests/bench/matching.py $(OPTIONS)
-	@$(BIN)/python tests/bench/estimators.py $(OPTIONS)
 	@$(BIN)/python tests/bench/populations.py $(OPTIONS)
 	@$(BIN)/python tests/bench/stars.py $(OPTIONS)
+
+bench-studies: $(VENV)/.installed-bench
+	@$(BIN)/python tests/bench/matching_barriers.py $(OPTIONS)
+	@$(BIN)/python tests/bench/star_barriers.py $(OPTIONS)
+	@$(BIN)/python tests/bench/estimators.py $(OPTIONS)
 	@$(BIN)/python tests/bench/architectures.py
 	@$(BIN)/python tests/bench/costs.py
 

@@ -10,23 +10,28 @@ import numpy as np
 import torch
 from .assignment import assign_family
 from .coordinate_descent import (
-    Layout, add_similarities, dot, norm, unit_rows)
+    PIECE, Layout, add_similarities, dot, norm, unit_rows)
 
 # %% auto #0
 __all__ = ['Weights', 'Similarities', 'Change', 'reorder', 'DescentState', 'TensorDescent']
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #weights
 class Weights:
-    "A copy of a network's parameters: `tensors`, which are parts of one `vector`."
-    def __init__(self, tensors: dict[str, torch.Tensor], dtype: torch.dtype, device):
-        sizes = [tensor.numel() for tensor in tensors.values()]
-        self.vector = torch.empty(sum(sizes), dtype=dtype, device=device)
-        parts = zip(tensors.items(), self.vector.split(sizes))
-        self.tensors = {name: part.view_as(tensor).copy_(tensor)
-                        for (name, tensor), part in parts}
+    "A network's parameters in one precision on one device; without `copy`, not to be changed."
+    def __init__(self, tensors: dict[str, torch.Tensor], dtype: torch.dtype, device, copy=True):
         self.kind = dtype, device
+        large = {name: tensor.to(device, dtype, copy=copy).contiguous()
+                 for name, tensor in tensors.items() if tensor.numel() > PIECE}
+        small = {name: tensor for name, tensor in tensors.items() if name not in large}
+        vector = torch.empty(sum(map(torch.numel, small.values())), dtype=dtype, device=device)
+        views = zip(small.items(), vector.split([own.numel() for own in small.values()]))
+        self.tensors = large | {name: view.view_as(own).copy_(own) for (name, own), view in views}
+        self.parts = [vector, *large.values()]
         self.norms = {name: norm(own) for name, own in self.tensors.items()}
         self.norm = math.hypot(*self.norms.values())
+    def dot(self, other: Weights) -> float:
+        "The inner product with the weights of such a network, in double precision."
+        return math.fsum(dot(*pair) for pair in zip(self.parts, other.parts))
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #similarities
 class Similarities:
@@ -40,7 +45,7 @@ class Similarities:
         fresh = [n for n in numbers if (group, n) not in self.layout.incremental]
         if fresh and total is not None: total = total.clone()
         for number in fresh: total = self.add(group, number, total, b)
-        if total is None: total = self.a.vector.new_zeros((self.layout.spec.groups[group],) * 2)
+        if total is None: total = _zeros(self.a, self.layout.spec.groups[group])
         return total.cpu().numpy()
     def add(self, group: str, number: int, total: torch.Tensor | None, b: Weights) -> torch.Tensor:
         "`total`, or 0 where it is None, plus the similarities at one slot."
@@ -52,6 +57,10 @@ class Similarities:
         self.sums, self.included = {}, {}
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #kept-sum
+def _zeros(weights, units):
+    dtype, device = weights.kind
+    return torch.zeros(units, units, dtype=dtype, device=device)
+
 def _kept_sum(similarities, group, numbers, b):
     "The kept sum of a group, with the incremental slots of these numbers in it; None: no slot."
     included = similarities.included.setdefault(group, set())
@@ -118,7 +127,7 @@ def _check_scale(scale, eps):
 
 def _thresholds(layout, a, b):
     "For each family `(least, sure)`."
-    eps, found = torch.finfo(a.vector.dtype).eps, {}
+    eps, found = torch.finfo(a.kind[0]).eps, {}
     for root, tensors in layout.tensors.items():
         scale = sum(a.norms[name] * b.norms[name] for name in tensors)
         _check_scale(scale, eps)
@@ -146,18 +155,18 @@ class DescentState:
                  new: bool):  # does its order mean nothing yet?
         self.layout, self.similarities = layout, Similarities(layout, a)
         self.a, self.b = a, b
+        self.start, self.gained = a.dot(b), 0.0
         self.thresholds = _thresholds(layout, a, b)  # root: (least, sure)
         self.waiting = set(layout.families)
-        groups, zeros = layout.spec.groups, torch.zeros(0, dtype=a.vector.dtype).numpy()
+        groups, zeros = layout.spec.groups, _zeros(a, 0).cpu().numpy()
         self.moved = {group: np.arange(units) for group, units in groups.items()}
         self.prices = {group: None if new else np.zeros(units, zeros.dtype)
                        for group, units in groups.items()}
-        self.start, self.gained = dot(a.vector, b.vector), 0.0
         self.history, self.steps = [self.start], []
     def finish(self):
         "Measure the inner product, and correct the history."
         if not self.steps: return
-        error = self.start + self.gained - dot(self.a.vector, self.b.vector)
+        error = self.start + self.gained - self.a.dot(self.b)
         self.history[1:] = [max(self.start, value - error) for value in self.history[1:]]
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #move

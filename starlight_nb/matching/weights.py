@@ -118,11 +118,11 @@ def _check_midpoint(model, data):
     raise ValueError("model, data: the midpoint's loss needs both")
 
 # %% ../../nbs/11d_matching.weights.ipynb #descent
-def _weights(spec, state, dtype, device=None):
-    "A copy of what is matched of a network, in this precision."
+def _weights(spec, state, dtype, device=None, copy=True):
+    "What is matched of a network, in this precision."
     found = {name: as_real(state[name]) for name in matched_names(spec, state)}
     device = device or next((own.device for own in found.values()), torch.device("cpu"))
-    return Weights(found, dtype, device)
+    return Weights(found, dtype, device, copy)
 
 def _orders(permutation):
     "A permutation as arrays {group: (units,)}."
@@ -131,7 +131,7 @@ def _orders(permutation):
 # %% ../../nbs/11d_matching.weights.ipynb #run
 def _descend(layout, a, b, new, sweeps):
     "Sweep until nothing moves; the descent. Is B `new`, that is, was it not matched before?"
-    with torch.autocast(a.vector.device.type, enabled=False):
+    with torch.autocast(a.kind[1].type, enabled=False):
         descent = TensorDescent(layout, a, b, new)
         coordinate_descent(descent, *sweeps, first=new and sweeps.order == "forward")
         descent.finish()
@@ -155,7 +155,7 @@ def _match(layout, a, state_b, start, sweeps):
     return _matching(_descend(layout, a, b, start is None, sweeps), orders)[0]
 
 def _match_pair(layout, state_a, state_b, start, sweeps):
-    a = _weights(layout.spec, state_a, working_type(layout.spec, state_a))
+    a = _weights(layout.spec, state_a, working_type(layout.spec, state_a), copy=False)
     return _match(layout, a, state_b, start, sweeps)
 
 # %% ../../nbs/11d_matching.weights.ipynb #best-matching
@@ -221,7 +221,7 @@ def match_many(spec: PermutationSpec,
     state_a, *states_b = check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
     if init is not None: _check_starts(spec, "init", init, len(states_b))
     layout, starts = Layout(spec), [None] * len(states_b) if init is None else init
-    a = _weights(spec, state_a, working_type(spec, state_a))
+    a = _weights(spec, state_a, working_type(spec, state_a), copy=False)
     pairs = list(zip(states_b, starts))
     return map_threads(lambda pair: _match(layout, a, *pair, sweeps), pairs)
 
@@ -277,7 +277,7 @@ class Matcher:
         if not numbers: return []
         state_a, = check_states(self.spec, {"state_a": state_a})
         _check_kinds({"state_a": state_a} | _named("states_b", self.states[:1]))
-        a = _weights(self.spec, state_a, *self.copies.kind)
+        a = _weights(self.spec, state_a, *self.copies.kind, copy=False)
         return map_threads(partial(self.copies.match, a=a, sweeps=self.sweeps), numbers)
     def resume(self, permutations: list[dict[str, torch.Tensor] | None]):
         "Continue from these permutations, one a network; None: it has not been matched yet."

@@ -1,12 +1,12 @@
-"""`make bench`: matching by weights beside the PyPI package `rebasin`, on one thread.
+"""`make bench`: matching by weights beside the PyPI package `rebasin` and a plain port, on one thread.
 
 Compare within one run only.
 
-    python tests/bench/matching.py [--quick] [--only SECTION ...] [--mnist ROOT] [--out FOLDER]
+    python tests/bench/matching.py [--quick] [--only SECTION ...] [--out FOLDER]
 
 The whole run writes reports/bench/; a quick one, or one of some sections, only prints, unless
 `--out` says where to write. Seconds are the process's own, so that others on the machine count
-less.
+less. The plain port is `match_naively`, the algorithm as it is published, with PyTorch and SciPy.
 """
 import argparse
 import copy
@@ -15,21 +15,18 @@ import math
 import statistics
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from time import process_time
 
 import pandas as pd
 import torch
-from matching_networks import MLP, NETWORKS, PEERS, random_pair, trained_networks
-from matching_report import report
+from matching_networks import MLP, NETWORKS, PEERS, random_pair
+from matching_report import draw, report
 from rebasin import PermutationCoordinateDescent
 
-from starlight_nb.barriers import loss_barrier, path_losses
 from starlight_nb.data import load
-from starlight_nb.evaluation import refresh_batchnorm
 from starlight_nb.matching import Matcher, match_many, match_weights
-from starlight_nb.matching.coordinate_descent import inner_product
+from starlight_nb.matching.coordinate_descent import inner_product, match_naively
 from starlight_nb.matching.weights import matched_names
 from starlight_nb.models import build
 from starlight_nb.permutation import infer_spec, permute
@@ -40,8 +37,7 @@ torch.set_num_threads(1)
 OUT = Path(__file__).parents[2] / "reports/bench"
 RUNS = 3     # whose median counts
 SLOW = 15.0  # seconds of the first run from which no other follows
-COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "model_a",
-           "model_b", "note"]
+COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "note"]
 
 
 def rows(section, network, method, values, **columns):
@@ -80,6 +76,15 @@ def ours(spec, b, match):
 def by_weights(spec, a, b, **options):
     "As `ours`, by `match_weights`."
     return ours(spec, b, lambda: match_weights(spec, a, b, **options))
+
+
+def plain(spec, a, b):
+    "As `ours`, by the published algorithm; `RuntimeError` where groups are nested."
+    if spec.blocks: raise RuntimeError("knows no nested groups, which are")
+    seconds, (permutation, steps) = timed(lambda: match_naively(spec, a, b))
+    sweeps = -(-len(steps) // len(spec.groups))
+    values = dict(seconds=seconds, groups=len(permutation), sweeps=sweeps)
+    return permute(spec, permutation, b), values
 
 
 def rebasin(model_a, model_b, x, seed=0):
@@ -131,6 +136,7 @@ def contenders(spec, model_a, model_b, x):
             "from what was found": lambda: alone(init=found),
             "Matcher, nothing changed": lambda: by_matcher(matcher, a),
             "Matcher, A moved by 1 %": lambda: by_matcher(matcher, next(near)),
+            "plain PyTorch": lambda: scored(spec, a, plain(spec, a, b)),
             "rebasin": lambda: scored(spec, a, rebasin(model_a, model_b, x, next(seeds)))}
 
 
@@ -170,58 +176,42 @@ def agreement(options):
     return found
 
 
-def aligned(spec, make, data, a, b, seed):
-    "For each method the permuted state, and what it took."
-    model_a, model_b = make().eval(), make().eval()
-    model_a.load_state_dict(a)
-    model_b.load_state_dict(b)
-    return {"unmatched": (b, {}), "forward": by_weights(spec, a, b),
-            "random order": by_weights(spec, a, b, order="random", seed=seed),
-            "rebasin": rebasin(model_a, model_b, data.train.x[:2], seed)}
-
-
-def barrier_values(model, spec, data, a, found):
-    "The barrier from A to a permuted state, its rise half-way, and what the matching took."
-    state, values = found
-    # rebasin leaves the running statistics in their old order
-    state = refresh_batchnorm(model, state, data)
-    curve = path_losses(model, a, state, data)
-    loss = curve.loss["train"]
-    midpoint = loss[5] - (loss[0] + loss[-1]) / 2
-    values = scored(spec, a, (state, values))
-    return values | dict(barrier=loss_barrier(curve), midpoint=midpoint)
-
-
-def barriers(options):
-    "Training-loss barriers between trained networks, and what the matching took."
+def growth(section, sizes, make_of):
+    "Seconds of pairs of MLPs of several sizes."
     found = []
-    for network, make, data, recipe in trained_networks(options.mnist):
-        model = make()
-        states = train_population(make, data, recipe, range(3 if options.quick else 6))
-        states = [refresh_batchnorm(model, state, data) for state in states]
-        spec = infer_spec(model, data.train.x[:2])
-        for seed, (i, j) in enumerate(combinations(range(len(states)), 2)):
-            methods = aligned(spec, make, data, states[i], states[j], seed)
-            for method, permuted in methods.items():
-                values = barrier_values(model, spec, data, states[i], permuted)
-                found += rows("barriers", network, method, values, runs=1, model_a=f"model-{i}",
-                              model_b=f"model-{j}")
+    for size in sizes:
+        model_a, model_b, x = random_pair(make_of(size), (1, 28, 28))
+        runs_of = contenders(infer_spec(model_a, x), model_a, model_b, x)
+        for method in ("forward", "random order", "plain PyTorch", "rebasin"):
+            values, runs = repeated(runs_of[method])
+            found += rows(section, "MLP", method, values, runs=runs, size=size)
     return found
 
 
 def width(options):
     "How seconds grow with the width of an MLP of three hidden layers."
-    found = []
-    for size in (64, 128) if options.quick else (64, 128, 256, 512, 1024):
-        model_a, model_b, x = random_pair(partial(MLP, width=size), (1, 28, 28))
-        runs_of = contenders(infer_spec(model_a, x), model_a, model_b, x)
-        for method in ("forward", "random order", "rebasin"):
-            values, runs = repeated(runs_of[method])
-            found += rows("width", "MLP of 3 layers", method, values, runs=runs, size=size)
-    return found
+    sizes = (64, 128) if options.quick else (64, 128, 256, 512, 1024)
+    return growth("width", sizes, lambda size: partial(MLP, width=size))
+
+
+def depth(options):
+    "How seconds grow with the depth of an MLP of 128 units a layer."
+    sizes = (1, 2) if options.quick else (1, 2, 4, 8, 16)
+    return growth("depth", sizes, lambda size: partial(MLP, width=128, depth=size))
 
 
 def one_by_one(spec, a, others): return [match_weights(spec, a, b) for b in others]
+def plain_one_by_one(spec, a, others): return [match_naively(spec, a, b) for b in others]
+
+
+def by_rebasin(make, x, spec, a, others):
+    "Match so many networks with rebasin, one after another."
+    model = make()
+    model.load_state_dict(a)
+    for b in others:
+        other = make()
+        other.load_state_dict(b)
+        rebasin(model.eval(), other.eval(), x)
 
 
 def networks(options):
@@ -229,11 +219,12 @@ def networks(options):
     found, data = [], load("digits")
     counts = (1, 2, 5) if options.quick else (1, 2, 5, 10, 20, 50)
     recipe = Recipe(epochs=3, batch_size=100, lr=0.03)
-    methods = {"match_many": match_many, "match_weights": one_by_one}
     for network, name in (("MLP 3x32, digits", "mlp"), ("ResNet 8, digits", "resnet")):
-        make = partial(build, name)
+        make, x = partial(build, name), data.train.x[:2]
         a, *others = train_population(make, data, recipe, range(1 + counts[-1]))
-        spec = infer_spec(make(), data.train.x[:2])
+        spec = infer_spec(make(), x)
+        methods = {"match_many": match_many, "match_weights": one_by_one,
+                   "plain PyTorch": plain_one_by_one, "rebasin": partial(by_rebasin, make, x)}
         for count in counts:
             for method, match in methods.items():
                 run = partial(only_timed, partial(match, spec, a, others[:count]))
@@ -242,17 +233,16 @@ def networks(options):
     return found
 
 
-SECTIONS = {section.__name__: section for section in (speed, agreement, barriers, width, networks)}
+SECTIONS = {section.__name__: section
+            for section in (speed, agreement, networks, width, depth)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer and smaller networks")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="only these sections")
-    parser.add_argument("--mnist", metavar="ROOT",
-                        help="torchvision's folder of MNIST: barriers there too")
     parser.add_argument("--out", type=Path, help="where matching.csv and matching.md go")
-    options = parser.parse_args()
+    options, _ = parser.parse_known_args()  # `make bench` passes the same options to all
     chosen = [section for name, section in SECTIONS.items()
               if name in (options.only or SECTIONS)]
     found = [row for section in chosen for row in section(options)]
@@ -265,6 +255,7 @@ def main():
     table = frame.to_csv(index=False, float_format="%.8g", lineterminator="\n")
     write_atomic(out / "matching.csv", table)
     write_atomic(out / "matching.md", text)
+    draw(frame, out / "matching.png")
 
 
 if __name__ == "__main__": main()

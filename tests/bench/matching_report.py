@@ -1,9 +1,13 @@
-"""The tables of `matching.py`, in Markdown, from its tidy rows."""
+"""The tables and the picture of `matching.py`, from its tidy rows."""
 import platform
 from importlib.metadata import version
 
+import matplotlib
 import pandas as pd
 import torch
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
 
 from starlight_nb.statistics import bootstrap_mean
 
@@ -28,7 +32,7 @@ def speed(frame):
     table["runs"] = tried.groupby(["network", "method"], sort=False).runs.first()
     found = frame[frame.method == "infer_spec"].set_index("network").value
     whole = first_matching(found, table.xs("forward", level="method").seconds, others)
-    failed = [f"- rebasin {row.note} in {row.network}: no time to compare with"
+    failed = [f"- {row.method} {row.note} in {row.network}: no time to compare with"
               for row in tried[tried.value.isna()].itertuples()]
     columns = ["seconds", "rebasin / this", "cos_w", "cos", "groups", "sweeps", "runs"]
     return ["Two networks at random. Seconds of the matching alone (rebasin's include permuting "
@@ -88,25 +92,50 @@ def barriers(frame):
             "Means over pairs of what the matching left and took:", markdown(took)]
 
 
-def width(frame):
-    table = wide(frame[frame.metric == "seconds"], "size", "method").rename_axis(index="width")
-    last, ratio = table.index[-2:], table.iloc[-1] / table.iloc[-2]
+def growth(frame):
+    "The seconds of each size, and how many times longer rebasin takes."
+    size = frame.section.iloc[0]
+    table = wide(frame[frame.metric == "seconds"], "size", "method").rename_axis(index=size)
     table["rebasin / forward"] = table["rebasin"] / table["forward"]
-    growth = ", ".join(f"{value:.1f}-fold ({method})" for method, value in ratio.items())
-    return ["Seconds for an MLP of three hidden layers and 784 inputs, at random.",
-            markdown(table), f"From width {last[0]} to {last[1]} they grow {growth}."]
+    return [f"Seconds for a pair of MLPs at random with 784 inputs, by their {size}.",
+            markdown(table)]
 
 
 def networks(frame):
     table = wide(frame, ["network", "size"], "method").rename_axis(index=["network", "networks"])
     table["match_many, each"] = table["match_many"] / table.index.get_level_values("networks")
-    table["match_weights / match_many"] = table["match_weights"] / table["match_many"]
+    table["rebasin / match_many"] = table["rebasin"] / table["match_many"]
     return ["Seconds to match so many networks, each of three epochs, to one: by `match_many`, "
-            "and by so many calls of `match_weights`.", markdown(table)]
+            "and by as many calls of each of the others.", markdown(table)]
 
 
-SECTIONS = dict(speed=speed, agreement=agreement, barriers=barriers, width=width,
-                networks=networks)
+COLOURS = {"match_many": "C0", "forward": "C0", "random order": "C9", "match_weights": "C9",
+           "plain PyTorch": "C1", "rebasin": "C3"}
+
+
+def panel(axis, frame, label):
+    "Seconds against size, a line for each method; both axes logarithmic."
+    seconds = frame[frame.metric == "seconds"]
+    for method, own in seconds.groupby("method", sort=False):
+        axis.plot(own["size"], own.value, "o-", markersize=4, color=COLOURS[method], label=method)
+    axis.set(xscale="log", yscale="log", xlabel=label)
+    axis.set_xticks(sizes := sorted(set(seconds["size"])), map(str, sizes))
+    axis.minorticks_off()
+    axis.legend(fontsize=7)
+
+
+def draw(frame, path):
+    "Cost against the number of networks, the width and the depth, beside the others."
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    many = frame[(frame.section == "networks") & frame.network.str.startswith("MLP")]
+    panel(axes[0], many, "networks matched to one (MLP 3x32)")
+    panel(axes[1], frame[frame.section == "width"], "width (three hidden layers)")
+    panel(axes[2], frame[frame.section == "depth"], "depth (layers of 128)")
+    axes[0].set_ylabel("seconds")
+    figure.savefig(path, dpi=150)
+
+
+SECTIONS = dict(speed=speed, agreement=agreement, networks=networks, width=growth, depth=growth)
 
 
 def evidence():
@@ -122,7 +151,12 @@ def evidence():
 
 def report(frame):
     "The whole text."
-    parts = ["# Matching by weights, beside rebasin", evidence()]
+    parts = ["# Matching by weights, beside others",
+             "Ours are `match_weights` (forward, in random order, from what was found), "
+             "`match_many` and `Matcher`. `plain PyTorch` is the algorithm as it was published, "
+             "with every similarity computed anew in double precision and SciPy's assignment. "
+             "rebasin is the package of that name.", evidence(),
+             "![cost by number of networks, width and depth](matching.png)"]
     for name, part in frame.groupby("section", sort=False):
         parts += [f"## {name.capitalize()}", *SECTIONS[name](part)]
     return "\n\n".join(filter(None, parts)) + "\n"
