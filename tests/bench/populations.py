@@ -1,4 +1,4 @@
-"""`make bench`: populations beside a plain loop, and what a star costs beside a regular model.
+"""`make bench`: populations beside a plain loop, and images in two memory formats.
 
     python tests/bench/populations.py [--quick] [--jobs N]
 
@@ -16,12 +16,12 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 from torch.nn import functional as F
 
-from starlight_nb.data import load
+from starlight_nb.data import Split, load
+from starlight_nb.evaluation import evaluate
 from starlight_nb.models import build, initialise
-from starlight_nb.permutation import infer_spec
 from starlight_nb.runtime.files import write_atomic
-from starlight_nb.star import Sources, train_star
-from starlight_nb.training import Recipe, plan_population, train, train_population
+from starlight_nb.training import Recipe, plan_population, state_of, train_population
+from starlight_nb.training.networks import SMALLEST_SIDE, FlatModule, format_for
 
 OUT = Path(__file__).parents[2] / "reports/bench"
 DIGITS = load("digits")
@@ -29,6 +29,16 @@ NETWORKS = {  # builder, how many, epochs, learning rate: those of the profile `
     "MLP 3x64": (partial(build, "mlp", width=64), 20, 40, 0.05),
     "ResNet 8": (partial(build, "resnet", width=8), 8, 25, 0.03),
     "ResNet 16": (partial(build, "resnet", width=16), 8, 25, 0.03)}
+
+
+def resnet(width): return partial(build, "resnet", width=width, channels_in=3)
+
+
+FORMATS = {  # builder, pixels of a side
+    "ResNet 8": (resnet(8), 32), "ResNet 16": (resnet(16), 32), "ResNet 32": (resnet(32), 32),
+    "ResNet 16, few pixels": (resnet(16), 8), "WRN-22-1": (partial(build, "wideresnet"), 32),
+    "VGG11, width 16": (partial(build, "vgg11", width=16), 32), "VGG11": (partial(build, "vgg11"), 32),
+    "ResNet-18": (partial(build, "resnet18"), 32)}
 
 
 def recipe_of(epochs, lr): return Recipe(epochs=epochs, batch_size=100, lr=lr, schedule="one-cycle")
@@ -77,38 +87,28 @@ def population_row(name, make, count, recipe, jobs, rounds):
                 ours=statistics.median(ours), faster=faster, how=str(plan))
 
 
-def star_round(model, states, spec, recipe):
-    "One round: a star's step and re-match beside a plain step and epoch; two matchings, in ms."
-    matching, rematch = [], Sources.rematch
-    def star(epochs, every):
-        train_star(model, states, DIGITS, recipe.replace(epochs=epochs), spec=spec,
-                   rematch_every=every, rematch="all")
-    def between(run):  # the time of all epochs but the first
-        whole = seconds(lambda: run(recipe.epochs), time.process_time)
-        return whole - seconds(lambda: run(1), time.process_time)
-    def timed(sources, theta, numbers):
-        matching.append(seconds(lambda: rematch(sources, theta, numbers), time.process_time))
-    one = between(lambda epochs: train(model, DIGITS, recipe.replace(epochs=epochs), 0))
-    step = between(lambda epochs: star(epochs, None)) / one
-    Sources.rematch = timed
-    try: star(recipe.epochs, 1)
-    finally: Sources.rematch = rematch
-    first, later = matching[0], statistics.mean(matching[1:])
-    return {"star's step, plain 1": step, "re-match, epoch 1": later / (one / (recipe.epochs - 1)),
-            "first match, ms": 1000 * first, "re-match, ms": 1000 * later}
+def step_seconds(network, x, y): return seconds(lambda: network.backward(x, y), time.process_time)
 
 
-def star_row(name, make, recipe, rounds, count=20):
-    """A step of a star beside a plain one, and its re-matches beside an epoch.
-
-    What comes before and after the epochs is left out. It runs on one thread, so the processor's
-    time counts."""
-    model = initialise(make, 999)
-    states = train_population(make, DIGITS, recipe, range(count), jobs=2)
-    spec = infer_spec(model, DIGITS.train.x[:2])
-    found = pd.DataFrame([star_round(model, states, spec, recipe) for _ in range(rounds)])
-    return {"network": name, "sources": count, "batches an epoch": steps_per_epoch(recipe),
-            **found.median().to_dict()}
+def format_row(name, rounds):
+    "How much faster a step and an evaluation are with channels side by side in memory."
+    make, side = FORMATS[name]
+    model = initialise(make, 0)
+    data = Split(torch.randn(200, 3, side, side), torch.arange(200) % 10)
+    x, y = data.x[:100], data.y[:100]
+    recipes = [Recipe(channels_last=last) for last in (False, True)]
+    networks = [FlatModule(model, recipe) for recipe in recipes]
+    state, steps, evaluations = state_of(model), [], []
+    for network in networks: network.backward(x, y)
+    for _ in range(2 * rounds + 1):
+        steps.append([step_seconds(network, x, y) for network in networks])
+        evaluations.append([seconds(lambda: evaluate(model, state, data, recipe=recipe),
+                                    time.process_time) for recipe in recipes])
+    faster = [statistics.median(a / b for a, b in pairs) for pairs in (steps, evaluations)]
+    chosen = format_for(model, Recipe()).channels_last is None and side >= SMALLEST_SIDE
+    return {"network": name, "pixels": f"{side} x {side}",
+            "parameters (M)": sum(p.numel() for p in model.parameters()) / 1e6,
+            "training": faster[0], "evaluation": faster[1], "chosen": "yes" if chosen else "no"}
 
 
 def main():
@@ -117,31 +117,33 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     options, _ = parser.parse_known_args()  # `make bench` passes the same options to all
     torch.set_num_threads(1)
-    rounds = 1 if options.quick else 3
-    populations, stars = [], []
+    rounds = 1 if options.quick else 2
+    populations = []
     for name, (make, count, epochs, lr) in NETWORKS.items():
         recipe = recipe_of(2 if options.quick else epochs, lr)
         populations.append(population_row(name, make, count, recipe, options.jobs, rounds))
         print(populations[-1], flush=True)
-        stars.append(star_row(name, make, recipe, rounds))
-        print(stars[-1], flush=True)
+    formats = [format_row(name, rounds) for name in FORMATS]
+    print(formats)
     if options.quick: return
-    write(pd.DataFrame(populations), pd.DataFrame(stars), options.jobs, rounds)
+    write(pd.DataFrame(populations), pd.DataFrame(formats), options.jobs, rounds)
 
 
-def write(populations, stars, jobs, rounds):
+def write(populations, formats, jobs, rounds):
     "Write both tables."
-    tables = [populations, stars]
+    tables = [populations, formats]
     rows = pd.concat(tables).to_csv(index=False, float_format="%.4g", lineterminator="\n")
     write_atomic(OUT / "populations.csv", rows)
     first, second = (table.to_markdown(index=False, floatfmt=".3g") for table in tables)
     write_atomic(OUT / "populations.md",
-                 f"# Populations and stars\n\nDigits, {jobs} jobs, one thread each; medians of "
+                 f"# Populations\n\nDigits, {jobs} jobs, one thread each; medians of "
                  f"{rounds} rounds. Seconds of the plain loop, which trains one network after "
                  "another, and of `train_population`, with the start of workers where there are "
                  f"any.\n\n{first}\n\n"
-                 "A step of Starlight beside a plain step on the same batches, and a re-match of "
-                 "all sources beside a plain epoch, in processor time of one thread."
+                 "## The memory format of images\n\nHow many times as fast a training step and an "
+                 "evaluation are with an image's channels side by side in memory "
+                 "(`channels_last`), in processor time of one thread, on images at random. "
+                 "`chosen` says where a recipe that leaves the format open uses it."
                  f"\n\n{second}\n")
 
 
