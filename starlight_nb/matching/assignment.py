@@ -52,8 +52,9 @@ def assign_group(similarities: np.ndarray,    # (units of A, units of B)
     _check_finite(regrets.sum())  # not finite where a similarity is not
     if not regrets.diagonal().any(): return units, 0.0, prices
     order = lapjvr(regrets, return_cost=False)[1]
-    gain = similarities[units, order].sum(dtype=float) - similarities.trace(dtype=float)
-    return order, float(gain), prices
+    moved = np.flatnonzero(order != units)
+    new, old = similarities[moved, order[moved]], similarities[moved, moved]
+    return order, float(new.sum(dtype=float) - old.sum(dtype=float)), prices
 
 # %% ../../nbs/11a_matching.assignment.ipynb #nested
 def _best_order(similarities):

@@ -41,6 +41,8 @@ class Similarities:
         self.sums, self.included = {}, {}
     def of(self, group: str, numbers: list[int], b: Weights) -> np.ndarray:
         "The similarities at the group's slots with these numbers; not to be changed."
+        if len(self.included.get(group, ())) == len(self.layout.slots[group]) > 0:
+            return self.sums[group].cpu().numpy()
         total = _kept_sum(self, group, numbers, b)
         fresh = [n for n in numbers if (group, n) not in self.layout.incremental]
         if fresh and total is not None: total = total.clone()
@@ -137,8 +139,22 @@ def _thresholds(layout, a, b):
     return found
 
 # %% ../../nbs/11c_matching.tensor_descent.ipynb #measured-gain
+def _gain_at(slot, a, b, order):
+    "What a new order of a group adds to the inner product at one slot, in double precision."
+    target, source = (_positions(slot, units, b) for units in _moving(order))
+    a, old, new = (own.index_select(slot.axis, places)
+                   for own, places in ((a, target), (b, target), (b, source)))
+    return dot(a, new) - dot(a, old)
+
 def _measured_gain(descent, root, orders):
     "What new orders of a family add to the inner product, in double precision."
+    if root in descent.layout.quadratic: return _tried_gain(descent, root, orders)
+    a, b = descent.a.tensors, descent.b.tensors
+    return sum(_gain_at(slot, a[slot.tensor], b[slot.tensor], order)
+               for group, order in orders.items() for slot in descent.layout.slots[group])
+
+def _tried_gain(descent, root, orders):
+    "The same for a family that acts on a tensor twice: the orders are tried on copies."
     names, gain = descent.layout.tensors[root], 0.0
     after = Weights({name: descent.b.tensors[name] for name in names}, *descent.b.kind)
     reorder(descent.layout, after, orders)
