@@ -14,7 +14,7 @@ from starlight_nb.matching.coordinate_descent import (
     Layout, coordinate_descent, inner_product, match_naively)
 from starlight_nb.evaluation import midpoint_loss
 from starlight_nb.matching import (
-    Matcher, align, match, match_activations, match_jointly, match_many, match_weights,
+    Matcher, Matching, align, match, match_activations, match_jointly, match_many, match_weights,
     partial_spec)
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import PermutationSpec, compose, infer_spec, invert, permute
@@ -258,23 +258,56 @@ def test_many_at_once_are_one_after_the_other(order, threads):
     assert match_many(spec, a, []) == []
 
 
-def test_a_match_that_is_interrupted_leaves_the_matcher_as_it_was(monkeypatch):
+@pytest.mark.parametrize("place, original, when", [
+    ("starlight_nb.matching.tensor_descent.TensorDescent.solve", TensorDescent.solve, 5),
+    ("starlight_nb.matching.weights.Matching", Matching, 1)], ids=["within", "after the descent"])
+def test_a_match_that_is_interrupted_leaves_the_matcher_as_it_was(
+        place, original, when, monkeypatch):
     "Its networks are in a known order again, and the next match finds what it would have found."
     make = partial(build, "resnet", width=4, blocks=(2, 1))
     spec, (a, *others) = infer_spec(make(), IMAGE), (random_state(make, s) for s in range(4))
     matcher, untouched = Matcher(spec, others), Matcher(spec, others)
-    solve, calls = TensorDescent.solve, iter(range(100))
+    calls = iter(range(100))
 
-    def interrupted(descent, root):
-        if next(calls) == 5: raise KeyboardInterrupt
-        return solve(descent, root)
+    def interrupted(*arguments):
+        if next(calls) == when: raise KeyboardInterrupt
+        return original(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TensorDescent, "solve", interrupted)
+        patched.setattr(place, interrupted)
         with pytest.raises(KeyboardInterrupt): matcher.match(a)
     for one, other in zip(matcher.match(a), untouched.match(a)):
         assert all(torch.equal(one.permutation[g], other.permutation[g]) for g in spec.groups)
         assert one.objective == pytest.approx(other.objective, rel=1e-12)
+
+
+def test_counters_that_became_floats_are_not_matched():
+    "Some tools store all tensors of a state as floats."
+    make = partial(build, "resnet", width=4, blocks=(2, 1))
+    spec, a, b = infer_spec(make(), IMAGE), random_state(make, 0), random_state(make, 1)
+    def floats(state): return {name: tensor.float() for name, tensor in state.items()}
+    expected = match_weights(spec, a, b)
+    matcher = Matcher(spec, [b])
+    for found in (match_weights(spec, a, floats(b)), match_weights(spec, floats(a), b),
+                  *match_many(spec, a, [floats(b)]), *matcher.match(floats(a)),
+                  *Matcher(spec, [floats(b)]).match(a)):
+        assert all(torch.equal(found.permutation[g], expected.permutation[g]) for g in spec.groups)
+
+
+def test_a_matcher_keeps_its_permutations_and_works_in_and_out_of_inference_mode():
+    make = partial(build, "mlp", depth=2, width=12)
+    spec, (a, *others) = infer_spec(make(), IMAGE), (random_state(make, s) for s in range(4))
+    with torch.inference_mode():
+        matcher = Matcher(spec, others)
+        inside = matcher.match(a)
+    outside = Matcher(spec, others)
+    given = [{g: order.clone() for g, order in one.permutation.items()} for one in inside]
+    outside.resume(given)
+    for permutation in given:
+        for order in permutation.values(): order.zero_()  # the caller's own tensors
+    for one, other in zip(matcher.match(a), outside.match(a)):
+        assert all(torch.equal(one.permutation[g], other.permutation[g]) for g in spec.groups)
+        assert one.objective == other.objective
 
 
 def test_a_matcher_follows_a_network_that_moves():
@@ -480,20 +513,21 @@ def test_whatever_the_prices_the_best_order_is_found(kind, dtype, new, solved):
     "As valuable as the one that SciPy finds, also where the present order is the best one."
     generator = torch.Generator().manual_seed(0)
     for units in (1, 2, 5, 40):
-        S = similar(kind, units, generator).to(dtype).numpy()
-        if solved: S = S[:, linear_sum_assignment(S.astype(float), maximize=True)[1]]
-        best = S.astype(float)[linear_sum_assignment(S.astype(float), maximize=True)].sum()
-        prices = None if new else np.zeros(units, S.dtype)
+        S = similar(kind, units, generator).to(dtype)
+        if solved: S = S[:, linear_sum_assignment(S.double(), maximize=True)[1]]
+        exact = S.double().numpy()
+        best = exact[linear_sum_assignment(exact, maximize=True)].sum()
+        prices = None if new else S.new_zeros(units)
         for _ in range(3):
             order, gain, found = assign_group(S, prices)
-            value = S.astype(float)[np.arange(units), order].sum()
-            size = float(np.abs(S).max()) * units
+            value = exact[np.arange(units), order].sum()
+            size = float(S.abs().max()) * units
             assert value == pytest.approx(best, abs=1e-5 * size, rel=1e-9)
-            assert gain == pytest.approx(value - S.astype(float).trace(), abs=1e-9 * size)
-            assert found.dtype == S.dtype
-            prices = torch.randn(units, generator=generator).to(dtype).numpy() * np.abs(S).max()
+            assert gain == pytest.approx(value - exact.trace(), abs=1e-9 * size)
+            assert found.dtype == dtype
+            prices = torch.randn(units, generator=generator).to(dtype) * S.abs().max()
     with pytest.raises(ValueError, match="not finite"):
-        assign_group(S - np.diag(np.full(units, np.inf, S.dtype)), prices)
+        assign_group(S - torch.inf * torch.eye(units, dtype=dtype), prices)
 
 
 @pytest.mark.parametrize("factor", [1e25, 1e-25])

@@ -22,7 +22,7 @@ from ..runtime.settings import check_number
 from ..star import StarResult, t_sampler
 from ..states import WorkingCopy, is_number, state_for, tied_names
 from ..states.points import fill_tied
-from ..training.networks import format_for, logits_of
+from ..training.networks import Recipe, format_for, logits_of
 _all_ = [
     "ECE_BINS", "FLOOR", "auroc", "calibration_error", "cross_temperature", "example_scores",
     "fit_temperature", "interval", "metrics_of", "reliability", "resample_weights",
@@ -229,7 +229,7 @@ def _inputs(inputs):
 
 def _softmax(network, x, largest_label, batch_size, argument):
     "The network's probabilities (n, classes), in double precision on the CPU."
-    recipe = format_for(network)
+    recipe = format_for(network, Recipe(), x)
     with torch.no_grad():
         logits = torch.cat([logits_of(network, part, recipe, largest_label).cpu()
                             for part in x.split(batch_size)])

@@ -54,8 +54,13 @@ class _MeasuringCopy(WorkingCopy):
         x = split.x[rows.to(split.x.device)]
         super().__init__(model, x[:2])
         self.model.eval()
-        self.refresher = Refresher(self.model, x)
+        self.refresher, self.recipes = Refresher(self.model, x), {}
         _warn_of_rules(self.refresher)
+    def _in_format(self, recipe, split):
+        "The recipe with its memory format decided, once."
+        if recipe not in self.recipes:
+            self.recipes[recipe] = format_for(self.model, recipe, split.x[:2])
+        return self.recipes[recipe]
     def load(self, state: dict[str, torch.Tensor]):
         "Take this state for what follows."
         super().load(state)
@@ -80,7 +85,7 @@ class Evaluator(_MeasuringCopy):
         self.derive()
         if not self.refresher.statistics: return
         size = measuring_size(self.model, split, batch_size)
-        recipe = format_for(self.model, recipe)
+        recipe = self._in_format(recipe, split)
         self.refresher.measure(split, size, lambda x: outputs_of(self.model, x, recipe))
         self.keep()
     def evaluate(self, split: Split, batch_size: int | None = None,
@@ -88,7 +93,7 @@ class Evaluator(_MeasuringCopy):
         "Mean cross-entropy in nats, and accuracy from 0 to 1, of the loaded state."
         self.reset()
         size = batch_size or best_batch(self.model, split, 2000)
-        recipe = format_for(self.model, recipe)
+        recipe = self._in_format(recipe, split)
         def forward(x): return logits_of(self.model, x, recipe, split.largest_label)
         return _mean_score(forward, split, size)
 
@@ -205,7 +210,7 @@ class StackedEvaluator(_Stack):
         if not self.refresher.statistics: return
         places = {}  # names of a pass's tensors, by their identity
         size = measuring_size(self.model, split, batch_size)
-        recipe = format_for(self.model, recipe)
+        recipe = self._in_format(recipe, split)
         with CumulativeStatistics(lambda mean: places.get(id(mean))) as mode, torch.no_grad():
             for x in measuring_batches(split, size):
                 mode.examples = len(x)
@@ -213,7 +218,7 @@ class StackedEvaluator(_Stack):
     def evaluate(self, split: Split, batch_size: int = 2000,
                  recipe: Recipe = Recipe()) -> list[tuple[float, float]]:
         "As `Evaluator.evaluate`, for each loaded state."
-        recipe = format_for(self.model, recipe)
+        recipe = self._in_format(recipe, split)
         logits = partial(logits_of, recipe=recipe, largest_label=split.largest_label)
         with torch.no_grad():
             total = sum(torch.stack([_score(own, y) for own in self._run(logits, x)])

@@ -36,7 +36,7 @@ def similarity(spec: PermutationSpec,
     return total
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #match-naively
-def match_naively(spec: PermutationSpec,             # without nested groups
+def match_naively(spec: PermutationSpec,             # no group nested, or twice on one tensor
                   state_a: dict[str, torch.Tensor],  # the network whose order is kept
                   state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
                   seed: int = 0,                     # of the order of each sweep

@@ -20,6 +20,11 @@ class Weights:
     "A network's parameters in one precision on one device; without `copy`, not to be changed."
     def __init__(self, tensors: dict[str, torch.Tensor], dtype: torch.dtype, device, copy=True):
         self.kind = dtype, device
+        with torch.inference_mode(False): self._take(tensors, copy)
+        self.norms = {name: norm(own) for name, own in self.tensors.items()}
+        self.norm = math.hypot(*self.norms.values())
+    def _take(self, tensors, copy):
+        dtype, device = self.kind
         large = {name: tensor.to(device, dtype, copy=copy).contiguous()
                  for name, tensor in tensors.items() if tensor.numel() > PIECE}
         small = {name: tensor for name, tensor in tensors.items() if name not in large}
@@ -27,8 +32,9 @@ class Weights:
         views = zip(small.items(), vector.split([own.numel() for own in small.values()]))
         self.tensors = large | {name: view.view_as(own).copy_(own) for (name, own), view in views}
         self.parts = [vector, *large.values()]
-        self.norms = {name: norm(own) for name, own in self.tensors.items()}
-        self.norm = math.hypot(*self.norms.values())
+    def row(self, names: list[str]) -> torch.Tensor:
+        "These tensors side by side."
+        return torch.cat([self.tensors[name].flatten() for name in names])
     def dot(self, other: Weights) -> float:
         "The inner product with the weights of such a network, in double precision."
         return math.fsum(dot(*pair) for pair in zip(self.parts, other.parts))
@@ -39,16 +45,16 @@ class Similarities:
     def __init__(self, layout: Layout, a: Weights):
         self.layout, self.a = layout, a
         self.sums, self.included = {}, {}
-    def of(self, group: str, numbers: list[int], b: Weights) -> np.ndarray:
-        "The similarities at the group's slots with these numbers; not to be changed."
+    def of(self, group: str, numbers: list[int], b: Weights) -> torch.Tensor:
+        "The similarities at the group's slots with these numbers, on the CPU; not to be changed."
         if len(self.included.get(group, ())) == len(self.layout.slots[group]) > 0:
-            return self.sums[group].cpu().numpy()
+            return self.sums[group].cpu()
         total = _kept_sum(self, group, numbers, b)
         fresh = [n for n in numbers if (group, n) not in self.layout.incremental]
         if fresh and total is not None: total = total.clone()
         for number in fresh: total = self.add(group, number, total, b)
         if total is None: total = _zeros(self.a, self.layout.spec.groups[group])
-        return total.cpu().numpy()
+        return total.cpu()
     def add(self, group: str, number: int, total: torch.Tensor | None, b: Weights) -> torch.Tensor:
         "`total`, or 0 where it is None, plus the similarities at one slot."
         slot = self.layout.slots[group][number]
@@ -174,9 +180,9 @@ class DescentState:
         self.start, self.gained = a.dot(b), 0.0
         self.thresholds = _thresholds(layout, a, b)  # root: (least, sure)
         self.waiting = set(layout.families)
-        groups, zeros = layout.spec.groups, _zeros(a, 0).cpu().numpy()
+        groups = layout.spec.groups
         self.moved = {group: np.arange(units) for group, units in groups.items()}
-        self.prices = {group: None if new else np.zeros(units, zeros.dtype)
+        self.prices = {group: None if new else torch.zeros(units, dtype=a.kind[0])
                        for group, units in groups.items()}
         self.history, self.steps = [self.start], []
     def finish(self):
@@ -211,7 +217,8 @@ def _record(descent, root, orders, gain):
     moved = 0
     for group, order in orders.items():
         descent.moved[group] = descent.moved[group][order]
-        if descent.prices[group] is not None: descent.prices[group] = descent.prices[group][order]
+        if descent.prices[group] is not None:
+            descent.prices[group] = descent.prices[group][torch.from_numpy(order)]
         moved += int((order != np.arange(len(order))).sum())
     descent.gained += gain
     descent.steps.append((root, moved, gain))

@@ -7,14 +7,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import nn
 from ..data import Dataset
 from ..evaluation import midpoint_loss
-from .assignment import map_threads
 from .coordinate_descent import (
     Layout, SWEEPS, coordinate_descent, inner_product)
 from .tensor_descent import TensorDescent, Weights, reorder
@@ -26,8 +24,8 @@ from ..permutation.trace import has_fractions
 from ..runtime.settings import check_choice, check_number
 
 # %% auto #0
-__all__ = ['SMALL_NETWORK', 'Matching', 'matched_names', 'is_small', 'size', 'weights_type', 'working_type', 'check_states',
-           'match_weights', 'match_many', 'Matcher', 'matching_of', 'match_rest', 'MultiMatching', 'match_jointly']
+__all__ = ['SMALL_NETWORK', 'Matching', 'matched_names', 'weights_type', 'working_type', 'check_states', 'match_weights',
+           'match_many', 'Matcher', 'matching_of', 'match_rest', 'MultiMatching', 'match_jointly']
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching
 @dataclass(frozen=True)
@@ -56,14 +54,6 @@ def matched_names(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> list
 
 SMALL_NETWORK = 100_000  # parameters
 
-def is_small(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> bool:
-    "Are there at most `SMALL_NETWORK` numbers to match?"
-    return size(spec, state) <= SMALL_NETWORK
-
-def size(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> int:
-    "How many numbers of a network are matched."
-    return sum(math.prod(spec.shapes[name]) for name in matched_names(spec, state))
-
 def weights_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision of what is matched: double where a tensor has it, else single."
     wide = (torch.double, torch.complex128)
@@ -72,7 +62,8 @@ def weights_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch
 
 def working_type(spec: PermutationSpec, state: dict[str, torch.Tensor]) -> torch.dtype:
     "The precision in which similarities are computed: single or double."
-    return torch.double if is_small(spec, state) else weights_type(spec, state)
+    size = sum(math.prod(spec.shapes[name]) for name in matched_names(spec, state))
+    return torch.double if size <= SMALL_NETWORK else weights_type(spec, state)
 
 # %% ../../nbs/11d_matching.weights.ipynb #checks
 def check_states(spec: PermutationSpec,
@@ -118,15 +109,20 @@ def _check_midpoint(model, data):
     raise ValueError("model, data: the midpoint's loss needs both")
 
 # %% ../../nbs/11d_matching.weights.ipynb #descent
-def _weights(spec, state, dtype, device=None, copy=True):
-    "What is matched of a network, in this precision."
+def _reference(spec, state, dtype):
+    "What is matched of network A, in this precision."
     found = {name: as_real(state[name]) for name in matched_names(spec, state)}
-    device = device or next((own.device for own in found.values()), torch.device("cpu"))
-    return Weights(found, dtype, device, copy)
+    device = next((own.device for own in found.values()), torch.device("cpu"))
+    return Weights(found, dtype, device, copy=False)
+
+def _copy_like(weights, state):
+    "A working copy of another network: the same tensors, in the same precision and place."
+    found = {name: as_real(state[name]) for name in weights.tensors}
+    return Weights(found, *weights.kind)
 
 def _orders(permutation):
     "A permutation as arrays {group: (units,)}."
-    return {group: order.cpu().numpy() for group, order in permutation.items()}
+    return {group: order.cpu().numpy().copy() for group, order in permutation.items()}
 
 # %% ../../nbs/11d_matching.weights.ipynb #run
 def _descend(layout, a, b, new, sweeps):
@@ -150,12 +146,12 @@ def _matching(descent, orders):
 def _match(layout, a, state_b, start, sweeps):
     "Match a network to weights A, from a permutation (None: from the order it is in, as new)."
     spec = layout.spec
-    b, orders = _weights(spec, state_b, *a.kind), _orders(start or spec.identity())
+    b, orders = _copy_like(a, state_b), _orders(start or spec.identity())
     reorder(layout, b, orders)
     return _matching(_descend(layout, a, b, start is None, sweeps), orders)[0]
 
 def _match_pair(layout, state_a, state_b, start, sweeps):
-    a = _weights(layout.spec, state_a, working_type(layout.spec, state_a), copy=False)
+    a = _reference(layout.spec, state_a, working_type(layout.spec, state_a))
     return _match(layout, a, state_b, start, sweeps)
 
 # %% ../../nbs/11d_matching.weights.ipynb #best-matching
@@ -221,36 +217,34 @@ def match_many(spec: PermutationSpec,
     state_a, *states_b = check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
     if init is not None: _check_starts(spec, "init", init, len(states_b))
     layout, starts = Layout(spec), [None] * len(states_b) if init is None else init
-    a = _weights(spec, state_a, working_type(spec, state_a), copy=False)
-    pairs = list(zip(states_b, starts))
-    return map_threads(lambda pair: _match(layout, a, *pair, sweeps), pairs)
+    a = _reference(spec, state_a, working_type(spec, state_a))
+    return [_match(layout, a, *pair, sweeps) for pair in zip(states_b, starts)]
 
 # %% ../../nbs/11d_matching.weights.ipynb #working-copies
 class _WorkingCopies:
     "Many networks, each in the order found last."
     def __init__(self, layout, states, permutations):
         self.layout, self.states = layout, states
-        dtype = weights_type(layout.spec, states[0])
-        self.kind = _weights(layout.spec, states[0], dtype).kind
+        self.like = _reference(layout.spec, states[0], weights_type(layout.spec, states[0]))
         self.new = [permutation is None for permutation in permutations]
         self.orders = [_orders(own or layout.spec.identity()) for own in permutations]
         self.weights = [self._in_order(n) for n in range(len(states))]
     def _in_order(self, n):
-        weights = _weights(self.layout.spec, self.states[n], *self.kind)
+        weights = _copy_like(self.like, self.states[n])
         reorder(self.layout, weights, self.orders[n])
         return weights
     def match(self, n, a, sweeps):
         "A matching of network n to weights A."
-        try: descent = _descend(self.layout, a, self.weights[n], self.new[n], sweeps)
+        before = self.orders[n], self.new[n]
+        try:
+            descent = _descend(self.layout, a, self.weights[n], self.new[n], sweeps)
+            found, self.orders[n] = _matching(descent, self.orders[n])
+            self.new[n] = False
+            return found
         except BaseException:  # stopped half-way: its units are in no known order
+            self.orders[n], self.new[n] = before
             self.weights[n] = self._in_order(n)
             raise
-        found, self.orders[n] = _matching(descent, self.orders[n])
-        self.new[n] = False
-        return found
-    def row(self, n, names):
-        tensors = self.weights[n].tensors
-        return torch.cat([tensors[name].flatten() for name in names])
 
 # %% ../../nbs/11d_matching.weights.ipynb #checked-numbers
 def _checked_numbers(numbers, count):
@@ -277,15 +271,15 @@ class Matcher:
         if not numbers: return []
         state_a, = check_states(self.spec, {"state_a": state_a})
         _check_kinds({"state_a": state_a} | _named("states_b", self.states[:1]))
-        a = _weights(self.spec, state_a, *self.copies.kind, copy=False)
-        return map_threads(partial(self.copies.match, a=a, sweeps=self.sweeps), numbers)
+        a = _copy_like(self.copies.like, state_a)
+        return [self.copies.match(n, a, self.sweeps) for n in numbers]
     def resume(self, permutations: list[dict[str, torch.Tensor] | None]):
         "Continue from these permutations, one a network; None: it has not been matched yet."
         _check_starts(self.spec, "permutations", permutations, len(self.states))
         if self.states: self.copies = _WorkingCopies(self.layout, self.states, permutations)
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
         "Write networks `numbers`, as they are now, into their rows: named tensors side by side."
-        for n in numbers: rows[n] = self.copies.row(n, names)
+        for n in numbers: rows[n] = self.copies.weights[n].row(names)
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching-of
 def matching_of(spec: PermutationSpec,

@@ -122,7 +122,7 @@ def _time_matching(spec, states, device):
 def _time_examples(network, split, recipe):
     "Seconds an example to evaluate, to pass forward, and to measure normalisation statistics."
     state, eval_network = state_of(network), working_copy(network).eval()
-    recipe = format_for(network, recipe)
+    recipe = format_for(network, recipe, split.x)
     def evaluated(part): evaluate(network, state, part, recipe=recipe)
     def refreshed(part): refresh_batchnorm(network, state, part, recipe=recipe)
     def passed(part):

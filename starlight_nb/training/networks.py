@@ -17,20 +17,13 @@ __all__ = ['SMALLEST_SIDE', 'MOST_GAINING', 'STACKABLE', 'MOST_PARAMETERS', 'out
            'format_for', 'FlatModule', 'StackedModules', 'draws_random_numbers', 'why_not_stacked']
 
 # %% ../../nbs/02b_training.networks.ipynb #outputs-of
-SMALLEST_SIDE = 16  # pixels
-
-def _has_channels_last(x, recipe):
-    "Whether this batch is given to the network with its channels side by side."
-    if x.ndim != 4: return False
-    if recipe.channels_last is None: return min(x.shape[2:]) >= SMALLEST_SIDE
-    return recipe.channels_last
-
 def outputs_of(network,          # called as `network(x)`
                x: torch.Tensor,  # (examples, ...)
-               recipe: Recipe,   # its precision and memory format count
+               recipe: Recipe,   # its precision and memory format count, as `format_for` has it
               ):
     "What the network returns for a batch, whatever it is, computed as the recipe says."
-    if _has_channels_last(x, recipe): x = x.contiguous(memory_format=torch.channels_last)
+    if recipe.channels_last and x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
     if recipe.precision == "float32": return network(x)
     with torch.autocast(x.device.type, getattr(torch, recipe.precision)): return network(x)
 
@@ -73,28 +66,45 @@ def training_loss(network,          # called as `network(x)`
     logits = logits_of(network, x, recipe, largest_label)
     return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
 
-# %% ../../nbs/02b_training.networks.ipynb #safe-format
+# %% ../../nbs/02b_training.networks.ipynb #gains-by-format
+SMALLEST_SIDE = 16        # pixels
 MOST_GAINING = 4_000_000  # parameters
 
-def format_for(module: nn.Module, recipe: Recipe = Recipe()) -> Recipe:
-    """The recipe; without `channels_last` where that is slow or unsafe for the module.
+def _gains(module, x):
+    "Is it a network with convolutions, on a CPU, not a large one, for images that are not tiny?"
+    if x.ndim != 4 or min(x.shape[2:]) < SMALLEST_SIDE: return False
+    parameters = list(module.parameters())
+    on_cpu = all(tensor.device.type == "cpu" for tensor in [x, *parameters])
+    small = sum(parameter.numel() for parameter in parameters) < MOST_GAINING
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    return on_cpu and small and convolves and _accepts_channels_last(module, x[:2])
 
-    Warns where it is unsafe and the recipe asks for it."""
+def _accepts_channels_last(module, x):
+    "Does a forward pass with channels side by side work?"
+    network = working_copy(module).eval()
+    try:
+        with torch.random.fork_rng([]), torch.no_grad():
+            network(x.contiguous(memory_format=torch.channels_last))
+    except RuntimeError: return False
+    return True
+
+# %% ../../nbs/02b_training.networks.ipynb #format-for
+def format_for(module: nn.Module,
+               recipe: Recipe,   # with `channels_last` true, false or open (None)
+               x: torch.Tensor,  # inputs (examples, ...); two are enough
+              ) -> Recipe:
+    """The recipe with `channels_last` true or false: open means where it is faster.
+
+    Warns where the recipe asks for it and it is unsafe for the module."""
     if recipe.channels_last is False: return recipe
     unsafe = [name for name, layer in module.named_modules() if _is_unsafe(layer)]
     if unsafe and recipe.channels_last:
         warnings.warn("recipe.channels_last is ignored: on a CPU PyTorch may write outside its "
                       f"memory in the gradient of {unsafe[0]!r}, a 1x1 convolution with a stride "
                       "and fewer than 8 input channels", stacklevel=3)
-    fits = not unsafe and (recipe.channels_last or _gains(module))
-    return recipe if fits else recipe.replace(channels_last=False)
+    fits = not unsafe and (recipe.channels_last or _gains(module, x))
+    return recipe.replace(channels_last=fits)
 
-def _gains(module):
-    "Is it a network with convolutions, on a CPU, and not a large one?"
-    parameters = list(module.parameters())
-    on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
-    small = sum(parameter.numel() for parameter in parameters) < MOST_GAINING
-    return on_cpu and small and any(isinstance(own, nn.Conv2d) for own in module.modules())
 
 def _is_unsafe(layer):
     "Is it a layer whose gradient may write outside its memory?"
@@ -132,9 +142,8 @@ def _make_views(module, vector, gradient):
 class FlatModule:
     "A copy of `module` with parameters that are views of `vector`, and gradients of `gradient`."
     def __init__(self, module: nn.Module, recipe: Recipe = Recipe(), largest_label: int = -1):
-        self.module = _trainable(module)
-        self.largest_label = largest_label  # of the data; see `logits_of`
-        self.recipe = format_for(module, recipe)
+        self.module, self.largest_label = _trainable(module), largest_label  # see `logits_of`
+        self.recipe, self.format_is_open = recipe, True
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
         _make_views(self.module, self.vector, self.gradient)
@@ -146,6 +155,8 @@ class FlatModule:
         self.derived.derive()
     def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         "The loss of a batch, in nats; `gradient` then holds its gradient."
+        if self.format_is_open: self.recipe = format_for(self.module, self.recipe, x)
+        self.format_is_open = False
         self.gradient.zero_()
         loss = training_loss(self.network, x, y, self.recipe, self.largest_label)
         loss.backward()
@@ -184,7 +195,7 @@ class StackedModules:
     def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe(), largest_label=-1):
         modules = _trainable_stack(modules)
         self.module, self.largest_label = modules[0], largest_label
-        self.recipe = format_for(self.module, recipe)
+        self.recipe = recipe  # an open format stays what it is: few stacks have convolutions
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
         self.weights = _stacked_views(self.vector, self.module)

@@ -1,4 +1,4 @@
-"""`make bench`: what can be permuted in every classification architecture of torchvision.
+"""`make bench-studies`: what can be permuted in every classification architecture of torchvision.
 
 For each: its groups, the share of permutable axes, and the seconds of inference and proof.
 """

@@ -1,4 +1,4 @@
-"""`make bench`: what the paper's settings cost on this machine, measured.
+"""`make bench-studies`: what the paper's settings cost on this machine, measured.
 
 It also counts the operations of the whole paper. It takes some minutes on a CPU.
 

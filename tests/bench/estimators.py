@@ -1,4 +1,4 @@
-"""`make bench`: estimators of the star objective at equal cost.
+"""`make bench-studies`: estimators of the star objective at equal cost.
 
 They differ in where t is drawn, in how many parts a batch is cut, and in whether the star's own
 loss is added.

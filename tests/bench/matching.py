@@ -1,4 +1,4 @@
-"""`make bench`: matching by weights beside the PyPI package `rebasin` and a plain port, on one thread.
+"""`make bench`: matching by weights beside the package `rebasin` and a plain port, on one thread.
 
 Compare within one run only.
 
@@ -36,7 +36,7 @@ from starlight_nb.training import Recipe, state_of, train_population
 torch.set_num_threads(1)
 OUT = Path(__file__).parents[2] / "reports/bench"
 RUNS = 3     # whose median counts
-SLOW = 15.0  # seconds of the first run from which no other follows
+SLOW = 2.0   # seconds of the first run from which no other follows
 COLUMNS = ["section", "network", "size", "method", "metric", "value", "runs", "note"]
 
 
@@ -242,7 +242,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer and smaller networks")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="only these sections")
     parser.add_argument("--out", type=Path, help="where matching.csv and matching.md go")
-    options, _ = parser.parse_known_args()  # `make bench` passes the same options to all
+    options, _ = parser.parse_known_args()  # `make` passes the same options to all
     chosen = [section for name, section in SECTIONS.items()
               if name in (options.only or SECTIONS)]
     found = [row for section in chosen for row in section(options)]

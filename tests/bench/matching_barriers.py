@@ -61,7 +61,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer pairs; nothing is written")
     parser.add_argument("--mnist", metavar="ROOT", help="torchvision's folder of MNIST: there too")
-    options, _ = parser.parse_known_args()  # `make bench-studies` passes the same options to all
+    options, _ = parser.parse_known_args()  # `make` passes the same options to all
     found = [row for network in trained_networks(options.mnist)
              for row in measure(*network, 3 if options.quick else 6)]
     frame = pd.DataFrame(found)

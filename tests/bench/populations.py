@@ -21,14 +21,13 @@ from starlight_nb.evaluation import evaluate
 from starlight_nb.models import build, initialise
 from starlight_nb.runtime.files import write_atomic
 from starlight_nb.training import Recipe, plan_population, state_of, train_population
-from starlight_nb.training.networks import SMALLEST_SIDE, FlatModule, format_for
+from starlight_nb.training.networks import FlatModule, format_for
 
 OUT = Path(__file__).parents[2] / "reports/bench"
 DIGITS = load("digits")
 NETWORKS = {  # builder, how many, epochs, learning rate: those of the profile `digits`
     "MLP 3x64": (partial(build, "mlp", width=64), 20, 40, 0.05),
-    "ResNet 8": (partial(build, "resnet", width=8), 8, 25, 0.03),
-    "ResNet 16": (partial(build, "resnet", width=16), 8, 25, 0.03)}
+    "ResNet 8": (partial(build, "resnet", width=8), 8, 25, 0.03)}
 
 
 def resnet(width): return partial(build, "resnet", width=width, channels_in=3)
@@ -105,7 +104,7 @@ def format_row(name, rounds):
         evaluations.append([seconds(lambda: evaluate(model, state, data, recipe=recipe),
                                     time.process_time) for recipe in recipes])
     faster = [statistics.median(a / b for a, b in pairs) for pairs in (steps, evaluations)]
-    chosen = format_for(model, Recipe()).channels_last is None and side >= SMALLEST_SIDE
+    chosen = format_for(model, Recipe(), x).channels_last
     return {"network": name, "pixels": f"{side} x {side}",
             "parameters (M)": sum(p.numel() for p in model.parameters()) / 1e6,
             "training": faster[0], "evaluation": faster[1], "chosen": "yes" if chosen else "no"}
@@ -115,7 +114,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few epochs, and nothing is written")
     parser.add_argument("--jobs", type=int, default=2)
-    options, _ = parser.parse_known_args()  # `make bench` passes the same options to all
+    options, _ = parser.parse_known_args()  # `make` passes the same options to all
     torch.set_num_threads(1)
     rounds = 1 if options.quick else 2
     populations = []

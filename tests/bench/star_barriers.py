@@ -70,7 +70,7 @@ def compared(frame):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few epochs, and nothing is written")
-    options, _ = parser.parse_known_args()  # `make bench-studies` passes the same options to all
+    options, _ = parser.parse_known_args()  # `make` passes the same options to all
     frame = pd.DataFrame([row for name in NETWORKS for row in differences(name, options.quick)])
     table = compared(frame)
     print(table)

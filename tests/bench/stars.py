@@ -36,7 +36,7 @@ SWEEPS = {  # what varies: values, and the network and number of sources of each
     "sources": ((1, 10, 25, 50), lambda n: ("mlp", MLP, n)),
     "width": ((32, 64, 128, 256), lambda n: ("mlp", MLP | dict(width=n), 25)),
     "depth": ((1, 3, 5, 8), lambda n: ("mlp", MLP | dict(depth=n), 25)),
-    "sources of a ResNet": ((10, 50), lambda n: ("resnet", dict(width=8, blocks=(1, 1)), n))}
+    "sources of a ResNet": ((10, 25), lambda n: ("resnet", dict(width=8, blocks=(1, 1)), n))}
 
 
 def recipe_of(lr, epochs): return Recipe(epochs=epochs, batch_size=100, lr=lr, schedule="one-cycle")
@@ -73,7 +73,7 @@ def swept(name, quick):
         lr, key = 0.05 if architecture == "mlp" else 0.03, str(options)
         if key not in known:
             most = max(setting(own)[2] for own in values)
-            known[key] = solutions(architecture, options, lr, most, 2 if quick else 40)
+            known[key] = solutions(architecture, options, lr, most, 2 if quick else 15)
         make, states = known[key]
         recipe = recipe_of(lr, 3 if quick else EPOCHS)
         rematches = REMATCHES if name == "sources" else ("drawn",)
@@ -128,7 +128,7 @@ Processor time of a star, in seconds, beside plain training of the same network 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few epochs, and nothing is written")
-    options, _ = parser.parse_known_args()  # `make bench` passes the same options to all
+    options, _ = parser.parse_known_args()  # `make` passes the same options to all
     rows = []
     for part in (*(swept(name, options.quick) for name in SWEEPS), cifar10_tiny()):
         for row in part:
