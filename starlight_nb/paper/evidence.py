@@ -13,8 +13,8 @@ from ..runtime.files import write_atomic
 from ..runtime.settings import Settings, device_name
 
 # %% auto #0
-__all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'ORIGIN', 'profile_identity', 'check_report', 'claim_report',
-           'merged_times', 'merged_origins', 'save_evidence']
+__all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'CLOSED', 'ORIGIN', 'profile_identity', 'check_report',
+           'claim_report', 'merged_times', 'merged_origins', 'save_evidence']
 
 # %% ../../nbs/50r_paper.evidence.ipynb #profile-identity
 def profile_identity(profile: Profile,
@@ -50,10 +50,13 @@ def _read_checked(path, kinds, argument):
 # %% ../../nbs/50r_paper.evidence.ipynb #other-result
 RECIPES = ("recipe", "star_recipe")  # the fields of a setting that are tables of their own
 
+CLOSED = {"channels_last": False}  # what fields were that can be left open (None) now
+
 def _differ(old, new):
     "Whether two tables differ in a key that both have."
     return any(_differ(old[key], new[key]) if key in RECIPES else old[key] != new[key]
-               for key in old.keys() & new.keys())
+               for key in old.keys() & new.keys()
+               if new[key] is not None or key not in CLOSED or old[key] != CLOSED[key])
 
 def _other_result(out, argument, settings, parameters):
     "In words, what the results in `out` were made from and is not in the profile; else None."
