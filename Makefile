@@ -1,7 +1,7 @@
 # make reproduce [PROFILE=digits]   run every experiment notebook and write reports/PROFILE/
 # make test                         check notebooks against the package, run their tests and pytest
 # make lab                          open JupyterLab on the notebooks
-# make bench                        time matching (beside rebasin), training and stars, in a quarter of an hour; writes reports/bench/
+# make bench                        time matching (beside rebasin), training, populations and stars; writes reports/bench/
 # make bench-studies                barriers by method and estimator, torchvision's architectures, the paper's costs: an hour; writes there too
 # make export                       after editing a notebook: write starlight_nb/ and README.md
 # make outputs                      run the library's notebooks and keep what they show
