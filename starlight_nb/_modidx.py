@@ -2902,6 +2902,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'starlight_nb/training/networks.py'),
                                                 'starlight_nb.training.networks._check_logits': ( 'training.networks.html#_check_logits',
                                                                                                   'starlight_nb/training/networks.py'),
+                                                'starlight_nb.training.networks._closed_format': ( 'training.networks.html#_closed_format',
+                                                                                                   'starlight_nb/training/networks.py'),
                                                 'starlight_nb.training.networks._gains': ( 'training.networks.html#_gains',
                                                                                            'starlight_nb/training/networks.py'),
                                                 'starlight_nb.training.networks._is_unsafe': ( 'training.networks.html#_is_unsafe',

@@ -37,8 +37,8 @@ def assign_group(similarities: torch.Tensor,   # (units of A, units of B), on th
     Prices change only the time, and which of equally good orders is found.
     Raises `ValueError` where a similarity is not finite."""
     units = np.arange(similarities.shape[0])
-    new = similarities.new_zeros(len(units))
-    prices = new if prices is None else _raised(similarities, prices)
+    zeros = similarities.new_zeros(len(units))
+    prices = zeros if prices is None else _raised(similarities, prices)
     regrets = _regrets(similarities, prices)
     _check_finite(float(regrets.sum()))  # not finite where a similarity is not
     if not regrets.diagonal().any(): return units, 0.0, prices

@@ -30,8 +30,8 @@ def outputs_of(network,          # called as `network(x)`
 # %% ../../nbs/02b_training.networks.ipynb #logits-of
 def logits_of(network,          # called as `network(x)`
               x: torch.Tensor,  # (examples, ...)
-              recipe: Recipe = Recipe(channels_last=False),  # precision and memory format count
-              largest_label: int = -1,  # of the data; -1 where there are no labels
+              recipe: Recipe = Recipe(),  # its precision and memory format count
+              largest_label: int = -1,    # of the data; -1 where there are no labels
              ) -> torch.Tensor:
     """The network's outputs for a batch, (examples, classes), in single precision or better.
 
@@ -91,7 +91,7 @@ def _accepts_channels_last(module, x):
 # %% ../../nbs/02b_training.networks.ipynb #format-for
 def format_for(module: nn.Module,
                recipe: Recipe,   # with `channels_last` true, false or open (None)
-               x: torch.Tensor,  # inputs (examples, ...); two are enough
+               x: torch.Tensor | None,  # inputs (examples, ...), two are enough; None: not open
               ) -> Recipe:
     """The recipe with `channels_last` true or false: open means where it is faster.
 
@@ -104,7 +104,6 @@ def format_for(module: nn.Module,
                       "and fewer than 8 input channels", stacklevel=3)
     fits = not unsafe and (recipe.channels_last or _gains(module, x))
     return recipe.replace(channels_last=fits)
-
 
 def _is_unsafe(layer):
     "Is it a layer whose gradient may write outside its memory?"
@@ -181,6 +180,10 @@ def _states_of_stack(weights, module):
     return [{name: weights[first][n].detach().clone() for name, first in names.items()}
             for n in range(count)]
 
+def _closed_format(module, recipe):
+    "The recipe, with the usual format where it is open."
+    return format_for(module, recipe.replace(channels_last=bool(recipe.channels_last)), None)
+
 def _trainable_stack(modules):
     "Copies of the modules as `_trainable` makes them; `ValueError` unless they are alike."
     modules = [_trainable(module) for module in modules]
@@ -195,7 +198,7 @@ class StackedModules:
     def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe(), largest_label=-1):
         modules = _trainable_stack(modules)
         self.module, self.largest_label = modules[0], largest_label
-        self.recipe = recipe  # an open format stays what it is: few stacks have convolutions
+        self.recipe = _closed_format(self.module, recipe)
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
         self.weights = _stacked_views(self.vector, self.module)
