@@ -1,5 +1,6 @@
 "Populations: stacked, on threads, in processes or alone, the same networks."
 import shutil
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -249,6 +250,15 @@ def test_a_recipe_that_leaves_the_format_open_gets_the_faster_one(side, make, ch
     assert seen[-1] == (False, channels_last)  # the passes between are trials
     other, _ = evaluate(model, state, split, recipe=recipe.replace(channels_last=False))
     assert loss == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("asked, width, expected", [
+    (True, 4, False), (True, 8, True), (None, 8, False), (False, 8, False)])
+def test_a_stack_of_convolutions_has_a_safe_format(asked, width, expected):
+    modules = [build("resnet", width=width) for _ in range(2)]
+    ignored = pytest.warns(UserWarning, match="channels_last is ignored")
+    with ignored if width < 8 else nullcontext(): stack = StackedModules(modules, Recipe(channels_last=asked))
+    assert stack.recipe.channels_last is expected
 
 
 @pytest.mark.parametrize("changes", [dict(precision="bfloat16"), dict(channels_last=True)])
