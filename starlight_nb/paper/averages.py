@@ -5,6 +5,7 @@
 # %% ../../nbs/50i_paper.averages.ipynb #imports
 from __future__ import annotations
 from dataclasses import dataclass
+from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
@@ -14,19 +15,21 @@ from ..bma import (
     sample_star_domain)
 from ..data import SHIFTS, shifted
 from ..models import generator
-from .members import Member, entry_config
-from .study import (
-    COLUMNS, Study, setting_columns, star_tensors, stored_measurement)
+from .members import Measurement, Member, entry_config
+from .parts import Part
+from starlight_nb.paper.study import (
+    COLUMNS, SettingModels, Study, member_state, setting_columns, star_tensors,
+    stored_measurement)
 from ..runtime.store import with_prefix
 from ..star import StarResult
 
 # %% auto #0
-__all__ = ['TEST_METRICS', 'SHIFT_METRICS', 'SCORES', 'TEMPERED', 'PAIR_OF_METHOD', 'Posterior', 'posteriors', 'measure_averages',
-           'average_table', 'average_differences']
+__all__ = ['TEST_METRICS', 'SHIFT_METRICS', 'SCORES', 'TEMPERED', 'PAIR_OF_METHOD', 'AVERAGE_COLUMNS', 'Posterior', 'posteriors',
+           'AveragePart', 'average_table', 'average_differences']
 
 # %% ../../nbs/50i_paper.averages.ipynb #posterior
 @dataclass(frozen=True)
-class Posterior:
+class Posterior(Measurement):
     "Networks whose predictions are averaged, in one run."
     method: str                  # star domain, Gaussian, deep ensemble, star, single network
     members: tuple[Member, ...]  # the star; of an ensemble, its networks in their order
@@ -44,6 +47,31 @@ class Posterior:
         network = self.members[0].name
         if self.method in ("star", "single network"): return network, ""
         return network, f"draws-{self.run}"
+    @property
+    def name(self) -> str:
+        "Method, network and run."
+        return " ".join([self.method, *filter(None, self.names)])
+    @cached_property
+    def config(self) -> dict:
+        "The configuration under which what is measured is stored."
+        members = [member.key for member in self.members]
+        return entry_config("average", method=self.method, members=members, run=self.run,
+                            counts=list(self.counts), compared=self.compared, shifts=list(SHIFTS))
+    @property
+    def drawn(self) -> bool:
+        "Whether the networks are drawn from what a star and its sources span."
+        return self.method in ("star domain", "Gaussian")
+    @property
+    def needs(self) -> tuple[Member, ...]:
+        "The networks; of a star domain the sources too."
+        return (*self.members, *(self.members[0].sources if self.drawn else ()))
+    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
+        "What is measured, from the store or measured now."
+        def measure(): return _measure_average(models, self)
+        return stored_measurement(models, self.config, self.members, measure)
+    def seconds(self, cost) -> float:
+        "Expected seconds to evaluate all networks on the test data and their shifts."
+        return (1 + len(SHIFTS)) * cost.evaluations(max(self.counts), "test")
 
 # %% ../../nbs/50i_paper.averages.ipynb #ensembles
 def _ensembles(sources, counts, runs):
@@ -84,22 +112,22 @@ def posteriors(sources: list[Member],                 # of the ensembles
     return found
 
 # %% ../../nbs/50i_paper.averages.ipynb #states-of
-def _drawn_states(study, posterior):
+def _drawn_states(models, posterior):
     "States drawn from the star domain of the posterior's star, or from its Gaussian."
     star, = posterior.members
-    saved, count = star_tensors(study.models, star), len(star.sources)
+    saved, count = star_tensors(models, star), len(star.sources)
     permutations = [with_prefix(f"permutation/{n}/", saved) for n in range(count)]
-    result = StarResult(study.state(star), permutations, [], star.config["seed"])
-    sources = Draws(lambda n: study.state(star.sources[n]), [(n,) for n in range(count)])
+    result = StarResult(member_state(models, star), permutations, [], star.config["seed"])
+    sources = Draws(lambda n: member_state(models, star.sources[n]), [(n,) for n in range(count)])
     sample = sample_star_domain if posterior.method == "star domain" else sample_gaussian
     rng = generator(posterior.run, f"{posterior.method} draws")
     return sample(result, sources, max(posterior.counts), rng,
-                  spec=study.spec, model=study.model(), data=study.data)
+                  spec=models.spec(), model=models.network(), data=models.data)
 
-def _states(study, posterior):
+def _states(models, posterior):
     "The states to average over, one at a time."
-    if posterior.method in ("star domain", "Gaussian"): return _drawn_states(study, posterior)
-    return (study.state(member) for member in posterior.members)
+    if posterior.drawn: return _drawn_states(models, posterior)
+    return (member_state(models, member) for member in posterior.members)
 
 # %% ../../nbs/50i_paper.averages.ipynb #metric-values
 TEST_METRICS = ("accuracy", "nll", "brier", "ece", "auroc_maxprob", "auroc_entropy", "confidence")
@@ -140,11 +168,11 @@ def _compared_values(probs, sets):
             "scores": _score_tensor(scores), "tempered": _score_tensor(tempered)}
 
 # %% ../../nbs/50i_paper.averages.ipynb #average-job
-def _measure_average(study, posterior):
+def _measure_average(models, posterior):
     "`values` (counts, `TEST_METRICS`), and what `_compared_values` returns."
-    sets = list(_test_sets(study.data).values())
+    sets = list(_test_sets(models.data).values())
     inputs, sizes = torch.cat([part.x for part in sets]), [len(part) for part in sets]
-    found = predictions(study.model(), _states(study, posterior), inputs)
+    found = predictions(models.network(), _states(models, posterior), inputs)
     values, compared = [], {}
     for count, average in enumerate(running_average(found), 1):
         probs = average.split(sizes)
@@ -152,15 +180,6 @@ def _measure_average(study, posterior):
             values.append(_test_values(example_scores(probs[0], sets[0].y)))
         if count == posterior.compared: compared = _compared_values(probs, sets)
     return {"values": torch.tensor(values, dtype=torch.double)} | compared
-
-def _stored_average(study, posterior):
-    "What `_measure_average` returns, from the store or measured now."
-    config = entry_config("average", method=posterior.method,
-                          members=[member.key for member in posterior.members],
-                          run=posterior.run, counts=list(posterior.counts),
-                          compared=posterior.compared, shifts=list(SHIFTS))
-    def make(): return _measure_average(study, posterior)
-    return stored_measurement(study.models, config, posterior.members, make)
 
 # %% ../../nbs/50i_paper.averages.ipynb #metric-rows
 def _scores(saved):
@@ -203,7 +222,7 @@ def _average_rows(study, posterior, saved):
     about |= dict(n_source=posterior.n_source, star_seed=posterior.star_seed,
                   pair=PAIR_OF_METHOD.get(posterior.method), method=posterior.method,
                   model_a=network, model_b=run)
-    shifts = list(_test_sets(study.data))[1:]
+    shifts = list(_test_sets(study.models.data))[1:]
     rows = [*_test_rows(posterior, saved), *_tempered_rows(posterior, saved),
             *_shifted_rows(shifts, posterior, saved), *_bin_rows(posterior, saved)]
     return [about | row for row in rows]
@@ -265,6 +284,8 @@ def _method_rows(method, metrics, ensemble):
     return rows
 
 # %% ../../nbs/50i_paper.averages.ipynb #measure-averages
+AVERAGE_COLUMNS = ("method", "draws", "bin")  # of the tidy rows, besides `COLUMNS`
+
 def _comparison_rows(study, runs, resamples):
     "The intervals of all methods; `runs` are (posterior, saved)."
     examples = runs[0][1]["scores"].shape[1]
@@ -276,16 +297,24 @@ def _comparison_rows(study, runs, resamples):
     return [about | row for method, own in metrics.items()
             for row in _method_rows(method, own, metrics["deep ensemble"])]
 
-def measure_averages(study: Study,
-                     found: list[Posterior],  # as `posteriors` returns them
-                     resamples: int = 1000,   # for the intervals
-                    ) -> pd.DataFrame:
-    "Tidy rows of all posteriors, with the further columns `method`, `draws` and `bin`."
-    tasks = [(study, posterior) for posterior in found]
-    runs = list(zip(found, study.run(_stored_average, tasks, "averages")))
-    rows = [row for posterior, saved in runs for row in _average_rows(study, posterior, saved)]
-    rows += _comparison_rows(study, runs, resamples)
-    return pd.DataFrame(rows, columns=[*COLUMNS, "method", "draws", "bin"])
+@dataclass(frozen=True)
+class AveragePart(Part):
+    "Posteriors, whose averages are measured and compared."
+    study: Study
+    posteriors: list[Posterior]  # as `posteriors` returns them
+    resamples: int = 1000        # for the intervals
+
+    @property
+    def measurements(self) -> list[Posterior]:
+        "The posteriors."
+        return self.posteriors
+    def rows(self) -> pd.DataFrame:
+        "Tidy rows of all posteriors, with the further columns `method`, `draws` and `bin`."
+        runs = [(posterior, posterior.make(self.study.models)) for posterior in self.posteriors]
+        rows = [row for posterior, saved in runs
+                for row in _average_rows(self.study, posterior, saved)]
+        rows += _comparison_rows(self.study, runs, self.resamples)
+        return pd.DataFrame(rows, columns=[*COLUMNS, *AVERAGE_COLUMNS])
 
 # %% ../../nbs/50i_paper.averages.ipynb #average-table
 def _compared_rows(frame):
@@ -296,7 +325,7 @@ def _compared_rows(frame):
     counts = (frame.draws == last) | alone | frame.draws.isna()
     return frame[(frame.split == "test") & frame.bin.isna() & frame.method.notna() & counts]
 
-def average_table(frame: pd.DataFrame,      # rows of `measure_averages`
+def average_table(frame: pd.DataFrame,      # rows of an `AveragePart`
                   metrics: dict[str, str],  # metric: the heading of its column
                  ) -> pd.DataFrame:
     "One row a setting and method: the number of networks, and each metric's mean and interval."
@@ -318,7 +347,7 @@ def _verdict(low, high):
     if high < 0: return "lower"
     return "no difference shown"
 
-def average_differences(frame: pd.DataFrame,          # rows of `measure_averages`
+def average_differences(frame: pd.DataFrame,          # rows of an `AveragePart`
                         method: str = "star domain",  # compared with the deep ensemble
                        ) -> pd.DataFrame:
     """One row a setting and metric: value, ensemble, difference, low, high, and the verdict

@@ -4,11 +4,11 @@
 
 # %% ../../nbs/50a_paper.catalogue.ipynb #imports
 from __future__ import annotations
-import json
+import ast, json
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
-__all__ = ['KINDS_IN_ORDER', 'reading_order', 'experiment_names', 'experiment_title', 'profile_names']
+__all__ = ['KINDS_IN_ORDER', 'reading_order', 'experiment_names', 'experiment_title', 'notebook_parameters', 'profile_names']
 
 # %% ../../nbs/50a_paper.catalogue.ipynb #experiment-names
 KINDS_IN_ORDER = ("fig", "table", "appendix")
@@ -28,6 +28,15 @@ def experiment_title(experiment: str) -> str:
     notebook = json.loads((experiments_folder() / f"{experiment}.ipynb").read_text())
     heading, *_ = "".join(notebook["cells"][0]["source"]).splitlines()
     return heading.lstrip("# ")
+
+# %% ../../nbs/50a_paper.catalogue.ipynb #notebook-parameters
+def notebook_parameters(experiment: str) -> dict[str, str]:
+    "The parameters of an experiment notebook and their declared types."
+    notebook = json.loads((experiments_folder() / f"{experiment}.ipynb").read_text())
+    declared = ["".join(cell["source"]) for cell in notebook["cells"]
+                if "parameters" in cell["metadata"].get("tags", [])]
+    return {line.target.id: ast.unparse(line.annotation)
+            for line in ast.parse("\n".join(declared)).body if isinstance(line, ast.AnnAssign)}
 
 # %% ../../nbs/50a_paper.catalogue.ipynb #profile-names
 def profile_names() -> list[str]:

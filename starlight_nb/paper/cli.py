@@ -12,7 +12,7 @@ from .monitor import clock_text
 from ..runtime.settings import Settings, experiments_folder
 
 # %% auto #0
-__all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'STORE', 'SHORT', 'LIST_HEADING', 'main']
+__all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'FILE', 'STORE', 'SHORT', 'LIST_HEADING', 'main']
 
 # %% ../../nbs/50w_paper.cli.ipynb #parameter
 def _parameter(text):
@@ -40,7 +40,7 @@ WHAT_TO_RUN = {
     "--data": dict(metavar="DIR", help="folder of data sets (default: STARLIGHT_DATA, or "
                                        ".starlight/data)"),
     "--force": dict(action="store_true", help="train and measure again what the store has"),
-    "--keep-going": dict(action="store_true", help="run the other notebooks when one fails"),
+    "--keep-going": dict(action="store_true", help="run the other experiments when one fails"),
     "--log-json": dict(action="store_true", help="print one JSON object a line, for programs"),
 }
 
@@ -49,6 +49,8 @@ HOW_TO_RUN = {
     "--jobs": dict(type=int, metavar="N", help="worker processes (default: one a core)"),
     "--budget": dict(metavar="TIME", help="run what fits into 90s, 25min or 1.5h, the most "
                                           "telling first; the same command continues later"),
+    "--make": dict(dest="make_only", action="store_true",
+                   help="make the measurements and stop: no notebooks, no report"),
     "--dry-run": dict(action="store_true", help="print minutes and memory here, and stop"),
     "--device": dict(metavar="NAME", help="cpu, cuda, cuda:1 or auto (default: the profile's)"),
     "--backend": dict(metavar="NAME", help="processes, or ray (default: processes)"),
@@ -64,11 +66,14 @@ PRUNE = {
     "--keep-old": dict(action="store_true", help="keep entries that other code has made"),
     "--dry-run": dict(action="store_true", help="print what would be removed"),
 }
+FILE = {"file": dict(metavar="FILE", help="a tar file")}
 STORE = {
     "ls": ("list the entries, and which are old: made by other code", FOLDER),
     "verify": ("read and check every file; exit status 1 where one is damaged", FOLDER),
     "prune": ("remove old entries, damaged files, leftovers, and what is asked for",
               FOLDER | PRUNE),
+    "export": ("write all measured values into a file, without models", FOLDER | FILE),
+    "import": ("add the measured values in a file", FOLDER | FILE),
 }
 
 # %% ../../nbs/50w_paper.cli.ipynb #parser
@@ -149,13 +154,15 @@ def _doctor():
 
 def _reproduce(arguments):
     "Run what the command line asks for."
-    from starlight_nb.paper.runner import NotebookFailed, reproduce
+    from starlight_nb.paper.runner import ExperimentFailed, reproduce
     options = {key: value for key, value in vars(arguments).items() if key != "command"}
     start = time.time()
     try: out = reproduce(**options | {"parameters": dict(options["parameters"])})
-    except NotebookFailed as error: return _print_error(error, 1)
-    if not arguments.log_json and not arguments.dry_run:
-        print(f"report: {os.path.relpath(out / 'index.html')} ({clock_text(time.time() - start)})")
+    except ExperimentFailed as error: return _print_error(error, 1)
+    if arguments.log_json or arguments.dry_run: return 0
+    made = "all measurements are made"
+    if not arguments.make_only: made = f"report: {os.path.relpath(out / 'index.html')}"
+    print(f"{made} ({clock_text(time.time() - start)})")
     return 0
 
 # %% ../../nbs/50w_paper.cli.ipynb #size
@@ -202,11 +209,23 @@ def _prune(root, arguments):
     print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
     return 0
 
+# %% ../../nbs/50w_paper.cli.ipynb #carry
+def _carry(root, arguments):
+    "Export from a store into a file, or import from one."
+    from starlight_nb.paper.housekeeping import export_measurements, import_measurements
+    if arguments.action == "export":
+        print(f"{export_measurements(root, Path(arguments.file))} measurements exported")
+    else:
+        new, there = import_measurements(root, Path(arguments.file))
+        print(f"{new} measurements imported, {there} were there")
+    return 0
+
 def _store(arguments):
     "Run an action of `starlight store`; the exit status."
     root = Path(arguments.store or Settings.from_environment().store)
     if arguments.action == "ls": return _print_listing(root)
     if arguments.action == "verify": return _verify(root)
+    if arguments.action in ("export", "import"): return _carry(root, arguments)
     return _prune(root, arguments)
 
 # %% ../../nbs/50w_paper.cli.ipynb #main

@@ -4,22 +4,25 @@
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #imports
 from __future__ import annotations
+from dataclasses import dataclass
+from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
 from ..barriers import (
     Plane, plane_grid, plane_losses, plane_segments, rise_above_chord)
-from .members import Member, Pair, entry_config, regular_pairs, star_pairs
-from .study import (
-    COLUMNS, Study, matched_state, setting_columns, single_models, stored_measurement)
+from .members import Measurement, Member, Pair, entry_config
+from .parts import PairPart, Part
+from starlight_nb.paper.study import (
+    COLUMNS, Path, SettingModels, Study, matched_states, member_state, setting_columns,
+    stored_measurement)
 from .tables import summary_cell
 from ..runtime.settings import check_choice
 from ..statistics import bootstrap_function, bootstrap_ratio
 
 # %% auto #0
-__all__ = ['SPECS', 'PAIR_KINDS', 'ENDS', 'spec_pairs', 'measure_specs', 'matching_comparison', 'relative_barriers',
-           'describe_relative_barriers', 'order_range', 'gap_closed', 'describe_gap', 'rematch_options',
-           'measure_plane', 'plane_rises', 'describe_rises']
+__all__ = ['SPECS', 'PAIR_KINDS', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison', 'relative_barriers', 'order_range',
+           'gap_closed', 'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #specs
 SPECS = {  # the star's options, the matching of its pairs, and that in a random order
@@ -27,39 +30,6 @@ SPECS = {  # the star's options, the matching of its pairs, and that in a random
     "partial": (dict(groups="partial"), "partial", "partial-random-{}"),
     "complete": ({}, "forward", "random-{}"),
 }
-
-def spec_pairs(study: Study,
-               spec: str,      # one of `SPECS`
-               sources: int,   # N of the stars
-               stars: int,
-               heldouts: int,
-               orders: int,    # random matching orders, beside the forward one
-              ) -> list[Pair]:
-    "Pairs of held-out solutions, and of stars with them, in every order; the models are trained."
-    options, matching, in_random_order = SPECS[spec]
-    held = study.members("heldout", heldouts)
-    trained = study.stars([sources], stars, **options)
-    matchings = [matching]
-    if in_random_order: matchings += [in_random_order.format(order) for order in range(orders)]
-    return [pair for name in matchings
-            for pair in regular_pairs(held, name) + star_pairs(trained, held, 0, name)]
-
-# %% ../../nbs/50l_paper.comparisons.ipynb #measure-specs
-def measure_specs(study: Study,
-                  sources: int,   # N of the stars
-                  stars: int,     # of each spec
-                  heldouts: int,
-                  orders: int,    # random matching orders, beside the forward one
-                 ) -> pd.DataFrame:
-    "Tidy rows of barriers and of single models, with the columns `matching` and `spec`."
-    frames = []
-    for spec in SPECS:
-        pairs = spec_pairs(study, spec, sources, stars, heldouts, orders)
-        frames.append(study.paths(pairs).assign(spec=spec))
-    paths = pd.concat(frames, ignore_index=True)
-    single = single_models(paths)
-    single["spec"] = single.spec.where(single.model_a.str.startswith("star"), None)
-    return pd.concat([paths[paths.t.isna()], single], ignore_index=True)
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #comparison
 PAIR_KINDS = ("regular-regular", "star-heldout", "star-source")
@@ -123,51 +93,8 @@ def relative_barriers(frame: pd.DataFrame,   # tidy rows
                       "ratio": part.value.mean() / known.value.mean(), "low": low, "high": high})
     return pd.DataFrame(found, columns=["setting", "pair", by, "ratio", "low", "high"])
 
-# %% ../../nbs/50l_paper.comparisons.ipynb #relative-sentence
-def _relative_phrase(kind, mean, ratios, by, base):
-    "One kind of pair: its mean barrier at the base, and its ratios."
-    phrase = f"{kind} {mean:.2f}"
-    if len(ratios): phrase += f" ({base})"
-    for row in ratios.to_dict("records"):
-        interval = f"[{row['low']:.2f}, {row['high']:.2f}]"
-        phrase += f", {row[by]} {row['ratio']:.2f} {interval} times that"
-    return phrase
-
-def _relative_sentence(setting, rows, ratios, by, base):
-    "The phrases of one setting's kinds of pairs."
-    phrases = []
-    for kind in PAIR_KINDS:
-        own = rows[rows.pair == kind]
-        if own.empty: continue
-        mean = _rows_at(own, by, base).value.mean()
-        phrases.append(_relative_phrase(kind, mean, ratios[ratios.pair == kind], by, base))
-    return f"{setting}: {'; '.join(phrases)}."
-
-# %% ../../nbs/50l_paper.comparisons.ipynb #describe-relative
-def _names(ratios, by):
-    "The values, settings and kinds of pairs of some ratios."
-    names = [f"{row[by]} ({row['setting']}, {row['pair']})" for row in ratios.to_dict("records")]
-    return ", ".join(dict.fromkeys(names)) or "nothing"
-
-def describe_relative_barriers(frame: pd.DataFrame,   # tidy rows
-                               by: str,               # the column that varies
-                               base: str,             # the value of `by` to compare with
-                               split: str = "train",  # or test
-                              ) -> str:
-    "A sentence for each setting on its `relative_barriers`, and one on the clear differences."
-    rows, ratios = _loss_barriers(frame, split), relative_barriers(frame, by, base, split)
-    sentences = [_relative_sentence(setting, part, ratios[ratios.setting == setting], by, base)
-                 for setting, part in rows.groupby("setting", sort=False)]
-    below, above = _names(ratios[ratios.high < 1], by), _names(ratios[ratios.low > 1], by)
-    sentences.append(f"With the whole interval below {base}: {below}; above: {above}.")
-    text = " ".join(sentences)
-    printed = {"regular-regular": "regular – regular", "star-heldout": "star – held-out",
-               "star-source": "star – source"}
-    for kind in PAIR_KINDS: text = text.replace(kind, printed[kind])
-    return text
-
 # %% ../../nbs/50l_paper.comparisons.ipynb #order-range
-def order_range(frame: pd.DataFrame,   # of `measure_specs`
+def order_range(frame: pd.DataFrame,   # with the columns `spec` and `matching`
                 split: str = "train",  # or test
                ) -> pd.DataFrame:
     """For each setting, spec and kind of pair: the lowest and highest mean barrier over matching
@@ -181,7 +108,7 @@ def _share(partial, complete, star):
     "The share of the gap from the three mean barriers."
     return (partial - complete) / (partial - star)
 
-def gap_closed(frame: pd.DataFrame,   # of `measure_specs`
+def gap_closed(frame: pd.DataFrame,   # with the column `matching`
                split: str = "train",  # or test
               ) -> pd.DataFrame:
     "For each setting, the `share` of the gap that complete matching closes, from `low` to `high`."
@@ -194,41 +121,6 @@ def gap_closed(frame: pd.DataFrame,   # of `measure_specs`
         low, high = bootstrap_function(_share, *parts)
         found.append(dict(setting=setting, share=share, low=low, high=high))
     return pd.DataFrame(found).set_index("setting")
-
-# %% ../../nbs/50l_paper.comparisons.ipynb #gap-sentences
-def _three_means(rows, kind):
-    "The mean barriers of one kind of pair: unmatched / partial / complete."
-    means = rows[rows.pair == kind].groupby("matching").value.mean()
-    means = means.reindex([matching for _, matching, _ in SPECS.values()])
-    return " / ".join(f"{mean:.2f}" for mean in means)
-
-def _describe_share(closed):
-    "The share of the gap with its interval, and whether it is more or less than half."
-    if closed.low > 0.5: verdict = "most of it"
-    elif closed.high < 0.5: verdict = "less than half"
-    else: verdict = "whether that is most of it is not decided"
-    interval = f"[{closed.low:.0%}, {closed.high:.0%}]"
-    return ("Of what stars gain under partial matching, complete matching gains "
-            f"{closed.share:.0%} {interval} without a star: {verdict}.")
-
-# %% ../../nbs/50l_paper.comparisons.ipynb #describe-gap
-def _setting_gap(setting, rows, closed):
-    "The sentences of one setting."
-    regular, star = (_three_means(rows, kind) for kind in ("regular-regular", "star-heldout"))
-    complete = rows[rows.matching == "forward"]
-    ratio = _ratio_cell(complete[complete.pair == "star-heldout"],
-                        complete[complete.pair == "regular-regular"])
-    return (f"{setting}, unmatched / partial / complete: "
-            f"regular – regular {regular}, star – held-out {star}. {_describe_share(closed)} "
-            f"With complete matching stars are at {ratio} of the regular barrier.")
-
-def describe_gap(frame: pd.DataFrame,   # of `measure_specs`
-                 split: str = "train",  # or test
-                ) -> str:
-    "For each setting: the barriers under the three specs, and what `gap_closed` found."
-    closed = gap_closed(frame, split)
-    settings = _loss_barriers(frame, split).groupby("setting", sort=False)
-    return " ".join(_setting_gap(setting, rows, closed.loc[setting]) for setting, rows in settings)
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #rematch-options
 def rematch_options(every: list[int],  # re-match after so many epochs
@@ -246,20 +138,46 @@ ENDS = {  # role of the two solutions: their name in reports, and their kind of 
     "heldout": ("two held-outs", "star-heldout"),
 }
 
-def _plane_row(study, pairs, steps, row):
-    """Coordinates and losses (points, 3) of one row of the grid, from the store or measured now;
-    row -1 is the three segments between the corners."""
-    members = (pairs[0].a, *(pair.b for pair in pairs))
-    config = entry_config("plane", star=members[0].key, ends=[end.key for end in members[1:]],
-                          steps=steps, points=study.points, row=row)
-    def make():
-        solutions = [matched_state(study, pair) for pair in pairs]
-        plane = Plane(study.model(), *solutions, study.state(pairs[0].a))
-        if row < 0: points = plane_segments(plane, study.points).reshape(-1, 2)
-        else: points = plane_grid(plane, steps)[row]
-        losses = plane_losses(plane, study.data, points)
-        return {"values": torch.from_numpy(np.column_stack([points, losses]))}
-    return stored_measurement(study.models, config, members, make)["values"].numpy()
+def _measure_plane_row(models, own):
+    "Coordinates and losses (points, 3)."
+    solutions = [matched_states(models, pair)[1] for pair in own.pairs]
+    plane = Plane(models.network(), *solutions, member_state(models, own.pairs[0].a))
+    if own.row < 0: points = plane_segments(plane, own.points).reshape(-1, 2)
+    else: points = plane_grid(plane, own.steps)[own.row]
+    losses = plane_losses(plane, models.data, points)
+    return torch.from_numpy(np.column_stack([points, losses]))
+
+# %% ../../nbs/50l_paper.comparisons.ipynb #plane-row
+@dataclass(frozen=True)
+class PlaneRow(Measurement):
+    "The training loss along one row of the grid in a plane, or along its three segments."
+    pairs: tuple[Pair, Pair]  # of the star with each of the solutions
+    steps: int                # points along each axis
+    points: int               # on each segment
+    row: int                  # -1: the segments
+    @property
+    def name(self) -> str:
+        "The star, both solutions, and the row."
+        ends = " and ".join(pair.b.name for pair in self.pairs)
+        return f"plane of {self.pairs[0].a.name}, {ends}, row {self.row}"
+    @cached_property
+    def config(self) -> dict:
+        "The configuration under which coordinates and losses are stored."
+        star, *ends = self.needs
+        return entry_config("plane", star=star.key, ends=[end.key for end in ends],
+                            steps=self.steps, points=self.points, row=self.row)
+    @property
+    def needs(self) -> tuple[Member, ...]:
+        "The star and both solutions."
+        return self.pairs[0].a, *(pair.b for pair in self.pairs)
+    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
+        "`values`, coordinates and losses (points, 3)."
+        def measure(): return {"values": _measure_plane_row(models, self)}
+        return stored_measurement(models, self.config, self.needs, measure)
+    def seconds(self, cost) -> float:
+        "Expected seconds to match both solutions and to evaluate the points."
+        points = 3 * self.points if self.row < 0 else self.steps
+        return 2 * cost.match + cost.evaluations(points)
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #plane-rows
 def _point_rows(points):
@@ -272,39 +190,63 @@ def _segment_rows(pair, points):
     ts = np.linspace(0, 1, len(points)).tolist()
     return [about | row | dict(t=t) for t, row in zip(ts, _point_rows(points))]
 
-def _plane_rows(study, pairs, direct, steps):
+def _plane_rows(values, pairs, direct):
     "The rows of the grid, then those of the segments: between the solutions, and from the star."
-    tasks = [(study, pairs, steps, row) for row in range(-1, steps)]
-    segments, *grid = study.run(_plane_row, tasks, "plane")
-    between, *to_star = segments.reshape(3, study.points, 3)
+    segments, *grid = values
+    between, *to_star = segments.reshape(3, -1, 3)
     rows = [row for points in grid for row in _point_rows(points)]
     rows += _segment_rows(direct, between)
     for pair, points in zip(pairs, to_star): rows += _segment_rows(pair, points[::-1])
     return rows
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #measure-plane
-def measure_plane(study: Study,
-                  star: tuple[int, int, Member],  # one of `Study.stars`
-                  role: str,                      # of the two solutions: source or heldout
-                  steps: int,                     # points along each axis of the plane
-                 ) -> pd.DataFrame:
-    """Tidy rows of the training loss over the plane, with coordinates `x` and `y`, on the segments
-    between its corners, and on the direct path between the solutions.
+PLANE_COLUMNS = ("matching", "ends", "x", "y")  # of the tidy rows, besides `COLUMNS`
 
-    Raises `ValueError` for another role."""
-    ends, kind = ENDS[check_choice("role", role, ENDS)]
-    n_source, seed, member = star
-    pairs = [Pair(kind, member, end, "forward", n_source, seed) for end in study.members(role, 2)]
-    direct = Pair("regular-regular", pairs[0].b, pairs[1].b)
-    about = setting_columns(study.setting)
-    about |= dict(n_source=n_source, star_seed=seed, split="train", metric="loss",
-                  matching="to the star")
-    rows = [about | row for row in _plane_rows(study, pairs, direct, steps)]
-    frame = pd.concat([pd.DataFrame(rows), study.paths([direct])], ignore_index=True)
-    return frame.assign(ends=ends)[[*COLUMNS, "matching", "ends", "x", "y"]]
+@dataclass(frozen=True)
+class _PlanePairs(Part):
+    "The pairs of a plane through a star and two solutions."
+    study: Study
+    star: tuple[int, int, Member]  # one of `Study.stars`
+    role: str                      # of the two solutions: source or heldout
+    steps: int                     # points along each axis of the plane
+
+    @property
+    def pairs(self) -> tuple[Pair, Pair]:
+        "The star with each of the solutions; `ValueError` for another role."
+        n_source, seed, member = self.star
+        _, kind = ENDS[check_choice("role", self.role, ENDS)]
+        return tuple(Pair(kind, member, end, "forward", n_source, seed)
+                     for end in self.study.members(self.role, 2))
+    @property
+    def direct(self) -> PairPart:
+        "The solutions with one another."
+        first, second = self.pairs
+        return PairPart(self.study, [Pair("regular-regular", first.b, second.b)], whole=True)
+
+# %% ../../nbs/50l_paper.comparisons.ipynb #plane-part
+class PlanePart(_PlanePairs):
+    "The plane through a star and two solutions, and the direct path between the solutions."
+    @property
+    def measurements(self) -> list[PlaneRow | Path]:
+        "The rows of the plane, and the direct path."
+        rows = [PlaneRow(self.pairs, self.steps, self.study.points, row)
+                for row in range(-1, self.steps)]
+        return rows + self.direct.measurements
+    def rows(self) -> pd.DataFrame:
+        """Tidy rows of the training loss, with coordinates `x` and `y` over the plane and on the
+        segments between its corners."""
+        *plane, _ = self.measurements
+        values = [own.make(self.study.models)["values"].numpy() for own in plane]
+        n_source, seed, _ = self.star
+        about = setting_columns(self.study.setting)
+        about |= dict(n_source=n_source, star_seed=seed, split="train", metric="loss",
+                      matching="to the star")
+        rows = [about | row for row in _plane_rows(values, self.pairs, self.direct.pairs[0])]
+        frame = pd.concat([pd.DataFrame(rows), self.direct.rows()], ignore_index=True)
+        return frame.assign(ends=ENDS[self.role][0])[[*COLUMNS, *PLANE_COLUMNS]]
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #rises
-def plane_rises(frame: pd.DataFrame,  # of `measure_plane`
+def plane_rises(frame: pd.DataFrame,  # of a `PlanePart`
                ) -> pd.DataFrame:
     "The rise in nats on each way: setting, ends, way, matching, rise."
     rows = frame[frame.t.notna() & (frame.metric == "loss") & (frame.split == "train")]
@@ -314,18 +256,3 @@ def plane_rises(frame: pd.DataFrame,  # of `measure_plane`
         found.append(dict(setting=setting, ends=ends, way=f"{a} to {b}", matching=matching,
                           rise=rise))
     return pd.DataFrame(found)
-
-# %% ../../nbs/50l_paper.comparisons.ipynb #describe-rises
-def describe_rises(rises: pd.DataFrame,  # of `plane_rises`
-                  ) -> str:
-    "A sentence for each setting and pair of solutions."
-    sentences = []
-    for (setting, ends), part in rises.groupby(["setting", "ends"], sort=False):
-        from_star = part.way.str.startswith("star")
-        each = " and ".join(f"{rise:.2f}" for rise in part.rise[from_star])
-        between = part[~from_star].set_index("matching").rise
-        sentences.append(
-            f"{setting}, {ends}: the training loss rises by {each} from the star to each, "
-            f"by {between['to the star']:.2f} between the two in the star's order, "
-            f"and by {between['forward']:.2f} with one matched to the other.")
-    return " ".join(sentences)

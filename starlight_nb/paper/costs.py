@@ -24,7 +24,8 @@ from ..training.loop import step_seconds
 from ..training.networks import format_for, logits_of
 
 # %% auto #0
-__all__ = ['PEAKS', 'Cost', 'measure_cost', 'in_operations', 'share_of_peak', 'setting_costs']
+__all__ = ['RATE', 'TENSOR_SECONDS', 'MATCH_SECONDS', 'PEAKS', 'Cost', 'measure_cost', 'guess_cost', 'in_operations',
+           'share_of_peak', 'setting_costs']
 
 # %% ../../nbs/50m_paper.costs.ipynb #measurements
 @dataclass(frozen=True)
@@ -51,11 +52,10 @@ def _steps(recipe, examples):
 
 class Cost(_Measurements):
     "What a setting costs on one device: what was measured, and seconds of trainings and paths."
-    @property
-    def regular(self) -> float:
-        "Seconds to train a regular model."
+    def regular(self, epochs: int | None = None) -> float:
+        "Seconds to train a regular model for some epochs (None: those of the recipe)."
         recipe = self.setting.recipe
-        return recipe.epochs * _steps(recipe, self.examples[0]) * self.step
+        return (epochs or recipe.epochs) * _steps(recipe, self.examples[0]) * self.step
     def star(self, sources: int) -> float:
         "Seconds to train a star of so many sources."
         recipe = self.setting.star_recipe
@@ -67,6 +67,10 @@ class Cost(_Measurements):
         "Seconds to match a pair and to evaluate its path on both splits."
         refreshing = (points - 2) * self.examples[0] * self.refresh  # not at the ends
         return self.match + refreshing + points * sum(self.examples) * self.evaluation
+    def evaluations(self, count: int, split: str = "train") -> float:
+        "Seconds to refresh so many networks and to evaluate them on a split (train or test)."
+        evaluated = self.examples[split == "test"]
+        return count * (self.examples[0] * self.refresh + evaluated * self.evaluation)
 
 # %% ../../nbs/50m_paper.costs.ipynb #timed
 def _seconds(function, device):
@@ -162,6 +166,21 @@ def measure_cost(setting: Setting,
     examples = _time_examples(networks[0], models.data.train, recipe)
     return Cost(setting, **training, **matching, **examples, **_sizes(models, networks[0]))
 
+# %% ../../nbs/50m_paper.costs.ipynb #guess-cost
+RATE = 1e10            # floating-point operations a second
+TENSOR_SECONDS = 5e-5  # of a training step, for each tensor of parameters
+MATCH_SECONDS = 5e-8   # of matching, for each parameter
+
+def guess_cost(models: SettingModels) -> Cost:
+    "Roughly what a setting costs on one core, without timing anything."
+    network, setting = models.network(), models.setting
+    sizes = _sizes(models, network)
+    forward, match = 2 * sizes["multiply_adds"] / RATE, MATCH_SECONDS * sizes["parameters"]
+    tensors = TENSOR_SECONDS * len(list(network.parameters()))
+    step = tensors + 3 * forward * min(setting.recipe.batch_size, sizes["examples"][0])
+    return Cost(setting, step=step, star_step=2 * step, match=match, rematch=match,
+                evaluation=forward, forward=forward, refresh=forward, **sizes)
+
 # %% ../../nbs/50m_paper.costs.ipynb #in-operations
 def _batch(recipe, cost):
     "The examples of a training step."
@@ -197,7 +216,7 @@ def _cost_row(cost):
         "evaluation (images/s)": f"{1 / cost.evaluation:,.0f}",
         "forward passes in it": f"{min(cost.forward / cost.evaluation, 1):.0%}",
         "a pair (s)": f"{cost.path():.3g}", "a matching (s)": f"{cost.match:.3g}",
-        "a regular model (min)": f"{cost.regular / 60:.3g}",
+        "a regular model (min)": f"{cost.regular() / 60:.3g}",
         "a star (min)": f"{cost.star(setting.sources) / 60:.3g}",
         "memory (GB)": f"{cost.memory / 1e9:.2g}"}
 

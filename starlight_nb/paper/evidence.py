@@ -14,7 +14,7 @@ from ..runtime.settings import Settings, device_name
 
 # %% auto #0
 __all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'CLOSED', 'ORIGIN', 'profile_identity', 'check_report',
-           'claim_report', 'merged_times', 'merged_origins', 'save_evidence']
+           'claim_report', 'merged_origins', 'save_evidence']
 
 # %% ../../nbs/50r_paper.evidence.ipynb #profile-identity
 def profile_identity(profile: Profile,
@@ -121,20 +121,6 @@ def claim_report(out: Path, identity: dict) -> None:
     evidence = _read_json(out / "evidence.json") | identity
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
 
-# %% ../../nbs/50r_paper.evidence.ipynb #wall-times
-def merged_times(before: dict,                         # of earlier runs
-                 seconds: dict[str, float],            # of this run, by notebook
-                 entries: dict[str, tuple[int, int]],  # of the store, before and after each
-                ) -> dict:
-    "Wall times of earlier runs, replaced where this run of a notebook made something."
-    merged = dict(before)
-    for name, wall in seconds.items():
-        first, last = entries[name]
-        if name not in before or last > first:
-            merged[name] = dict(seconds=round(wall, 1), entries_before=first,
-                                entries_made=last - first)
-    return merged
-
 # %% ../../nbs/50r_paper.evidence.ipynb #merged-origins
 ORIGIN = ("commit", "code", "versions", "device", "machine")
 
@@ -159,8 +145,8 @@ def save_evidence(out: Path,              # the report's folder
                   identity: dict,         # `profile_identity`, and more to record
                   environment: Settings,  # of this run
                   now: dict,              # `origin` of the process that runs the notebooks
-                  seconds: dict[str, float],            # of each notebook that ended well
-                  entries: dict[str, tuple[int, int]],  # of the store, before and after each
+                  seconds: dict[str, float],  # of each notebook that ended well
+                  making: dict | None,        # seconds, jobs and processor seconds; None: nothing
                  ) -> None:
     "Merge this run's evidence, and what kernels wrote, into the report's `evidence.json`."
     before, names = _read_json(out / "evidence.json"), _experiments_in(out)
@@ -170,7 +156,8 @@ def save_evidence(out: Path,              # the report's folder
     evidence = dict(identity, finished=finished, **now, cores=os.cpu_count(),
                     workers=environment.jobs, backend=environment.backend,
                     made_with=merged_origins(names, before, _read_all(out / "made_with"), now),
-                    wall_seconds=merged_times(before.get("wall_seconds", {}), seconds, entries),
+                    making=making or before.get("making"),
+                    notebook_seconds=before.get("notebook_seconds", {}) | seconds,
                     measured=before.get("measured", {}) | _read_all(out / "measured"))
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
     for folder in ("made_with", "measured"): shutil.rmtree(out / folder, ignore_errors=True)

@@ -5,6 +5,7 @@
 # %% ../../nbs/50t_paper.execution.ipynb #imports
 from __future__ import annotations
 import json, os, shutil, sys
+from contextlib import contextmanager
 from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -13,7 +14,8 @@ from ..runtime.origin import version_differences
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
-__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'NotebookFailed', 'OutOfTime', 'execute_experiment', 'enter_report']
+__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'ExperimentFailed', 'OutOfTime', 'environment_variables', 'execute_experiment',
+           'enter_report']
 
 # %% ../../nbs/50t_paper.execution.ipynb #this-python
 def _search_path():
@@ -68,8 +70,8 @@ def _tidy_cell(cell):
         for output in cell["outputs"]: output.get("metadata", {}).clear()
 
 # %% ../../nbs/50t_paper.execution.ipynb #errors
-class NotebookFailed(RuntimeError):
-    "A notebook failed; the message names the cell, the error and the executed notebook."
+class ExperimentFailed(RuntimeError):
+    "An experiment failed; the message says where: while it was made, or in a cell."
 
 class OutOfTime(RuntimeError):
     "A notebook was stopped because its time was over; its trained models are in the store."
@@ -99,28 +101,42 @@ def _check_origin(written, expected):
         raise RuntimeError(f"its kernel has {different}; a startup file of IPython or Python may "
                            "have changed where packages are found")
 
+# %% ../../nbs/50t_paper.execution.ipynb #environment
+@contextmanager
+def environment_variables(variables: dict[str, str]):
+    "Set environment variables for child processes, and restore them afterwards."
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try: yield
+    finally:
+        for name, value in before.items():
+            if value is None: del os.environ[name]
+            else: os.environ[name] = value
+
 # %% ../../nbs/50t_paper.execution.ipynb #execute-experiment
 def execute_experiment(experiment: str,
                        parameters: dict,  # of its notebook
                        expected: dict,    # the `origin` whose versions its kernel must have
                        out: Path,         # the report's folder
                        staging: Path,     # emptied first; the notebook's files are then in it
+                       variables: dict,   # environment variables of its kernel
                        seconds: float | None = None):  # the limit of each cell
     """Execute a notebook, whose files then wait in `staging` for `enter_report`.
 
-    Raises `NotebookFailed`, or `OutOfTime` where a cell takes too long."""
+    Raises `ExperimentFailed`, or `OutOfTime` where a cell takes too long."""
     from nbclient.exceptions import CellTimeoutError
     shutil.rmtree(staging, ignore_errors=True)
     notebook = experiments_folder() / f"{experiment}.ipynb"
     executed = staging / "notebooks" / notebook.name
     with explain_os_errors(out): executed.parent.mkdir(parents=True)
     try:
-        _execute(str(notebook), str(executed), parameters, seconds)
+        with environment_variables(variables):
+            _execute(str(notebook), str(executed), parameters, seconds)
         _check_origin(staging / "made_with" / f"{experiment}.json", expected)
     except CellTimeoutError as error: raise OutOfTime(experiment) from error
     except Exception as error:
         kept = _keep_failed(executed, out)
-        raise NotebookFailed(_failure_text(experiment, error, kept)) from error
+        raise ExperimentFailed(_failure_text(experiment, error, kept)) from error
 
 # %% ../../nbs/50t_paper.execution.ipynb #move-files
 def enter_report(experiment: str,  # executed well

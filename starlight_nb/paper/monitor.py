@@ -4,14 +4,15 @@
 
 # %% ../../nbs/50s_paper.monitor.ipynb #imports
 from __future__ import annotations
-import json, shutil, sys, threading, time
-from dataclasses import dataclass, field
+import json, sys, threading, time
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from ..runtime.progress import Bars, read_progress, trainings_in_progress
+from .budget import NOTEBOOK_SECONDS
+from ..runtime.progress import Bars, trainings_in_progress
 
 # %% auto #0
-__all__ = ['NOTEBOOK_BAR', 'RUN_BAR', 'clock_text', 'print_line', 'RunClock', 'ProgressMonitor']
+__all__ = ['RUN_BAR', 'clock_text', 'print_line', 'StageClock', 'ProgressMonitor']
 
 # %% ../../nbs/50s_paper.monitor.ipynb #clock
 def clock_text(seconds: float) -> str:
@@ -32,57 +33,63 @@ def _write_event(event, **values):
     sys.stdout.flush()
 
 def _print_event(event, name=None, number=None, total=None, seconds=0.0, **values):
-    "Print an event of a notebook for people; other events have no text."
-    if event == "notebook started": print_line(f"[{number}/{total}] {name}")
-    elif name:
+    "Print an event for people; some events have no text."
+    if event == "making started" and total: print_line(f"making {total} jobs of measurements")
+    elif event == "making done" and total: print_line(f"made after {clock_text(seconds)}")
+    elif event.startswith("notebook"):
         outcome = event.removeprefix("notebook ")
         print_line(f"[{number}/{total}] {name}: {outcome} after {clock_text(seconds)}")
 
 # %% ../../nbs/50s_paper.monitor.ipynb #run-clock
 @dataclass
-class RunClock:
-    "Expected and elapsed seconds of a run, notebook by notebook."
-    expected: dict[str, float]  # seconds of each notebook
-    done: float = 0.0           # expected seconds of the notebooks that have ended
-    current: str | None = None  # the notebook that is running
-    start: float = field(default_factory=time.time)
-    began: float = 0.0          # when the current notebook started
+class StageClock:
+    "Expected and elapsed seconds of one stage of a run."
+    name: str
+    expected: float = 0.0       # seconds of all jobs, by themselves
+    total: int = 0              # jobs
+    done: float = 0.0           # expected seconds of the jobs that have ended
+    ended: int = 0              # of them
+    start: float | None = None  # when the stage began, in seconds since 1970
 
-    def begin(self, notebook: str) -> None:
-        "A notebook starts."
-        self.current = notebook
-        self.began = time.time()
-    def end(self) -> None:
-        "The current notebook has ended."
-        self.done += self.expected[self.current]
-        self.current = None
-    def remaining(self) -> float:
-        "Expected seconds until the end of the run."
-        now, here = time.time(), 0.0
-        if self.current: here = min(now - self.began, 0.9 * self.expected[self.current])
-        pace = (now - self.start) / max(self.done + here, 1e-9)
-        return (sum(self.expected.values()) - self.done - here) * pace
+    def begin(self, seconds: list[float]) -> None:
+        "The stage begins, with jobs of so many expected seconds."
+        self.expected, self.total = sum(seconds), len(seconds)
+        self.start = time.time()
+    def end_job(self, seconds: float) -> None:
+        "A job of so many expected seconds has ended."
+        self.done += seconds
+        self.ended += 1
+    def remaining(self, workers: int) -> float:
+        "Expected seconds until the end of the stage, with so many jobs at a time."
+        left = self.expected - self.done
+        if not self.done: return left / workers
+        return left * (time.time() - self.start) / self.done
 
 # %% ../../nbs/50s_paper.monitor.ipynb #watch
 class ProgressMonitor:
     "Shows the progress of a run from a thread of its own, inside a `with` block."
-    def __init__(self, minutes: dict[str, float],  # expected, of each notebook
-                 folder: Path,            # where notebooks and jobs write progress files
+    def __init__(self, folder: Path,      # where jobs write progress files
+                 workers: int = 1,        # jobs at a time
+                 notebooks: int = 0,      # that will be executed
                  log_json: bool = False,  # events as JSON instead of bars and lines
                 ):
         self.folder = folder
-        self.clock = RunClock({name: 60 * m for name, m in minutes.items()})
+        self.workers = workers
+        self.start = time.time()
+        self.stages = {name: StageClock(name) for name in ("measurements", "notebooks")}
+        self.stages["notebooks"].expected = notebooks * NOTEBOOK_SECONDS
+        self.stage = self.stages["measurements"]
         self.tell = _write_event if log_json else _print_event
         self.ended = threading.Event()
         display = _choose_display(log_json)
         self.thread = threading.Thread(target=display, args=(self,), daemon=True)
-    def begin(self, notebook: str) -> None:
-        "A notebook starts; progress files of the one before are removed."
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.clock.begin(notebook)
-    def stage(self) -> tuple[int, int, str]:
-        "Jobs done, jobs in all, and what they are."
-        return read_progress(self.folder / "all") or (0, 0, "starting")
+    def begin(self, stage: str, seconds: list[float]) -> None:
+        "A stage begins: measurements or notebooks, jobs of so many expected seconds."
+        self.stage = self.stages[stage]
+        self.stage.begin(seconds)
+    def remaining(self) -> float:
+        "Expected seconds until the end of the run."
+        return sum(stage.remaining(self.workers) for stage in self.stages.values())
     def __enter__(self):
         self.thread.start()
         return self
@@ -99,52 +106,35 @@ def _choose_display(log_json):
 def _print_lines(monitor, every=15):
     "A line every few seconds, for a log file."
     while not monitor.ended.wait(every):
-        clock = monitor.clock
-        if clock.current is None: continue
-        done, total, label = monitor.stage()
-        elapsed = clock_text(time.time() - clock.start)
-        print_line(f"  {clock.current}: {label} {done}/{total} · {elapsed} elapsed, "
-                   f"about {clock_text(clock.remaining())} left")
+        stage, elapsed = monitor.stage, clock_text(time.time() - monitor.start)
+        if stage.start: print_line(f"  {stage.name} {stage.ended}/{stage.total} · {elapsed} elapsed"
+                                   f", about {clock_text(monitor.remaining())} left")
 
 # %% ../../nbs/50s_paper.monitor.ipynb #progress-events
 def _write_progress_events(monitor, every=1.0):
     "An event whenever the progress has changed."
     written = None
     while not monitor.ended.wait(every):
-        done, total, label = monitor.stage()
-        trainings = [dict(label=label, done=epochs, total=of)
-                     for label, (epochs, of) in trainings_in_progress(monitor.folder).items()]
-        now = dict(name=monitor.clock.current, label=label, done=done, total=total,
-                   under_way=trainings)
-        if monitor.clock.current and now != written: monitor.tell("progress", **now)
+        stage = monitor.stage
+        jobs = [dict(label=label, done=epochs, total=of)
+                for label, (epochs, of) in trainings_in_progress(monitor.folder).items()]
+        now = dict(name=stage.name, done=stage.ended, total=stage.total, under_way=jobs)
+        if stage.start and now != written:
+            monitor.tell("progress", **now, seconds_left=round(monitor.remaining()))
         written = now
 
 # %% ../../nbs/50s_paper.monitor.ipynb #bars
-NOTEBOOK_BAR = "{desc:<40}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
-RUN_BAR = "{desc:<40}{percentage:3.0f}%|{bar}| {elapsed} elapsed{postfix}"
+RUN_BAR = "{desc:<28}{percentage:3.0f}%|{bar}| {elapsed} elapsed{postfix}"
 
 def _show_bars(monitor):
-    "Bars for the notebook, the whole run and each training."
+    "A bar for the whole run, and one for each training."
     from tqdm import tqdm
-    clock, trainings = monitor.clock, Bars(monitor.folder)
-    run_bar = tqdm(total=sum(clock.expected.values()), position=1, bar_format=RUN_BAR)
-    notebook_bar = tqdm(total=1, position=0, bar_format=NOTEBOOK_BAR)
-    shown = None
+    trainings, bar = Bars(monitor.folder), tqdm(total=1.0, bar_format=RUN_BAR)
     while not monitor.ended.wait(0.5):
-        if clock.current is None: continue
-        done, total, label = monitor.stage()
-        if (clock.current, label) != shown: notebook_bar.reset(max(total, 1))
-        shown = (clock.current, label)
-        notebook_bar.n = done
-        notebook_bar.set_description_str(f"{clock.current}: {label}")
-        _update_run_bar(run_bar, clock)
+        elapsed, left = time.time() - monitor.start, monitor.remaining()
+        bar.n = elapsed / max(elapsed + left, 1e-9)
+        stage = monitor.stage
+        bar.set_description_str(f"{stage.name} {stage.ended}/{stage.total}", refresh=False)
+        bar.set_postfix_str(f" about {clock_text(left)} left")
         trainings.refresh()
-    for bar in (trainings, notebook_bar, run_bar): bar.close()
-
-# %% ../../nbs/50s_paper.monitor.ipynb #run-bar
-def _update_run_bar(bar, clock):
-    "Expected seconds done, and the remaining time."
-    here = min(time.time() - clock.began, clock.expected[clock.current])
-    bar.n = min(clock.done + here, bar.total)
-    bar.set_postfix_str(f" about {clock_text(clock.remaining())} left", refresh=False)
-    bar.set_description_str("whole report")
+    for shown in (trainings, bar): shown.close()

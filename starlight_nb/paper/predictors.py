@@ -6,24 +6,27 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass
+from functools import cached_property
 import pandas as pd
 import torch
 from ..bma import example_scores, predictions
 from ..fusion import average, average_aligned, ensemble, inference_cost
-from .members import Member, entry_config
-from .study import COLUMNS, Study, setting_columns, stored_measurement
+from .members import Measurement, Member, entry_config
+from .parts import Part
+from .study import (
+    COLUMNS, SettingModels, Study, member_state, setting_columns, stored_measurement)
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
-__all__ = ['MERGED', 'BEST', 'PREDICTOR_METHODS', 'DESCRIBED', 'Predictor', 'predictors', 'measure_predictors', 'fusion_summary',
-           'fusion_table', 'describe_predictors', 'error_ratios', 'cost_table', 'prediction_seconds']
+__all__ = ['MERGED', 'PREDICTOR_COLUMNS', 'BEST', 'PREDICTOR_METHODS', 'DESCRIBED', 'Predictor', 'predictors', 'PredictorPart',
+           'fusion_summary', 'fusion_table', 'describe_predictors', 'error_ratios', 'cost_table', 'prediction_seconds']
 
 # %% ../../nbs/50j_paper.predictors.ipynb #predictor
 MERGED = ("ensemble", "average", "matched average", "matched average, refreshed",
           "matched average, REPAIR")  # methods that need all sources of a set
 
 @dataclass(frozen=True)
-class Predictor:
+class Predictor(Measurement):
     "A method and the models whose predictions or weights it uses."
     method: str                   # regular, equal_budget, fused star, or one of `MERGED`
     members: tuple[Member, ...]
@@ -36,6 +39,24 @@ class Predictor:
         "The name of the model, or of a set of several."
         if len(self.members) == 1: return self.members[0].name
         return f"{self.method}-n{self.n_source}-from{self.first}"
+    @cached_property
+    def config(self) -> dict:
+        "The configuration under which the scores are stored; one network has no method."
+        method = self.method if len(self.members) > 1 else "single"
+        members = [member.key for member in self.members]
+        return entry_config("predictor", method=method, members=members)
+    @property
+    def needs(self) -> tuple[Member, ...]:
+        "The networks that it is made of."
+        return self.members
+    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
+        "The scores: `values`, loss and accuracy of each split (splits, 2)."
+        def measure(): return {"values": _measure(models, self)}
+        return stored_measurement(models, self.config, self.members, measure)
+    def seconds(self, cost) -> float:
+        "Expected seconds to match the networks, where that is needed, and to evaluate them."
+        matched = self.method.startswith("matched") * len(self.members) * cost.match
+        return matched + len(self.members) * cost.path(2)
 
 # %% ../../nbs/50j_paper.predictors.ipynb #predictors
 def _set_predictors(study, count, first, stars):
@@ -52,7 +73,7 @@ def predictors(study: Study,
                splits: int,        # sets of each N, as far as there are sources for so many
                equal_budget: int,  # regular models trained for as many epochs as a star
               ) -> list[Predictor]:
-    "All predictors of a setting, their models trained."
+    "All predictors of a setting."
     trained_longer, found = study.members("equal_budget", equal_budget), []
     for count in counts:
         sets = min(splits, study.setting.sources // count)
@@ -61,51 +82,56 @@ def predictors(study: Study,
     return found
 
 # %% ../../nbs/50j_paper.predictors.ipynb #probabilities
-def _state(study, predictor):
+def _state(models, predictor):
     "The state of the one network that a predictor is."
-    states = [study.state(member) for member in predictor.members]
+    states = [member_state(models, member) for member in predictor.members]
     if len(states) == 1: return states[0]
     if predictor.method == "average": return average(states)
-    if predictor.method == "matched average": return average_aligned(study.spec, states)
-    return average_aligned(study.spec, states, model=study.model(), data=study.data,
+    if predictor.method == "matched average": return average_aligned(models.spec(), states)
+    return average_aligned(models.spec(), states, model=models.network(), data=models.data,
                            repair=predictor.method.endswith("REPAIR"))
 
-def _probabilities(study, predictor, split):
+def _probabilities(models, predictor, split):
     "The probabilities (n, classes) that a predictor gives for a split."
     if predictor.method == "ensemble":
-        states = [study.state(member) for member in predictor.members]
-        return ensemble(study.model(), states, split)
-    return next(predictions(study.model(), [_state(study, predictor)], split))
+        states = [member_state(models, member) for member in predictor.members]
+        return ensemble(models.network(), states, split)
+    return next(predictions(models.network(), [_state(models, predictor)], split))
 
 # %% ../../nbs/50j_paper.predictors.ipynb #measured
-def _measure(study, predictor):
-    "Loss and accuracy (splits, 2), from the store or measured now."
-    method = predictor.method if len(predictor.members) > 1 else "single"
-    config = entry_config("predictor", method=method,
-                          members=[member.key for member in predictor.members])
-    def make():
-        scores = [example_scores(_probabilities(study, predictor, split), split.y)
-                  for split in study.data.splits.values()]
-        values = [[own.log_loss.mean(), own.right.mean()] for own in scores]
-        return {"values": torch.tensor(values, dtype=torch.double)}
-    return stored_measurement(study.models, config, predictor.members, make)["values"]
+def _measure(models, predictor):
+    "Loss and accuracy (splits, 2)."
+    scores = [example_scores(_probabilities(models, predictor, split), split.y)
+              for split in models.data.splits.values()]
+    values = [[own.log_loss.mean(), own.right.mean()] for own in scores]
+    return torch.tensor(values, dtype=torch.double)
 
 # %% ../../nbs/50j_paper.predictors.ipynb #measure-predictors
-def measure_predictors(study: Study,
-                       found: list[Predictor],  # as `predictors` returns them
-                      ) -> pd.DataFrame:
-    """Tidy rows of loss and accuracy on every split of the data, with the columns `method` and
-    `first`, the number of the first source."""
-    measured = study.run(_measure, [(study, predictor) for predictor in found], "predictors")
-    rows = []
-    for own, values in zip(found, measured):
-        about = setting_columns(study.setting)
-        about |= dict(n_source=own.n_source, star_seed=own.star_seed, pair="single",
-                      model_a=own.name, method=own.method, first=own.first)
-        for split, (loss, accuracy) in zip(study.data.splits, values.tolist()):
-            rows += [about | dict(split=split, metric="loss", value=loss),
-                     about | dict(split=split, metric="accuracy", value=accuracy)]
-    return pd.DataFrame(rows, columns=[*COLUMNS, "method", "first"])
+PREDICTOR_COLUMNS = ("method", "first")  # of the tidy rows, besides `COLUMNS`
+
+@dataclass(frozen=True)
+class PredictorPart(Part):
+    "Predictors, whose losses and accuracies are measured."
+    study: Study
+    predictors: list[Predictor]  # as `predictors` returns them
+
+    @property
+    def measurements(self) -> list[Predictor]:
+        "The predictors."
+        return self.predictors
+    def rows(self) -> pd.DataFrame:
+        """Tidy rows of loss and accuracy on every split of the data, with the columns `method`
+        and `first`, the number of the first source."""
+        rows = []
+        for own in self.predictors:
+            about = setting_columns(self.study.setting)
+            about |= dict(n_source=own.n_source, star_seed=own.star_seed, pair="single",
+                          model_a=own.name, method=own.method, first=own.first)
+            values = own.make(self.study.models)["values"].tolist()
+            for split, (loss, accuracy) in zip(self.study.models.data.splits, values):
+                rows += [about | dict(split=split, metric="loss", value=loss),
+                         about | dict(split=split, metric="accuracy", value=accuracy)]
+        return pd.DataFrame(rows, columns=[*COLUMNS, *PREDICTOR_COLUMNS])
 
 # %% ../../nbs/50j_paper.predictors.ipynb #fusion-table
 BEST = {"regular": "best regular", "fused star": "best fused star"}
@@ -120,7 +146,7 @@ def _with_best(rows):
         best.append(top.assign(method=BEST[method], model_a=f"best-from{first}"))
     return pd.concat([rows, *best], ignore_index=True)
 
-def fusion_summary(frame: pd.DataFrame,       # rows of `measure_predictors`
+def fusion_summary(frame: pd.DataFrame,       # rows of a `PredictorPart`
                    split: str = "test",       # or train
                    metric: str = "accuracy",  # or loss
                   ) -> pd.DataFrame:
@@ -166,7 +192,7 @@ def describe_predictors(summary: pd.DataFrame,  # of `fusion_summary`
     return sentences
 
 # %% ../../nbs/50j_paper.predictors.ipynb #error-ratios
-def error_ratios(frame: pd.DataFrame,  # rows of `measure_predictors`
+def error_ratios(frame: pd.DataFrame,  # rows of a `PredictorPart`
                  method: str,          # the numerator
                 ) -> pd.DataFrame:
     """For each setting, with its most sources: a method's test error divided by a regular
@@ -185,7 +211,8 @@ def error_ratios(frame: pd.DataFrame,  # rows of `measure_predictors`
 # %% ../../nbs/50j_paper.predictors.ipynb #cost-table
 def _training_gradients(study, n):
     "How many gradients of a batch each method takes to train, with `n` sources."
-    def steps(recipe): return recipe.epochs * math.ceil(len(study.data.train) / recipe.batch_size)
+    examples = len(study.models.data.train)
+    def steps(recipe): return recipe.epochs * math.ceil(examples / recipe.batch_size)
     regular, star = steps(study.setting.recipe), steps(study.setting.star_recipe)
     return {"regular": regular, "equal_budget": star, "matched average": n * regular,
             "fused star": n * regular + 2 * star, "ensemble": n * regular}
@@ -195,11 +222,11 @@ def cost_table(study: Study,
               ) -> pd.DataFrame:
     """One row an N and method: gradients to train, and the parameters, bytes and multiply-adds
     (for each example) of a prediction."""
-    rows = []
+    rows, models = [], study.models
     for n in counts:
         for method, gradients in _training_gradients(study, n).items():
             members = n if method == "ensemble" else 1
-            used = inference_cost(study.model(), study.data.test.x[:100], members, repeats=1)
+            used = inference_cost(models.network(), models.data.test.x[:100], members, repeats=1)
             del used["seconds"]
             rows.append({"setting": study.setting.label, "N": n, "method": method,
                          "gradients to train": gradients} | used)
@@ -211,8 +238,8 @@ def prediction_seconds(study: Study,
                        examples: int = 100,  # in a batch
                       ) -> dict[str, float]:
     "Seconds to predict one batch, by one network and by ensembles, measured on this machine now."
-    x, seconds = study.data.test.x[:examples], {}
+    x, seconds = study.models.data.test.x[:examples], {}
     for n in [1, *counts]:
         label = "1 network" if n == 1 else f"{n} networks"
-        seconds[label] = inference_cost(study.model(), x, n)["seconds"]
+        seconds[label] = inference_cost(study.models.network(), x, n)["seconds"]
     return seconds

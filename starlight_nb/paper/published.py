@@ -13,8 +13,9 @@ from ..runtime.settings import check_choice, experiments_folder
 from ..statistics import summarise
 
 # %% auto #0
-__all__ = ['SUBTABLES', 'FILES', 'IDENTITY', 'SHARED', 'published', 'paper_settings', 'same_settings', 'compare', 'paper_ratios',
-           'compare_ratios', 'comparison_table', 'save_comparison']
+__all__ = ['SUBTABLES', 'FILES', 'IDENTITY', 'SHARED', 'SERIES', 'published', 'paper_settings', 'same_settings', 'compare',
+           'paper_ratios', 'compare_ratios', 'published_series', 'published_widths', 'comparison_table',
+           'save_comparison']
 
 # %% ../../nbs/50h_paper.published.ipynb #published
 SUBTABLES = {  # experiments whose numbers are rows of another's table
@@ -150,6 +151,31 @@ def compare_ratios(ours: pd.DataFrame,    # setting, n_source, ratio, low, high
     joined = joined[joined.rows > 0].reset_index(drop=True)
     overlap = (joined.low <= joined.highest) & (joined.high >= joined.lowest)
     return joined.assign(overlap=overlap)
+
+# %% ../../nbs/50h_paper.published.ipynb #published-series
+SERIES = {"widths": "WRN-22-1 to WRN-22-8", "depths": "WRN-22-1 to WRN-40-1"}
+
+def published_series() -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, float]]]:
+    "The barriers of the paper's networks by width and by depth, and slope and intercept of each."
+    rows = published("fig2_width_depth", metric="loss_barrier", split="train")
+    networks = rows.pivot_table(index="architecture", columns="pair", values="mean")
+    wide = networks.index.str.startswith("WRN-22-")
+    deep = networks.index.str.endswith("-1")
+    lines = {}
+    for name, architecture in SERIES.items():
+        fits = published("fig2_width_depth", architecture=architecture,
+                         variant="fitted to the means")
+        lines[name] = fits.set_index("metric")["mean"].to_dict()
+    return {"widths": networks[wide], "depths": networks[deep]}, lines
+
+# %% ../../nbs/50h_paper.published.ipynb #published-widths
+def published_widths() -> tuple[pd.DataFrame, dict[str, float]]:
+    "Barriers and `width` of the paper's networks on MNIST, and slope and intercept of their line."
+    rows = published("table1_barriers", dataset="MNIST", metric="loss_barrier", split="train")
+    networks = rows.pivot_table(index="architecture", columns="pair", values="mean")
+    networks["width"] = [int(name.rpartition("x")[2]) for name in networks.index]
+    line = published("appendix_relationship").set_index("metric")["mean"].to_dict()
+    return networks.sort_values("width"), line
 
 # %% ../../nbs/50h_paper.published.ipynb #same-setting-row
 def _conditions(row):

@@ -5,48 +5,21 @@
 # %% ../../nbs/50k_paper.trends.ipynb #imports
 from __future__ import annotations
 import pandas as pd
-from .experiment import Experiment
-from .members import regular_pairs, star_pairs
-from .study import Study, single_models
+from .study import Study
 from .tables import barrier_ratios, summary_cell, with_interval
 from ..statistics import (
-    Line, barrier_points, barrier_rows, bootstrap_ratio, summarise)
+    Line, barrier_points, barrier_rows, bootstrap_ratio, fit_line, summarise)
 
 # %% auto #0
-__all__ = ['SAMPLING_NAMES', 'SAMPLING_COLUMNS', 'row_matchings', 'measure_rows', 'network_widths', 'compare_fit',
-           'describe_claim', 'describe_matching', 'among_heldouts', 'heldout_table', 'measure_at_points',
-           'points_table', 'sampling_name', 'sampling_options', 'measure_samplings', 'sampling_table',
-           'compare_samplings', 'describe_samplings']
+__all__ = ['SAMPLING_NAMES', 'SAMPLING_COLUMNS', 'row_matchings', 'network_widths', 'compare_fit', 'trend_fits', 'trend_table',
+           'width_points', 'width_table', 'among_heldouts', 'heldout_table', 'points_table', 'sampling_name',
+           'sampling_options', 'sampling_table', 'compare_samplings']
 
 # %% ../../nbs/50k_paper.trends.ipynb #row-pairs
 def row_matchings(orders: int,  # random matching orders, beside the forward one
                  ) -> list[str]:
     "How the regular solutions of a row are matched: not at all, forward, and in random orders."
     return ["none", "forward", *(f"random-{order}" for order in range(orders))]
-
-def _row_pairs(study, sources, stars, heldouts, orders):
-    "The pairs of a row, their models trained."
-    held = study.members("heldout", heldouts)
-    trained = study.stars([sources], stars)
-    regular = [pair for matching in row_matchings(orders) for pair in regular_pairs(held, matching)]
-    return regular + star_pairs(trained, held, len(held))
-
-# %% ../../nbs/50k_paper.trends.ipynb #measure-rows
-def measure_rows(experiment: Experiment,  # has settings, others, sources, stars and heldouts
-                 orders: int = 0,         # random matching orders, in `settings` only
-                ) -> pd.DataFrame:
-    "Tidy rows of barriers and of single models, with the column `matching`."
-    others, frames = experiment.named("others"), []
-    for study in experiment.studies:
-        setting = study.setting
-        if study in others:
-            pairs = _row_pairs(study, setting.sources, 1, setting.heldouts, 0)
-        else:
-            pairs = _row_pairs(study, experiment.sources, experiment.stars,
-                               experiment.heldouts, orders)
-        frames.append(study.paths(pairs))
-    paths = pd.concat(frames, ignore_index=True)
-    return pd.concat([paths[paths.t.isna()], single_models(paths)], ignore_index=True)
 
 # %% ../../nbs/50k_paper.trends.ipynb #network-widths
 def network_widths(studies: list[Study]) -> dict[str, int]:
@@ -81,54 +54,61 @@ def compare_fit(series: str,               # name of our networks
                         getattr(line, name), line.interval(name), paper[name])
         for name in names])
 
-# %% ../../nbs/50k_paper.trends.ipynb #unclear-settings
-def _describe_unclear(ratios):
-    "The settings in which the ratio's whole interval is not below 1, to end a sentence."
-    text = ""
-    for row in ratios[~(ratios.high < 1)].itertuples():
-        times = f"{with_interval(row.ratio, row.low, row.high)} times"
-        if pd.isna(row.low): times += ", of one pair"
-        text += f"; not clearly in {row.Index} ({times})"
-    return text
+# %% ../../nbs/50k_paper.trends.ipynb #trend-fits
+def trend_fits(experiment,           # an `Experiment` with parameters that name settings
+               frame: pd.DataFrame,  # its tidy rows
+               *series: str,         # the parameters: widths, depths
+              ) -> tuple[dict[str, pd.DataFrame], dict[str, Line]]:
+    "The points of each series of settings, and the line through them, by the parameter's name."
+    points, lines = {}, {}
+    for name in series:
+        labels = [study.setting.label for study in experiment.named(name)]
+        rows = frame[frame.setting.isin(labels)]
+        points[name], lines[name] = barrier_points(rows), fit_line(rows)
+    return points, lines
 
-# %% ../../nbs/50k_paper.trends.ipynb #describe-claim
-def describe_claim(frame: pd.DataFrame,   # tidy rows of a report
-                   split: str = "train",  # or test
-                   floor: float = 0.05,   # nats
-                  ) -> str:
-    """A sentence: where the regular – regular barrier is above `floor`, is the star – held-out
-    barrier below it?"""
-    points = barrier_points(frame, split)
-    above = points[points.regular > floor]
-    if not len(above): return f"In no setting is the regular – regular barrier above {floor:g}."
-    holds, fails = above[above.star < above.regular], above[above.star >= above.regular]
-    ratios = barrier_ratios(frame, split).loc[holds.setting]
-    unclear = _describe_unclear(ratios)
-    if len(fails):
-        named = ", ".join(f"{row.setting} ({row.star:.2f} against {row.regular:.2f})"
-                          for row in fails.itertuples())
-        return ("The star – held-out barrier is NOT below the regular – regular one in "
-                f"{named}; it is below, where that is above {floor:g}, "
-                f"in {len(holds)} of {len(above)} settings{unclear}.")
-    return (f"Wherever the regular – regular barrier is above {floor:g} "
-            f"({len(above)} of {len(points)} settings), the star – held-out barrier is below it, "
-            f"in {(ratios.high < 1).sum()} of them with the whole interval of the ratio{unclear}.")
+# %% ../../nbs/50k_paper.trends.ipynb #trend-table
+def _mean_cell(row, name):
+    "The mean barrier of one coordinate of a point, with deviation and interval, as text."
+    interval = with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 3)
+    mean, _, ends = interval.partition(" ")
+    return f"{mean} ± {row[f'{name}_sd']:.3f} {ends}".rstrip()
 
-# %% ../../nbs/50k_paper.trends.ipynb #describe-matching
-def describe_matching(frame: pd.DataFrame,   # tidy rows with the matchings none and forward
-                      split: str = "train",  # or test
-                     ) -> str:
-    "A sentence: in how many settings does matching lower the barrier between regular solutions?"
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split)
-                 & (frame["pair"] == "regular-regular")]
-    means = rows.pivot_table(index="setting", columns="matching", values="value", sort=False)
-    means = means.reindex(columns=["none", "forward"]).dropna()
-    worse = means[means.forward >= means.none]
-    claim = "Matching lowers the barrier between regular solutions in"
-    if not len(worse): return f"{claim} all of {len(means)} settings."
-    named = ", ".join(f"{row.Index} ({row.forward:.2f} against {row.none:.2f})"
-                      for row in worse.itertuples())
-    return f"{claim} {len(means) - len(worse)} of {len(means)} settings, but NOT in {named}."
+def trend_table(frame: pd.DataFrame,  # tidy rows
+                points: dict[str, pd.DataFrame], lines: dict[str, Line],  # of `trend_fits`
+               ) -> pd.DataFrame:
+    "One row a network of each series: both barriers, their ratio, and the series' line."
+    ratios, table = barrier_ratios(frame), []
+    for name, own in points.items():
+        for row in own.to_dict("records"):
+            ratio = ratios.loc[row["setting"], ["ratio", "low", "high"]]
+            table.append({"series": name, "setting": row["setting"],
+                          "regular-regular": _mean_cell(row, "regular"),
+                          "star-heldout": _mean_cell(row, "star"),
+                          "star-heldout / regular-regular": with_interval(*ratio),
+                          "by the line star-heldout is": str(lines[name])})
+    return pd.DataFrame(table)
+
+# %% ../../nbs/50k_paper.trends.ipynb #width-table
+def width_points(experiment,           # an `Experiment` with the parameter widths
+                 frame: pd.DataFrame,  # its tidy rows
+                ) -> pd.DataFrame:
+    "Rows of `barrier_points` with the column `width`."
+    points = barrier_points(frame)
+    return points.assign(width=points.setting.map(network_widths(experiment.studies)))
+
+def width_table(frame: pd.DataFrame,   # tidy rows
+                points: pd.DataFrame,  # of `width_points`
+                line: Line, proportion: Line,  # with and without intercept
+               ) -> pd.DataFrame:
+    "One row a width: both barriers, their ratio with its interval, and what the fits say."
+    ratios = barrier_ratios(frame).loc[points.setting].reset_index()
+    return pd.DataFrame({
+        "setting": points.setting, "width": points.width.astype(str),
+        "regular-regular": points.regular, "star-heldout": points.star,
+        "ratio": ratios.ratio, "95 % from": ratios.low, "to": ratios.high,
+        "by the proportion": proportion.slope * points.regular,
+        "by the line": line.at(points.regular)["mean"]})
 
 # %% ../../nbs/50k_paper.trends.ipynb #among-heldouts
 def among_heldouts(frame: pd.DataFrame,  # tidy rows
@@ -161,28 +141,8 @@ def heldout_table(frame: pd.DataFrame,   # tidy rows
     columns = [*by, "heldouts", "n", "mean", "sd", "low", "high", "min", "max"]
     return _sorted(pd.concat(parts)[columns], [*by, "heldouts"])
 
-# %% ../../nbs/50k_paper.trends.ipynb #path-points
-def measure_at_points(study: Study,
-                      sources: int,       # N of the stars
-                      stars: int,
-                      heldouts: int,
-                      counts: list[int],  # points on each path, both ends included
-                     ) -> pd.DataFrame:
-    """Tidy rows of the barriers of the same pairs for each count, which is the column `points`,
-    and of single models, without `points`."""
-    held, trained = study.members("heldout", heldouts), study.stars([sources], stars)
-    pairs = regular_pairs(held) + star_pairs(trained, held, 0)
-    frames = []
-    for count in counts:
-        finer = Study(study.setting, study.store, study.jobs, count, study.resources,
-                      study.environment)
-        paths = finer.paths(pairs)
-        frames.append(paths[paths.t.isna()].assign(points=count))
-        if count == counts[0]: frames.append(single_models(paths))
-    return pd.concat(frames, ignore_index=True)
-
 # %% ../../nbs/50k_paper.trends.ipynb #points-table
-def points_table(frame: pd.DataFrame,   # of `measure_at_points`
+def points_table(frame: pd.DataFrame,   # with the column `points`
                  split: str = "train",  # or test
                 ) -> pd.DataFrame:
     """One row a setting, kind of pair and number of points: the mean barrier, its `change` from
@@ -206,24 +166,6 @@ def sampling_options(t_sampling: str | float) -> dict:
     "The options of a star; none for uniform t, so these stars are those of other experiments."
     return {} if t_sampling == "uniform" else dict(t_sampling=t_sampling)
 
-# %% ../../nbs/50k_paper.trends.ipynb #measure-samplings
-def measure_samplings(study: Study,
-                      sources: int,                  # N of the stars
-                      stars: int,                    # of each distribution
-                      heldouts: int,
-                      samplings: list[str | float],  # distributions of t, as in `train_star`
-                     ) -> pd.DataFrame:
-    "Tidy rows of the pairs of stars trained with each distribution of t, and of regular pairs."
-    held = study.members("heldout", heldouts)
-    regular, frames = study.paths(regular_pairs(held)), []
-    for sampling in samplings:
-        trained = study.stars([sources], stars, **sampling_options(sampling))
-        paths = study.paths(star_pairs(trained, held, 0))
-        frames.append(paths.assign(t_sampling=sampling_name(sampling)))
-    single = [single_models(paths) for paths in frames]
-    single = [models[models.model_a.str.startswith("star")] for models in single]
-    return pd.concat([regular, *frames, single_models(regular), *single], ignore_index=True)
-
 # %% ../../nbs/50k_paper.trends.ipynb #sampling-table
 SAMPLING_COLUMNS = {  # heading: pair, split and metric
     "star loss, train": ("single", "train", "loss"),
@@ -231,7 +173,7 @@ SAMPLING_COLUMNS = {  # heading: pair, split and metric
     "star-heldout, train": ("star-heldout", "train", "loss_barrier"),
     "star-heldout, test": ("star-heldout", "test", "loss_barrier")}
 
-def sampling_table(frame: pd.DataFrame,  # of `measure_samplings`
+def sampling_table(frame: pd.DataFrame,  # with the column `t_sampling`
                   ) -> pd.DataFrame:
     "One row a setting and distribution of t: means, with intervals over models."
     stars = frame[frame.t_sampling.notna() & frame.t.isna()]
@@ -245,7 +187,7 @@ def sampling_table(frame: pd.DataFrame,  # of `measure_samplings`
     return pd.DataFrame(table)
 
 # %% ../../nbs/50k_paper.trends.ipynb #compare-samplings
-def compare_samplings(frame: pd.DataFrame,  # of `measure_samplings`
+def compare_samplings(frame: pd.DataFrame,  # with the column `t_sampling`
                       paper: pd.Series,     # the paper's barriers by distribution of t
                      ) -> pd.DataFrame:
     """The star-heldout barrier divided by that with uniform t, beside the paper's ratio: setting,
@@ -262,26 +204,3 @@ def compare_samplings(frame: pd.DataFrame,  # of `measure_samplings`
             theirs = paper[name] / paper["uniform"]
             found.append(_comparison_row(setting, quantity, ratio, interval, theirs))
     return pd.DataFrame(found, columns=["setting", "quantity", "ours", "paper", "verdict"])
-
-# %% ../../nbs/50k_paper.trends.ipynb #describe-samplings
-def _describe_setting(setting, rows):
-    "A setting's barriers and star losses by distribution of t."
-    means = rows.groupby(["t_sampling", "pair", "metric"], sort=False).value.mean()
-    phrases = []
-    for name in rows.t_sampling.dropna().unique():
-        barrier = means[name, "star-heldout", "loss_barrier"]
-        phrases.append(f"{name} {barrier:.2f} (star loss {means[name, 'single', 'loss']:.3f})")
-    pairs = (rows["pair"] == "regular-regular") & (rows.metric == "loss_barrier")
-    return (f"{setting}, star – held-out barrier by the draws of t: {', '.join(phrases)}; "
-            f"regular – regular {rows.value[pairs].mean():.2f}.")
-
-def describe_samplings(frame: pd.DataFrame,  # of `measure_samplings`
-                      ) -> str:
-    "Barriers from stars to held-out solutions by distribution of t, and where the claim fails."
-    train = frame[frame.t.isna() & (frame.split == "train")]
-    sentences = [_describe_setting(setting, rows)
-                 for setting, rows in train.groupby("setting", sort=False)]
-    for name in frame.t_sampling.dropna().unique():
-        claim = describe_claim(frame[frame.t_sampling.isna() | (frame.t_sampling == name)])
-        if "NOT" in claim: sentences.append(f"With t {name}: {claim}")
-    return " ".join(sentences)
