@@ -24,8 +24,9 @@ from ..runtime.store import with_prefix
 from ..star import StarResult
 
 # %% auto #0
-__all__ = ['TEST_METRICS', 'SHIFT_METRICS', 'SCORES', 'TEMPERED', 'PAIR_OF_METHOD', 'AVERAGE_COLUMNS', 'Posterior', 'posteriors',
-           'AveragePart', 'average_table', 'average_differences']
+__all__ = ['TEST_METRICS', 'SHIFT_METRICS', 'SCORES', 'TEMPERED', 'PAIR_OF_METHOD', 'AVERAGE_COLUMNS', 'AVERAGE_HEADINGS',
+           'Posterior', 'posteriors', 'AveragePart', 'average_table', 'average_differences', 'shifted_table',
+           'average_caption']
 
 # %% ../../nbs/50i_paper.averages.ipynb #posterior
 @dataclass(frozen=True)
@@ -325,8 +326,13 @@ def _compared_rows(frame):
     counts = (frame.draws == last) | alone | frame.draws.isna()
     return frame[(frame.split == "test") & frame.bin.isna() & frame.method.notna() & counts]
 
-def average_table(frame: pd.DataFrame,      # rows of an `AveragePart`
-                  metrics: dict[str, str],  # metric: the heading of its column
+AVERAGE_HEADINGS = {
+    "accuracy": "accuracy", "auroc_maxprob": "AUROC, max-probability",
+    "auroc_entropy": "AUROC, entropy", "ece": "ECE", "ece_tempered": "ECE, one temperature",
+    "nll": "NLL (nats)", "brier": "Brier"}
+
+def average_table(frame: pd.DataFrame,  # rows of an `AveragePart`
+                  metrics: dict[str, str] = AVERAGE_HEADINGS,  # and the headings of their columns
                  ) -> pd.DataFrame:
     "One row a setting and method: the number of networks, and each metric's mean and interval."
     rows = _compared_rows(frame)
@@ -361,3 +367,30 @@ def average_differences(frame: pd.DataFrame,          # rows of an `AveragePart`
                           ensemble=means["deep ensemble", setting, metric],
                           difference=difference, low=low, high=high, verdict=_verdict(low, high)))
     return pd.DataFrame(found)
+
+# %% ../../nbs/50i_paper.averages.ipynb #shifted-table
+def shifted_table(frame: pd.DataFrame,  # rows of an `AveragePart`
+                 ) -> pd.DataFrame:
+    "One row a setting and method: means over runs for each way to shift."
+    shown = frame.metric.isin(["auroc_ood_maxprob", "accuracy"])
+    rows = frame[frame.split.str.startswith("test-") & shown]
+    table = rows.pivot_table(index=["setting", "method"], columns=["metric", "split"],
+                             values="value", sort=False)
+    return table.round(3)
+
+# %% ../../nbs/50i_paper.averages.ipynb #average-caption
+def average_caption(experiment,           # an `Experiment` with sources, stars and repeats
+                    frame: pd.DataFrame,  # its tidy rows
+                   ) -> str:
+    "What the figure shows, and of how many networks and examples."
+    rows = frame[(frame.method == "deep ensemble") & (frame.draws == experiment.sources)]
+    counts = rows[rows.metric == "bin_count"].groupby(["setting", "model_b"], sort=False)
+    examples = counts.value.sum().groupby("setting", sort=False).first()
+    right = rows[(rows.metric == "accuracy") & (rows.split == "test")]
+    wrong = examples * (1 - right.groupby("setting").value.mean())
+    tests = "; ".join(f"{setting}: {count:.0f} test examples, {wrong[setting]:.0f} of them wrong "
+                      "in the largest ensemble" for setting, count in examples.items())
+    return ("AUROC (higher is better), calibration error and log loss (lower is better) of "
+            "predictions averaged over S networks: points of the star domain of "
+            f"N = {experiment.sources} sources ({experiment.stars} stars, {experiment.repeats} runs "
+            f"each), and ensembles of the sources ({experiment.repeats} orders). {tests}.")

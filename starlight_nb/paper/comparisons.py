@@ -21,8 +21,9 @@ from ..runtime.settings import check_choice
 from ..statistics import bootstrap_function, bootstrap_ratio
 
 # %% auto #0
-__all__ = ['SPECS', 'PAIR_KINDS', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison', 'relative_barriers', 'order_range',
-           'gap_closed', 'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
+__all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison', 'matching_methods',
+           'forward_orders', 'relative_barriers', 'order_range', 'gap_closed', 'rematch_options', 'PlaneRow',
+           'PlanePart', 'plane_rises']
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #specs
 SPECS = {  # the star's options, the matching of its pairs, and that in a random order
@@ -70,6 +71,20 @@ def matching_comparison(frame: pd.DataFrame,   # tidy rows, one matching for eac
         table += [{"setting": setting, by: level} | _comparison_cells(own, by, level)
                   for level in levels]
     return pd.DataFrame(table)
+
+# %% ../../nbs/50l_paper.comparisons.ipynb #methods
+METHOD_NAMES = {"none": "none", "forward": "weights", "activations": "activations",
+                "sinkhorn": "sinkhorn"}
+
+def matching_methods(frame: pd.DataFrame,  # with the column `matching`
+                    ) -> pd.DataFrame:
+    "The rows with a column `method`, the name of the way to match."
+    return frame.assign(method=frame.matching.map(METHOD_NAMES))
+
+def forward_orders(frame: pd.DataFrame,  # with the column `matching`
+                  ) -> pd.DataFrame:
+    "The rows that were not matched in a random order."
+    return frame[~frame.matching.str.contains("random", na=False)]
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #relative
 def _loss_barriers(frame, split):
@@ -221,7 +236,8 @@ class _PlanePairs(Part):
     def direct(self) -> PairPart:
         "The solutions with one another."
         first, second = self.pairs
-        return PairPart(self.study, [Pair("regular-regular", first.b, second.b)], whole=True)
+        pair = Pair("regular-regular", first.b, second.b)
+        return PairPart(self.study, [pair], whole=True, single=False)
 
 # %% ../../nbs/50l_paper.comparisons.ipynb #plane-part
 class PlanePart(_PlanePairs):

@@ -15,11 +15,13 @@ from .members import Measurement, Member, entry_config
 from .parts import Part
 from .study import (
     COLUMNS, SettingModels, Study, member_state, setting_columns, stored_measurement)
+from .tables import with_interval
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
-__all__ = ['MERGED', 'PREDICTOR_COLUMNS', 'BEST', 'PREDICTOR_METHODS', 'DESCRIBED', 'Predictor', 'predictors', 'PredictorPart',
-           'fusion_summary', 'fusion_table', 'describe_predictors', 'error_ratios', 'cost_table', 'prediction_seconds']
+__all__ = ['MERGED', 'PREDICTOR_COLUMNS', 'BEST', 'PREDICTOR_METHODS', 'Predictor', 'predictors', 'PredictorPart',
+           'fusion_summary', 'fusion_table', 'fusion_caption', 'error_ratios', 'cost_table', 'all_costs',
+           'prediction_seconds', 'seconds_of_predictions']
 
 # %% ../../nbs/50j_paper.predictors.ipynb #predictor
 MERGED = ("ensemble", "average", "matched average", "matched average, refreshed",
@@ -162,34 +164,28 @@ PREDICTOR_METHODS = ("regular", "best regular", "equal_budget", "average", "matc
 
 def _per_cent(row):
     "A mean in per cent, with its interval where there are several values."
-    text = f"{100 * row['mean']:.1f} %"
-    if row.n > 1: text += f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-    return text
+    low, high = (100 * row[end] if row.n > 1 else math.nan for end in ("low", "high"))
+    return with_interval(100 * row["mean"], low, high, 1)
 
 def fusion_table(summary: pd.DataFrame,  # of `fusion_summary`
                 ) -> pd.DataFrame:
     "One row a setting and N, one column a method: per cent, with intervals."
-    texts = [_per_cent(row).replace(" %", "") for _, row in summary.iterrows()]
+    texts = [_per_cent(row) for _, row in summary.iterrows()]
     wide = summary.assign(text=texts).pivot_table(
         index=["setting", "n_source"], columns="method", values="text", aggfunc="first", sort=False)
     columns = [method for method in PREDICTOR_METHODS if method in wide]
     return wide[columns].reset_index().rename(columns={"n_source": "N"})
 
-# %% ../../nbs/50j_paper.predictors.ipynb #describe-predictors
-DESCRIBED = {"regular": "regular", "equal_budget": "trained as long as a star",
-             "matched average, REPAIR": "average of the matched with REPAIR",
-             "fused star": "fused star", "ensemble": "ensemble"}
-
-def describe_predictors(summary: pd.DataFrame,  # of `fusion_summary`
-                       ) -> list[str]:
-    "A sentence for each setting: the test accuracy of each method with the most sources."
-    sentences = []
-    for setting, part in summary.groupby("setting", sort=False):
-        most = part.n_source.max()
-        own = part[part.n_source == most].set_index("method")
-        methods = [f"{label} {_per_cent(own.loc[method])}" for method, label in DESCRIBED.items()]
-        sentences.append(f"{setting}, N = {most:.0f}: {', '.join(methods)}.")
-    return sentences
+# %% ../../nbs/50j_paper.predictors.ipynb #fusion-caption
+def fusion_caption(summary: pd.DataFrame,  # of `fusion_summary`
+                  ) -> str:
+    "What the figure shows, and how many predictors there are for each N."
+    from starlight_nb.plots import PREDICTORS, span
+    drawn = summary[summary.method.isin(list(PREDICTORS))].groupby("method", sort=False)
+    counts = [f"{method} {span(part.n)}" for method, part in drawn]
+    return ("Test accuracy (per cent) against the number of sources N. Bands are 95 % intervals from "
+            "resampling models or sets of sources. Number of predictors for each N: "
+            f"{', '.join(counts)}.")
 
 # %% ../../nbs/50j_paper.predictors.ipynb #error-ratios
 def error_ratios(frame: pd.DataFrame,  # rows of a `PredictorPart`
@@ -232,6 +228,13 @@ def cost_table(study: Study,
                          "gradients to train": gradients} | used)
     return pd.DataFrame(rows)
 
+# %% ../../nbs/50j_paper.predictors.ipynb #all-costs
+def all_costs(experiment,  # an `Experiment` with source_counts
+             ) -> pd.DataFrame:
+    "The `cost_table` of every setting, one below the other."
+    tables = [cost_table(study, experiment.source_counts) for study in experiment.studies]
+    return pd.concat(tables, ignore_index=True)
+
 # %% ../../nbs/50j_paper.predictors.ipynb #prediction-seconds
 def prediction_seconds(study: Study,
                        counts: list[int],    # of networks in an ensemble
@@ -243,3 +246,10 @@ def prediction_seconds(study: Study,
         label = "1 network" if n == 1 else f"{n} networks"
         seconds[label] = inference_cost(study.models.network(), x, n)["seconds"]
     return seconds
+
+# %% ../../nbs/50j_paper.predictors.ipynb #seconds-of-predictions
+def seconds_of_predictions(experiment,  # an `Experiment` with source_counts
+                          ) -> dict[str, dict[str, float]]:
+    "The `prediction_seconds` of every setting, by its label."
+    return {study.setting.label: prediction_seconds(study, experiment.source_counts)
+            for study in experiment.studies}

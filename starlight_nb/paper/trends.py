@@ -13,7 +13,7 @@ from ..statistics import (
 # %% auto #0
 __all__ = ['SAMPLING_NAMES', 'SAMPLING_COLUMNS', 'row_matchings', 'network_widths', 'compare_fit', 'trend_fits', 'trend_table',
            'width_points', 'width_table', 'among_heldouts', 'heldout_table', 'points_table', 'sampling_name',
-           'sampling_options', 'sampling_table', 'compare_samplings']
+           'sampling_options', 'sampling_table', 'one_sampling', 'compare_samplings']
 
 # %% ../../nbs/50k_paper.trends.ipynb #row-pairs
 def row_matchings(orders: int,  # random matching orders, beside the forward one
@@ -185,6 +185,13 @@ def sampling_table(frame: pd.DataFrame,  # with the column `t_sampling`
             row[heading] = summary_cell(rows[own], sd=False)
         table.append(row)
     return pd.DataFrame(table)
+
+# %% ../../nbs/50k_paper.trends.ipynb #one-sampling
+def one_sampling(frame: pd.DataFrame,  # with the column `t_sampling`
+                ) -> pd.DataFrame:
+    "The rows of the first distribution, and those that have none."
+    first = frame.t_sampling.dropna().iloc[0]
+    return frame[frame.t_sampling.isna() | (frame.t_sampling == first)]
 
 # %% ../../nbs/50k_paper.trends.ipynb #compare-samplings
 def compare_samplings(frame: pd.DataFrame,  # with the column `t_sampling`
