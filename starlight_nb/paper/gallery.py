@@ -4,16 +4,38 @@
 
 # %% ../../nbs/50q_paper.gallery.ipynb #imports
 from __future__ import annotations
-import html, re
+import html, json, re
 from abc import ABC, abstractmethod
 from pathlib import Path
 import pandas as pd
 from .catalogue import experiment_title
-from .claims import claims, report_summaries
+from .claims import (
+    merge_claims, read_claims, readable_claims, report_summaries)
 from ..runtime.files import write_atomic
+from ..runtime.settings import experiments_folder
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'STYLE', 'HEAD', 'Page', 'write_gallery']
+__all__ = ['CLAIMS_HEADING', 'VERDICT_RULES', 'SUFFIXES', 'MARKS', 'CLAIM_HEADINGS', 'COLOURS', 'STYLE', 'HEAD',
+           'experiment_question', 'experiment_reading', 'Page', 'write_gallery']
+
+# %% ../../nbs/50q_paper.gallery.ipynb #from-the-notebook
+def _cells(experiment):
+    "The source of each cell of an experiment's notebook, by id."
+    notebook = json.loads((experiments_folder() / f"{experiment}.ipynb").read_text())
+    return {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"]}
+
+def _without_links(text): return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+def experiment_question(experiment: str) -> str:
+    "The question in the first cell of an experiment's notebook, as Markdown; or an empty text."
+    first, *_ = _cells(experiment).values()
+    quoted = [line[1:].strip() for line in first.splitlines() if line.startswith(">")]
+    return _without_links(" ".join(quoted))
+
+def experiment_reading(experiment: str) -> str:
+    "How to read an experiment's figure, as Markdown without a heading; or an empty text."
+    text = _cells(experiment).get("how-to-read", "")
+    return _without_links(re.sub(r"\A\s*#[^\n]*\n", "", text).strip())
 
 # %% ../../nbs/50q_paper.gallery.ipynb #page
 class Page(ABC):
@@ -21,93 +43,206 @@ class Page(ABC):
     @abstractmethod
     def title(self, text: str) -> str: "The heading of the page."
     @abstractmethod
-    def text(self, text: str) -> str: "A paragraph; `**` marks bold text, backticks mark code."
+    def text(self, text: str) -> str: "A paragraph of plain text."
+    @abstractmethod
+    def prose(self, markdown: str, lead: bool = False) -> str: "The package's own Markdown."
     @abstractmethod
     def contents(self, headings: dict[str, str]) -> str: "Links to the sections, by anchor."
     @abstractmethod
-    def section(self, anchor: str, heading: str) -> str: "The heading of a section."
-    @abstractmethod
-    def heading(self, text: str) -> str: "A heading inside a section."
+    def heading(self, level: int, anchor: str, text: str) -> str: "A heading with an anchor."
     @abstractmethod
     def figure(self, file: str, caption: str) -> str: "A PNG figure, caption, link to its SVG."
     @abstractmethod
-    def table(self, path: Path) -> str: "The table whose Markdown form is the file `path`."
+    def table(self, table: pd.DataFrame, label: str) -> str: "A table of text."
+    @abstractmethod
+    def claims(self, merged: pd.DataFrame) -> str: "The table of claims, of `merge_claims`."
+    @abstractmethod
+    def folded(self, summary: str, block: str) -> str: "A block that is shown when asked for."
     @abstractmethod
     def links(self, links: dict[str, str]) -> str: "Links on one line: text and path."
 
 # %% ../../nbs/50q_paper.gallery.ipynb #blocks
+CLAIMS_HEADING = "What the paper claims, and what this run shows"
+
+def _blocks(page, out, title):
+    "All blocks of the page of the report in `out`, in order."
+    summaries, rows = report_summaries(out), read_claims(out)
+    rows = rows[rows.experiment.isin(summaries.keys())]
+    yield page.title(title)
+    yield page.prose("Made by `starlight reproduce` from the notebooks' saved data.")
+    yield page.links({"machine, versions and minutes": "evidence.json"})
+    if len(rows): yield from _claims_of_report(page, rows)
+    yield page.heading(2, "experiments", "Experiments")
+    yield page.contents({name: experiment_title(name) for name in summaries})
+    for name, summary in summaries.items(): yield from _section(page, out, name, summary)
+
+# %% ../../nbs/50q_paper.gallery.ipynb #claims-first
+VERDICT_RULES = """\
+In one setting a claim **holds** if the whole 95 % interval of our value, over models, is on the \
+claim's side of its bound. It **fails** if the whole interval is on the other side. Otherwise it \
+is **not shown**: an effect may be there, but these models do not show it.
+
+Over settings a claim fails if it fails in any, and holds if it holds in all. This is strict: one \
+counterexample refutes a claim about every network, and one setting with few models keeps it from \
+being shown. So the settings are counted too. (That regular solutions are not connected is a \
+claim that something can be so; one setting is enough for it.)
+
+Not counted are settings that cannot tell: where regular solutions are *connected anyway*, with a \
+barrier below 0.05 nats, and where the matched path between them is *beyond chance*, worse than \
+guessing."""
+
+def _claims_of_report(page, rows):
+    "The blocks about all claims; `rows` are of `read_claims`."
+    yield page.heading(2, "claims", CLAIMS_HEADING)
+    yield page.claims(merge_claims(rows))
+    yield page.heading(3, "verdicts", "How a verdict is reached")
+    yield page.prose(VERDICT_RULES)
+
+# %% ../../nbs/50q_paper.gallery.ipynb #section
 SUFFIXES = {"CSV": ".csv", "Markdown": ".md", "LaTeX": ".tex", "SVG": ".svg"}
 
 def _forms(path, *kinds):
     "The paths of one table or figure in several file formats."
     return {kind: str(Path(path).with_suffix(SUFFIXES[kind])) for kind in kinds}
 
-def _blocks(page, out, title):
-    "All blocks of the page of the report in `out`, in order."
-    summaries, paragraph = report_summaries(out), claims(out)
-    yield page.title(title)
-    yield page.text("Made by `starlight reproduce` from the notebooks' saved data.")
-    yield page.links({"machine, versions and minutes": "evidence.json"})
-    if paragraph: yield page.text(f"**What holds, and what does not.** {paragraph}")
-    yield page.contents({name: experiment_title(name) for name in summaries})
-    for name, summary in summaries.items(): yield from _section(page, out, name, summary)
-
-# %% ../../nbs/50q_paper.gallery.ipynb #section
 def _section(page, out, name, summary):
     "The blocks of one experiment."
-    yield page.section(name, experiment_title(name))
-    yield page.text(summary["finding"])
+    yield page.heading(2, name, experiment_title(name))
+    if question := experiment_question(name): yield page.prose(question, lead=True)
     for figure in summary["figures"]: yield page.figure(figure["file"], figure["caption"])
-    for table in summary["tables"]: yield from _table(page, out, table)
-    if summary.get("comparison"):
-        yield page.heading("Beside the paper")
-        yield from _table(page, out, summary["comparison"])
+    if reading := experiment_reading(name):
+        yield page.heading(3, f"{name}-how-to-read", "How to read it")
+        yield page.prose(reading)
+    yield from _conclusions(page, out, name, summary.get("finding"))
+    yield from _tables(page, out, name, summary)
     yield page.links({"executed notebook": f"notebooks/{name}.ipynb", "data": f"data/{name}.csv",
                       "seeds and settings": f"data/{name}.json"})
 
-def _table(page, out, table):
-    yield page.table(out / table)
-    yield page.links(_forms(table, "CSV", "Markdown", "LaTeX"))
+# %% ../../nbs/50q_paper.gallery.ipynb #conclusions
+def _conclusions(page, out, name, finding):
+    "The claims of an experiment; where no file has any, its finding."
+    file = f"claims/{name}.csv"
+    if not (out / file).exists():
+        if finding: yield page.text(finding)
+        return
+    rows = read_claims(out)
+    own = rows[rows.experiment == name]
+    if own.empty: return
+    yield page.heading(3, f"{name}-claims", "Claims")
+    yield page.claims(merge_claims(own))
+    yield page.folded("Setting by setting", page.table(readable_claims(own), f"claims, {name}"))
+    yield page.links({"CSV": file})
 
-# %% ../../nbs/50q_paper.gallery.ipynb #gallery-markdown
+def _tables(page, out, name, summary):
+    "The tables of an experiment; last its comparison with the paper, where there is one."
+    headings = dict.fromkeys(summary["tables"][:1], ("numbers", "The numbers"))
+    if comparison := summary.get("comparison"):
+        headings[comparison] = ("beside-the-paper", "Beside the paper")
+    for path in dict.fromkeys([*summary["tables"], *headings]):
+        if path in headings: yield page.heading(3, f"{name}-{headings[path][0]}", headings[path][1])
+        table = pd.read_csv((out / path).with_suffix(".csv"), dtype=str, keep_default_na=False)
+        yield page.table(table, Path(path).stem)
+        yield page.links(_forms(path, "CSV", "Markdown", "LaTeX"))
+
+# %% ../../nbs/50q_paper.gallery.ipynb #claim-cells
+MARKS = {"holds": "✓", "not shown": "?", "fails": "✗"}
+CLAIM_HEADINGS = ("claim", "ours", "paper", "verdict")
+
+def _about(row): return f"{row.where}. Holds if {row.bounds}. Tested by "
+
+def _tested_by(row):
+    "The experiments that tested a claim: anchor and short name."
+    titles = {name: experiment_title(name) for name in row.experiments}
+    return {name: title if name.startswith("appendix") else title.partition(":")[0]
+            for name, title in titles.items()}
+
 def _alternative(caption):
     "The first sentence of a caption."
     return caption.partition(". ")[0].rstrip(".")
 
+# %% ../../nbs/50q_paper.gallery.ipynb #escaped
+def _escaped(text):
+    "Plain text as Markdown that shows it."
+    text = re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", " ".join(str(text).split()))
+    text = re.sub(r"^(#+|[+-])(?=\s|$)", r"\\\1", text)  # would begin a heading or a list
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
+
+def _markdown_table(table):
+    "A table whose cells and headings are Markdown."
+    return table.to_markdown(index=False, disable_numparse=True)
+
+# %% ../../nbs/50q_paper.gallery.ipynb #gallery-markdown
 class _MarkdownPage(Page):
     "A report's page for GitHub."
-    def title(self, text: str) -> str: return f"# {text}"
-    def text(self, text: str) -> str: return text
+    def title(self, text: str) -> str: return f"# {_escaped(text)}"
+    def text(self, text: str) -> str: return _escaped(text)
+    def prose(self, markdown: str, lead: bool = False) -> str:
+        return f"> {markdown}" if lead else markdown
     def contents(self, headings: dict[str, str]) -> str:
-        return "\n".join(f"- [{heading}](#{anchor})" for anchor, heading in headings.items())
-    def section(self, anchor: str, heading: str) -> str:
-        return f'<a id="{anchor}"></a>\n\n## {heading}'
-    def heading(self, text: str) -> str: return f"### {text}"
+        return "\n".join(f"- [{_escaped(text)}](#{anchor})" for anchor, text in headings.items())
+    def heading(self, level: int, anchor: str, text: str) -> str:
+        return f'<a id="{anchor}"></a>\n\n{"#" * level} {_escaped(text)}'
     def figure(self, file: str, caption: str) -> str:
-        vector = _forms(file, "SVG")["SVG"]
-        return f"![{_alternative(caption)}]({file})\n\n*{caption}* [SVG]({vector})"
-    def table(self, path: Path) -> str: return path.read_text().rstrip("\n")
+        image = f"![{_escaped(_alternative(caption))}]({file})"
+        return f"{image}\n\n*{_escaped(caption)}* [SVG]({_forms(file, 'SVG')['SVG']})"
+    def table(self, table: pd.DataFrame, label: str) -> str:
+        return _markdown_table(table.rename(columns=_escaped).map(_escaped))
+    def claims(self, merged: pd.DataFrame) -> str:
+        rows = [_markdown_claim(self, row) for row in merged.itertuples()]
+        return _markdown_table(pd.DataFrame(rows, columns=CLAIM_HEADINGS))
+    def folded(self, summary: str, block: str) -> str:
+        return f"<details><summary>{summary}</summary>\n\n{block}\n\n</details>"
     def links(self, links: dict[str, str]) -> str:
-        return " · ".join(f"[{text}]({path})" for text, path in links.items())
+        return " · ".join(f"[{_escaped(text)}]({path})" for text, path in links.items())
 
-# %% ../../nbs/50q_paper.gallery.ipynb #gallery-html
-STYLE = """\
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; \
-padding: 0 1rem; color: #222; overflow-wrap: break-word }
-h2 { margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1rem } a { color: #0b5cad }
-img { max-width: 100%; height: auto } figure { margin: 1.5rem 0 } \
-figcaption { color: #555; font-size: .9rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem } \
-.links { font-size: .9rem }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left; \
-white-space: nowrap }
-@media (max-width: 40rem) { body { margin: 1rem auto } }"""
+# %% ../../nbs/50q_paper.gallery.ipynb #markdown-claim
+def _markdown_claim(page, row):
+    "The cells of a claim."
+    links = page.links({text: f"#{name}" for name, text in _tested_by(row).items()})
+    claim = f"{_escaped(row.claim)}<br>{_escaped(_about(row))} {links}"
+    verdict = f"{MARKS[row.verdict]} **{row.verdict}**<br>{_escaped(row.settings)}"
+    return claim, _escaped(row.ours), _escaped(row.paper), verdict
+
+# %% ../../nbs/50q_paper.gallery.ipynb #gallery-colours
+COLOURS = """\
+:root { color-scheme: light dark; --text: #222; --page: #fff; --soft: #595959; --line: #d5d5d5;
+ --link: #0b5cad; --holds: #17692f; --fails: #a52019; --box: #f5f5f5 }
+@media (prefers-color-scheme: dark) { :root { --text: #e3e3e3; --page: #17191d; --soft: #a9adb5;
+ --line: #3d4148; --link: #84bbf3; --holds: #82d69c; --fails: #ff9d94; --box: #22252a } }
+body { color: var(--text); background: var(--page) } a { color: var(--link) }
+.soft, figcaption, .links { color: var(--soft) }
+.holds { color: var(--holds) } .fails { color: var(--fails) } .unclear { color: var(--soft) }
+figure img { background: #fff; padding: .5rem; border-radius: .3rem; box-sizing: border-box }
+"""
+
+# %% ../../nbs/50q_paper.gallery.ipynb #gallery-style
+STYLE = COLOURS + """\
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+ overflow-wrap: anywhere }
+h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem }
+.anchor { text-decoration: none; opacity: .4; margin-left: .3rem }
+.anchor:hover, .anchor:focus { opacity: 1 }
+.lead { font-size: 1.15rem; font-style: italic }
+img { max-width: 100%; height: auto } figure { margin: 1.5rem 0 }
+figcaption, .links, .soft { font-size: .9rem } .soft { display: block }
+.scroll { overflow-x: auto } summary { cursor: pointer; margin: .5rem 0 }
+table { border-collapse: collapse; font-size: .85rem } .claims { width: 100%; font-size: .95rem }
+th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
+ vertical-align: top } .scroll th, .scroll td { white-space: nowrap }
+.claims th { text-transform: capitalize } .claims td { min-width: 7rem }
+@media (max-width: 45rem) { body { margin: 1rem auto }
+ .claims thead { position: absolute; clip-path: inset(50%) }
+ .claims, .claims tbody, .claims tr, .claims td { display: block }
+ .claims tr { background: var(--box); margin: .7rem 0; padding: .5rem .7rem; border-radius: .3rem }
+ .claims td { border: 0; padding: .15rem 0 }
+ .claims td + td::before { content: attr(data-label) ": "; color: var(--soft) } }"""
 
 # %% ../../nbs/50q_paper.gallery.ipynb #gallery-inline
-def _inline(text):
-    "Escaped text, with `**bold**` and code as HTML."
-    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
+def _html_of(markdown):
+    "HTML of the package's own Markdown."
+    from nbconvert.filters import markdown2html
+    def italics(formula): return f"*{formula[1].replace(chr(92), '')}*"
+    return markdown2html(re.sub(r"\$([^$]+)\$", italics, markdown)).strip()
 
 def _anchors(links):
     "One HTML link for each text and path."
@@ -118,30 +253,65 @@ def _anchors(links):
 class _HtmlPage(Page):
     "A report's page for a browser."
     def title(self, text: str) -> str: return f"<h1>{html.escape(text)}</h1>"
-    def text(self, text: str) -> str: return f"<p>{_inline(text)}</p>"
+    def text(self, text: str) -> str: return f"<p>{html.escape(text)}</p>"
+    def prose(self, markdown: str, lead: bool = False) -> str:
+        return f"<div class='lead'>{_html_of(markdown)}</div>" if lead else _html_of(markdown)
     def contents(self, headings: dict[str, str]) -> str:
         links = _anchors({heading: f"#{anchor}" for anchor, heading in headings.items()})
         items = "".join(f"<li>{link}</li>" for link in links)
         return f"<nav aria-label='contents'><ul>{items}</ul></nav>"
-    def section(self, anchor: str, heading: str) -> str:
-        return f"<h2 id='{html.escape(anchor)}'>{html.escape(heading)}</h2>"
-    def heading(self, text: str) -> str: return f"<h3>{html.escape(text)}</h3>"
-    def figure(self, file: str, caption: str) -> str:
-        vector = _forms(file, "SVG")
-        image = f"<img src='{file}' alt='{html.escape(_alternative(caption))}'>"
-        caption = f"<figcaption>{html.escape(caption)} {_anchors(vector)[0]}</figcaption>"
-        return f"<figure><a href='{vector['SVG']}'>{image}</a>{caption}</figure>"
-    def table(self, path: Path) -> str:
-        table = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
-        body = table.to_html(index=False, border=0, justify="left")
-        return f"<div class='scroll' tabindex='0'>{body}</div>"
+    def heading(self, level: int, anchor: str, text: str) -> str:
+        name, text = html.escape(anchor), html.escape(text)
+        link = f"<a class='anchor' href='#{name}' aria-label='link to {text}'>#</a>"
+        return f"<h{level} id='{name}'>{text}{link}</h{level}>"
+    def figure(self, file: str, caption: str) -> str: return _html_figure(file, caption)
+    def table(self, table: pd.DataFrame, label: str) -> str: return _html_table(table, label)
+    def claims(self, merged: pd.DataFrame) -> str: return _html_claims(merged)
+    def folded(self, summary: str, block: str) -> str:
+        return f"<details><summary>{html.escape(summary)}</summary>{block}</details>"
     def links(self, links: dict[str, str]) -> str:
         return f"<p class='links'>{' · '.join(_anchors(links))}</p>"
+
+# %% ../../nbs/50q_paper.gallery.ipynb #html-figure
+def _html_figure(file, caption):
+    "A figure that links to its SVG."
+    vector = _forms(file, "SVG")
+    image = f"<img src='{html.escape(file)}' alt='{html.escape(_alternative(caption))}'>"
+    text = f"<figcaption>{html.escape(caption)} {_anchors(vector)[0]}</figcaption>"
+    return f"<figure><a href='{html.escape(vector['SVG'])}'>{image}</a>{text}</figure>"
+
+def _html_table(table, label):
+    "A table in a box that scrolls."
+    body = table.to_html(index=False, border=0, justify="left")
+    box = f"class='scroll' tabindex='0' role='region' aria-label='{html.escape(label)}'"
+    return f"<div {box}>{body}</div>"
+
+# %% ../../nbs/50q_paper.gallery.ipynb #html-claims
+def _html_claim(row):
+    "The row of a claim."
+    links = ", ".join(_anchors({text: f"#{name}" for name, text in _tested_by(row).items()}))
+    kind = row.verdict if row.verdict in ("holds", "fails") else "unclear"
+    verdict = f"<strong class='{kind}'>{MARKS[row.verdict]} {row.verdict}</strong>"
+    about = f"<span class='soft'>{html.escape(_about(row))}{links}</span>"
+    settings = f"<span class='soft'>{html.escape(row.settings)}</span>"
+    ours, paper = html.escape(row.ours), html.escape(row.paper)
+    cells = (f"{html.escape(row.claim)} {about}", ours, paper, f"{verdict} {settings}")
+    body = "".join(f"<td role='cell' data-label='{name}'>{cell}</td>"
+                   for name, cell in zip(CLAIM_HEADINGS, cells))
+    return f"<tr role='row'>{body}</tr>"
+
+def _html_claims(merged):
+    "The table of claims."
+    names = "".join(f"<th role='columnheader' scope='col'>{name}</th>" for name in CLAIM_HEADINGS)
+    rows = "".join(_html_claim(row) for row in merged.itertuples())
+    return (f"<table class='claims' role='table'><thead role='rowgroup'><tr role='row'>{names}"
+            f"</tr></thead><tbody role='rowgroup'>{rows}</tbody></table>")
 
 # %% ../../nbs/50q_paper.gallery.ipynb #write-gallery
 HEAD = """<!doctype html><html lang='en'><head><meta charset='utf-8'>\
 <meta name='viewport' content='width=device-width, initial-scale=1'>\
-<title>{title}</title><style>{style}</style></head><body>{body}</body></html>
+<meta name='color-scheme' content='light dark'>\
+<title>{title}</title><style>{style}</style></head><body><main>{body}</main></body></html>
 """
 
 def write_gallery(out: Path, title: str) -> None:
