@@ -2950,6 +2950,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'starlight_nb/states/copies.py'),
                                             'starlight_nb.states.copies._is_changeable': ( 'states.copies.html#_is_changeable',
                                                                                            'starlight_nb/states/copies.py'),
+                                            'starlight_nb.states.copies._is_compiled': ( 'states.copies.html#_is_compiled',
+                                                                                         'starlight_nb/states/copies.py'),
                                             'starlight_nb.states.copies._is_other_tensor': ( 'states.copies.html#_is_other_tensor',
                                                                                              'starlight_nb/states/copies.py'),
                                             'starlight_nb.states.copies._is_outside': ( 'states.copies.html#_is_outside',

@@ -324,9 +324,9 @@ def _schedule(graph, calls, pool, ends_at):
     sorter.prepare()
     ready, waiting = list(sorter.get_ready()), 0
     while ready or waiting:
-        ready.sort(key=lambda key: graph[key].seconds)
+        ready.sort(key=lambda key: -graph[key].seconds)
         while ready and pool.free():
-            key = ready.pop()
+            key = ready.pop(0)
             pool.submit(key, calls[key])
             waiting += 1
         left = None if ends_at is None else ends_at - time.time()

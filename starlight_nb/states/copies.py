@@ -4,13 +4,12 @@
 
 # %% ../../nbs/05a_states.copies.ipynb #imports
 from __future__ import annotations
-import copy, functools
+import copy, functools, sys
 from functools import partial
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -91,6 +90,11 @@ def _check_values(model):
                              "load the model's weights first")
 
 # %% ../../nbs/05a_states.copies.ipynb #uncompiled
+def _is_compiled(model):
+    "Whether `torch.compile` made a model; without its module, which is slow to load, it has not."
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    return compiler is not None and isinstance(model, compiler.OptimizedModule)
+
 class _Uncompiled(nn.Module):
     "Stands for a compiled model, with the same names in its state."
     def __init__(self, module):
@@ -106,7 +110,7 @@ def working_copy(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
     _check_values(model)
-    if isinstance(model, OptimizedModule): return _Uncompiled(working_copy(model._orig_mod))
+    if _is_compiled(model): return _Uncompiled(working_copy(model._orig_mod))
     copied = _copied(model)
     for module in copied.modules(): module._compiled_call_impl = None
     return copied
