@@ -15,6 +15,10 @@ from filelock import FileLock
 
 from starlight_nb.data import Dataset, Split, load
 from starlight_nb.models import build
+from starlight_nb.paper.parts import PairPart
+from starlight_nb.paper.study import Study
+from starlight_nb.runtime.settings import Settings
+from starlight_nb.runtime.store import Store
 from starlight_nb.training import Recipe, train_population
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +52,17 @@ def make_mlp():
 @pytest.fixture(scope="session")
 def solutions(digits, recipe, make_mlp):
     return train_population(make_mlp, digits, recipe, seeds=range(3))
+
+
+def make_study(setting, store, points=11, **options):
+    "A study with a store in this folder, or the given store."
+    store = store if isinstance(store, Store) else Store(store)
+    return Study(setting, store, Settings.from_environment(store=store.root, **options), points)
+
+
+def measured_paths(study, pairs):
+    "The tidy rows of whole paths, without those of single models."
+    return PairPart(study, pairs, whole=True, single=False).rows()
 
 
 PROFILE = """
@@ -93,7 +108,7 @@ print("fine")"""
 def short_notebooks(tmp_path, monkeypatch):
     """The runner's experiments, each with its parameters and one cell: one that computes nothing and
     says with what, or the one that is given."""
-    from starlight_nb.paper import execution, runner
+    from starlight_nb.paper import catalogue, execution
     folder = tmp_path / "experiments"
     folder.mkdir()
     (folder / "profiles").symlink_to(ROOT / "nbs/experiments/profiles")
@@ -108,7 +123,7 @@ def short_notebooks(tmp_path, monkeypatch):
             last = dict(cells[position], id="next", metadata={}, source=source)
             notebook["cells"] = [*cells[:position + 1], last]
             (folder / path.name).write_text(json.dumps(notebook))
-        for module in (execution, runner):
+        for module in (catalogue, execution):
             monkeypatch.setattr(module, "experiments_folder", lambda: folder)
     return write
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_study, measured_paths
 
 from starlight_nb.data import LOADERS, Dataset, Split
 from starlight_nb.models import ARCHITECTURES
 from starlight_nb.paper import cli, members
-from starlight_nb.paper.averages import measure_averages, posteriors
+from starlight_nb.paper.averages import AveragePart, posteriors
 from starlight_nb.paper.housekeeping import listing, prune, stored, verify
 from starlight_nb.paper.members import (
     ALGORITHMS, KINDS, identify_network, network_of, regular_member, regular_pairs, star_pairs)
-from starlight_nb.paper.predictors import measure_predictors, predictors
+from starlight_nb.paper.predictors import PredictorPart, predictors
 from starlight_nb.paper.profiles import Setting
-from starlight_nb.paper.study import Study
 from starlight_nb.runtime.store import Store
 from starlight_nb.training import Recipe
 from starlight_nb.training.fingerprint import network_fingerprint
@@ -97,9 +97,9 @@ def setting(monkeypatch):
 
 def run(setting, folder):
     "The values of all paths among two solutions and a star."
-    study = Study(setting, Store(folder), points=3)
+    study = make_study(setting, folder, points=3)
     heldouts, stars = study.members("heldout", 2), study.stars([2], 1)
-    frame = study.paths(regular_pairs(heldouts) + star_pairs(stars, heldouts, 2))
+    frame = measured_paths(study, regular_pairs(heldouts) + star_pairs(stars, heldouts, 2))
     return frame.value.to_numpy()
 
 
@@ -154,11 +154,10 @@ def test_another_version_of_an_algorithm_makes_what_depends_on_it_anew(
 
 
 def test_every_measurement_in_the_store_has_the_versions_of_its_algorithms(setting, tmp_path):
-    study = Study(setting, Store(tmp_path), points=3)
-    stars = study.stars([2], 1)
-    sources = study.members("source", 2)
-    measure_averages(study, posteriors(sources, stars, 1, [1, 2]), resamples=5)
-    measure_predictors(study, predictors(study, [2], stars=1, splits=1, equal_budget=1))
+    study = make_study(setting, tmp_path, points=3)
+    found = posteriors(study.members("source", 2), study.stars([2], 1), 1, [1, 2])
+    AveragePart(study, found, resamples=5).rows()
+    PredictorPart(study, predictors(study, [2], stars=1, splits=1, equal_budget=1)).rows()
     for entry in stored(tmp_path):
         assert entry.config["algorithms"] == {
             name: ALGORITHMS[name] for name in KINDS[entry.config["kind"]]
@@ -217,25 +216,25 @@ def test_a_network_that_cannot_be_built_any_more_is_old(setting, tmp_path, monke
 
 
 def test_members_of_changed_code_are_one_clear_error(setting, tmp_path, monkeypatch):
-    study = Study(setting, Store(tmp_path), points=3)
+    study = make_study(setting, tmp_path, points=3)
     pairs = regular_pairs(study.members("heldout", 2))
-    study.paths(pairs)
+    measured_paths(study, pairs)
     source = regular_member(setting, "source", 0)
     use(monkeypatch, *CHANGES["activation"])
-    for again in (study, Study(setting, Store(tmp_path), points=3)):
+    for again in (study, make_study(setting, tmp_path, points=3)):
         with pytest.raises(ValueError, match="members: 'heldout-0' was listed with another networ"):
-            again.paths(pairs)
+            measured_paths(again, pairs)
         with pytest.raises(ValueError, match="'source-0' was listed with another network than "):
             again.state(source)
     assert len(stored(tmp_path)) == 3, "nothing was made"
-    assert len(study.paths(regular_pairs(study.members("heldout", 2))))
+    assert len(measured_paths(study, regular_pairs(study.members("heldout", 2))))
 
 
 def test_a_changed_network_has_its_own_spec(setting, tmp_path, monkeypatch):
-    study = Study(setting, Store(tmp_path))
-    assert len(study.spec.groups) == 2
+    study = make_study(setting, tmp_path)
+    assert len(study.models.spec().groups) == 2
     use(monkeypatch, ("self.second(self.first(x))", "self.first(x) + self.second(self.first(x))"))
-    assert len(study.spec.groups) == 1
+    assert len(study.models.spec().groups) == 1
 
 
 def test_data_that_are_loaded_by_another_function_are_other_data(setting, monkeypatch):

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import make_study, measured_paths
 
 from starlight_nb.paper.catalogue import profile_names
 from starlight_nb.runtime.store import Store
 from starlight_nb.paper.experiment import Experiment
 from starlight_nb.paper.members import Pair, regular_member, regular_pairs, star_member, star_pairs
 from starlight_nb.paper.profiles import load_profile
-from starlight_nb.paper.study import COLUMNS, Study, single_models
+from starlight_nb.paper.study import COLUMNS, single_models
 from starlight_nb.paper.tables import barrier_ratios, barrier_table, order_spread
 from starlight_nb.statistics import bootstrap_mean, bootstrap_ratio, summarise
 
@@ -22,14 +23,12 @@ FIG3 = dict(settings=None, sources=None, stars=None, heldouts=None, points=None)
 
 @pytest.fixture
 def study(small_profile, tmp_path):
-    return Study(
-        load_profile(small_profile()).settings["small"], Store(tmp_path / "store"), points=3
-    )
+    return make_study(load_profile(small_profile()).settings["small"], tmp_path / "store", points=3)
 
 
 def test_every_shipped_profile_is_valid_and_two_make_every_experiment():
     from starlight_nb.paper.catalogue import experiment_names
-    from starlight_nb.paper.runner import notebook_parameters
+    from starlight_nb.paper.catalogue import notebook_parameters
     for name in profile_names():
         content = load_profile(name)
         assert set(content.minutes) <= set(content.experiments) <= set(experiment_names())
@@ -162,7 +161,7 @@ def test_measured_pairs_are_tidy_and_complete(study):
         + regular_pairs(held, "random-0")
         + star_pairs(stars, held, 2)
     )
-    frame = study.paths(pairs)
+    frame = measured_paths(study, pairs)
     assert list(frame.columns) == [*COLUMNS, "matching"] and frame.value.notna().all()
     assert len(pairs) == 3 + 4 * 2 + 2 * (1 + 2) and len(frame) == len(pairs) * (2 * 2 * 3 + 4)
     assert set(frame[frame.t.isna()].metric) == {"loss_barrier", "accuracy_barrier"}
@@ -179,15 +178,20 @@ def test_measured_pairs_are_tidy_and_complete(study):
 
 def test_a_second_study_trains_nothing(study, monkeypatch):
     held = study.members("heldout", 2)
-    first = study.paths(regular_pairs(held))
+    first = measured_paths(study, regular_pairs(held))
     monkeypatch.setattr("starlight_nb.paper.study.train_stacked", None)
     monkeypatch.setattr("starlight_nb.paper.study.path_losses", None)
-    pd.testing.assert_frame_equal(first, study.paths(regular_pairs(study.members("heldout", 2))))
+    pd.testing.assert_frame_equal(first, measured_paths(study, regular_pairs(study.members("heldout", 2))))
 
 
 def _train_in_study(profile, root):
-    study = Study(load_profile(profile).settings["small"], Store(root, every=0))
-    study.stars([2], 1)
+    study = make_study(load_profile(profile).settings["small"], Store(root, every=0))
+    train_stars(study)
+
+
+def train_stars(study):
+    for _, _, star in study.stars([2], 1):
+        study.state(star)
 
 
 def test_a_killed_study_goes_on_and_ends_with_the_same_bits(small_profile, tmp_path):
@@ -198,7 +202,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_bits(small_profile, tmp_p
         target=_train_in_study, args=(path, tmp_path / "killed")
     )
     process.start()
-    study = Study(load_profile(path).settings["small"], Store(tmp_path / "killed"))
+    study = make_study(load_profile(path).settings["small"], tmp_path / "killed")
     star = star_member(study.setting, 2, 0)
     checkpoint = study.store.checkpoint(star.config).path
     while not checkpoint.exists():
@@ -209,10 +213,10 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_bits(small_profile, tmp_p
     assert checkpoint.exists() and star.config not in study.store
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        study.stars([2], 1)
+        train_stars(study)
     assert not list(study.store.root.glob("*/*.checkpoint"))
-    whole = Study(study.setting, Store(tmp_path / "whole"))
-    whole.stars([2], 1)
+    whole = make_study(study.setting, tmp_path / "whole")
+    train_stars(whole)
     assert study.store.path(star.config).read_bytes() == whole.store.path(star.config).read_bytes()
 
 
@@ -221,7 +225,7 @@ def test_an_unknown_matching_is_refused(study):
     with pytest.raises(
         ValueError, match="matching: 'backward' is not known; did you mean 'forward'"
     ):
-        study.paths([Pair("regular-regular", a, b, "backward")])
+        measured_paths(study, [Pair("regular-regular", a, b, "backward")])
 
 
 def test_summaries_against_numpy():

@@ -1,23 +1,25 @@
 """Variations: lines over networks with intervals over models, subsets of held-out solutions, finer
 paths, other draws of t."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import make_study, measured_paths
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from starlight_nb.paper.housekeeping import stored
-from starlight_nb.runtime.store import Store
 from starlight_nb.paper.experiment import Experiment
-from starlight_nb.paper.members import regular_pairs, star_pairs
+from starlight_nb.paper.members import regular_pairs
+from starlight_nb.paper.plans import plan_of
 from starlight_nb.paper.profiles import load_profile
-from starlight_nb.paper.study import COLUMNS, Study
+from starlight_nb.paper.study import COLUMNS
 from starlight_nb.paper.tables import barrier_table
 from starlight_nb.statistics import bootstrap_mean
 from starlight_nb.paper.trends import (
-    among_heldouts, describe_claim, compare_fit, compare_samplings, heldout_table,
-    measure_at_points, measure_rows, measure_samplings, network_widths, points_table,
+    among_heldouts, compare_fit, compare_samplings, heldout_table, network_widths, points_table,
     sampling_name, sampling_table)
 from starlight_nb.statistics import Line, barrier_points, fit_line, power_law
 
@@ -198,28 +200,6 @@ def test_a_power_is_found(exponent, factor):
     assert power_law(width, factor * width**exponent) == pytest.approx((exponent, factor))
 
 
-def test_what_contradicts_the_claim_is_named():
-    assert describe_claim(networks([0.2, 0.5], [0.1, 0.3])).startswith(
-        "Wherever the regular – regular barrier is above 0.05 (2 of 2 settings), the star – "
-        "held-out barrier is below it, in 2 "
-    )
-    told = describe_claim(networks([0.2, 0.5, 0.01], [0.1, 0.6, 0.9]))
-    assert told.startswith(
-        "The star – held-out barrier is NOT below the regular – regular one in "
-        "network 1 (0.60 against 0.50); "
-    )
-    assert "network 2" not in told
-    assert "in 1 of 2 settings" in told
-    assert (
-        describe_claim(networks([0.02, 0.01], [0.1, 0.6]))
-        == "In no setting is the regular – regular barrier above 0.05."
-    )
-    assert "NOT" in describe_claim(networks([0.5], [0.5])), "as high is not below"
-    near = describe_claim(networks([0.5, 0.5], [0.49, 0.1], spread=0.3))
-    assert "in 1 of them with the whole interval of the ratio; not clearly in network 0 (" in near
-    assert "network 1" not in near
-
-
 def test_a_fit_stands_beside_the_paper_s():
     line = Line(0.5, 0.1, np.linspace(0.4, 0.6, 101), np.linspace(0.05, 0.15, 101))
     assert list(compare_fit("widths", line, {"slope": 0.31, "intercept": 0.1}).verdict) == [
@@ -258,21 +238,22 @@ def test_held_outs_are_told_from_others_by_their_number():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return Study(
-        load_profile("smoke").settings["mlp"], Store(tmp_path_factory.mktemp("store")), points=3
-    )
+    setting = load_profile("smoke").settings["mlp"]
+    return make_study(setting, tmp_path_factory.mktemp("store"), points=3)
+
+
+def plan(name, study, **parameters):
+    "The plan of an experiment with stars of two sources and two held-out solutions."
+    about = dict(studies=[study], sources=2, stars=1, heldouts=2)
+    return plan_of(SimpleNamespace(name=name, **about | parameters))
 
 
 def test_finer_paths_find_no_lower_barriers_and_train_nothing(study, monkeypatch):
-    study.paths(
-        regular_pairs(study.members("heldout", 2))
-        + star_pairs(study.stars([2], 1), study.members("heldout", 2), 0)
-    )
+    plan("appendix_relationship", study).rows()
     monkeypatch.setattr("starlight_nb.paper.study.train_stacked", None)
     monkeypatch.setattr("starlight_nb.paper.study.train_star", None)
-    frame = measure_at_points(study, 2, 1, 2, [3, 5])
+    frame = plan("appendix_points", study, point_counts=[3, 5]).rows()
     assert set(frame.points.dropna()) == {3, 5}
-    assert frame[frame["pair"] == "single"].points.isna().all()
     barriers = frame[frame.metric == "loss_barrier"].pivot_table(
         index=["pair", "model_a", "model_b", "split"], columns="points", values="value"
     )
@@ -280,11 +261,10 @@ def test_finer_paths_find_no_lower_barriers_and_train_nothing(study, monkeypatch
         "the points of the coarse grid are among those of the fine one"
     )
     assert (points_table(frame).set_index("points").change[3] == 0).all()
-    assert study.points == 3, "the study itself is as it was"
 
 
 def test_stars_of_every_draw_of_t_are_measured(study):
-    frame = measure_samplings(study, 2, 1, 2, ["uniform", "beta", 0.5])
+    frame = plan("appendix_t_sampling", study, t_sampling=["uniform", "beta", 0.5]).rows()
     stars = frame[frame["pair"] == "star-heldout"]
     assert list(stars.t_sampling.unique()) == ["uniform", "Beta(2,2)", "constant 0.5"]
     assert frame[frame["pair"] == "regular-regular"].t_sampling.isna().all()
@@ -313,7 +293,7 @@ def test_stars_of_every_draw_of_t_are_measured(study):
 
 
 def test_samplings_stand_beside_the_paper_s(study):
-    frame = measure_samplings(study, 2, 1, 2, ["uniform", "beta", 0.25])
+    frame = plan("appendix_t_sampling", study, t_sampling=["uniform", "beta", 0.25]).rows()
     beside = compare_samplings(frame, pd.Series({"uniform": 0.084, "Beta(2,2)": 0.069}))
     rows = (
         frame[(frame.metric == "loss_barrier") & (frame.split == "train")]
@@ -333,11 +313,11 @@ def test_samplings_stand_beside_the_paper_s(study):
 
 
 def test_uniform_stars_are_those_of_other_experiments(tmp_path):
-    study = Study(load_profile("smoke").settings["mlp"], Store(tmp_path), points=3)
-    study.stars([2], 1)
-    study.paths(regular_pairs(study.members("heldout", 2)))
+    study = make_study(load_profile("smoke").settings["mlp"], tmp_path, points=3)
+    study.state(study.stars([2], 1)[0][2])
+    measured_paths(study, regular_pairs(study.members("heldout", 2)))
     before = {entry.key for entry in stored(tmp_path)}
-    measure_samplings(study, 2, 1, 2, ["uniform"])
+    plan("appendix_t_sampling", study, t_sampling=["uniform"]).rows()
     new = [entry.config["kind"] for entry in stored(tmp_path) if entry.key not in before]
     assert new == ["path", "path"], "from the star to each held-out solution, and no other star"
 
@@ -345,7 +325,7 @@ def test_uniform_stars_are_those_of_other_experiments(tmp_path):
 def test_other_settings_have_all_their_own_models_and_one_star(tmp_path, monkeypatch):
     monkeypatch.setenv("STARLIGHT_STORE", str(tmp_path))
     experiment = Experiment("table1_barriers", "smoke", **TABLE1)
-    frame = measure_rows(experiment)
+    frame = plan_of(experiment).rows()
     assert list(frame.columns) == [*COLUMNS, "matching"]
     pairs = (
         frame[(frame.metric == "loss_barrier") & (frame.split == "train")]
@@ -458,4 +438,4 @@ def test_others_may_be_none_but_not_with_a_single_heldout(tmp_path):
 def test_a_network_without_a_width_is_told(study):
     from dataclasses import replace
     with pytest.raises(ValueError, match="widths: setting 'mlp' does not say how wide"):
-        network_widths([Study(replace(study.setting, model={"depth": 3}), study.store)])
+        network_widths([replace(study, setting=replace(study.setting, model={"depth": 3}))])
