@@ -1,4 +1,5 @@
 """Draws from posteriors, averages of predictions, and metrics against others' and on the edges."""
+import dataclasses
 import math
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_study
 from netcal.metrics import ECE
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import nn
 
 from starlight_nb.paper import averages
 from starlight_nb.paper.averages import (
-    average_differences, average_table, measure_averages, posteriors)
+    AveragePart, average_differences, average_table, posteriors)
 from starlight_nb.bma import (
     auroc, average_predictions, calibration_error, cross_temperature, dropout_predictions,
     example_scores, fit_temperature, interval, matched_sources, metrics_of, predictions,
@@ -29,9 +31,9 @@ from starlight_nb.models import build, generator, initialise
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.training import Recipe
 from starlight_nb.star import StarResult, train_star
-from starlight_nb.runtime.store import Store
 from starlight_nb.paper.profiles import load_profile
-from starlight_nb.paper.study import Study
+from starlight_nb.paper.making import make_missing
+from starlight_nb.paper.parts import Plan
 from starlight_nb.training import state_of, train_population
 
 RECIPE = Recipe(epochs=2, batch_size=100, lr=0.05, schedule="one-cycle")
@@ -526,7 +528,7 @@ def test_gathered_batches():
 
 @pytest.fixture
 def study(tmp_path):
-    return Study(load_profile("smoke").settings["mlp"], Store(tmp_path / "store"))
+    return make_study(load_profile("smoke").settings["mlp"], tmp_path / "store")
 
 
 def test_averages_of_a_study(study, monkeypatch):
@@ -534,15 +536,19 @@ def test_averages_of_a_study(study, monkeypatch):
     found = posteriors(sources, stars, 2, [1, 3, 5, 2])
     assert [p.counts for p in found if p.method == "deep ensemble"] == [(1, 2, 3)] * 2
     assert {p.compared for p in found} == {1, 3}
-    frame = measure_averages(study, found, resamples=50)
+    part = AveragePart(study, found, resamples=50)
+    frame = part.rows()
     with monkeypatch.context() as patch:
         patch.setattr(averages, "predictions", None)
-        pd.testing.assert_frame_equal(frame, measure_averages(study, found, resamples=50))
+        pd.testing.assert_frame_equal(frame, part.rows())
     for entry in stored(study.store.root):
         if entry.config["kind"] == "average":
             study.store.path(entry.config).unlink()
-    study.jobs = 2
-    pd.testing.assert_frame_equal(frame, measure_averages(study, found, resamples=50))
+    two = dataclasses.replace(study.environment, jobs=2)
+    make_missing(Plan([part]), two)
+    with monkeypatch.context() as patch:
+        patch.setattr(averages, "predictions", None)
+        pd.testing.assert_frame_equal(frame, part.rows())
     plain = frame[(frame.split == "test") & frame.bin.isna() & frame.model_a.notna()]
     assert set(plain[plain.method == "star domain"].draws) == {1, 2, 3, 5}
     assert set(plain[plain.method == "Gaussian"].draws) == {3}
@@ -571,11 +577,12 @@ def test_an_average_in_a_study_is_the_librarys(study):
     sources, stars = study.members("source", 2), study.stars([2], 1)
     found = posteriors(sources, stars, 1, [1, 2])
     frame = (
-        measure_averages(study, found, resamples=10)
+        AveragePart(study, found, resamples=10)
+        .rows()
         .set_index(["method", "draws", "metric", "split"])
         .value
     )
-    data, model, states = study.data, study.model(), [study.state(member) for member in sources]
+    data, model, states = study.models.data, study.models.network(), [study.state(member) for member in sources]
     wanted = uncertainty_metrics(average_predictions(model, states, data.test), data.test.y)
     for metric, value in wanted.items():
         assert frame["deep ensemble", 2, metric, "test"] == pytest.approx(value, abs=1e-9)
@@ -593,8 +600,7 @@ def test_a_study_of_data_that_are_no_images(small, small_profile, tmp_path, monk
     profile = load_profile(
         small_profile({'"digits"': '"small"', "width = 4": "width = 4, input_shape = [5]"})
     )
-    study = Study(profile.settings["small"], Store(tmp_path / "store"))
-    frame = measure_averages(
-        study, posteriors(study.members("source", 2), study.stars([2], 1), 1, [1, 2]), resamples=10
-    )
+    study = make_study(profile.settings["small"], tmp_path / "store")
+    found = posteriors(study.members("source", 2), study.stars([2], 1), 1, [1, 2])
+    frame = AveragePart(study, found, resamples=10).rows()
     assert set(frame.split) == {"test"} and {"ece", "auroc_maxprob"} <= set(frame.metric)

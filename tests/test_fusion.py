@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import make_study
 from torch import nn
 
 from starlight_nb.paper import predictors as predictors_module, study
@@ -12,13 +13,11 @@ from starlight_nb.evaluation import evaluate, refresh_batchnorm
 from starlight_nb.fusion import (
     aligned, average, average_aligned, ensemble, inference_cost, train_fused_star)
 from starlight_nb.paper.predictors import (
-    cost_table, fusion_summary, fusion_table, measure_predictors, predictors)
+    PredictorPart, cost_table, fusion_summary, fusion_table, predictors)
 from starlight_nb.models import build, generator
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.training import Recipe
-from starlight_nb.runtime.store import Store
 from starlight_nb.paper.profiles import load_profile
-from starlight_nb.paper.study import Study
 from starlight_nb.training import state_of, train_population
 
 
@@ -131,7 +130,7 @@ def test_bad_input(networks, data, call, message):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return Study(load_profile("smoke").settings["mlp"], Store(tmp_path_factory.mktemp("store")))
+    return make_study(load_profile("smoke").settings["mlp"], tmp_path_factory.mktemp("store"))
 
 
 def test_splits_have_no_source_in_common(small):
@@ -153,7 +152,8 @@ def test_splits_have_no_source_in_common(small):
 
 
 def test_of_one_source_everything_but_the_star_is_that_source(small):
-    frame = measure_predictors(small, predictors(small, [1], stars=1, splits=1, equal_budget=1))
+    found = predictors(small, [1], stars=1, splits=1, equal_budget=1)
+    frame = PredictorPart(small, found).rows()
     test = frame[(frame.split == "test") & (frame.metric == "accuracy")].set_index("method").value
     for method in ("ensemble", "average", "matched average, refreshed"):
         assert test[method] == test["regular"]
@@ -161,7 +161,7 @@ def test_of_one_source_everything_but_the_star_is_that_source(small):
 
 def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
     found = predictors(small, [2], stars=1, splits=1, equal_budget=1)
-    first = measure_predictors(small, found)
+    first = PredictorPart(small, found).rows()
     for module, name in (
         (study, "train_stacked"),
         (study, "train_star"),
@@ -169,11 +169,12 @@ def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
     ):
         monkeypatch.setattr(module, name, None)
     again = predictors(small, [2], stars=1, splits=1, equal_budget=1)
-    assert measure_predictors(small, again).equals(first)
+    assert PredictorPart(small, again).rows().equals(first)
 
 
 def test_the_table_says_what_the_rows_say(small):
-    frame = measure_predictors(small, predictors(small, [2], stars=2, splits=2, equal_budget=2))
+    found = predictors(small, [2], stars=2, splits=2, equal_budget=2)
+    frame = PredictorPart(small, found).rows()
     summary = fusion_summary(frame).set_index("method")
     rows = frame[(frame.split == "test") & (frame.metric == "accuracy")]
     stars = rows[rows.method == "fused star"]

@@ -5,17 +5,16 @@
 # %% ../../nbs/50t_paper.execution.ipynb #imports
 from __future__ import annotations
 import json, os, shutil, sys
-from contextlib import contextmanager
 from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from .experiment import ExperimentFailed, OutOfTime
 from ..runtime.files import explain_os_errors, write_atomic
 from ..runtime.origin import version_differences
-from ..runtime.settings import experiments_folder
+from ..runtime.settings import environment_variables, experiments_folder
 
 # %% auto #0
-__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'ExperimentFailed', 'OutOfTime', 'environment_variables', 'execute_experiment',
-           'enter_report']
+__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'execute_experiment', 'enter_report']
 
 # %% ../../nbs/50t_paper.execution.ipynb #this-python
 def _search_path():
@@ -70,12 +69,6 @@ def _tidy_cell(cell):
         for output in cell["outputs"]: output.get("metadata", {}).clear()
 
 # %% ../../nbs/50t_paper.execution.ipynb #errors
-class ExperimentFailed(RuntimeError):
-    "An experiment failed; the message says where: while it was made, or in a cell."
-
-class OutOfTime(RuntimeError):
-    "A notebook was stopped because its time was over; its trained models are in the store."
-
 def _failure_text(experiment, error, executed):
     "One readable message for whatever papermill raised."
     where = f"cell {error.cell_index}" if hasattr(error, "cell_index") else "the kernel"
@@ -100,18 +93,6 @@ def _check_origin(written, expected):
     if different:
         raise RuntimeError(f"its kernel has {different}; a startup file of IPython or Python may "
                            "have changed where packages are found")
-
-# %% ../../nbs/50t_paper.execution.ipynb #environment
-@contextmanager
-def environment_variables(variables: dict[str, str]):
-    "Set environment variables for child processes, and restore them afterwards."
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try: yield
-    finally:
-        for name, value in before.items():
-            if value is None: del os.environ[name]
-            else: os.environ[name] = value
 
 # %% ../../nbs/50t_paper.execution.ipynb #execute-experiment
 def execute_experiment(experiment: str,

@@ -17,7 +17,7 @@ from ..runtime.store import Store
 from ..star import t_sampler
 
 # %% auto #0
-__all__ = ['NAMES', 'FROM_TWO', 'COUNTS', 'Experiment', 'resolve_experiment']
+__all__ = ['NAMES', 'FROM_TWO', 'COUNTS', 'ExperimentFailed', 'OutOfTime', 'Experiment', 'resolve_experiment']
 
 # %% ../../nbs/50z_paper.experiment.ipynb #check-parameter
 NAMES = ("settings", "widths", "depths", "others")  # parameters that name settings of the profile
@@ -81,6 +81,13 @@ def _named_settings(parameters, profile):
                                  "two are needed")
             found[name] = setting
     return found
+
+# %% ../../nbs/50z_paper.experiment.ipynb #errors
+class ExperimentFailed(RuntimeError):
+    "An experiment failed; the message says where: while it was made, or in a cell."
+
+class OutOfTime(RuntimeError):
+    "A notebook was stopped because its time was over; its trained models are in the store."
 
 # %% ../../nbs/50z_paper.experiment.ipynb #parameter-table
 def _empty_summary(experiment):

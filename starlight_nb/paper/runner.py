@@ -16,9 +16,8 @@ from .catalogue import experiment_names, notebook_parameters
 from .costs import measure_cost, setting_costs
 from .evidence import (
     check_report, claim_report, profile_identity, save_evidence)
-from .execution import (
-    ExperimentFailed, OutOfTime, enter_report, environment_variables, execute_experiment)
-from .experiment import Experiment, resolve_experiment
+from .experiment import (
+    Experiment, ExperimentFailed, OutOfTime, resolve_experiment)
 from .gallery import write_gallery
 from .making import making_jobs, run_making
 from .monitor import ProgressMonitor, print_line
@@ -31,7 +30,8 @@ from ..runtime.files import check_folder, lock
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
 from ..runtime.origin import origin
-from ..runtime.settings import Settings, check_choice, given_variables
+from ..runtime.settings import (
+    Settings, check_choice, environment_variables, given_variables)
 
 # %% auto #0
 __all__ = ['TYPES', 'full_names', 'check_parameters', 'Request', 'check_request', 'Run', 'reproduce']
@@ -292,6 +292,7 @@ def _notebook_jobs(run, chosen, ends_at):
 
 def _timed_notebook(*arguments):
     "Execute a notebook; returns the seconds that it took."
+    from starlight_nb.paper.execution import execute_experiment
     began = time.time()
     execute_experiment(*arguments)
     return time.time() - began
@@ -304,6 +305,7 @@ def _end_notebook(run, outcome, keep_going):
     if outcome.error:
         run.fail(name, str(outcome.error), keep_going)
         return dict(event="notebook failed", error=run.failures[name])
+    from starlight_nb.paper.execution import enter_report
     claim_report(run.out, run.request.identity())
     enter_report(name, run.staging / name, run.out)
     run.seconds[name] = round(outcome.result, 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging, os, socket, threading, time, warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -90,8 +90,9 @@ class _PoolHere:
 # %% ../../nbs/40e_runtime.jobs.ipynb #pool-of-workers
 class _PoolOfWorkers:
     "Runs so many calls at a time on an executor."
-    def __init__(self, executor, workers):
-        self.executor = executor
+    def __init__(self, open_executor, workers):
+        self.open_executor = open_executor
+        self.executor = open_executor()
         self.workers = workers
         self.running = {}  # the keys of the calls, by their futures
     def free(self) -> bool:
@@ -99,7 +100,11 @@ class _PoolOfWorkers:
         return len(self.running) < self.workers
     def submit(self, key, call):
         "Start a call."
-        self.running[self.executor.submit(_run_job, *call)] = key
+        try: future = self.executor.submit(_run_job, *call)
+        except BrokenExecutor:  # a worker died, and took the executor with it
+            self.executor = self.open_executor()
+            future = self.executor.submit(_run_job, *call)
+        self.running[future] = key
     def wait(self, seconds: float | None = None) -> list[Outcome]:
         "The outcomes since the last time; none where `seconds` are over before there is one."
         ended, _ = wait(self.running, seconds, FIRST_COMPLETED)
@@ -113,18 +118,18 @@ ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 def _open_processes(workers):
     "A pool of processes."
     from joblib.externals.loky import get_reusable_executor
-    executor = get_reusable_executor(workers, timeout=300, env=ONE_THREAD)
-    pool = _PoolOfWorkers(executor, workers)
+    opened = partial(get_reusable_executor, workers, timeout=300, env=ONE_THREAD)
+    pool = _PoolOfWorkers(opened, workers)
     try: yield pool
     finally:
-        if pool.running: executor.shutdown(kill_workers=True)
+        if pool.running: pool.executor.shutdown(kill_workers=True)
 
 @contextmanager
 def _open_threads(workers):
     "A pool of threads; the global random generator is restored."
     import torch
     with torch.random.fork_rng(), ThreadPoolExecutor(workers) as executor:
-        try: yield _PoolOfWorkers(executor, workers)
+        try: yield _PoolOfWorkers(lambda: executor, workers)
         finally: executor.shutdown(cancel_futures=True)
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #import-ray

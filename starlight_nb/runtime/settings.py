@@ -5,14 +5,15 @@
 # %% ../../nbs/40a_runtime.settings.ipynb #imports
 from __future__ import annotations
 import difflib, math, numbers, os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import starlight_nb
 
 # %% auto #0
 __all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'check_choice', 'check_number', 'check_device', 'project_root',
-           'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'quiet_ray', 'ray_uses_tls',
-           'free_memory', 'synchronize', 'device_name']
+           'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'environment_variables', 'quiet_ray',
+           'ray_uses_tls', 'free_memory', 'synchronize', 'device_name']
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-choice
 def check_choice(argument: str,  # the argument's name, for the message
@@ -176,6 +177,18 @@ class Settings:
     def report_folder(self, name: str) -> Path:
         "The folder of a report: `report`, or `reports/NAME` in the checkout."
         return self.report or project_root() / "reports" / name
+
+# %% ../../nbs/40a_runtime.settings.ipynb #environment-variables
+@contextmanager
+def environment_variables(variables: dict[str, str]):
+    "Set environment variables for child processes, and restore them afterwards."
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try: yield
+    finally:
+        for name, value in before.items():
+            if value is None: del os.environ[name]
+            else: os.environ[name] = value
 
 # %% ../../nbs/40a_runtime.settings.ipynb #ray-environment
 QUIET_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
