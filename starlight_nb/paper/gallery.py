@@ -230,7 +230,8 @@ figcaption, .links, .soft { font-size: .9rem } .soft { display: block }
 table { border-collapse: collapse; font-size: .85rem } .claims { width: 100%; font-size: .95rem }
 th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
  vertical-align: top } .scroll th, .scroll td { white-space: nowrap }
-.claims th { text-transform: capitalize } .claims td:first-child { width: 40% }
+.claims th { text-transform: capitalize } .claims td { min-width: 7.5rem }
+.claims td:first-child { width: 36% }
 @media (max-width: 45rem) { body { margin: 1rem auto } h1 { font-size: 1.5rem }
  .claims thead { position: absolute; clip-path: inset(50%) }
  .claims, .claims tbody, .claims tr, .claims td { display: block }
