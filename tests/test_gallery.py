@@ -1,5 +1,5 @@
-"""The gallery: every image loads, every link leads somewhere, and what it says of the data is so;
-in a real browser where there is one."""
+"""The gallery: claims come first, every image loads, every link leads somewhere, no text breaks the
+page; in a real browser where there is one."""
 
 import html.parser
 import json
@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from starlight_nb.paper.catalogue import experiment_names, reading_order
-from starlight_nb.runtime.files import write_atomic
-from starlight_nb.paper.catalogue import experiment_title
-from starlight_nb.paper.claims import claims
-from starlight_nb.paper.gallery import write_gallery
+from starlight_nb.paper import gallery
+from starlight_nb.paper.catalogue import experiment_names, experiment_title, reading_order
+from starlight_nb.paper.claims import paper_claims, save_claims
+from starlight_nb.paper.gallery import experiment_question, experiment_reading, write_gallery
 from starlight_nb.paper.report import save_figure
 from starlight_nb.plots import plot_source_count
 from starlight_nb.paper.published import comparison_table, save_comparison
 from starlight_nb.paper.experiment import Experiment
 from starlight_nb.paper.report import save_data, save_finding, save_table
 from starlight_nb.paper.study import COLUMNS
+from starlight_nb.runtime.files import write_atomic
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -73,7 +73,7 @@ def barriers(setting, regular, star, stars=2, n_source=4):
     )
 
 
-def make_report(folder, monkeypatch, *frames):
+def make_report(folder, monkeypatch, *frames, tested=True, caption="Barriers <of stars>. In nats."):
     "What Fig. 1's notebook leaves, without its trainings, and the gallery."
     monkeypatch.setenv("STARLIGHT_OUT", str(folder))
     experiment = Experiment(
@@ -86,7 +86,7 @@ def make_report(folder, monkeypatch, *frames):
         points=None,
     )
     data = save_data(experiment, pd.concat(frames, ignore_index=True))
-    save_figure(experiment, plot_source_count(data), "Barriers <of stars>. In nats.")
+    save_figure(experiment, plot_source_count(data), caption)
     save_table(experiment, data.head(3)[["setting", "pair", "value"]])
     save_comparison(
         experiment,
@@ -112,6 +112,7 @@ def make_report(folder, monkeypatch, *frames):
             }
         ),
     )
+    if tested: save_claims(experiment, data)
     save_finding(experiment, "A & B: 3 < 4.")
     write_atomic(folder / "notebooks/fig1_source_count.ipynb", "{}")
     write_atomic(
@@ -173,6 +174,7 @@ def test_every_link_leads_somewhere(small_report):
         "#fig1_source_count", "evidence.json", "figures/fig1_source_count.svg",
         "tables/fig1_source_count.tex", "tables/fig1_source_count_published.csv",
         "notebooks/fig1_source_count.ipynb", "data/fig1_source_count.json",
+        "claims/fig1_source_count.csv", "#claims", "#fig1_source_count-claims",
     } <= set(links)
     (small_report / "tables/fig1_source_count.tex").unlink()
     assert dead_links(small_report) == [
@@ -189,35 +191,53 @@ def test_the_gallery_of_a_run_is_whole(smoke_report):
     report = smoke_report / "report"
     assert dead_links(report) == []
     page, text = (report / "index.html").read_text(), (report / "README.md").read_text()
+    plain = plain_text(page)
     for form, heading in ((page, "<h2 id='{}'>"), (text, '<a id="{}">')):
         positions = [form.index(heading.format(name)) for name in experiment_names()]
         assert positions == sorted(positions), "in reading order"
     for name in experiment_names():
         summary = json.loads((report / f"data/{name}.json").read_text())
-        assert summary["finding"][:60] in text
-        assert all(figure["caption"] in text for figure in summary["figures"])
+        assert experiment_question(name) and experiment_title(name) in plain
+        if not (report / f"claims/{name}.csv").exists():
+            assert " ".join(summary["finding"].split()) in plain
+        assert all(figure["caption"] in plain for figure in summary["figures"])
         assert all(
             re.search(r"\d", figure["caption"]) or figure["file"].endswith("_test.png")
             for figure in summary["figures"]
         ), "a caption says how many"
 
 
+def plain_text(page):
+    "What a page says, without its markup."
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
 BROWSED = """<script>addEventListener('load', () => {
-  const said = document.createElement('pre'), root = document.documentElement; said.id = 'said';
-  said.textContent = JSON.stringify({
+  document.querySelectorAll('details').forEach(d => d.open = true);
+  const root = document.documentElement, style = getComputedStyle(document.body);
+  parent.postMessage(JSON.stringify({
     images: [...document.images].map(i => [i.getAttribute('src'), i.naturalWidth]),
+    behind: [...document.images].map(i => getComputedStyle(i).backgroundColor),
     dead: [...document.querySelectorAll("a[href^='#']")].map(a => a.hash.slice(1))
       .filter(id => !document.getElementById(id)),
     wide: root.scrollWidth - root.clientWidth,
-    requests: performance.getEntriesByType('resource').map(r => new URL(r.name).protocol)});
-  document.body.append(said); })</script></body>"""
+    boxes: [...document.querySelectorAll('.scroll')].map(b => b.scrollWidth - b.clientWidth),
+    colours: [style.color, style.backgroundColor],
+    requests: performance.getEntriesByType('resource').map(r => new URL(r.name).protocol)}), '*'); })
+</script></body>"""
+FRAME = """<!doctype html><iframe src='index.html' style='width: {}px; height: 900px; border: 0'></iframe>
+<script>addEventListener('message', told => {{ const said = document.createElement('pre');
+  said.id = 'said'; said.textContent = told.data; document.body.append(said); }})</script>"""
 
 
-def browse(report, folder, width):
-    "What a browser makes of a copy of the page, to which a script is added that says it."
+def browse(report, folder, width, scheme="light"):
+    """What a browser makes of a copy of the page, to which a script is added that says it.
+
+    The page is in a frame, which may be narrower than the browser's windows get."""
     shutil.copytree(report, folder)
     page = folder / "index.html"
     page.write_text(page.read_text().replace("</body>", BROWSED))
+    (folder / "frame.html").write_text(FRAME.format(width))
     command = [
         BROWSER,
         "--headless",
@@ -225,10 +245,11 @@ def browse(report, folder, width):
         "--disable-gpu",
         "--disable-dev-shm-usage",
         f"--user-data-dir={folder}.profile",
-        f"--window-size={width},900",
+        "--window-size=1400,900",
+        f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}",
         "--virtual-time-budget=10000",
         "--dump-dom",
-        page.as_uri(),
+        (folder / "frame.html").as_uri(),
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     said = re.search(r'<pre id="said">(.*?)</pre>', result.stdout, re.S)
@@ -237,12 +258,16 @@ def browse(report, folder, width):
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [500, 1280])  # 500 is as narrow as its windows get
-def test_a_browser_shows_every_image(small_report, tmp_path, width):
-    said = browse(small_report, tmp_path / "copy", width)
+@pytest.mark.parametrize("width, scheme", [(360, "dark"), (1280, "light")])
+def test_a_browser_shows_every_image(small_report, tmp_path, width, scheme):
+    said = browse(small_report, tmp_path / "copy", width, scheme)
     assert [src for src, _ in said["images"]] == ["figures/fig1_source_count.png"]
     assert all(natural > 0 for _, natural in said["images"])
     assert said["dead"] == [] and said["wide"] <= 0 and set(said["requests"]) <= {"file:"}
+    assert set(said["behind"]) == {"rgb(255, 255, 255)"}, "figures are drawn on white"
+    text, behind = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in said["colours"])
+    assert (text > behind) == (scheme == "dark")
+    assert len(said["boxes"]) == 3 and (width > 500 or max(said["boxes"]) > 0)
 
 
 @needs_browser
@@ -253,56 +278,103 @@ def test_a_browser_tells_what_is_missing(small_report, tmp_path):
     page.write_text(
         page.read_text()
         .replace("<h2 id='fig1_source_count'>", "<h2>")
-        .replace("<h3>", "<div style='width: 3000px'>.</div><h3>")
+        .replace("<h3", "<div style='width: 3000px'>.</div><h3", 1)
     )
     said = browse(small_report, tmp_path / "copy", 500)
     assert said["images"] == [["figures/fig1_source_count.png", 0]]
-    assert said["dead"] == ["fig1_source_count"]
+    assert set(said["dead"]) == {"fig1_source_count"}
     assert said["wide"] > 1000
 
 
 @needs_browser
 @pytest.mark.parametrize("report", committed_reports(), ids=lambda path: path.name)
 def test_a_browser_shows_every_image_of_committed_reports(report, tmp_path):
-    said = browse(report, tmp_path / "copy", 500)
+    said = browse(report, tmp_path / "copy", 360)
     assert said["images"] and all(natural > 0 for _, natural in said["images"])
     assert said["dead"] == [] and said["wide"] <= 0 and set(said["requests"]) <= {"file:"}
 
 
-def test_what_holds_is_counted_in_the_data(small_report):
-    held = claims(small_report)
-    assert held in (small_report / "README.md").read_text()
-    assert "in 1 of 3 settings (0.20 times it)." in held
-    assert "**Not so in B: 1.20 [" in held
-    assert "times 0.500 nats.**" in held
-    assert "Regular solutions are connected anyway in C: 1.00 [" in held
-    assert "**Not so in C" not in held
-    assert (
-        "**The star – held-out barrier is near zero, below 0.05 nats, in 1 "
-        "of 3 (0.02 to 0.60 nats).**"
-        in held
-    )
+def test_claims_come_first_and_are_counted(small_report):
+    page, text = (small_report / "index.html").read_text(), (small_report / "README.md").read_text()
+    assert page.index("<h2 id='claims'>") < page.index("<h2 id='experiments'>") < page.index("<figure>")
+    below = paper_claims()["stars-below-regular"]
+    for form in (plain_text(page), text):
+        assert form.count(below.text) == 5, "over all, in Fig. 1, and in each of its three settings"
+        assert form.count("of 2: holds in 1, fails in 1 (B)") == 2
+        assert form.count("not counted, connected anyway: 1 (C)") == 6, "of three claims, twice"
+    assert page.count("<strong class='fails'>✗ fails</strong>") == text.count("✗ **fails**") > 0
+    assert "A & B" not in plain_text(page), "no finding beside claims"
 
 
-def test_a_setting_counts_once_with_its_most_sources(tmp_path, monkeypatch):
-    frames = barriers("A", 0.5, 0.6, n_source=2), barriers("A", 0.5, 0.02, n_source=16)
-    held = claims(make_report(tmp_path / "report", monkeypatch, *frames))
-    assert "in 1 of 1 settings (0.04 times it)." in held
-    assert held.endswith(
-        " The star – held-out barrier is near zero, below 0.05 nats, in 1 of 1 (0.02 nats)."
-    )
+def test_without_claims_the_finding_is_shown(tmp_path, monkeypatch):
+    report = make_report(tmp_path / "report", monkeypatch, barriers("A", 0.5, 0.1), tested=False)
+    page, text = (report / "index.html").read_text(), (report / "README.md").read_text()
+    assert "A &amp; B: 3 &lt; 4." in page and r"A \& B: 3 \< 4." in text
+    assert "id='claims'" not in page and 'id="claims"' not in text
+    path = report / "data/fig1_source_count.json"
+    summary = json.loads(path.read_text())
+    del summary["finding"]
+    path.write_text(json.dumps(summary))
+    write_gallery(report, "A small report")
+    assert "A &amp; B" not in (report / "index.html").read_text()
 
 
-def test_a_setting_without_regular_pairs_is_left_out(tmp_path, monkeypatch):
-    report = make_report(
-        tmp_path / "report", monkeypatch, barriers("A", 0.5, 0.1), barriers("B", 0.5, 0.6)
-    )
-    path = report / "data/fig1_source_count.csv"
-    data = pd.read_csv(path)
-    data[(data.setting == "A") | (data["pair"] != "regular-regular")].to_csv(path, index=False)
-    assert "in 1 of 1 settings (0.20 times it)." in claims(report)
-    data[data["pair"] == "star-source"].to_csv(path, index=False)
-    assert claims(report) == ""
+def test_claims_of_an_experiment_that_is_not_in_the_report_are_not_shown(small_report):
+    (small_report / "data/fig1_source_count.json").unlink()
+    write_gallery(small_report, "A small report")
+    assert "id='claims'" not in (small_report / "index.html").read_text()
+
+
+HOSTILE = r"A|B <b>c</b> `d` *e* _f_ [g](h) ~~i~~ $j$ &amp; k\ \| l"
+
+
+def test_no_label_breaks_the_page(tmp_path, monkeypatch):
+    "In a table, a caption and the title, in both forms; a list or a heading cannot be begun either."
+    frames = [barriers(HOSTILE, 0.5, 0.1), barriers("- # 1. m", 0.5, 0.1)]
+    report = make_report(tmp_path / "report", monkeypatch, *frames, caption=f"{HOSTILE}. In nats.")
+    write_gallery(report, HOSTILE)
+    from nbconvert.filters import markdown2html
+    text = (report / "README.md").read_text()
+    for page in ((report / "index.html").read_text(), markdown2html(text)):
+        cells = [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in
+                 re.findall(r"<td[^>]*>(.*?)</td>", page, re.S)]
+        assert cells.count(HOSTILE) == 7, "a row for each of four claims, three of the other table"
+        assert "<b>c</b>" not in page and "<em>e</em>" not in page and "<code>d</code>" not in page
+        assert plain_text(page.partition("<main>")[2] or page).count(HOSTILE) == 9, "title, caption"
+
+
+def notebook(folder, monkeypatch, *cells):
+    "Experiments of which one has these cells, with id and Markdown."
+    content = [dict(id=name, cell_type="markdown", source=[text]) for name, text in cells]
+    (folder / "one.ipynb").write_text(json.dumps(dict(cells=content)))
+    monkeypatch.setattr(gallery, "experiments_folder", lambda: folder)
+
+
+def test_question_and_reading_come_from_the_notebook(tmp_path, monkeypatch):
+    notebook(tmp_path, monkeypatch,
+             ("md-title", "# Fig. 9: one\n\n> Is it\n> so?\n\nProse."),
+             ("how-to-read", "## How to read it\n\nDots are *[stars](../13_star.ipynb)*.\n\nMore."))
+    assert experiment_question("one") == "Is it so?"
+    assert experiment_reading("one") == "Dots are *stars*.\n\nMore."
+    notebook(tmp_path, monkeypatch, ("md-title", "# Fig. 9: one"))
+    assert experiment_question("one") == experiment_reading("one") == ""
+
+
+def test_how_to_read_a_figure_stands_below_it(small_report, monkeypatch):
+    monkeypatch.setattr(gallery, "experiment_reading", lambda name: "Dots are *stars*, $N$ of them.")
+    write_gallery(small_report, "A small report")
+    page = (small_report / "index.html").read_text()
+    assert "<p>Dots are <em>stars</em>, <em>N</em> of them.</p>" in page
+    assert (page.index("</figure>") < page.index("id='fig1_source_count-how-to-read'")
+            < page.index("id='fig1_source_count-claims'"))
+    assert "Dots are *stars*, $N$ of them." in (small_report / "README.md").read_text()
+    assert dead_links(small_report) == []
+
+
+def test_scrolling_boxes_can_be_reached_and_have_names(small_report):
+    boxes = re.findall(r"<div class='scroll'([^>]*)>", (small_report / "index.html").read_text())
+    assert len(boxes) == 3
+    assert all("tabindex='0'" in box and re.search("aria-label='.+'", box) for box in boxes)
 
 
 def test_nothing_in_the_gallery_varies_from_run_to_run(small_report):
@@ -315,7 +387,7 @@ def test_nothing_in_the_gallery_varies_from_run_to_run(small_report):
 
 def test_the_page_is_escaped_and_has_alternative_texts(small_report):
     page = (small_report / "index.html").read_text()
-    assert "A &amp; B: 3 &lt; 4." in page and "<of stars>" not in page
+    assert "&lt;of stars&gt;" in page and "<of stars>" not in page
     assert [image["alt"] for image in Page(page).images] == ["Barriers <of stars>"]
     assert "lang='en'" in page
     assert "width=device-width" in page

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import numpy as np
 import pandas as pd
-from .averages import average_differences
 from .trends import among_heldouts
 from ..statistics import AXES, bootstrap_function, fit_line
 
@@ -115,8 +114,9 @@ def _series(data, name):
     "The rows of the networks of a series, in order, without those beyond chance."
     if "series" in data: chosen = data.series.str.contains(name, na=False)
     else:
-        first, *others = data.architecture.unique()
-        chosen = ((data.architecture == first) == (name == "width")) & bool(others)
+        kinds = list(data.architecture.unique())
+        wide = data.architecture.isin(kinds[:1])
+        chosen = (wide == (name == "width")) & (len(kinds) > 1)
     part = data[chosen]
     inside = [setting for setting, rows in _settings(part) if _remark(rows) != BEYOND_CHANCE]
     return part[part.setting.isin(inside)]
@@ -210,9 +210,14 @@ def ratio_on_test_data(data: pd.DataFrame) -> list[dict]:
 # %% ../../nbs/50oa_paper.claim_tests.ipynb #averages
 def average_beside_ensemble(data: pd.DataFrame, metric: str) -> list[dict]:
     "A metric of averages over the star domain, minus that of the deep ensemble."
-    found = average_differences(data)
-    found = found[found.metric == metric].assign(ours=found.difference, remark="")
-    return found[["setting", "ours", "low", "high", "remark"]].to_dict("records")
+    own = data[(data.method == "star domain - deep ensemble") & (data.split == "test")]
+    rows = []
+    for setting, part in _settings(own):
+        values = part.set_index("metric").value
+        if metric not in values: continue
+        low, high = values[f"{metric}_low"], values[f"{metric}_high"]
+        rows.append(dict(setting=setting, ours=values[metric], low=low, high=high, remark=""))
+    return rows
 
 # %% ../../nbs/50oa_paper.claim_tests.ipynb #fused
 def _points(data):

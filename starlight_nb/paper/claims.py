@@ -99,7 +99,8 @@ def _table_ratios(split="train", metric="loss_barrier"):
 def _table_excess():
     "The training loss of stars minus that of regular solutions in each row of Table 1."
     rows = [_table_rows(kind, "train", "loss") for kind in ("single star", "single regular")]
-    star, regular = (part.fillna("").set_index(IDENTITY)["mean"] for part in rows)
+    star, regular = (part.astype(dict.fromkeys(IDENTITY, str)).set_index(IDENTITY)["mean"]
+                     for part in rows)
     return star - regular
 
 # %% ../../nbs/50p_paper.claims.ipynb #published-networks
@@ -190,8 +191,8 @@ def _series_claims():
               "Fig. 2", fall, SERIES, partial(change_over_series, name="width"), below=1),
         Claim("third-of-regular", "At any width, star barriers are about a third of regular ones.",
               "Fig. 2", slope, SERIES, ratios_and_slope, above=1 / 4, below=1 / 2),
-        Claim("proportional", "Over widths, star and regular barriers are in proportion: the line "
-              "through them has no intercept.",
+        Claim("star-in-proportion", "Over widths, star and regular barriers are in proportion: "
+              "the line through them has no intercept.",
               "Appendix E", intercept, SERIES[::-1], partial(width_line, what="intercept"),
               above=-NEAR_ZERO, below=NEAR_ZERO, unit="nats"),
         Claim("below-at-any-depth", "At any depth, star barriers are below regular ones.",
@@ -302,6 +303,7 @@ def claims_of(experiment: str,     # its name
               data: pd.DataFrame,  # its tidy data, as they are read from a report
              ) -> pd.DataFrame:
     "The claims that the data of an experiment test: a row a claim and setting, `CLAIM_COLUMNS`."
+    data = data.assign(setting=data.setting.astype(str))  # a label may be a number
     if experiment == "appendix_relationship": data = data.assign(series="width")
     tested = [claim for claim in paper_claims().values() if experiment in claim.experiments]
     rows = [_judged(claim, row) for claim in tested for row in claim.test(data)]
@@ -368,12 +370,12 @@ def _named(settings, most=3):
 
 def _in_words(counted, aside):
     "The numbers of settings by verdict, with the names of those that fail; those set aside."
-    parts = []
-    for name in VERDICTS:
-        settings = counted.setting[counted.verdict == name].tolist()
-        number = _named(settings) if name == "fails" else len(settings)
-        if settings: parts.append(f"{name} in {number}")
+    found = {name: counted.setting[counted.verdict == name].tolist() for name in VERDICTS}
+    parts = [f"{name} in {_named(settings) if name == 'fails' else len(settings)}"
+             for name, settings in found.items() if settings]
     text = f"of {len(counted)}: {', '.join(parts)}" if parts else ""
+    if len(parts) == 1: text = f"in all {len(counted)}"
+    if len(counted) == 1: text = f"in {counted.setting.iloc[0]}"
     for remark, rows in aside.groupby("remark", sort=False):
         text += f"; not counted, {remark}: {_named(rows.setting.tolist())}"
     return text.removeprefix("; ")

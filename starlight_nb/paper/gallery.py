@@ -78,9 +78,9 @@ def _blocks(page, out, title):
 
 # %% ../../nbs/50q_paper.gallery.ipynb #claims-first
 VERDICT_RULES = """\
-In one setting a claim **holds** if the whole 95 % interval of our value, over models, is on the \
-claim's side of its bound. It **fails** if the whole interval is on the other side. Otherwise it \
-is **not shown**: an effect may be there, but these models do not show it.
+In one setting a claim **holds** if the whole 95 % interval of our value, over models, is inside \
+the claim's bounds. It **fails** if the whole interval is outside, on one side. Otherwise it is \
+**not shown**: an effect may be there, but these models do not show it.
 
 Over settings a claim fails if it fails in any, and holds if it holds in all. This is strict: one \
 counterexample refutes a claim about every network, and one setting with few models keeps it from \
@@ -130,7 +130,8 @@ def _conclusions(page, out, name, finding):
     if own.empty: return
     yield page.heading(3, f"{name}-claims", "Claims")
     yield page.claims(merge_claims(own))
-    yield page.folded("Setting by setting", page.table(readable_claims(own), f"claims, {name}"))
+    settings = readable_claims(own).drop(columns="paper")
+    yield page.folded("Setting by setting", page.table(settings, f"claims by setting, {name}"))
     yield page.links({"CSV": file})
 
 def _tables(page, out, name, summary):
@@ -229,10 +230,12 @@ figcaption, .links, .soft { font-size: .9rem } .soft { display: block }
 table { border-collapse: collapse; font-size: .85rem } .claims { width: 100%; font-size: .95rem }
 th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
  vertical-align: top } .scroll th, .scroll td { white-space: nowrap }
-.claims th { text-transform: capitalize } .claims td { min-width: 7rem }
-@media (max-width: 45rem) { body { margin: 1rem auto }
+.claims th { text-transform: capitalize } .claims td { min-width: 7.5rem }
+.claims td:first-child { width: 36% }
+@media (max-width: 45rem) { body { margin: 1rem auto } h1 { font-size: 1.5rem }
  .claims thead { position: absolute; clip-path: inset(50%) }
  .claims, .claims tbody, .claims tr, .claims td { display: block }
+ .claims td:first-child { width: auto }
  .claims tr { background: var(--box); margin: .7rem 0; padding: .5rem .7rem; border-radius: .3rem }
  .claims td { border: 0; padding: .15rem 0 }
  .claims td + td::before { content: attr(data-label) ": "; color: var(--soft) } }"""
