@@ -1,27 +1,31 @@
-"""What a profile costs, and budgets: the plan is what a run makes, and whatever the time allows
-leaves a store and a report that are whole."""
+"""Plans, what a profile costs, and budgets: a plan is what a run leaves, and whatever the time
+allows leaves a store and a report that are whole."""
 
 import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
-from conftest import finish, report_bytes, starlight
+from conftest import ROOT, finish, report_bytes, starlight
 
-from starlight_nb.paper import cli, runner
+from starlight_nb.paper import cli
+from starlight_nb.paper.budget import NOTEBOOK_SECONDS, Planner
 from starlight_nb.paper.catalogue import experiment_names
-from starlight_nb.runtime.store import config_key
-from starlight_nb.paper.housekeeping import stored, verify
 from starlight_nb.paper.costs import Cost, share_of_peak
-from starlight_nb.paper.plans import Planner, expected_seconds, needs_of
-from starlight_nb.training import Recipe
-from starlight_nb.runtime.store import Store
-from starlight_nb.paper.experiment import Experiment
+from starlight_nb.paper.experiment import resolve_experiment
+from starlight_nb.paper.housekeeping import keys_of_profile, stored, verify
+from starlight_nb.paper.making import making_jobs
+from starlight_nb.paper.parts import missing
+from starlight_nb.paper.plans import PLANS, plan_of
 from starlight_nb.paper.profiles import load_profile
+from starlight_nb.runtime.settings import Settings
+from starlight_nb.training import Recipe
 
 PROFILE = """[settings.small]
 label = "Small"
@@ -47,12 +51,9 @@ points = 5
 """
 
 
-def experiment(name, profile="smoke"):
-    return Experiment(
-        name,
-        profile,
-        **dict.fromkeys(key for key in runner.notebook_parameters(name) if key != "profile"),
-    )
+def experiment(name, profile="smoke", store="unused"):
+    environment = Settings.from_environment(store=store, jobs=1)
+    return resolve_experiment(name, load_profile(profile), environment)
 
 
 @pytest.fixture
@@ -62,58 +63,44 @@ def profile(tmp_path):
     return path
 
 
-def run(folder, profile, *words, **environment):
-    return finish(
-        starlight(
-            "reproduce",
-            "--profile",
-            str(profile),
-            "--jobs",
-            "1",
-            *words,
-            folder=folder,
-            **environment,
-        )
-    )
+def run(folder, profile, *words, jobs="1", **environment):
+    words = ["--profile", str(profile), "--jobs", jobs, *words]
+    return finish(starlight("reproduce", *words, folder=folder, **environment))
 
 
-def test_the_plan_is_what_a_run_makes(smoke_report):
-    "For every experiment, all models and paths; nothing is forgotten and nothing made up."
-    planned = {
-        config_key(config): config["kind"]
-        for name in experiment_names()
-        for own in needs_of(experiment(name))
-        for config in [*(member.config for member in own.regular + own.stars), *own.paths]
-    }
+def test_every_experiment_has_a_plan_and_no_other_has():
+    assert set(PLANS) == set(experiment_names())
+
+
+def test_a_plan_is_what_a_run_leaves_entry_for_entry(smoke_report):
+    planned = keys_of_profile("smoke", Settings.from_environment(store=smoke_report / "store"))
     # 5: another test's
     made = {
-        entry.key: entry.config["kind"]
-        for entry in stored(smoke_report / "store")
-        if entry.config.get("points") != 5
+        entry.key for entry in stored(smoke_report / "store") if entry.config.get("points") != 5
     }
-    assert planned == {
-        key: kind for key, kind in made.items() if kind in ("regular", "star", "path")
-    }
+    assert made == planned
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_each_plan_is_whole_after_a_run_and_lists_what_is_needed_first(name, smoke_report):
+    plan = plan_of(experiment(name, store=smoke_report / "store"))
+    assert not missing([plan]) and not making_jobs([plan])
+    earlier = set()
+    for key, (_, measurement) in plan.measurements().items():
+        assert {need.key for need in measurement.needs} <= earlier
+        earlier.add(key)
+    assert set(plan.counts().index) <= {study.setting.label for study in
+                                        experiment(name).studies}
 
 
 def test_what_is_stored_costs_nothing(smoke_report, tmp_path):
-    class Costs(dict):
-        def __missing__(self, name):
-            return type(
-                "Cost",
-                (),
-                dict(
-                    regular=100.0,
-                    star=lambda self, n: 100.0,
-                    path=lambda self, points: 100.0,
-                    examples=(1, 1),
-                    evaluation=0.0,
-                ),
-            )()
-
-    needs = needs_of(experiment("fig1_source_count"))
-    assert expected_seconds(needs, Costs(), Store(tmp_path)) > 1000
-    assert expected_seconds(needs, Costs(), Store(smoke_report / "store")) < 20
+    cost = SimpleNamespace(
+        setting=SimpleNamespace(name="mlp"), regular=lambda epochs: 100.0,
+        star=lambda sources: 100.0, path=lambda points: 100.0)
+    for store, expected in ((tmp_path, 1000), (smoke_report / "store", NOTEBOOK_SECONDS)):
+        own = experiment("fig1_source_count", store=store)
+        seconds = Planner({"fig1_source_count": own}, [cost]).seconds("fig1_source_count")
+        assert seconds > expected if store == tmp_path else seconds == expected
 
 
 def test_a_dry_run_says_what_it_costs_and_writes_nothing(profile, tmp_path):
@@ -129,32 +116,22 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(profile, tmp_path):
 
 @pytest.mark.parametrize("budget", ["25", "soon", "0min", "-5s"])
 def test_a_budget_is_a_time(budget, profile, tmp_path, capsys):
-    assert (
-        cli.main(
-            [
-                "reproduce", "--profile", str(profile), f"--budget={budget}", "--out",
-                str(tmp_path / "report"), "--store", str(tmp_path / "store"),
-            ]
-        )
-        == 2
-    )
-    assert (
-        f"budget: a time such as 90s, 25min or 1.5h is needed, not '{budget}'"
-        in capsys.readouterr().err
-    )
+    words = [
+        "reproduce", "--profile", str(profile), f"--budget={budget}", "--out",
+        str(tmp_path / "report"), "--store", str(tmp_path / "store"),
+    ]
+    assert cli.main(words) == 2
+    said = f"budget: a time such as 90s, 25min or 1.5h is needed, not '{budget}'"
+    assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
 
 
 def test_a_device_that_there_is_not(profile, tmp_path, capsys):
-    assert (
-        cli.main(
-            [
-                "reproduce", "--profile", str(profile), "--device", "cuda:77", "--out",
-                str(tmp_path / "report"),
-            ]
-        )
-        == 2
-    )
+    words = [
+        "reproduce", "--profile", str(profile), "--device", "cuda:77", "--out",
+        str(tmp_path / "report"),
+    ]
+    assert cli.main(words) == 2
     assert "device: 'cuda:77' is asked for, and PyTorch sees" in capsys.readouterr().err
 
 
@@ -164,14 +141,12 @@ def test_a_budget_that_is_enough_gives_the_report_of_a_run_without_one(profile, 
     assert "within the budget: fig3_paths; fig1_source_count" in out
     assert "left for the next call" not in out
     evidence = json.loads((tmp_path / "report/evidence.json").read_text())
-    assert (
-        evidence["budget"].items()
-        >= {"done": {"fig3_paths": {}, "fig1_source_count": {}}, "left": []}.items()
-    )
+    wanted = {"done": {"fig3_paths": {}, "fig1_source_count": {}}, "left": []}
+    assert evidence["budget"].items() >= wanted.items()
     assert [row["setting"] for row in evidence["budget"]["costs"]] == ["Small"]
     assert evidence["device"] == "cpu"
     (tmp_path / "other").mkdir()
-    status, out, error = run(tmp_path / "other", profile)
+    status, out, error = run(tmp_path / "other", profile, jobs="2")
     assert status == 0, error
     assert report_bytes(tmp_path) == report_bytes(tmp_path / "other")
 
@@ -188,26 +163,11 @@ def test_no_budget_to_speak_of_does_nothing(profile, tmp_path):
 
 def test_a_smaller_experiment_where_the_whole_one_does_not_fit(profile, tmp_path):
     "Stars are expensive here, so that the planner has to make less of them."
-    three = experiment("fig3_paths", str(profile))
-    costs = [
-        type(
-            "Cost",
-            (),
-            dict(
-                setting=type("Setting", (), dict(name="small")),
-                regular=10.0,
-                star=lambda self, n: 100.0 * n,
-                path=lambda self, points: 0.0,
-                examples=(1, 1),
-                evaluation=0.0,
-            ),
-        )()
-    ]
-    planner = Planner(
-        {"fig3_paths": three, "fig1_source_count": experiment("fig1_source_count", str(profile))},
-        costs,
-        Store(tmp_path / "store"),
-    )
+    cost = SimpleNamespace(
+        setting=SimpleNamespace(name="small"), regular=lambda epochs: 10.0,
+        star=lambda sources: 100.0 * sources, path=lambda points: 0.0)
+    names = ("fig3_paths", "fig1_source_count")
+    planner = Planner({name: experiment(name, str(profile), tmp_path) for name in names}, [cost])
     assert planner.choose("fig3_paths", 800) == {}
     assert planner.choose("fig3_paths", 400) == {"sources": 3}
     assert planner.choose("fig1_source_count", 600) == {"source_counts": [1, 3]}
@@ -219,29 +179,163 @@ def test_time_that_is_over_leaves_what_is_done_and_the_next_call_goes_on(tmp_pat
     since its last checkpoint."""
     path, store = tmp_path / "mine.toml", tmp_path / "store"
     path.write_text(PROFILE.replace("EPOCHS", "4000"))
-    code = ("import sys, starlight_nb.paper.plans as plans\n"
-            "plans.expected_seconds = lambda *arguments: 1.0\n"
+    code = ("import sys, starlight_nb.paper.budget as budget\n"
+            "budget.Planner.seconds = lambda *arguments, **options: 1.0\n"
             "from starlight_nb.paper.cli import main\nsys.exit(main(sys.argv[1:]))")
     words = [
-        "reproduce", "--profile", str(path), "--jobs", "1", "--budget", "15s", "--out",
+        "reproduce", "--profile", str(path), "--jobs", "1", "--budget", "30s", "--out",
         str(tmp_path / "report"), "--store", str(store),
     ]
     again = lambda: subprocess.run(
-        [sys.executable, "-c", code, *words],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-        env=os.environ | {"STARLIGHT_CHECKPOINT": "0"},
-    )
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path,
+        timeout=300, env=os.environ | {"STARLIGHT_CHECKPOINT": "0"})
     began, found = time.monotonic(), again()
     assert found.returncode == 0, found.stderr
-    assert time.monotonic() - began < 60 and "left for the next call: fig3_paths" in found.stdout
+    assert time.monotonic() - began < 90 and "left for the next call: fig3_paths" in found.stdout
     count, wrong = verify(store)
     assert count >= 8 and not wrong and not list((tmp_path / "report").glob("notebooks/*"))
-    (under_way,) = stored(store, "checkpoint")
+    under_way = stored(store, "checkpoint")
+    assert len(under_way) == 1
     assert again().returncode == 0
-    assert stored(store, "checkpoint")[0].written > under_way.written, "the star goes on"
+    assert stored(store, "checkpoint")[0].written > under_way[0].written, "the star goes on"
+
+
+WITHOUT = """
+import sys
+for name in ("papermill", "matplotlib", "seaborn", "jupyter_client", "nbclient"):
+    sys.modules[name] = None
+from starlight_nb.paper.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_node_makes_and_a_laptop_draws(profile, tmp_path):
+    """Measurements are made where there is neither papermill nor Matplotlib, and carried without
+    the models to a store from which the same report is drawn, with nothing made there."""
+    node, laptop, whole = (tmp_path / name for name in ("node", "laptop", "whole"))
+    for folder in (node, laptop, whole): folder.mkdir()
+    words = ["--profile", str(profile), "--jobs", "1"]
+    made = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "reproduce", *words, "--make", "--store",
+         str(node / "store"), "--out", str(node / "report")],
+        capture_output=True, text=True, cwd=node)
+    assert made.returncode == 0, made.stderr
+    assert "all measurements are made" in made.stdout and not (node / "report/data").exists()
+    file = str(tmp_path / "measured.tar")
+    assert cli.main(["store", "export", file, "--store", str(node / "store")]) == 0
+    assert cli.main(["store", "import", file, "--store", str(laptop / "store")]) == 0
+    before = {entry.key for entry in stored(laptop / "store")}
+    assert {entry.config["kind"] for entry in stored(laptop / "store")} == {"path"}
+    for folder in (laptop, whole):
+        status, out, error = run(folder, profile)
+        assert status == 0, out + error
+    assert {entry.key for entry in stored(laptop / "store")} == before
+    assert report_bytes(laptop) == report_bytes(whole)
+
+
+def test_measurements_are_the_same_bytes_whatever_the_number_of_jobs(profile, tmp_path):
+    found = []
+    for jobs in ("1", "2"):
+        (tmp_path / jobs).mkdir()
+        status, out, error = run(tmp_path / jobs, profile, "--make", jobs=jobs)
+        assert status == 0, out + error
+        files = (tmp_path / jobs / "store").glob("*/*.safetensors")
+        found.append({path.name: path.read_bytes() for path in files})
+    assert found[0] == found[1] and len(found[0]) > 20
+
+
+def test_a_job_that_fails_fails_the_experiments_that_need_it(profile, tmp_path):
+    "A rate at which stars diverge; Fig. 3 of regular solutions alone does not exist here."
+    text = profile.read_text().replace("star = {", "star = { lr = 1e30,")
+    profile.write_text(text)
+    status, out, error = run(tmp_path, profile, "--keep-going")
+    assert status == 1
+    for name in ("fig1_source_count", "fig3_paths"):
+        assert f"{name} failed while Small: star-n" in error and "FloatingPointError" in error
+    assert "Traceback" not in error and not list((tmp_path / "report").glob("notebooks/*"))
+    assert not verify(tmp_path / "store")[1]
+
+
+NEW_PLAN = '''
+
+@plan
+def fig9_levels(experiment) -> Plan:
+    "Pairs of held-out solutions."
+    return Plan([PairPart(study, regular_pairs(study.members("heldout", experiment.heldouts)))
+                 for study in experiment.studies])
+'''
+NEW_CELLS = [
+    ("markdown", "# Fig. 9: levels\n\n> How far apart are solutions?", None),
+    ("code", 'profile: str = "smoke"\nsettings: list = None\nheldouts: int = None\n'
+             "points: int = None", "parameters"),
+    ("code", "from starlight_nb.paper.claims import save_claims\n"
+             "from starlight_nb.paper.experiment import Experiment\n"
+             "from starlight_nb.paper.plans import plan_of\n"
+             "from starlight_nb.paper.report import save_summary, save_table\n"
+             "from starlight_nb.paper.tables import source_count_table", None),
+    ("code", 'experiment = Experiment("fig9_levels", profile, settings=settings,\n'
+             "                        heldouts=heldouts, points=points)", None),
+    ("code", "plan = plan_of(experiment)\nplan", None),
+    ("code", "data = experiment.run(plan)\nlen(data)", None),
+    ("code", "save_table(experiment, source_count_table(data))", None),
+    ("markdown", "A row a setting.", None),
+    ("code", "save_claims(experiment, data)", None),
+    ("code", "save_summary(experiment)", None),
+]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    "A copy of package and notebooks with a new experiment: a plan, a notebook, a table in a profile."
+    folder = tmp_path / "checkout"
+    for part in ("starlight_nb", "nbs/experiments"):
+        shutil.copytree(ROOT / part, folder / part)
+    shutil.copy(ROOT / "settings.ini", folder)
+    with open(folder / "starlight_nb/paper/plans.py", "a") as plans: plans.write(NEW_PLAN)
+    notebook = json.loads((ROOT / "nbs/experiments/fig3_paths.ipynb").read_text())
+    code = dict(execution_count=None, outputs=[])
+    notebook["cells"] = [
+        dict(cell_type=kind, id=f"cell-{n}", source=source,
+             metadata={"tags": [tag]} if tag else {}, **(code if kind == "code" else {}))
+        for n, (kind, source, tag) in enumerate(NEW_CELLS)]
+    (folder / "nbs/experiments/fig9_levels.ipynb").write_text(json.dumps(notebook))
+    return folder
+
+
+def test_a_new_experiment_is_a_plan_a_notebook_and_a_table_in_a_profile(
+    checkout, profile, tmp_path
+):
+    table = '[experiments.fig9_levels]\nsettings = ["small"]\nheldouts = 2\npoints = 5\n'
+    profile.write_text(profile.read_text() + table)
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    main = "import sys; from starlight_nb.paper.cli import main; sys.exit(main(sys.argv[1:]))"
+    def call(*words):
+        words = ["reproduce", "--profile", str(profile), "--only", "fig9", "--jobs", "1", "--out",
+                 str(tmp_path / "report"), "--store", str(tmp_path / "store"), *words]
+        return subprocess.run([sys.executable, "-c", main, *words], env=environment, text=True,
+                              capture_output=True, cwd=checkout, timeout=300)
+    budgeted = call("--dry-run")
+    assert budgeted.returncode == 0, budgeted.stderr
+    assert "| fig9_levels" in budgeted.stdout and "| 2 " in budgeted.stdout
+    found = call()
+    assert found.returncode == 0, found.stderr
+    page = (tmp_path / "report/index.html").read_text()
+    assert "Fig. 9: levels" in page and "How far apart are solutions?" in page
+    assert len(stored(tmp_path / "store")) == 3
+
+
+def test_an_experiment_without_a_plan_cannot_run(checkout, profile, tmp_path):
+    plans = checkout / "starlight_nb/paper/plans.py"
+    plans.write_text(plans.read_text().replace(NEW_PLAN, ""))
+    table = '[experiments.fig9_levels]\nsettings = ["small"]\nheldouts = 2\npoints = 5\n'
+    profile.write_text(profile.read_text() + table)
+    main = "import sys; from starlight_nb.paper.cli import main; sys.exit(main(sys.argv[1:]))"
+    found = subprocess.run(
+        [sys.executable, "-c", main, "reproduce", "--profile", str(profile), "--out",
+         str(tmp_path / "report")], capture_output=True, text=True, cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(checkout)})
+    assert found.returncode == 2
+    assert "experiment 'fig9_levels' has no plan" in found.stderr
 
 
 def test_shares_of_peaks_that_are_known():
@@ -250,19 +344,7 @@ def test_shares_of_peaks_that_are_known():
         load_profile("smoke").settings["mlp"], recipe=Recipe(batch_size=100)
     )
     cost = Cost(
-        setting,
-        (1000, 1),
-        step=1e-3,
-        star_step=1,
-        match=1,
-        rematch=1,
-        evaluation=1,
-        forward=1,
-        refresh=1,
-        multiply_adds=10**9,
-        parameters=1,
-        memory=1,
-        device="NVIDIA H200",
-    )
+        setting, (1000, 1), step=1e-3, star_step=1, match=1, rematch=1, evaluation=1, forward=1,
+        refresh=1, multiply_adds=10**9, parameters=1, memory=1, device="NVIDIA H200")
     assert share_of_peak(cost) == pytest.approx(6e14 / 989e12)
     assert math.isnan(share_of_peak(dataclasses.replace(cost, device="cpu")))

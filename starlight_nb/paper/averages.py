@@ -30,7 +30,7 @@ __all__ = ['TEST_METRICS', 'SHIFT_METRICS', 'SCORES', 'TEMPERED', 'PAIR_OF_METHO
 
 # %% ../../nbs/50l_paper.averages.ipynb #posterior
 @dataclass(frozen=True)
-class Posterior(Measurement):
+class _AveragedNetworks(Measurement):
     "Networks whose predictions are averaged, in one run."
     method: str                  # star domain, Gaussian, deep ensemble, star, single network
     members: tuple[Member, ...]  # the star; of an ensemble, its networks in their order
@@ -49,19 +49,23 @@ class Posterior(Measurement):
         if self.method in ("star", "single network"): return network, ""
         return network, f"draws-{self.run}"
     @property
+    def drawn(self) -> bool:
+        "Whether the networks are drawn from what a star and its sources span."
+        return self.method in ("star domain", "Gaussian")
+
+# %% ../../nbs/50l_paper.averages.ipynb #posterior-class
+class Posterior(_AveragedNetworks):
+    "A way to average predictions: its networks, and what is measured of their averages."
+    @property
     def name(self) -> str:
         "Method, network and run."
         return " ".join([self.method, *filter(None, self.names)])
     @cached_property
     def config(self) -> dict:
         "The configuration under which what is measured is stored."
-        members = [member.key for member in self.members]
-        return entry_config("average", method=self.method, members=members, run=self.run,
-                            counts=list(self.counts), compared=self.compared, shifts=list(SHIFTS))
-    @property
-    def drawn(self) -> bool:
-        "Whether the networks are drawn from what a star and its sources span."
-        return self.method in ("star domain", "Gaussian")
+        return entry_config(
+            "average", method=self.method, members=[member.key for member in self.members],
+            run=self.run, counts=list(self.counts), compared=self.compared, shifts=list(SHIFTS))
     @property
     def needs(self) -> tuple[Member, ...]:
         "The networks; of a star domain the sources too."
@@ -298,6 +302,7 @@ def _comparison_rows(study, runs, resamples):
     return [about | row for method, own in metrics.items()
             for row in _method_rows(method, own, metrics["deep ensemble"])]
 
+# %% ../../nbs/50l_paper.averages.ipynb #average-part
 @dataclass(frozen=True)
 class AveragePart(Part):
     "Posteriors, whose averages are measured and compared."
@@ -326,6 +331,7 @@ def _compared_rows(frame):
     counts = (frame.draws == last) | alone | frame.draws.isna()
     return frame[(frame.split == "test") & frame.bin.isna() & frame.method.notna() & counts]
 
+# %% ../../nbs/50l_paper.averages.ipynb #average-table-function
 AVERAGE_HEADINGS = {
     "accuracy": "accuracy", "auroc_maxprob": "AUROC, max-probability",
     "auroc_entropy": "AUROC, entropy", "ece": "ECE", "ece_tempered": "ECE, one temperature",
@@ -392,5 +398,5 @@ def average_caption(experiment,           # an `Experiment` with sources, stars 
                       "in the largest ensemble" for setting, count in examples.items())
     return ("AUROC (higher is better), calibration error and log loss (lower is better) of "
             "predictions averaged over S networks: points of the star domain of "
-            f"N = {experiment.sources} sources ({experiment.stars} stars, {experiment.repeats} runs "
-            f"each), and ensembles of the sources ({experiment.repeats} orders). {tests}.")
+            f"N = {experiment.sources} sources ({experiment.stars} stars, "
+            f"{experiment.repeats} runs each), and ensembles of the sources ({experiment.repeats} orders). {tests}.")

@@ -53,8 +53,8 @@ def budget_seconds(text: str) -> float:
 # %% ../../nbs/50q_paper.budget.ipynb #expectations
 NOTEBOOK_SECONDS = 8.0  # of a notebook that finds everything made, most of it its kernel's start
 
-class _Expectations:
-    "The experiments of a run, measured costs, and the seconds that are expected."
+class _ChangedExperiments:
+    "The experiments of a run, and measured costs."
     def __init__(self, experiments: dict[str, Experiment], costs: list[Cost], jobs: int = 1):
         self.experiments = experiments
         self.costs = {cost.setting.name: cost for cost in costs}
@@ -66,6 +66,10 @@ class _Expectations:
         if not changes: return experiment
         parameters = experiment.parameters | changes
         return Experiment(name, experiment.profile, experiment.environment, **parameters)
+
+# %% ../../nbs/50q_paper.budget.ipynb #expected-seconds
+class _Expectations(_ChangedExperiments):
+    "The seconds that experiments are expected to take."
     def seconds(self, name: str,
                 changes: dict | None = None,  # of its parameters
                 made: set | None = None,      # keys that count as made; its own are added
@@ -84,8 +88,8 @@ class _Expectations:
 # %% ../../nbs/50q_paper.budget.ipynb #planner
 MARGIN = 0.9  # the part of the remaining time that may be planned
 
-class Planner(_Expectations):
-    "Chooses which experiments are run, and how large, so that a run ends in time."
+class _PlannedExperiments(_Expectations):
+    "What became of the experiments so far."
     def __init__(self, experiments: dict[str, Experiment], costs: list[Cost], jobs: int = 1):
         super().__init__(experiments, costs, jobs)
         self.done = {}  # the changed parameters of each experiment that ended well
@@ -96,13 +100,18 @@ class Planner(_Expectations):
     def left(self) -> list[str]:
         "The experiments for the next call, in the order of the budget."
         return [name for name in budget_order(self.experiments) if name not in self.done]
+
+# %% ../../nbs/50q_paper.budget.ipynb #planner-class
+class Planner(_PlannedExperiments):
+    "Chooses which experiments are run, and how large, so that a run ends in time."
     def choose(self, name: str, seconds: float, made: set | None = None) -> dict | None:
         "The fewest changes with which an experiment fits into a time; None where none are enough."
         for changes in reductions(self.experiments[name].parameters, self.counts):
             if self.seconds(name, changes, set(made or ())) <= seconds: return changes
     def choose_round(self, seconds: float) -> dict[str, dict]:
         "What fits into a time: the changed parameters of each chosen experiment, by its name."
-        chosen, made, left = {}, set(), MARGIN * seconds
+        chosen, made = {}, set()
+        left = MARGIN * seconds
         for name in self.left:
             changes = None if name in self.tried else self.choose(name, left, made)
             if changes is None: continue

@@ -164,8 +164,8 @@ def _measure_plane_row(models, own):
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #plane-row
 @dataclass(frozen=True)
-class PlaneRow(Measurement):
-    "The training loss along one row of the grid in a plane, or along its three segments."
+class _RowOfPlane(Measurement):
+    "One row of the grid in a plane, or its three segments."
     pairs: tuple[Pair, Pair]  # of the star with each of the solutions
     steps: int                # points along each axis
     points: int               # on each segment
@@ -175,16 +175,20 @@ class PlaneRow(Measurement):
         "The star, both solutions, and the row."
         ends = " and ".join(pair.b.name for pair in self.pairs)
         return f"plane of {self.pairs[0].a.name}, {ends}, row {self.row}"
+    @property
+    def needs(self) -> tuple[Member, ...]:
+        "The star and both solutions."
+        return self.pairs[0].a, *(pair.b for pair in self.pairs)
+
+# %% ../../nbs/50o_paper.comparisons.ipynb #plane-row-class
+class PlaneRow(_RowOfPlane):
+    "The training loss along one row of the grid in a plane, or along its three segments."
     @cached_property
     def config(self) -> dict:
         "The configuration under which coordinates and losses are stored."
         star, *ends = self.needs
         return entry_config("plane", star=star.key, ends=[end.key for end in ends],
                             steps=self.steps, points=self.points, row=self.row)
-    @property
-    def needs(self) -> tuple[Member, ...]:
-        "The star and both solutions."
-        return self.pairs[0].a, *(pair.b for pair in self.pairs)
     def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
         "`values`, coordinates and losses (points, 3)."
         def measure(): return {"values": _measure_plane_row(models, self)}

@@ -88,7 +88,7 @@ def _check_origin(written, expected):
     "`RuntimeError` unless a kernel has written its origin, with the versions of this process."
     if not written.exists():
         raise RuntimeError("it does not say with which versions it was computed; it has no "
-                           "save_finding, or its kernel has an older starlight_nb")
+                           "save_summary, or its kernel has an older starlight_nb")
     different = version_differences(json.loads(written.read_text()), expected)
     if different:
         raise RuntimeError(f"its kernel has {different}; a startup file of IPython or Python may "

@@ -112,8 +112,8 @@ def _folder_name(name, profile, parameters):
     return report_name(profile, {name: given})
 
 # %% ../../nbs/50i_paper.experiment.ipynb #experiment
-class Experiment:
-    "One experiment notebook's parameters, studies and results."
+class _ResolvedExperiment:
+    "The parameters of an experiment, its studies, and its place in a report."
     def __init__(self, name: str, profile: str | Profile,  # or the profile's name or TOML file
                  environment: Settings | None = None,      # None: this process's
                  **parameters):                            # None: the profile's
@@ -131,13 +131,17 @@ class Experiment:
         "The studies of the settings that this parameter names, in its order."
         by_name = {study.setting.name: study for study in self.studies}
         return [by_name[name] for name in self.parameters[parameter]]
+    def __getattr__(self, key):
+        if key in self.__dict__.get("parameters", {}): return self.parameters[key]
+        raise AttributeError(f"Experiment has no attribute or parameter {key!r}")
+
+# %% ../../nbs/50i_paper.experiment.ipynb #experiment-class
+class Experiment(_ResolvedExperiment):
+    "One experiment notebook's parameters, studies and results."
     def run(self, plan: Plan) -> pd.DataFrame:
         "Make what the plan lacks; returns its tidy rows as they are saved in the report."
         make_missing(plan, self.environment, self.profile.resources)
         return save_data(self, plan.rows(), plan.columns)
-    def __getattr__(self, key):
-        if key in self.__dict__.get("parameters", {}): return self.parameters[key]
-        raise AttributeError(f"Experiment has no attribute or parameter {key!r}")
     def __repr__(self):
         return f"Experiment({self.name!r}, {self.profile.name!r}, {self.parameters})"
     def _repr_markdown_(self): return _parameter_table(self)

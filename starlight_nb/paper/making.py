@@ -39,6 +39,8 @@ class _Batch:
     "Measurements that are made by one job."
     models: SettingModels
     measurements: list[Measurement]
+    @property
+    def key(self): return self.measurements[0].key
 
 def _batches(found):
     "What is missing, in batches: regular solutions in stacks, everything else alone."
@@ -79,15 +81,14 @@ def making_jobs(plans: list[Plan],
     "A graph of jobs that make what is missing; the key of each is that of its first measurement."
     batches = _batches(missing(plans))
     costs = _costs(batches, known or {})
-    made_by = {one.key: batch.measurements[0].key for batch in batches for one in batch.measurements}
+    made_by = {one.key: batch.key for batch in batches for one in batch.measurements}
     graph = {}
     for batch in batches:
         cost = costs[batch.models.setting.name]
         needs = {made_by.get(need.key) for one in batch.measurements for need in one.needs}
-        seconds = sum(one.seconds(cost) for one in batch.measurements)
-        graph[batch.measurements[0].key] = Job(
-            _make, (batch.models, *batch.measurements), _label(batch),
-            tuple(sorted(needs - {None})), seconds)
+        graph[batch.key] = Job(_make, (batch.models, *batch.measurements), _label(batch),
+                               tuple(sorted(needs - {None})),
+                               sum(one.seconds(cost) for one in batch.measurements))
     return graph
 
 # %% ../../nbs/50g_paper.making.ipynb #make-missing

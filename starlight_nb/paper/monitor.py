@@ -66,8 +66,8 @@ class StageClock:
         return left * (time.time() - self.start) / self.done
 
 # %% ../../nbs/50x_paper.monitor.ipynb #watch
-class ProgressMonitor:
-    "Shows the progress of a run from a thread of its own, inside a `with` block."
+class _RunProgress:
+    "The stages of a run, and how they are shown."
     def __init__(self, folder: Path,      # where jobs write progress files
                  workers: int = 1,        # jobs at a time
                  notebooks: int = 0,      # that will be executed
@@ -83,6 +83,10 @@ class ProgressMonitor:
         self.ended = threading.Event()
         display = _choose_display(log_json)
         self.thread = threading.Thread(target=display, args=(self,), daemon=True)
+
+# %% ../../nbs/50x_paper.monitor.ipynb #monitor-class
+class ProgressMonitor(_RunProgress):
+    "Shows the progress of a run from a thread of its own, inside a `with` block."
     def begin(self, stage: str, seconds: list[float]) -> None:
         "A stage begins: measurements or notebooks, jobs of so many expected seconds."
         self.stage = self.stages[stage]

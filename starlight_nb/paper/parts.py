@@ -61,8 +61,8 @@ def _add_with_needs(models, measurement, found):
 
 # %% ../../nbs/50e_paper.parts.ipynb #plan
 @dataclass(frozen=True)
-class Plan:
-    "What an experiment trains and measures."
+class _PlannedParts:
+    "The parts of a plan, and all that they need."
     parts: list[Part]
     columns: tuple[str, ...] = ()  # of its tidy data, besides `COLUMNS`
 
@@ -79,6 +79,10 @@ class Plan:
         frame = pd.concat([part.rows() for part in self.parts], ignore_index=True)
         about = [column for column in columns if column != "value"]
         return frame[columns].drop_duplicates(about, ignore_index=True)
+
+# %% ../../nbs/50e_paper.parts.ipynb #plan-class
+class Plan(_PlannedParts):
+    "What an experiment trains and measures."
     def counts(self) -> pd.DataFrame:
         "How much of each kind a setting has: a row a setting, a column a kind."
         kinds = Counter((models.setting.label, measurement.config["kind"])

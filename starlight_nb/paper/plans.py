@@ -72,7 +72,8 @@ def fig1_source_count(experiment) -> Plan:
 @plan
 def fig2_width_depth(experiment) -> Plan:
     "Pairs in settings of several widths and depths; the column `series` says which vary."
-    widths, depths, parts = experiment.named("widths"), experiment.named("depths"), []
+    widths, depths = experiment.named("widths"), experiment.named("depths")
+    parts = []
     for study in experiment.studies:
         stars = study.stars([experiment.sources], experiment.stars)
         pairs = _pairs(study, experiment.heldouts, stars, experiment.heldouts)

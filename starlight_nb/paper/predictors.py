@@ -28,7 +28,7 @@ MERGED = ("ensemble", "average", "matched average", "matched average, refreshed"
           "matched average, REPAIR")  # methods that need all sources of a set
 
 @dataclass(frozen=True)
-class Predictor(Measurement):
+class _MergedModels(Measurement):
     "A method and the models whose predictions or weights it uses."
     method: str                   # regular, equal_budget, fused star, or one of `MERGED`
     members: tuple[Member, ...]
@@ -41,6 +41,10 @@ class Predictor(Measurement):
         "The name of the model, or of a set of several."
         if len(self.members) == 1: return self.members[0].name
         return f"{self.method}-n{self.n_source}-from{self.first}"
+
+# %% ../../nbs/50m_paper.predictors.ipynb #predictor-class
+class Predictor(_MergedModels):
+    "A predictor that is made of trained models, and its scores."
     @cached_property
     def config(self) -> dict:
         "The configuration under which the scores are stored; one network has no method."
@@ -183,8 +187,8 @@ def fusion_caption(summary: pd.DataFrame,  # of `fusion_summary`
     from starlight_nb.plots import PREDICTORS, span
     drawn = summary[summary.method.isin(list(PREDICTORS))].groupby("method", sort=False)
     counts = [f"{method} {span(part.n)}" for method, part in drawn]
-    return ("Test accuracy (per cent) against the number of sources N. Bands are 95 % intervals from "
-            "resampling models or sets of sources. Number of predictors for each N: "
+    return ("Test accuracy (per cent) against the number of sources N. Bands are 95 % intervals "
+            "from resampling models or sets of sources. Number of predictors for each N: "
             f"{', '.join(counts)}.")
 
 # %% ../../nbs/50m_paper.predictors.ipynb #error-ratios

@@ -238,13 +238,15 @@ def _cpu_seconds():
             total += sum(one.cpu_times()[:2])
     return total
 
+# %% ../../nbs/50z_paper.runner.ipynb #make-all-plans
 def _make_all(run, experiments, ends_at, keep_going):
     "Make what experiments lack; returns the label and the error of each failed job, by its key."
     plans = [plan_of(experiment) for experiment in experiments.values()]
     graph = making_jobs(plans, run.planner and run.planner.costs)
     run.monitor.begin("measurements", [job.seconds for job in graph.values()])
     run.monitor.tell("making started", total=len(graph))
-    began, before, failed = time.time(), _cpu_seconds(), {}
+    began, before = time.time(), _cpu_seconds()
+    failed = {}
     resources = run.request.profile.resources
     with closing(run_making(graph, run.environment, resources, ends_at)) as outcomes:
         for outcome in outcomes:
@@ -311,6 +313,7 @@ def _end_notebook(run, outcome, keep_going):
     run.seconds[name] = round(outcome.result, 1)
     return dict(event="notebook done", seconds=run.seconds[name])
 
+# %% ../../nbs/50z_paper.runner.ipynb #run-all-notebooks
 def _run_notebooks(run, chosen, ends_at, keep_going):
     "Execute notebooks, as many at a time as there are jobs."
     graph, total = _notebook_jobs(run, chosen, ends_at), len(run.request.parameters)
@@ -417,22 +420,18 @@ def reproduce(
     dry_run: bool = False,            # print what it would cost here, and stop
     make_only: bool = False,          # make the measurements; no notebooks, no report
     device: str | None = None,        # cpu, cuda, cuda:1, auto; None: the profile's
-    backend: str | None = None,       # processes or ray; None: STARLIGHT_BACKEND or processes
-    ray_address: str | None = None,   # of a Ray cluster; None: a variable's, or Ray started here
+    backend: str | None = None, ray_address: str | None = None,  # processes or ray; its address
     force: bool = False,              # train and measure again what the store has
     keep_going: bool = False,         # run the other experiments when one fails
     log_json: bool = False,           # print one JSON object a line
 ) -> Path:
-    """Run experiments and write their report; returns its folder.
-
-    Raises `ValueError`, `OSError` or `ConnectionError` before anything runs, and
-    `ExperimentFailed` when an experiment fails."""
+    """Run experiments and write their report; returns its folder. `ExperimentFailed` when one
+    fails; `ValueError`, `OSError` or `ConnectionError` before anything runs."""
     request = check_request(str(profile), only, parameters or {})
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)
     out = _check_run(request, environment, out, data, ray_address, make_only)
     planner, ends_at = _plan_run(request, environment, budget, dry_run, log_json)
-    if dry_run: return out
     target = None if make_only else out
-    _execute(request, environment, target, planner, ends_at, keep_going, log_json)
+    if not dry_run: _execute(request, environment, target, planner, ends_at, keep_going, log_json)
     return out

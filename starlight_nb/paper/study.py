@@ -32,7 +32,7 @@ __all__ = ['COLUMNS', 'BARRIERS', 'SettingModels', 'check_members', 'stored_meas
 
 # %% ../../nbs/50d_paper.study.ipynb #setting-models
 @dataclass(frozen=True)
-class SettingModels:
+class _SettingNetworks:
     "A setting's networks and data, and the store that holds what was trained and measured."
     setting: Setting
     store: Store
@@ -52,13 +52,6 @@ class SettingModels:
         operations = network_of(self.setting, self.environment)["operations"]
         return _spec_once(self.setting.dataset, self.environment.data, self.setting.architecture,
                           json.dumps(self.setting.model), operations, groups)
-    def placed(self, state: dict) -> dict:
-        "The state on the device."
-        return {name: tensor.to(self.environment.device) for name, tensor in state.items()}
-    def trained(self, member: Member) -> dict[str, torch.Tensor]:
-        "The tensors of a member in the store, trained now if they are missing."
-        if member.sources: return star_tensors(self, member)
-        return regular_states(self, member)[0]
 
 # %% ../../nbs/50d_paper.study.ipynb #spec-once
 @lru_cache(maxsize=16)
@@ -70,6 +63,17 @@ def _spec_once(dataset, folder, architecture, model, operations, groups):
     if groups == "all": return infer_spec(network, examples)
     complete = _spec_once(dataset, folder, architecture, model, operations, "all")
     return partial_spec(complete, network, examples)
+
+# %% ../../nbs/50d_paper.study.ipynb #setting-models-class
+class SettingModels(_SettingNetworks):
+    "What makes the models of a setting, and holds them."
+    def placed(self, state: dict) -> dict:
+        "The state on the device."
+        return {name: tensor.to(self.environment.device) for name, tensor in state.items()}
+    def trained(self, member: Member) -> dict[str, torch.Tensor]:
+        "The tensors of a member in the store, trained now if they are missing."
+        if member.sources: return star_tensors(self, member)
+        return regular_states(self, member)[0]
 
 # %% ../../nbs/50d_paper.study.ipynb #check-members
 def check_members(models: SettingModels, *members: Member):
