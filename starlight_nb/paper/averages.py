@@ -399,4 +399,5 @@ def average_caption(experiment,           # an `Experiment` with sources, stars 
     return ("AUROC (higher is better), calibration error and log loss (lower is better) of "
             "predictions averaged over S networks: points of the star domain of "
             f"N = {experiment.sources} sources ({experiment.stars} stars, "
-            f"{experiment.repeats} runs each), and ensembles of the sources ({experiment.repeats} orders). {tests}.")
+            f"{experiment.repeats} runs each), and ensembles of the sources "
+            f"({experiment.repeats} orders). {tests}.")

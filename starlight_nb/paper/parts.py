@@ -90,6 +90,7 @@ class Plan(_PlannedParts):
         table = pd.Series(kinds).unstack(fill_value=0)
         labels = dict.fromkeys(part.study.setting.label for part in self.parts)
         return table.reindex(labels)
+    def __repr__(self): return f"Plan\n{self.counts()}"
     def _repr_html_(self): return self.counts().to_html()
 
 # %% ../../nbs/50e_paper.parts.ipynb #missing

@@ -10,120 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from filelock import Timeout
 from ..data import load
-from .budget import (
-    NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs)
-from .catalogue import experiment_names, notebook_parameters
+from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
 from .costs import measure_cost, setting_costs
-from .evidence import (
-    check_report, claim_report, profile_identity, save_evidence)
-from .experiment import (
-    Experiment, ExperimentFailed, OutOfTime, resolve_experiment)
+from .evidence import check_report, claim_report, save_evidence
+from .experiment import ExperimentFailed, OutOfTime
 from .gallery import write_gallery
 from .making import making_jobs, run_making
 from .monitor import ProgressMonitor, print_line
 from .parts import missing
-from .plans import PLANS, plan_of
-from .profiles import (
-    Profile, check_fits, load_profile, profile_digest, report_name, report_title)
-from .published import same_settings
+from .plans import plan_of
+from .profiles import check_fits
+from .request import Request, check_request
 from ..runtime.files import check_folder, lock
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
 from ..runtime.origin import origin
-from ..runtime.settings import (
-    Settings, check_choice, environment_variables, given_variables)
+from ..runtime.settings import Settings, environment_variables, given_variables
 
 # %% auto #0
-__all__ = ['TYPES', 'full_names', 'check_parameters', 'Request', 'check_request', 'Run', 'reproduce']
-
-# %% ../../nbs/50z_paper.runner.ipynb #full-names
-def full_names(starts: list[str]) -> list[str]:
-    "The experiments whose names begin with each of `starts`, each once; `ValueError` otherwise."
-    return list(dict.fromkeys(map(_full_name, starts)))
-
-def _full_name(start):
-    "The one experiment whose name begins with `start`."
-    found = [name for name in experiment_names() if name.startswith(start)]
-    return found[0] if len(found) == 1 else check_choice("only", start, experiment_names())
-
-# %% ../../nbs/50z_paper.runner.ipynb #check-parameters
-TYPES = {"int": int, "float": (int, float), "str": str, "list": list, "dict": dict, "bool": bool}
-
-def _has_type(value, kind):
-    "Whether a value has a declared type; True and False are no numbers."
-    if isinstance(value, bool): return kind == "bool"
-    return isinstance(value, TYPES[kind])
-
-def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict]:
-    """For each experiment, those of `parameters` that its notebook has.
-
-    Raises `ValueError` for an unknown name or a wrong type."""
-    declared = {name: notebook_parameters(name) for name in experiments}
-    for key, value in parameters.items():
-        check_choice("parameter", key, set().union(*declared.values()) - {"profile"})
-        kind = next(types[key] for types in declared.values() if key in types)
-        if not _has_type(value, kind):
-            raise ValueError(f"parameter {key}: a value of type {kind} is needed, not {value!r}")
-    return {name: {key: value for key, value in parameters.items() if key in types}
-            for name, types in declared.items()}
-
-# %% ../../nbs/50z_paper.runner.ipynb #check-profile
-def _chosen_experiments(profile, only):
-    "The names of the experiments to run: those asked for, or all that the profile has."
-    for name in profile.experiments:
-        check_choice(f"profile {profile.name}, experiments", name, experiment_names())
-    of_profile = [name for name in experiment_names() if name in profile.experiments]
-    chosen = full_names(only or of_profile)
-    if not chosen: raise ValueError(f"profile {profile.name}: it has no experiments")
-    for name in chosen:
-        if name not in PLANS: raise ValueError(f"only: experiment {name!r} has no plan")
-    return chosen
-
-# %% ../../nbs/50z_paper.runner.ipynb #request
-@dataclass(frozen=True)
-class Request:
-    "What a run is asked for, checked."
-    profile: Profile
-    parameters: dict[str, dict]         # of each notebook, with the profile's name or path
-    experiments: dict[str, Experiment]  # as the notebooks will build them
-    given: dict[str, dict]              # of all experiments, in place of the profile's
-    digest: str                         # of the profile with these parameters
-    folder: str                         # the report's, below `reports/`, where no other is given
-
-    def settings(self) -> list:
-        "The profile's settings that the experiments need, each once."
-        found = {study.setting.name: study.setting
-                 for experiment in self.experiments.values() for study in experiment.studies}
-        return list(found.values())
-    def placed(self, environment: Settings) -> dict[str, Experiment]:
-        "The experiments in the environment of a run."
-        return {name: Experiment(name, own.profile, environment, **own.parameters)
-                for name, own in self.experiments.items()}
-    def identity(self) -> dict:
-        "What the evidence records of the profile."
-        return profile_identity(self.profile, self.given)
-    def title(self) -> str:
-        "The profile's title, and the parameters that were given in place of its own."
-        return report_title(self.profile, self.given)
-
-# %% ../../nbs/50z_paper.runner.ipynb #check-request
-def _given_to_all(profile, chosen, parameters):
-    "The given parameters of every experiment of the profile, and of those that are chosen."
-    if not parameters: return {}
-    return check_parameters(list({*profile.experiments, *chosen}), parameters)
-
-def check_request(profile: str, only: list[str] | None, parameters: dict) -> Request:
-    "Read the profile and resolve every chosen experiment; `ValueError` for bad input."
-    loaded = load_profile(profile)
-    same_settings(loaded.settings.values())
-    chosen = check_parameters(_chosen_experiments(loaded, only), parameters)
-    for name in chosen: check_parameters([name], loaded.experiments.get(name, {}))
-    experiments = {name: resolve_experiment(name, loaded, **own) for name, own in chosen.items()}
-    where = profile if loaded.shipped else str(Path(profile).resolve())
-    of_notebooks = {name: {"profile": where} | own for name, own in chosen.items()}
-    given = _given_to_all(loaded, chosen, parameters)
-    return Request(loaded, of_notebooks, experiments, given,
-                   profile_digest(loaded, given), report_name(loaded, given))
+__all__ = ['Run', 'reproduce']
 
 # %% ../../nbs/50z_paper.runner.ipynb #environment
 def _run_environment(profile, force, **options):
