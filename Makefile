@@ -5,6 +5,7 @@
 # make bench-studies                barriers by method and estimator, torchvision's architectures, the paper's costs: an hour; writes there too
 # make export                       after editing a notebook: write starlight_nb/ and README.md
 # make outputs                      run the library's notebooks and keep what they show
+# make notebooks                    copy what the report on digits shows into the experiment notebooks
 PYTHON ?= python3
 PROFILE ?= digits
 OPTIONS ?=
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: reproduce test lab bench bench-studies export readme outputs
+.PHONY: reproduce test lab bench bench-studies export readme outputs notebooks
 reproduce: $(VENV)/.installed
 	@$(BIN)/starlight reproduce --profile $(PROFILE) $(OPTIONS)
 
@@ -53,6 +54,10 @@ outputs: $(VENV)/.installed-dev
 	@STARLIGHT_PROGRESS='$(CURDIR)/$(VENV)/.progress' STARLIGHT_JOBS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb
 	@$(BIN)/nbdev_clean
 	@$(MAKE) --no-print-directory readme
+
+notebooks: $(VENV)/.installed-dev
+	@$(BIN)/python -c 'from pathlib import Path; from starlight_nb.paper.execution import copy_outputs; copy_outputs(Path("reports/digits"), Path("nbs/experiments"))'
+	@$(BIN)/nbdev_clean
 
 readme: $(VENV)/.installed-dev
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | sed 's#\.\./##g' > README.md

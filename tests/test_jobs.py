@@ -19,7 +19,7 @@ import torch
 from starlight_nb.runtime import jobs, progress as progress_module
 from starlight_nb.runtime.jobs import BACKENDS, run_jobs, single_thread
 from starlight_nb.runtime.progress import (
-    epochs, progress, read_progress, trainings_in_progress, write_progress)
+    epochs, progress, read_progress, jobs_in_progress, write_progress)
 from starlight_nb.models import build, initialise
 from starlight_nb.runtime.store import Store
 from starlight_nb.training import Recipe, train
@@ -161,7 +161,7 @@ def test_trainings_tell_how_far_they_are(backend, count, tmp_path, monkeypatch):
 
     def look():
         while not over.wait(0.02):
-            for label, (done, total) in trainings_in_progress(folder).items():
+            for label, (done, total) in jobs_in_progress(folder).items():
                 seen.setdefault(label, set()).add((done, total))
     watcher = threading.Thread(target=look)
     watcher.start()

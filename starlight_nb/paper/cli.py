@@ -100,19 +100,16 @@ def _parser():
     return parser
 
 # %% ../../nbs/50zb_paper.cli.ipynb #list
-LIST_HEADING = """experiments: the notebooks in {folder}, with the minutes that each profile \
-expects on two cores
-(from an empty store, in this order: later experiments reuse what earlier ones trained; \
-where no minutes are given, --dry-run measures them)"""
+LIST_HEADING = "experiments: the notebooks in {folder}, each with the profiles that have it"
 
 def _read_profiles():
     "The content of every profile file, by name."
     folder = experiments_folder() / "profiles"
     return {name: tomllib.loads((folder / f"{name}.toml").read_text()) for name in profile_names()}
 
-def _with_minutes(profile, minutes):
-    "A profile's name, with minutes where there are any."
-    return f"{profile} {minutes:g}" if minutes else profile
+def _in_minutes(minutes):
+    "A profile's minutes as text."
+    return f"{minutes:g} min" if minutes else "not run yet"
 
 # %% ../../nbs/50zb_paper.cli.ipynb #print-table
 def _print_table(rows, left, indent=""):
@@ -124,18 +121,17 @@ def _print_table(rows, left, indent=""):
         print(indent + "  ".join(cells).rstrip())
 
 def _list():
-    "Print experiments and profiles with their expected minutes."
+    "Print experiments and profiles, these with the minutes that they take."
     profiles = _read_profiles()
     print(LIST_HEADING.format(folder=os.path.relpath(experiments_folder())))
     for name in experiment_names():
-        own = [_with_minutes(profile, content.get("minutes", {}).get(name))
-               for profile, content in profiles.items() if name in content.get("experiments", {})]
+        own = [profile for profile, content in profiles.items()
+               if name in content.get("experiments", {})]
         print(f"  {name}: {experiment_title(name)}\n      {', '.join(own)}")
-    print("profiles, with the minutes of all their experiments")
-    totals = {name: sum(content.get("minutes", {}).values()) for name, content in profiles.items()}
-    rows = [[_with_minutes(name, totals[name]), content.get("title", name)]
+    print("profiles, with the minutes of all their experiments on two cores, from an empty store")
+    rows = [[name, _in_minutes(content.get("minutes")), content.get("title", name)]
             for name, content in profiles.items()]
-    _print_table(rows, left=2, indent="  ")
+    _print_table(rows, left=3, indent="  ")
 
 # %% ../../nbs/50zb_paper.cli.ipynb #doctor-2
 def _doctor():

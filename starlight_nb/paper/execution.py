@@ -14,7 +14,7 @@ from ..runtime.origin import version_differences
 from ..runtime.settings import environment_variables, experiments_folder
 
 # %% auto #0
-__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'execute_experiment', 'enter_report']
+__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'execute_experiment', 'enter_report', 'copy_outputs']
 
 # %% ../../nbs/50y_paper.execution.ipynb #this-python
 def _search_path():
@@ -134,3 +134,21 @@ def enter_report(experiment: str,  # executed well
             os.replace(path, target)
         shutil.rmtree(staging)
     (out / "failed" / executed.name).unlink(missing_ok=True)
+
+# %% ../../nbs/50y_paper.execution.ipynb #copy-outputs
+def copy_outputs(report: Path,  # a report's folder
+                 folder: Path,  # of the experiment notebooks; those that the report has are changed
+                ) -> list[str]:
+    "Copy the outputs of executed notebooks into their inputs; returns the names."
+    copied = []
+    for source in sorted((report / "notebooks").glob("*.ipynb")):
+        executed = {cell["id"]: cell for cell in json.loads(source.read_text())["cells"]}
+        notebook = json.loads((folder / source.name).read_text())
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell["outputs"] = executed.get(cell["id"], {"outputs": []})["outputs"]
+                for output in cell["outputs"]: output.pop("execution_count", None)
+        contents = json.dumps(notebook, indent=1, ensure_ascii=False)
+        write_atomic(folder / source.name, contents + "\n")
+        copied.append(source.stem)
+    return copied

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from .budget import NOTEBOOK_SECONDS
-from ..runtime.progress import Bars, trainings_in_progress
+from ..runtime.progress import Bars, jobs_in_progress
 
 # %% auto #0
 __all__ = ['RUN_BAR', 'clock_text', 'print_line', 'StageClock', 'ProgressMonitor']
@@ -121,7 +121,7 @@ def _write_progress_events(monitor, every=1.0):
     while not monitor.ended.wait(every):
         stage = monitor.stage
         jobs = [dict(label=label, done=epochs, total=of)
-                for label, (epochs, of) in trainings_in_progress(monitor.folder).items()]
+                for label, (epochs, of) in jobs_in_progress(monitor.folder).items()]
         now = dict(name=stage.name, done=stage.ended, total=stage.total, under_way=jobs)
         if stage.start and now != written:
             monitor.tell("progress", **now, seconds_left=round(monitor.remaining()))

@@ -95,7 +95,7 @@ class Profile:
     title: str
     settings: dict[str, Setting]
     experiments: dict[str, dict]  # for each experiment, values of its notebook's parameters
-    minutes: dict[str, float]     # of each experiment, on two cores from an empty store
+    minutes: float                # of all experiments, on two cores from an empty store; 0: unknown
     resources: dict[str, float]   # what each job asks of a cluster's node: cpus, gpus
     device: str = "cpu"           # cpu, or auto: a GPU where there is one
     shipped: bool = True          # one of `profile_names()`, not a file of the user's
@@ -116,8 +116,8 @@ def _read_toml(path):
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-rest
-TABLES = ("settings", "experiments", "minutes")
-PROFILE_KEYS = {"title", "device", "resources", *TABLES}
+TABLES = ("settings", "experiments")
+PROFILE_KEYS = {"title", "device", "minutes", "resources", *TABLES}
 RENAMED = {"longs": "equal_budget"}  # parameters of experiments that had another name
 
 def _check_renamed(where, table):
@@ -126,7 +126,7 @@ def _check_renamed(where, table):
         if old in table: raise ValueError(f"{where}.{old}: this key is called {new!r} now")
 
 def _check_profile(where, content):
-    "The keys of a profile, its title, its device, and its tables of experiments and minutes."
+    "The keys of a profile, its title, its device, its minutes, and its table of experiments."
     for key in content: check_choice(where, key, PROFILE_KEYS)
     check_choice(f"{where}, device", content.get("device", "cpu"), ("cpu", "auto"))
     _check_kind(f"{where}, title", content.get("title", ""), str)
@@ -136,10 +136,9 @@ def _check_profile(where, content):
     for key, table in content.get("experiments", {}).items():
         _check_kind(f"{where}, experiments.{key}", table, dict)
         _check_renamed(f"{where}, experiments.{key}", table)
-    for key, value in content.get("minutes", {}).items():
-        check_choice(f"{where}, minutes", key, content.get("experiments", {}))
-        if type(value) not in (int, float) or not value > 0:
-            raise ValueError(f"{where}, minutes.{key}: a number above 0 is needed, not {value!r}")
+    minutes = content.get("minutes", 0)
+    if type(minutes) not in (int, float) or not minutes >= 0:
+        raise ValueError(f"{where}, minutes: a number is needed, not {minutes!r}")
 
 # %% ../../nbs/50b_paper.profiles.ipynb #load-profile
 def load_profile(profile: str,  # a name in `profile_names()`, or the path of a TOML file
@@ -157,7 +156,7 @@ def load_profile(profile: str,  # a name in `profile_names()`, or the path of a 
         raise ValueError(f"{where}: two settings have the same label ({', '.join(labels)})")
     resources = check_resources(content.get("resources", {}), f"{where}, resources")
     return Profile(name, content.get("title", name), settings, content.get("experiments", {}),
-                   content.get("minutes", {}), resources, content.get("device", "cpu"), shipped)
+                   content.get("minutes", 0), resources, content.get("device", "cpu"), shipped)
 
 # %% ../../nbs/50b_paper.profiles.ipynb #given-parameters
 def all_parameters(profile: Profile,

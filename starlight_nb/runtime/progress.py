@@ -12,7 +12,7 @@ from pathlib import Path
 from .settings import read_setting
 
 # %% auto #0
-__all__ = ['REPORT_SECONDS', 'write_progress', 'read_progress', 'trainings_in_progress', 'ProgressReporter', 'JobReporter',
+__all__ = ['REPORT_SECONDS', 'write_progress', 'read_progress', 'jobs_in_progress', 'ProgressReporter', 'JobReporter',
            'FolderReporter', 'Bars', 'BarReporter', 'process_reporter', 'current_reporter', 'report_job', 'epochs',
            'progress']
 
@@ -30,8 +30,8 @@ def read_progress(file) -> tuple[int, int, str] | None:
     except (OSError, ValueError): return None
     return int(done), int(total), label
 
-def trainings_in_progress(folder) -> dict[str, tuple[int, int]]:
-    "The trainings of the jobs with a file in `folder`: label, and epochs done and in all."
+def jobs_in_progress(folder) -> dict[str, tuple[int, int]]:
+    "The jobs with a file in `folder`: label, and epochs done and in all; 0 of 0 without epochs."
     found = [read_progress(file) for file in sorted(Path(folder).glob("*.job"))]
     return {label: (done, total) for done, total, label in filter(None, found)}
 
@@ -45,6 +45,10 @@ class ProgressReporter:
         "Yield the results of `total` jobs as they come; their progress files are in `folder`."
         yield from items
     @contextmanager
+    def announced(self):
+        "A job runs inside this context."
+        yield
+    @contextmanager
     def job_folder(self):
         "A folder for the progress files of jobs; None where they are not read."
         yield None
@@ -53,14 +57,29 @@ class ProgressReporter:
 REPORT_SECONDS = 0.5  # at least, between two writes of a progress file, and between two readings
 
 @dataclass
-class JobReporter(ProgressReporter):
-    "Writes how far a job's training is into the job's file, now and then."
+class _JobFile(ProgressReporter):
+    "The file of a job, which says that the job is under way."
     file: str
     label: str  # of the job; a training's own label is not used
     written: float = field(default_factory=time.monotonic)
+    counts: bool = False  # whether the job has begun to count epochs
+    @contextmanager
+    def announced(self):
+        "Inside this context, write soon that the job is under way, unless it counts epochs."
+        def announce():
+            if not self.counts: write_progress(self.file, 0, 0, self.label)
+        timer = threading.Timer(REPORT_SECONDS, announce)
+        timer.daemon = True
+        timer.start()
+        try: yield
+        finally: timer.cancel()
 
+# %% ../../nbs/40d_runtime.progress.ipynb #job-epochs
+class JobReporter(_JobFile):
+    "Writes how far a job's training is into the job's file, now and then."
     def epochs(self, numbers: range, label: str):
         "Yield the numbers, and write before each how many are done."
+        self.counts = True
         for epoch in numbers:
             now = time.monotonic()
             if now - self.written >= REPORT_SECONDS:
@@ -95,11 +114,13 @@ class Bars:
     def refresh(self):
         "Read the files; add, update and remove bars."
         from tqdm import tqdm
-        running = trainings_in_progress(self.folder)
+        running = jobs_in_progress(self.folder)
         for label in self.bars.keys() - running.keys(): self.bars.pop(label).close()
         for label, (done, total) in running.items():
             if label not in self.bars:
-                self.bars[label] = tqdm(desc=f"  {label}", total=total, initial=done, leave=False)
+                form = None if total else "{desc} [{elapsed}]"
+                self.bars[label] = tqdm(desc=f"  {label}", total=total, initial=done, leave=False,
+                                        bar_format=form)
             bar = self.bars[label]
             bar.n = done
             bar.total = total
@@ -119,7 +140,7 @@ def _show_trainings(bar, folder):
             if sys.stderr.isatty():
                 bars.refresh()
                 bar.refresh()
-            else: bar.set_postfix_str(_one_line(trainings_in_progress(folder)))
+            else: bar.set_postfix_str(_one_line(jobs_in_progress(folder)))
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try: yield
@@ -167,8 +188,10 @@ def current_reporter() -> ProgressReporter:
 @contextmanager
 def report_job(file, label: str):
     "Report the trainings of this thread to `file`, or not at all where it is None."
-    token = _reporter.set(JobReporter(file, label) if file else ProgressReporter())
-    try: yield
+    reporter = JobReporter(file, label) if file else ProgressReporter()
+    token = _reporter.set(reporter)
+    try:
+        with reporter.announced(): yield
     finally:
         _reporter.reset(token)
         if file:
