@@ -13,7 +13,7 @@ from filelock import Timeout
 from ..models import check_architecture
 from .experiment import resolve_experiment
 from .members import (
-    KINDS, SEEDS, algorithms_of, identify_network, star_name)
+    KINDS, SEEDS, SEEDS_OF_A_SET, algorithms_of, identify_network, star_name)
 from .plans import plan_of
 from .profiles import load_profile
 from ..runtime.files import check_folder, explain_os_errors, lock, write_atomic
@@ -71,11 +71,12 @@ def role_of(config: dict,
     kind, seed = config.get("kind"), config.get("seed", 0)
     if "together" in config: return f"{len(config['together'])} in one stack"
     if kind == "star":
-        return star_name(len(config["sources"]), seed - SEEDS["star"], config.get("options", {}))
+        return star_name(len(config["sources"]), (seed - SEEDS["star"]) % SEEDS_OF_A_SET,
+                         config.get("options", {}))
     if kind == "regular":
         roles = [role for role, first in SEEDS.items() if first <= seed]
         role = max(roles, key=SEEDS.get)
-        return f"{role}-{seed - SEEDS[role]}"
+        return f"{role}-{(seed - SEEDS[role]) % SEEDS_OF_A_SET}"
     names = [role_of(others[key], others) if key in others else key[:8]
              for key in references(config)]
     return " to ".join(names)

@@ -18,9 +18,9 @@ from ..runtime.store import config_key
 from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
-__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'identify_network', 'network_of',
-           'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member', 'star_name', 'star_member',
-           'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
+__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'SEEDS_OF_A_SET', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'identify_network',
+           'network_of', 'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member', 'star_name',
+           'star_member', 'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
 
 # %% ../../nbs/50c_paper.members.ipynb #data
 @lru_cache(maxsize=4)
@@ -104,6 +104,7 @@ class Measurement(ABC):
 # %% ../../nbs/50c_paper.members.ipynb #member
 SEEDS = {  # the first seed of each role
     "source": 0, "heldout": 100_000, "star": 200_000, "equal_budget": 300_000}
+SEEDS_OF_A_SET = 10_000  # of each role
 
 @dataclass(frozen=True)
 class Member(Measurement):
@@ -130,10 +131,14 @@ def _common_config(setting, recipe, environment):
                 network=network_of(setting, environment), recipe=dataclasses.asdict(recipe))
 
 # %% ../../nbs/50c_paper.members.ipynb #regular-member
+def _seed(setting, role, number):
+    "The seed of the model `number` of a role, in the setting's set of seeds."
+    return SEEDS[role] + SEEDS_OF_A_SET * setting.seed_set + number
+
 def _regular_member(setting, role, number, common):
     "The regular solution `number` of a role, with the common part of the configuration."
     name = "-".join(filter(None, (role, setting.variant, str(number))))
-    return Member(name, entry_config("regular", seed=SEEDS[role] + number, **common))
+    return Member(name, entry_config("regular", seed=_seed(setting, role, number), **common))
 
 def regular_member(setting: Setting,
                    role: str,    # source, heldout or equal_budget
@@ -173,8 +178,8 @@ def star_member(setting: Setting, n_source: int, seed: int,
     sources = tuple(_regular_member(setting, "source", first + n, common)
                     for n in range(n_source))
     common |= {"recipe": dataclasses.asdict(setting.star_recipe)}
-    config = entry_config("star", seed=SEEDS["star"] + seed, sources=[s.key for s in sources],
-                          options=options, **common)
+    config = entry_config("star", seed=_seed(setting, "star", seed), options=options,
+                          sources=[s.key for s in sources], **common)
     return Member(star_name(n_source, seed, options, first, setting.variant), config, sources)
 
 # %% ../../nbs/50c_paper.members.ipynb #star-members

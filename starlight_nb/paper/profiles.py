@@ -12,12 +12,13 @@ from ..data import Dataset, check_dataset_name
 from ..models import build, check_architecture
 from .catalogue import profile_names
 from ..runtime.jobs import check_resources
-from ..runtime.settings import check_choice, experiments_folder
+from ..runtime.settings import check_choice, check_number, experiments_folder
 from ..training import Recipe, recipe_from
 
 # %% auto #0
-__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile', 'load_profile',
-           'all_parameters', 'changed_parameters', 'report_title', 'profile_digest', 'report_name', 'check_fits']
+__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile',
+           'load_profile', 'all_parameters', 'changed_parameters', 'report_title', 'profile_digest', 'report_name',
+           'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
 WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed"}
@@ -52,6 +53,7 @@ class Setting:
     heldouts: int        # regular solutions that no star sees
     paper: str = ""      # the same setting of the paper, as `paper.published` names it
     variant: str = ""    # marks the names of models that are not made as the profile says
+    seed_set: int = 0    # which of ten disjoint sets of seeds
 
 # %% ../../nbs/50b_paper.profiles.ipynb #recipes
 def _recipes(where, table):
@@ -73,7 +75,7 @@ SETTING_KEYS = {
     "label": str, "paper": str, "model": dict, "star": dict}
 REQUIRED = ("dataset", "architecture", "recipe", "sources", "heldouts")
 
-def _setting(name, table):
+def _setting(name, table, seed_set):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"
     _check_table(where, table, SETTING_KEYS, REQUIRED)
@@ -85,7 +87,8 @@ def _setting(name, table):
         raise ValueError(f"{where}.model: {error}") from None
     recipe, star_recipe = _recipes(where, table)
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], model,
-                   recipe, star_recipe, table["sources"], table["heldouts"], table.get("paper", ""))
+                   recipe, star_recipe, table["sources"], table["heldouts"], table.get("paper", ""),
+                   seed_set=seed_set)
 
 # %% ../../nbs/50b_paper.profiles.ipynb #profile
 @dataclass(frozen=True)
@@ -115,9 +118,18 @@ def _read_toml(path):
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
 
+# %% ../../nbs/50b_paper.profiles.ipynb #with-base
+def _with_base(content):
+    "The content of a profile's file, with that of the profile that it is like below it."
+    if "like" not in content: return content
+    path, _ = _profile_file(content.pop("like"))
+    base = {key: value for key, value in _read_toml(path).items() if key != "minutes"}
+    return _with_base(base) | content
+
 # %% ../../nbs/50b_paper.profiles.ipynb #check-rest
 TABLES = ("settings", "experiments")
-PROFILE_KEYS = {"title", "device", "minutes", "resources", *TABLES}
+SEED_SETS = 10  # each with seeds for ten thousand models of a role
+PROFILE_KEYS = {"title", "device", "minutes", "resources", "seed_set", *TABLES}
 RENAMED = {"longs": "equal_budget"}  # parameters of experiments that had another name
 
 def _check_renamed(where, table):
@@ -139,17 +151,19 @@ def _check_profile(where, content):
     minutes = content.get("minutes", 0)
     if type(minutes) not in (int, float) or not minutes >= 0:
         raise ValueError(f"{where}, minutes: a number is needed, not {minutes!r}")
+    check_number(f"{where}, seed_set", content.get("seed_set", 0), int, 0, SEED_SETS)
 
 # %% ../../nbs/50b_paper.profiles.ipynb #load-profile
 def load_profile(profile: str,  # a name in `profile_names()`, or the path of a TOML file
                 ) -> Profile:
     "Read and check a profile; `ValueError`, naming the key, where something is wrong."
     path, shipped = _profile_file(profile)
-    name, content = path.stem, _read_toml(path)
+    name, content = path.stem, _with_base(_read_toml(path))
     where = f"profile {name}"
     _check_profile(where, content)
     tables = content.get("settings", {})
-    settings = {key: _setting(key, table) for key, table in tables.items()}
+    settings = {key: _setting(key, table, content.get("seed_set", 0))
+                for key, table in tables.items()}
     if not settings: raise ValueError(f"{where}: at least one table [settings.NAME] is needed")
     labels = [setting.label for setting in settings.values()]
     if len(set(labels)) < len(labels):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses, json
 from io import BytesIO
 import pandas as pd
-from .members import SEEDS
+from .members import SEEDS, SEEDS_OF_A_SET
 from .study import COLUMNS
 from ..runtime.files import write_atomic
 from ..runtime.origin import origin
@@ -66,9 +66,15 @@ def save_figure(experiment,
 # %% ../../nbs/50h_paper.report.ipynb #save-summary
 def _write_json(path, content): write_atomic(path, json.dumps(content, indent=1) + "\n")
 
+def _first_seeds(experiment):
+    "The first seed of each role in the experiment's set of seeds."
+    numbers = {study.setting.seed_set for study in experiment.studies}
+    return {role: first + SEEDS_OF_A_SET * max(numbers, default=0)
+            for role, first in SEEDS.items()}
+
 def _provenance(experiment, settings):
     "One line on what the results of an experiment come from."
-    seeds = ", ".join(f"{role} i: {first} + i" for role, first in SEEDS.items())
+    seeds = ", ".join(f"{role} i: {first} + i" for role, first in _first_seeds(experiment).items())
     return (f"Profile {experiment.profile.name}, settings {', '.join(settings)}; seeds {seeds}. "
             "Commit, versions, machine and times are in the report's evidence.json.")
 
@@ -76,7 +82,8 @@ def save_summary(experiment) -> str:
     "Write the summary of an `Experiment`, and with what it was made; returns one line about it."
     settings = {study.setting.name: dataclasses.asdict(study.setting)
                 for study in experiment.studies}
-    seeds = {role: f"{role} i has seed {first} + i" for role, first in SEEDS.items()}
+    seeds = {role: f"{role} i has seed {first} + i"
+             for role, first in _first_seeds(experiment).items()}
     summary = experiment.summary | dict(settings=settings, seeds=seeds)
     _write_json(experiment.out / "made_with" / f"{experiment.name}.json", origin())
     _write_json(experiment.out / "data" / f"{experiment.name}.json", summary)
