@@ -25,7 +25,8 @@ from ..statistics import AXES
 # %% auto #0
 __all__ = ['RATIOS', 'RESNET', 'RESNET_NAME', 'PATHS', 'TABLE', 'SERIES', 'WIDE', 'DEEP', 'FIGURE_4', 'CLAIM_COLUMNS', 'DIGITS',
            'VERDICTS', 'MERGED_COLUMNS', 'report_summaries', 'verdict', 'Claim', 'paper_claims', 'claims_of',
-           'readable_claims', 'save_claims', 'read_claims', 'overall_verdict', 'merge_claims', 'report_claims']
+           'readable_claims', 'save_claims', 'read_claims', 'overall_verdict', 'merge_claims', 'report_claims',
+           'compare_reports']
 
 # %% ../../nbs/50t_paper.claims.ipynb #entries
 def report_summaries(out: Path) -> dict[str, dict]:
@@ -418,3 +419,18 @@ def report_claims(out: Path,  # a report's folder
                  ) -> pd.DataFrame:
     "The claims of the paper that a report tests, one row each, from its files `claims/*.csv`."
     return merge_claims(read_claims(out))
+
+# %% ../../nbs/50t_paper.claims.ipynb #compare-reports
+def compare_reports(out: Path, other: Path,  # folders of two reports
+                   ) -> pd.DataFrame:
+    """The claims that both reports test: claim, where, ours and verdict in both, and the verdict
+    that stands. Raises `ValueError` where a folder holds no claims."""
+    tables = {}
+    for argument, folder in (("report", out), ("other", other)):
+        tables[argument] = report_claims(Path(folder))
+        if tables[argument].empty: raise ValueError(f"{argument}: {folder} holds no claims")
+    both = tables["report"].merge(tables["other"], on=["id", "claim", "where"],
+                                  suffixes=("", ", again"))
+    same = both.verdict == both["verdict, again"]
+    both["both"] = both.verdict.where(same, "not shown")
+    return both[["claim", "where", "ours", "verdict", "ours, again", "verdict, again", "both"]]

@@ -12,7 +12,7 @@ from .monitor import clock_text
 from ..runtime.settings import Settings, experiments_folder
 
 # %% auto #0
-__all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'FILE', 'STORE', 'SHORT', 'LIST_HEADING', 'main']
+__all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'REPORTS', 'FILE', 'STORE', 'SHORT', 'LIST_HEADING', 'main']
 
 # %% ../../nbs/50zb_paper.cli.ipynb #parameter
 def _parameter(text):
@@ -66,6 +66,7 @@ PRUNE = {
     "--keep-old": dict(action="store_true", help="keep entries that other code has made"),
     "--dry-run": dict(action="store_true", help="print what would be removed"),
 }
+REPORTS = {"report": dict(help="folder of a report"), "other": dict(help="of another one")}
 FILE = {"file": dict(metavar="FILE", help="a tar file")}
 STORE = {
     "ls": ("list the entries, and which are old: made by other code", FOLDER),
@@ -93,6 +94,8 @@ def _parser():
     _add(run, WHAT_TO_RUN | HOW_TO_RUN)
     commands.add_parser("list", help="list experiments and profiles")
     commands.add_parser("doctor", help="check what is missing or mismatched on this machine")
+    compare = commands.add_parser("compare", help="compare the verdicts of two reports")
+    _add(compare, REPORTS)
     store = commands.add_parser("store", help="list, verify or prune the trained models")
     actions = store.add_subparsers(dest="action", required=True)
     for action, (help_text, options) in STORE.items():
@@ -205,6 +208,14 @@ def _prune(root, arguments):
     print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
     return 0
 
+# %% ../../nbs/50zb_paper.cli.ipynb #compare
+def _compare(arguments):
+    "Print the verdicts of two reports side by side."
+    from starlight_nb.paper.claims import compare_reports
+    table = compare_reports(Path(arguments.report), Path(arguments.other))
+    print(table.to_markdown(index=False, disable_numparse=True))
+    return 0
+
 # %% ../../nbs/50zb_paper.cli.ipynb #carry
 def _carry(root, arguments):
     "Export from a store into a file, or import from one."
@@ -235,7 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     if parsed.command == "list": return _list() or 0
     if parsed.command == "doctor": return _doctor()
-    try: return _store(parsed) if parsed.command == "store" else _reproduce(parsed)
+    actions = {"store": _store, "reproduce": _reproduce, "compare": _compare}
+    try: return actions[parsed.command](parsed)
     except (ValueError, OSError) as error: return _print_error(error, 2)
     except KeyboardInterrupt:
         return _print_error("stopped; the same command continues from here", 130)
