@@ -99,6 +99,6 @@ def test_a_report_without_a_clone(installed, tmp_path):
     code = f"from starlight_nb.paper.cli import main; raise SystemExit(main({words}))"
     result = run(installed, tmp_path, code)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert json.loads((tmp_path / "here/data/fig1_source_count.json").read_text())["finding"]
+    assert json.loads((tmp_path / "here/data/fig1_source_count.json").read_text())["settings"]
     assert (tmp_path / "here/figures/fig1_source_count.png").exists()
     assert (tmp_path / ".starlight/store").is_dir()

@@ -183,7 +183,8 @@ def test_time_that_is_over_leaves_what_is_done_and_the_next_call_goes_on(tmp_pat
             "budget.Planner.seconds = lambda *arguments, **options: 1.0\n"
             "from starlight_nb.paper.cli import main\nsys.exit(main(sys.argv[1:]))")
     words = [
-        "reproduce", "--profile", str(path), "--jobs", "1", "--budget", "30s", "--out",
+        "reproduce", "--profile", str(path), "--jobs", "1", "--only", "fig3",
+        "--budget", "30s", "--out",
         str(tmp_path / "report"), "--store", str(store),
     ]
     again = lambda: subprocess.run(

@@ -8,7 +8,6 @@ import json, sys, threading, time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from .budget import NOTEBOOK_SECONDS
 from ..runtime.progress import Bars, jobs_in_progress
 
 # %% auto #0
@@ -70,14 +69,14 @@ class _RunProgress:
     "The stages of a run, and how they are shown."
     def __init__(self, folder: Path,      # where jobs write progress files
                  workers: int = 1,        # jobs at a time
-                 notebooks: int = 0,      # that will be executed
+                 notebooks: float = 0.0,  # expected seconds of all notebooks, one after another
                  log_json: bool = False,  # events as JSON instead of bars and lines
                 ):
         self.folder = folder
         self.workers = workers
         self.start = time.time()
         self.stages = {name: StageClock(name) for name in ("measurements", "notebooks")}
-        self.stages["notebooks"].expected = notebooks * NOTEBOOK_SECONDS
+        self.stages["notebooks"].expected = notebooks
         self.stage = self.stages["measurements"]
         self.tell = _write_event if log_json else _print_event
         self.ended = threading.Event()

@@ -289,7 +289,7 @@ def _execute(request, environment, out, planner, ends_at, keep_going, log_json):
         else: staging = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         environment = dataclasses.replace(environment, progress=Path(f"{staging}.progress"))
         stack.enter_context(environment_variables(environment.variables() | ONE_THREAD))
-        notebooks = len(request.parameters) if out else 0
+        notebooks = NOTEBOOK_SECONDS * len(request.parameters) if out else 0.0
         monitor = ProgressMonitor(environment.progress, environment.jobs, notebooks, log_json)
         run = Run(request, environment, out, staging, stack.enter_context(monitor), planner)
         _run_all(run, ends_at, keep_going, log_json)
