@@ -141,9 +141,12 @@ SCORES = ("right", "confidence", "entropy", "log_loss", "brier")
 TEMPERED = ("nll", "ece")  # the metrics that are reported with a temperature as well
 
 def _test_sets(data):
-    "The test split and, where it holds images, all its shifts, by their names in the rows."
-    shifts = SHIFTS if data.test.x.ndim == 4 else ()
-    return {"test": data.test} | {f"test-{name}": shifted(data.test, name) for name in shifts}
+    """The test split and, where it holds images, its shifts, by their names in the rows; without
+    those that turn an image into one of another shape."""
+    names = SHIFTS if data.test.x.ndim == 4 else ()
+    shifts = {f"test-{name}": shifted(data.test, name) for name in names}
+    same = {name: part for name, part in shifts.items() if part.x.shape == data.test.x.shape}
+    return {"test": data.test} | same
 
 def _test_values(scores):
     "The values of `TEST_METRICS`, from the scores of all examples."
