@@ -236,6 +236,32 @@ def test_experiments_define_nothing(path):
         assert "#" in tagged[0]["source"].splitlines()[node.lineno - 1], f"{node.target.id} has no comment"
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+def test_experiments_read_like_the_paper(path):
+    "A question, a plan that is run, how to read the figure, where we differ, two things to try."
+    assert re.search(r"^> .+\?$", cells(path)[0]["source"], re.M), "a question below the heading"
+    by_id = {cell["id"]: cell["source"] for cell in cells(path)}
+    for cell_id, text in (("plan", "plan_of(experiment)"), ("data", "experiment.run(plan)"),
+                          ("how-to-read", "## How to read it"), ("where-we-differ", "## Where we"),
+                          ("try", "`starlight reproduce --only"), ("provenance", "save_summary")):
+        assert text in by_id[cell_id], cell_id
+    for cell in cells(path, "code"):
+        lines = cell["source"].splitlines()
+        assert len(lines) <= 10, f"{len(lines)} lines: {lines[0]}"
+        assert all(len(line) <= MAX_LINE_LENGTH for line in lines)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+def test_experiments_show_what_the_report_on_digits_shows(path):
+    "`make notebooks` copies the outputs."
+    executed = {cell["id"]: cell for cell in cells(ROOT / "reports/digits/notebooks" / path.name)}
+    for cell in cells(path, "code"):
+        ours, theirs = ([{k: v for k, v in output.items() if k not in ("execution_count", "metadata")}
+                         for output in one["outputs"]] for one in (cell, executed[cell["id"]]))
+        assert ours == theirs, f"cell {cell['id']}: make notebooks"
+    assert path.stat().st_size < 300_000
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=stem)
 def test_notebooks_carry_nothing_that_does_not_belong(path):
     text, ids = path.read_text(), [c["id"] for c in json.loads(path.read_text())["cells"]]
