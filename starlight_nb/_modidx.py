@@ -1038,6 +1038,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'starlight_nb/paper/evidence.py'),
                                              'starlight_nb.paper.evidence.merged_origins': ( 'paper.evidence.html#merged_origins',
                                                                                              'starlight_nb/paper/evidence.py'),
+                                             'starlight_nb.paper.evidence.notebook_seconds': ( 'paper.evidence.html#notebook_seconds',
+                                                                                               'starlight_nb/paper/evidence.py'),
                                              'starlight_nb.paper.evidence.profile_identity': ( 'paper.evidence.html#profile_identity',
                                                                                                'starlight_nb/paper/evidence.py'),
                                              'starlight_nb.paper.evidence.save_evidence': ( 'paper.evidence.html#save_evidence',

@@ -14,7 +14,7 @@ from ..runtime.settings import Settings, device_name
 
 # %% auto #0
 __all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'CLOSED', 'ORIGIN', 'profile_identity', 'check_report',
-           'claim_report', 'merged_origins', 'save_evidence']
+           'claim_report', 'merged_origins', 'notebook_seconds', 'save_evidence']
 
 # %% ../../nbs/50w_paper.evidence.ipynb #profile-identity
 def profile_identity(profile: Profile,
@@ -140,6 +140,12 @@ def _read_all(folder):
     "The content of every JSON file in a folder, by the file's name."
     return {path.stem: _read_json(path) for path in sorted(folder.glob("*.json"))}
 
+# %% ../../nbs/50w_paper.evidence.ipynb #notebook-seconds
+def notebook_seconds(out: Path,  # the report's folder
+                    ) -> dict[str, float]:
+    "The seconds that each notebook took when the report was last made; empty where it is new."
+    return _read_json(out / "evidence.json").get("notebook_seconds", {})
+
 # %% ../../nbs/50w_paper.evidence.ipynb #save-evidence
 def save_evidence(out: Path,              # the report's folder
                   identity: dict,         # `profile_identity`, and more to record
@@ -157,7 +163,7 @@ def save_evidence(out: Path,              # the report's folder
                     workers=environment.jobs, backend=environment.backend,
                     made_with=merged_origins(names, before, _read_all(out / "made_with"), now),
                     making=making or before.get("making"),
-                    notebook_seconds=before.get("notebook_seconds", {}) | seconds,
+                    notebook_seconds=notebook_seconds(out) | seconds,
                     measured=before.get("measured", {}) | _read_all(out / "measured"))
     write_atomic(out / "evidence.json", json.dumps(evidence, indent=1) + "\n")
     for folder in ("made_with", "measured"): shutil.rmtree(out / folder, ignore_errors=True)

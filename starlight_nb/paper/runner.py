@@ -12,7 +12,8 @@ from filelock import Timeout
 from ..data import load
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
 from .costs import measure_cost, setting_costs
-from .evidence import check_report, claim_report, save_evidence
+from .evidence import (
+    check_report, claim_report, notebook_seconds, save_evidence)
 from .experiment import ExperimentFailed, OutOfTime
 from .gallery import write_gallery
 from .making import making_jobs, run_making
@@ -188,13 +189,14 @@ def _sort_made(run, experiments, failed, keep_going):
 def _notebook_jobs(run, chosen, ends_at):
     "A graph of jobs that execute notebooks; `chosen` are names, with changed parameters."
     limit = None if ends_at is None else max(1.0, ends_at - time.time())
-    graph = {}
+    last, graph = notebook_seconds(run.out), {}
     for name, changes in chosen.items():
         staging, given = run.staging / name, run.request.parameters[name] | changes
         environment = dataclasses.replace(run.environment, report=staging, progress=None, jobs=1)
         variables = environment.variables() | ONE_THREAD
         arguments = (name, given, run.origin, run.out, staging, variables, limit)
-        graph[name] = Job(_timed_notebook, arguments, name, seconds=NOTEBOOK_SECONDS)
+        seconds = last.get(name, NOTEBOOK_SECONDS)
+        graph[name] = Job(_timed_notebook, arguments, name, seconds=seconds)
     return graph
 
 def _timed_notebook(*arguments):
@@ -226,7 +228,7 @@ def _run_notebooks(run, chosen, ends_at, keep_going):
     outcomes = run_graph(graph, run.environment.jobs, "notebooks", "processes")
     with closing(outcomes):
         for outcome in outcomes:
-            run.monitor.stage.end_job(NOTEBOOK_SECONDS)
+            run.monitor.stage.end_job(graph[outcome.key].seconds)
             ended = _end_notebook(run, outcome, keep_going)
             number = len(run.seconds) + len(run.failures)
             run.monitor.tell(ended.pop("event"), name=outcome.key, number=number, total=total,
