@@ -111,7 +111,7 @@ def _draw_paths(axis, rows):
     axis.set(xlabel="one solution to the other", ylim=(0, None), xlim=(0, 1), xticks=[])
 
 # %% ../../nbs/30e_plots.planes.ipynb #plot-plane
-def plot_plane(frame: pd.DataFrame,  # rows of `measure_plane`; training losses are drawn
+def plot_plane(frame: pd.DataFrame,  # rows of a plane's part; training losses are drawn
               ) -> plt.Figure:
     """The training loss over the plane through a star and two solutions, and along three paths.
 
