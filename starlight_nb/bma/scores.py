@@ -129,12 +129,14 @@ def resample_weights(n: int,                # examples
 
 def _weighted_auroc(score, right, weights):
     "AUROC of right against wrong in each resample (rows of `weights`)."
-    order = np.argsort(score)
-    ties = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)  # where a value begins
-    above, below = (np.add.reduceat(weights[:, order] * side[order], ties, axis=1)
-                    for side in (right, ~right))
-    wins = above * (below.cumsum(1) - below / 2)
-    with np.errstate(invalid="ignore"): return wins.sum(1) / (above.sum(1) * below.sum(1))
+    order = np.flatnonzero(right)[np.argsort(score[right])]
+    below = np.zeros((len(weights), len(order) + 1))  # of so many right examples, the weight
+    np.cumsum(weights[:, order], axis=1, out=below[:, 1:])
+    ends = [below[:, np.searchsorted(score[order], score[~right], side)]
+            for side in ("left", "right")]  # a tie counts half
+    wins, wrong = below[:, -1:] - sum(ends) / 2, weights[:, ~right]
+    with np.errstate(invalid="ignore"):
+        return (wins * wrong).sum(1) / (below[:, -1] * wrong.sum(1))
 
 # %% ../../nbs/20b_bma.scores.ipynb #resampled-metrics
 def _weighted_ece(confidence, right, weights, bins):
