@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_study
 import torch
 from PIL import Image
 from torchvision import datasets
@@ -25,9 +26,7 @@ from starlight_nb.data import CorpusError, read_images, shuffled_rows
 from starlight_nb.data import IMAGENET, LOADERS, PIXELS, available_datasets, load, load_digit_pairs
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec, permute
-from starlight_nb.runtime.store import Store
 from starlight_nb.paper.profiles import load_profile
-from starlight_nb.paper.study import Study
 from starlight_nb.training import Recipe, train
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: nobody listens
@@ -444,10 +443,10 @@ def test_names_that_are_not_known(name, message, small_profile):
 
 def test_a_profile_trains_on_a_part(small_profile, tmp_path):
     profile = load_profile(small_profile({'"digits"': '"digits-60"'}))
-    study = Study(profile.settings["small"], Store(tmp_path / "store"))
+    study = make_study(profile.settings["small"], tmp_path / "store")
     member, = study.members("source", 1)
     assert member.config["dataset"] == "digits-60"
-    assert len(study.data.train) == 60
+    assert len(study.models.data.train) == 60
     assert study.state(member)
 
 

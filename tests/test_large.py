@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, finish, starlight
+from conftest import finish, make_study, measured_paths, ROOT, starlight
 from test_data import make_cifar
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,10 +21,8 @@ from starlight_nb.permutation import infer_spec
 from starlight_nb.states import copies
 from starlight_nb.training import Recipe
 from starlight_nb.star import FusedObjective, Sources, StarOptions
-from starlight_nb.runtime.store import Store
 from starlight_nb.paper.members import regular_pairs, star_pairs
 from starlight_nb.paper.profiles import load_profile
-from starlight_nb.paper.study import Study
 from starlight_nb.training import Objective
 from starlight_nb.training.loop import _TrainingState, _epoch_batches, _step
 from starlight_nb.training import state_of
@@ -85,13 +83,13 @@ def test_one_epoch_on_64_images(profile, setting, small_data, tmp_path):
     small = dataclasses.replace(
         setting, dataset=small_data, recipe=recipe, star_recipe=recipe, sources=2, heldouts=2
     )
-    study = Study(small, Store(tmp_path / "store"), points=3)
+    study = make_study(small, tmp_path / "store", points=3)
     held, stars = study.members("heldout", 2), study.stars([2], 1)
-    frame = study.paths(regular_pairs(held) + star_pairs(stars, held[:1], 0))
+    frame = measured_paths(study, regular_pairs(held) + star_pairs(stars, held[:1], 0))
     assert frame.value.notna().all()
     assert set(frame.split) == {"train", "test"}
     assert len(frame[frame.metric == "loss_barrier"]) == 4
-    assert study.spec.coverage == 1, "complete matching"
+    assert study.models.spec().coverage == 1, "complete matching"
 
 
 def test_the_tiny_profile_end_to_end(tmp_path):

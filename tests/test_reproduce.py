@@ -650,8 +650,9 @@ def test_list_names_every_experiment_with_its_profiles_and_minutes(capsys):
     }
     assert list(named) == experiment_names()
     for name, below in named.items():
-        own = [profile for profile, content in contents.items() if name in content["experiments"]]
-        assert below == ", ".join(own)
+        tables = {profile: contents.get(content.get("like"), content).get("experiments")
+                  for profile, content in contents.items()}
+        assert below == ", ".join(profile for profile, own in tables.items() if name in own)
     rows = {row.split()[0]: row for row in profiles.splitlines()[2:]}
     for name, content in contents.items():
         minutes = content.get("minutes")

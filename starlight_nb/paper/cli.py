@@ -106,9 +106,12 @@ def _parser():
 LIST_HEADING = "experiments: the notebooks in {folder}, each with the profiles that have it"
 
 def _read_profiles():
-    "The content of every profile file, by name."
-    folder = experiments_folder() / "profiles"
-    return {name: tomllib.loads((folder / f"{name}.toml").read_text()) for name in profile_names()}
+    "The content of every profile file, by name, with the tables of the profile that it is like."
+    folder, found = experiments_folder() / "profiles", {}
+    for name in profile_names(): found[name] = tomllib.loads((folder / f"{name}.toml").read_text())
+    like = {name: found.get(own.get("like"), {}) for name, own in found.items()}
+    return {name: {"experiments": like[name].get("experiments", {})} | own
+            for name, own in found.items()}
 
 def _in_minutes(minutes):
     "A profile's minutes as text."
