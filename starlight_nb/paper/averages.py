@@ -15,11 +15,10 @@ from ..bma import (
     sample_star_domain)
 from ..data import SHIFTS, shifted
 from ..models import generator
-from .members import Measurement, Member, entry_config
+from .members import Member, entry_config
 from .parts import Part
-from starlight_nb.paper.study import (
-    COLUMNS, SettingModels, Study, member_state, setting_columns, star_tensors,
-    stored_measurement)
+from .study import (
+    COLUMNS, MeasuredValues, SettingModels, Study, member_state, setting_columns, star_tensors)
 from ..runtime.store import with_prefix
 from ..star import StarResult
 
@@ -30,7 +29,7 @@ __all__ = ['TEST_METRICS', 'SHIFT_METRICS', 'SCORES', 'TEMPERED', 'PAIR_OF_METHO
 
 # %% ../../nbs/50l_paper.averages.ipynb #posterior
 @dataclass(frozen=True)
-class _AveragedNetworks(Measurement):
+class _AveragedNetworks(MeasuredValues):
     "Networks whose predictions are averaged, in one run."
     method: str                  # star domain, Gaussian, deep ensemble, star, single network
     members: tuple[Member, ...]  # the star; of an ensemble, its networks in their order
@@ -70,10 +69,9 @@ class Posterior(_AveragedNetworks):
     def needs(self) -> tuple[Member, ...]:
         "The networks; of a star domain the sources too."
         return (*self.members, *(self.members[0].sources if self.drawn else ()))
-    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
-        "What is measured, from the store or measured now."
-        def measure(): return _measure_average(models, self)
-        return stored_measurement(models, self.config, self.members, measure)
+    def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
+        "`values` (counts, `TEST_METRICS`), and what `_compared_values` returns."
+        return _measure_average(models, self)
     def seconds(self, cost) -> float:
         "Expected seconds to evaluate all networks on the test data and their shifts."
         return (1 + len(SHIFTS)) * cost.evaluations(max(self.counts), "test")

@@ -95,7 +95,8 @@ class _PlannedExperiments(_Expectations):
         self.done = {}  # the changed parameters of each experiment that ended well
         counts = [e.parameters.get("source_counts", []) for e in experiments.values()]
         self.counts = sorted(set().union(*counts))
-        self.tried = set()  # names of experiments that failed or did not end in time
+        self.tried = set()  # names of the experiments that a round has tried
+        self.planned = 0.0  # seconds that the last round was expected to take
     @property
     def left(self) -> list[str]:
         "The experiments for the next call, in the order of the budget."
@@ -111,16 +112,19 @@ class Planner(_PlannedExperiments):
     def choose_round(self, seconds: float) -> dict[str, dict]:
         "What fits into a time: the changed parameters of each chosen experiment, by its name."
         chosen, made = {}, set()
-        left = MARGIN * seconds
+        self.planned = 0.0
         for name in self.left:
+            left = MARGIN * seconds - self.planned
             changes = None if name in self.tried else self.choose(name, left, made)
             if changes is None: continue
-            left -= self.seconds(name, changes, made)
+            self.planned += self.seconds(name, changes, made)
             chosen[name] = changes
         return chosen
-    def end_round(self, expected: float, took: float) -> None:
-        "Learn from a round that was expected to take so many seconds."
-        self.slowdown *= min(max(took / max(expected, 1e-9), 1.0), 3.0)
+    def end_round(self, chosen: dict[str, dict], ended: list[str], took: float) -> None:
+        "Learn from the round that was chosen last: what ended well, and the seconds that it took."
+        self.slowdown *= min(max(took / self.planned, 1.0), 3.0)
+        self.tried |= chosen.keys()
+        self.done |= {name: chosen[name] for name in ended}
 
 # %% ../../nbs/50q_paper.budget.ipynb #estimate
 def experiment_minutes(planner: Planner) -> pd.DataFrame:

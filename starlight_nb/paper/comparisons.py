@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from ..barriers import (
     Plane, plane_grid, plane_losses, plane_segments, rise_above_chord)
-from .members import Measurement, Member, Pair, entry_config
+from .members import Member, Pair, entry_config
 from .parts import PairPart, Part
 from starlight_nb.paper.study import (
-    COLUMNS, Path, SettingModels, Study, matched_states, member_state, setting_columns,
-    stored_measurement)
+    COLUMNS, MeasuredValues, Path, SettingModels, Study, matched_states, member_state,
+    setting_columns)
 from .tables import summary_cell
 from ..runtime.settings import check_choice
 from ..statistics import bootstrap_function, bootstrap_ratio
@@ -164,7 +164,7 @@ def _measure_plane_row(models, own):
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #plane-row
 @dataclass(frozen=True)
-class _RowOfPlane(Measurement):
+class _RowOfPlane(MeasuredValues):
     "One row of the grid in a plane, or its three segments."
     pairs: tuple[Pair, Pair]  # of the star with each of the solutions
     steps: int                # points along each axis
@@ -189,10 +189,9 @@ class PlaneRow(_RowOfPlane):
         star, *ends = self.needs
         return entry_config("plane", star=star.key, ends=[end.key for end in ends],
                             steps=self.steps, points=self.points, row=self.row)
-    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
+    def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
         "`values`, coordinates and losses (points, 3)."
-        def measure(): return {"values": _measure_plane_row(models, self)}
-        return stored_measurement(models, self.config, self.needs, measure)
+        return {"values": _measure_plane_row(models, self)}
     def seconds(self, cost) -> float:
         "Expected seconds to match both solutions and to evaluate the points."
         points = 3 * self.points if self.row < 0 else self.steps

@@ -5,6 +5,7 @@
 # %% ../../nbs/50p_paper.plans.ipynb #imports
 from __future__ import annotations
 from collections.abc import Callable
+from dataclasses import replace
 from .averages import AVERAGE_COLUMNS, AveragePart, posteriors
 from .comparisons import (
     ENDS, PLANE_COLUMNS, SPECS, PlanePart, rematch_options)
@@ -34,18 +35,21 @@ def plan_of(experiment) -> Plan:
     return PLANS[check_choice("experiment", experiment.name, PLANS)](experiment)
 
 # %% ../../nbs/50p_paper.plans.ipynb #pairs
-def _pairs(study, heldouts, stars, sources=0, matching="forward"):
-    "Pairs of held-out solutions, and of stars with them and with so many of their sources."
+def _pairs(study, heldouts, stars, sources=0, matchings=("forward",)):
+    """Pairs of held-out solutions, and of stars with them and with so many of their sources, in
+    each of the matchings."""
     solutions = study.members("heldout", heldouts)
-    return regular_pairs(solutions, matching) + star_pairs(stars, solutions, sources, matching)
+    return [pair for matching in matchings
+            for pair in regular_pairs(solutions, matching)
+            + star_pairs(stars, solutions, sources, matching)]
 
-def _barrier_plan(experiment, sources=0):
-    "The pairs of all settings for one number of sources."
-    parts = []
+def _star_parts(experiment, counts=None, heldouts=None, sources=0, matchings=("forward",),
+                **options):
+    "A part for each setting: its pairs of held-out solutions and stars; `options` of the part."
     for study in experiment.studies:
-        stars = study.stars([experiment.sources], experiment.stars)
-        parts.append(PairPart(study, _pairs(study, experiment.heldouts, stars, sources)))
-    return Plan(parts)
+        stars = study.stars(counts or [experiment.sources], experiment.stars)
+        pairs = _pairs(study, heldouts or experiment.heldouts, stars, sources, matchings)
+        yield PairPart(study, pairs, **options)
 
 # %% ../../nbs/50p_paper.plans.ipynb #fig0
 @plan
@@ -61,12 +65,8 @@ def fig0_plane(experiment) -> Plan:
 @plan
 def fig1_source_count(experiment) -> Plan:
     "Pairs of stars for each number of sources."
-    parts = []
-    for study in experiment.studies:
-        stars = study.stars(experiment.source_counts, experiment.stars)
-        pairs = _pairs(study, experiment.heldouts, stars, experiment.heldouts)
-        parts.append(PairPart(study, pairs))
-    return Plan(parts)
+    return Plan([*_star_parts(experiment, counts=experiment.source_counts,
+                              sources=experiment.heldouts)])
 
 # %% ../../nbs/50p_paper.plans.ipynb #fig2
 @plan
@@ -74,22 +74,15 @@ def fig2_width_depth(experiment) -> Plan:
     "Pairs in settings of several widths and depths; the column `series` says which vary."
     widths, depths = experiment.named("widths"), experiment.named("depths")
     parts = []
-    for study in experiment.studies:
-        stars = study.stars([experiment.sources], experiment.stars)
-        pairs = _pairs(study, experiment.heldouts, stars, experiment.heldouts)
-        series = ["width"] * (study in widths) + ["depth"] * (study in depths)
-        parts.append(PairPart(study, pairs, columns=dict(series=" and ".join(series))))
+    for part in _star_parts(experiment, sources=experiment.heldouts):
+        series = ["width"] * (part.study in widths) + ["depth"] * (part.study in depths)
+        parts.append(replace(part, columns=dict(series=" and ".join(series))))
     return Plan(parts, ("series",))
 
 @plan
 def fig3_paths(experiment) -> Plan:
     "Whole paths."
-    parts = []
-    for study in experiment.studies:
-        stars = study.stars([experiment.sources], experiment.stars)
-        pairs = _pairs(study, experiment.heldouts, stars, experiment.heldouts)
-        parts.append(PairPart(study, pairs, whole=True))
-    return Plan(parts)
+    return Plan([*_star_parts(experiment, sources=experiment.heldouts, whole=True)])
 
 # %% ../../nbs/50p_paper.plans.ipynb #fig4
 SOURCES_OF_A_STAR = 8  # whose segments are measured
@@ -149,39 +142,26 @@ def appendix_test_metrics(experiment) -> Plan:
 @plan
 def appendix_relationship(experiment) -> Plan:
     "The pairs of Fig. 2's widths."
-    return _barrier_plan(experiment)
+    return Plan([*_star_parts(experiment)])
 
 @plan
 def appendix_heldouts(experiment) -> Plan:
     "The pairs of the most held-out solutions; smaller numbers are parts of them."
-    parts = []
-    for study in experiment.studies:
-        stars = study.stars([experiment.sources], experiment.stars)
-        parts.append(PairPart(study, _pairs(study, max(experiment.heldout_counts), stars)))
-    return Plan(parts)
+    return Plan([*_star_parts(experiment, heldouts=max(experiment.heldout_counts))])
 
 # %% ../../nbs/50p_paper.plans.ipynb #appendix-points
 @plan
 def appendix_points(experiment) -> Plan:
     "The same pairs on grids of several sizes."
-    parts = []
-    for study in experiment.studies:
-        stars = study.stars([experiment.sources], experiment.stars)
-        pairs = _pairs(study, experiment.heldouts, stars)
-        parts += [PairPart(study, pairs, points, columns=dict(points=points))
-                  for points in sorted(experiment.point_counts)]
+    parts = [part for points in sorted(experiment.point_counts)
+             for part in _star_parts(experiment, points=points, columns=dict(points=points))]
     return Plan(parts, ("points",))
 
 @plan
 def appendix_matching(experiment) -> Plan:
     "The same pairs, matched in every way."
-    parts = []
-    for study in experiment.studies:
-        stars = study.stars([experiment.sources], experiment.stars)
-        pairs = [pair for matching in ("none", "forward", "activations", "sinkhorn")
-                 for pair in _pairs(study, experiment.heldouts, stars, matching=matching)]
-        parts.append(PairPart(study, pairs))
-    return Plan(parts, ("matching",))
+    matchings = ("none", "forward", "activations", "sinkhorn")
+    return Plan([*_star_parts(experiment, matchings=matchings)], ("matching",))
 
 # %% ../../nbs/50p_paper.plans.ipynb #appendix-partial
 def _spec_part(study, experiment, spec):
@@ -189,8 +169,7 @@ def _spec_part(study, experiment, spec):
     options, matching, in_random_order = SPECS[spec]
     stars, matchings = study.stars([experiment.sources], experiment.stars, **options), [matching]
     if in_random_order: matchings += map(in_random_order.format, range(experiment.orders))
-    pairs = [pair for name in matchings
-             for pair in _pairs(study, experiment.heldouts, stars, matching=name)]
+    pairs = _pairs(study, experiment.heldouts, stars, matchings=matchings)
     return PairPart(study, pairs, columns=dict(spec=spec))
 
 @plan

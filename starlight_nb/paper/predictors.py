@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from ..bma import example_scores, predictions
 from ..fusion import average, average_aligned, ensemble, inference_cost
-from .members import Measurement, Member, entry_config
+from .members import Member, entry_config
 from .parts import Part
 from .study import (
-    COLUMNS, SettingModels, Study, member_state, setting_columns, stored_measurement)
+    COLUMNS, MeasuredValues, SettingModels, Study, member_state, setting_columns)
 from .tables import with_interval
 from ..statistics import bootstrap_ratio, summarise
 
@@ -28,7 +28,7 @@ MERGED = ("ensemble", "average", "matched average", "matched average, refreshed"
           "matched average, REPAIR")  # methods that need all sources of a set
 
 @dataclass(frozen=True)
-class _MergedModels(Measurement):
+class _MergedModels(MeasuredValues):
     "A method and the models whose predictions or weights it uses."
     method: str                   # regular, equal_budget, fused star, or one of `MERGED`
     members: tuple[Member, ...]
@@ -55,10 +55,9 @@ class Predictor(_MergedModels):
     def needs(self) -> tuple[Member, ...]:
         "The networks that it is made of."
         return self.members
-    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
+    def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
         "The scores: `values`, loss and accuracy of each split (splits, 2)."
-        def measure(): return {"values": _measure(models, self)}
-        return stored_measurement(models, self.config, self.members, measure)
+        return {"values": _measure(models, self)}
     def seconds(self, cost) -> float:
         "Expected seconds to match the networks, where that is needed, and to evaluate them."
         matched = self.method.startswith("matched") * len(self.members) * cost.match

@@ -145,10 +145,9 @@ def _cpu_seconds():
     return total
 
 # %% ../../nbs/50z_paper.runner.ipynb #make-all-plans
-def _make_all(run, experiments, ends_at, keep_going):
-    "Make what experiments lack; returns the label and the error of each failed job, by its key."
-    plans = [plan_of(experiment) for experiment in experiments.values()]
-    graph = making_jobs(plans, run.planner and run.planner.costs)
+def _make_all(run, plans, ends_at, keep_going):
+    "Make what plans lack; returns the label and the error of failed jobs, by what they make."
+    graph = making_jobs(plans.values(), run.planner and run.planner.costs)
     run.monitor.begin("measurements", [job.seconds for job in graph.values()])
     run.monitor.tell("making started", total=len(graph))
     began, before = time.time(), _cpu_seconds()
@@ -172,11 +171,11 @@ def _record_making(run, graph, failed, seconds, cpu_seconds):
     took = dict(jobs=len(graph), seconds=seconds, cpu_seconds=cpu_seconds)
     run.making = {key: round(run.making.get(key, 0) + value, 1) for key, value in took.items()}
 
-def _sort_made(run, experiments, failed, keep_going):
+def _sort_made(run, plans, failed, keep_going):
     "The experiments that have everything; of the others, those that failed are recorded."
     made = []
-    for name, experiment in experiments.items():
-        lacking = missing([plan_of(experiment)])
+    for name, plan in plans.items():
+        lacking = missing([plan])
         reasons = [failed[key] for key in lacking if key in failed]
         if not lacking: made.append(name)
         elif reasons:
@@ -242,22 +241,24 @@ def _rounds(run, ends_at):
     else:
         while chosen := run.planner.choose_round(ends_at - time.time()): yield chosen
 
+def _plans(run, chosen):
+    "The plans of the chosen experiments, with their changed parameters, by name."
+    experiments = run.request.placed(run.environment)
+    if run.planner:
+        experiments = {name: run.planner.changed(name, own) for name, own in chosen.items()}
+    return {name: plan_of(experiment) for name, experiment in experiments.items()}
+
+# %% ../../nbs/50z_paper.runner.ipynb #run-round
 def _run_round(run, chosen, ends_at, keep_going):
     "Make what the chosen experiments need, and execute their notebooks."
     began, reserved = time.time(), NOTEBOOK_SECONDS * len(chosen) / run.environment.jobs
-    experiments = run.request.placed(run.environment)
-    if run.planner: experiments = {name: run.planner.changed(name, changes)
-                                   for name, changes in chosen.items()}
-    expected = sum(run.planner.seconds(name, own) for name, own in chosen.items()) \
-        if run.planner else 0.0
-    failed = _make_all(run, experiments, ends_at and ends_at - reserved, keep_going)
-    made = _sort_made(run, experiments, failed, keep_going)
-    if run.out and not (run.failures and not keep_going):
-        _run_notebooks(run, {name: chosen[name] for name in made}, ends_at, keep_going)
-    if not run.planner: return
-    run.planner.end_round(expected, time.time() - began)
-    run.planner.tried |= chosen.keys()
-    run.planner.done |= {name: chosen[name] for name in chosen if name in run.seconds}
+    plans = _plans(run, chosen)
+    failed = _make_all(run, plans, ends_at and ends_at - reserved, keep_going)
+    ended = _sort_made(run, plans, failed, keep_going)
+    if run.out and (keep_going or not run.failures):
+        _run_notebooks(run, {name: chosen[name] for name in ended}, ends_at, keep_going)
+    if run.out: ended = [name for name in ended if name in run.seconds]
+    if run.planner: run.planner.end_round(chosen, ended, time.time() - began)
 
 # %% ../../nbs/50z_paper.runner.ipynb #run-all
 def _run_all(run, ends_at, keep_going, log_json):

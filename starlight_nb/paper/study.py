@@ -5,8 +5,9 @@
 # %% ../../nbs/50d_paper.study.ipynb #imports
 from __future__ import annotations
 import dataclasses, json
+from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 import numpy as np
 import pandas as pd
 import torch
@@ -26,7 +27,7 @@ from ..star import named_permutations, train_star
 from ..training import recipe_from, train_stacked
 
 # %% auto #0
-__all__ = ['COLUMNS', 'BARRIERS', 'SettingModels', 'check_members', 'stored_measurement', 'regular_states', 'star_tensors',
+__all__ = ['COLUMNS', 'BARRIERS', 'SettingModels', 'check_members', 'MeasuredValues', 'regular_states', 'star_tensors',
            'member_state', 'pair_permutation', 'matched_states', 'Path', 'path_curve', 'setting_columns', 'path_rows',
            'single_models', 'Study', 'with_recipe']
 
@@ -85,13 +86,15 @@ def check_members(models: SettingModels, *members: Member):
                          f"{models.setting.architecture!r} builds now; its code has changed, "
                          "so list the members again")
 
-def stored_measurement(models: SettingModels, config: dict,
-                       members: tuple,  # that are measured
-                       make,            # function without arguments that measures
-                      ) -> dict[str, torch.Tensor]:
-    "The tensors of a measurement, from the store or measured now; `check_members` comes first."
-    check_members(models, *members)
-    return models.store.get_or_train(config, make)
+# %% ../../nbs/50d_paper.study.ipynb #measured-values
+class MeasuredValues(Measurement):
+    "Values that are measured on trained models, which it needs."
+    @abstractmethod
+    def measure(self, models: SettingModels) -> dict[str, torch.Tensor]: "Measure the values."
+    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
+        "The values, from the store or measured now; `ValueError` as `check_members`."
+        check_members(models, *self.needs)
+        return models.store.get_or_train(self.config, partial(self.measure, models))
 
 # %% ../../nbs/50d_paper.study.ipynb #train-regular
 def regular_states(models: SettingModels, *members: Member) -> list[dict[str, torch.Tensor]]:
@@ -165,7 +168,7 @@ def _measure_path(models, pair, points):
 
 # %% ../../nbs/50d_paper.study.ipynb #path
 @dataclass(frozen=True)
-class Path(Measurement):
+class Path(MeasuredValues):
     "Losses and accuracies along the segment between the two models of a pair."
     pair: Pair
     points: int  # on the path, both ends included
@@ -182,10 +185,9 @@ class Path(Measurement):
     def needs(self) -> tuple[Member, ...]:
         "Both models."
         return self.pair.a, self.pair.b
-    def make(self, models: SettingModels) -> dict[str, torch.Tensor]:
-        "The values as tensors."
-        def measure(): return _measure_path(models, self.pair, self.points)
-        return stored_measurement(models, self.config, self.needs, measure)
+    def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
+        "`ts`, and `loss/SPLIT` and `accuracy/SPLIT`, each (points,)."
+        return _measure_path(models, self.pair, self.points)
     def seconds(self, cost) -> float:
         "Expected seconds to match the pair and to evaluate the path."
         return cost.path(self.points)
