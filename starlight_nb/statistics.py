@@ -13,6 +13,8 @@ __all__ = ['AXES', 'model_counts', 'resampled_means', 'bootstrap_function', 'boo
            'barrier_rows', 'barrier_points', 'Line', 'fit_line', 'power_law']
 
 # %% ../nbs/14_statistics.ipynb #model-draws
+def _roles(models): return models.str.rpartition("-")[0]
+
 def model_counts(frame: pd.DataFrame,  # rows with model_a and model_b
                  resamples: int,
                  seed,                 # of NumPy's generator: a number, or a list of them
@@ -21,7 +23,7 @@ def model_counts(frame: pd.DataFrame,  # rows with model_a and model_b
     random = np.random.default_rng(seed)
     counts = {"": np.ones(resamples)}
     models = pd.Series(sorted({*frame.model_a, *frame.model_b.dropna()}))
-    for _, names in models.groupby(models.str.rpartition("-")[0]):
+    for _, names in models.groupby(_roles(models)):
         own = random.multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
         counts |= dict(zip(names, own.T))
     return counts
@@ -36,15 +38,23 @@ def resampled_means(counts: dict[str, np.ndarray],  # as `model_counts` returns 
         return frame.value.to_numpy(float) @ weights / weights.sum(0)
 
 # %% ../nbs/14_statistics.ipynb #bootstrap-function
+def _most_models(frame):
+    "How many models a frame has of the role that has most."
+    models = pd.Series([*{*frame.model_a, *frame.model_b.dropna()}], dtype=object)
+    return 0 if models.empty else _roles(models).value_counts().max()
+
 def bootstrap_function(function,               # of arrays of means, one for each frame
                        *frames: pd.DataFrame,  # rows with model_a, model_b and value
                        resamples: int = 2000,
                        level: float = 0.95,    # share of the resamples that the interval holds
                        seed: int = 0,
+                       fewest: int = 2,        # models that a frame must have of some role
                       ) -> tuple[float, float]:
     """Interval (low, high) for a function of the means of several frames, by resampling models.
 
-    Models in more than one frame are resampled together. Not a number for a single pair."""
+    Models in more than one frame are resampled together. Not a number for a single pair, or
+    where a frame has fewer models of each role than `fewest`."""
+    if min(map(_most_models, frames)) < fewest: return np.nan, np.nan
     if min(map(len, frames)) < 2: return np.nan, np.nan
     counts = model_counts(pd.concat(frames), resamples, seed)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -407,3 +407,49 @@ def test_a_cluster_that_loses_a_node_trains_every_model_once(
         for seed, (_, state) in zip(seeds, found):
             assert equal(state, train(initialise(make_network, seed), digits, RECIPE, seed))
     assert read_progress(tmp_path / "progress/all") == (6, 6, "jobs")
+
+
+LONG_STARS = """[settings.small]
+dataset = "digits-300-100"
+architecture = "mlp"
+model = { depth = 2, width = 12 }
+recipe = { epochs = 2, batch_size = 50, lr = 0.05 }
+star = { epochs = 400 }
+sources = 3
+heldouts = 2
+[experiments.fig1_source_count]
+settings = ["small"]
+source_counts = [1, 2, 3]
+stars = 2
+heldouts = 2
+points = 5
+"""
+
+
+@pytest.mark.slow
+def test_measurements_are_the_same_bytes_on_a_cluster_that_loses_a_node(
+    cluster, tmp_path, monkeypatch
+):
+    "The node is taken away while both nodes are in the middle of a star."
+    from starlight_nb.paper.runner import reproduce
+    monkeypatch.setenv("STARLIGHT_CHECKPOINT", "0")
+    node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    cluster.wait_for_nodes()
+    profile, gone = tmp_path / "mine.toml", threading.Event()
+    profile.write_text(LONG_STARS)
+
+    def make(name, **options):
+        folder = tmp_path / name
+        reproduce(profile, store=folder, out=tmp_path / "report", make_only=True, **options)
+        return {path.name: path.read_bytes() for path in folder.glob("*/*.safetensors")}
+
+    def lose():
+        while len(list((tmp_path / "ray").glob("*/*.checkpoint"))) < 2: time.sleep(0.01)
+        cluster.remove_node(node, allow_graceful=False)
+        gone.set()
+
+    threading.Thread(target=lose, daemon=True).start()
+    on_cluster = make("ray", backend="ray", ray_address=cluster.address)
+    assert gone.is_set(), "the node was lost in the middle"
+    assert on_cluster == make("one", jobs=1) == make("two", jobs=2) and len(on_cluster) > 20
+    assert not list((tmp_path / "ray").glob("*/*.checkpoint"))

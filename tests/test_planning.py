@@ -178,7 +178,7 @@ def test_time_that_is_over_leaves_what_is_done_and_the_next_call_goes_on(tmp_pat
     """A star that takes far longer than was measured is stopped, and loses at most what it did
     since its last checkpoint."""
     path, store = tmp_path / "mine.toml", tmp_path / "store"
-    path.write_text(PROFILE.replace("EPOCHS", "4000"))
+    path.write_text(PROFILE.replace("EPOCHS", "40000"))
     code = ("import sys, starlight_nb.paper.budget as budget\n"
             "budget.Planner.seconds = lambda *arguments, **options: 1.0\n"
             "from starlight_nb.paper.cli import main\nsys.exit(main(sys.argv[1:]))")

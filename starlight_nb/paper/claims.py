@@ -24,9 +24,9 @@ from ..statistics import AXES
 
 # %% auto #0
 __all__ = ['RATIOS', 'RESNET', 'RESNET_NAME', 'PATHS', 'TABLE', 'SERIES', 'WIDE', 'DEEP', 'FIGURE_4', 'CLAIM_COLUMNS', 'DIGITS',
-           'VERDICTS', 'MERGED_COLUMNS', 'report_summaries', 'verdict', 'Claim', 'paper_claims', 'claims_of',
+           'VERDICTS', 'MERGED_COLUMNS', 'AGAIN', 'report_summaries', 'verdict', 'Claim', 'paper_claims', 'claims_of',
            'readable_claims', 'save_claims', 'read_claims', 'overall_verdict', 'merge_claims', 'report_claims',
-           'compare_reports']
+           'compare_reports', 'keep_verdicts', 'standing_claims']
 
 # %% ../../nbs/50t_paper.claims.ipynb #entries
 def report_summaries(out: Path) -> dict[str, dict]:
@@ -421,6 +421,13 @@ def report_claims(out: Path,  # a report's folder
     return merge_claims(read_claims(out))
 
 # %% ../../nbs/50t_paper.claims.ipynb #compare-reports
+def _beside(merged, again):
+    "Merged claims with the value and verdict of another run, and the verdict that stands."
+    again = again[["id", "ours", "verdict"]]
+    both = merged.merge(again, "left", on="id", suffixes=("", "_again"))
+    same = both.verdict_again.isna() | (both.verdict == both.verdict_again)
+    return both.assign(both=both.verdict.where(same, "not shown"))
+
 def compare_reports(out: Path, other: Path,  # folders of two reports
                    ) -> pd.DataFrame:
     """The claims that both reports test: claim, where, ours and verdict in both, and the verdict
@@ -429,8 +436,28 @@ def compare_reports(out: Path, other: Path,  # folders of two reports
     for argument, folder in (("report", out), ("other", other)):
         tables[argument] = report_claims(Path(folder))
         if tables[argument].empty: raise ValueError(f"{argument}: {folder} holds no claims")
-    both = tables["report"].merge(tables["other"], on=["id", "claim", "where"],
-                                  suffixes=("", ", again"))
-    same = both.verdict == both["verdict, again"]
-    both["both"] = both.verdict.where(same, "not shown")
-    return both[["claim", "where", "ours", "verdict", "ours, again", "verdict, again", "both"]]
+    both = _beside(tables["report"], tables["other"]).dropna(subset="verdict_again")
+    return both[["claim", "where", "ours", "verdict", "ours_again", "verdict_again", "both"]]
+
+# %% ../../nbs/50t_paper.claims.ipynb #keep-verdicts
+AGAIN = "claims_again.csv"  # in a report: the verdicts of another run
+
+def keep_verdicts(out: Path, other: Path) -> None:
+    "Keep the verdicts of another report in the report `out`."
+    kept = report_claims(other)[["id", "ours", "verdict"]]
+    write_atomic(out / AGAIN, kept.to_csv(index=False, lineterminator="\n"))
+
+def _in_both(row):
+    "What the two runs say of a claim, as text."
+    if pd.isna(row.verdict_again): return row.settings
+    here = f"here {row.verdict}, " if row.verdict != row.both else ""
+    return f"{here}{row.settings}; with other seeds {row.verdict_again}: {row.ours_again}"
+
+def standing_claims(out: Path,             # a report's folder
+                    merged: pd.DataFrame,  # its claims, of `merge_claims`
+                   ) -> pd.DataFrame:
+    "The claims with the verdicts that stand, where the report keeps those of another run."
+    if not (out / AGAIN).exists(): return merged
+    both = _beside(merged, pd.read_csv(out / AGAIN, dtype=str))
+    settings = [_in_both(row) for row in both.itertuples()]
+    return both.assign(verdict=both.both, settings=settings)[merged.columns]

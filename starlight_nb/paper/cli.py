@@ -66,7 +66,12 @@ PRUNE = {
     "--keep-old": dict(action="store_true", help="keep entries that other code has made"),
     "--dry-run": dict(action="store_true", help="print what would be removed"),
 }
-REPORTS = {"report": dict(help="folder of a report"), "other": dict(help="of another one")}
+REPORTS = {
+    "report": dict(help="folder of a report"),
+    "other": dict(help="of another one"),
+    "--keep": dict(action="store_true", help="keep the other's verdicts in the report, and write "
+                                             "its page anew"),
+}
 FILE = {"file": dict(metavar="FILE", help="a tar file")}
 STORE = {
     "ls": ("list the entries, and which are old: made by other code", FOLDER),
@@ -214,9 +219,14 @@ def _prune(root, arguments):
 # %% ../../nbs/50zb_paper.cli.ipynb #compare
 def _compare(arguments):
     "Print the verdicts of two reports side by side."
-    from starlight_nb.paper.claims import compare_reports
-    table = compare_reports(Path(arguments.report), Path(arguments.other))
-    print(table.to_markdown(index=False, disable_numparse=True))
+    from starlight_nb.paper.claims import compare_reports, keep_verdicts
+    from starlight_nb.paper.evidence import saved_title
+    from starlight_nb.paper.gallery import write_gallery
+    report, other = Path(arguments.report), Path(arguments.other)
+    print(compare_reports(report, other).to_markdown(index=False, disable_numparse=True))
+    if arguments.keep:
+        keep_verdicts(report, other)
+        write_gallery(report, saved_title(report))
     return 0
 
 # %% ../../nbs/50zb_paper.cli.ipynb #carry

@@ -7,14 +7,15 @@ from __future__ import annotations
 import dataclasses, json, os, platform, shutil, time
 from pathlib import Path
 from .catalogue import experiment_names
-from .profiles import (
-    RENAMED, Profile, all_parameters, changed_parameters, profile_digest, report_name)
+from starlight_nb.paper.profiles import (
+    RENAMED, Profile, all_parameters, changed_parameters, profile_digest, report_name,
+    report_title)
 from ..runtime.files import write_atomic
 from ..runtime.settings import Settings, device_name
 
 # %% auto #0
 __all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'CLOSED', 'ORIGIN', 'profile_identity', 'check_report',
-           'claim_report', 'merged_origins', 'notebook_seconds', 'save_evidence']
+           'claim_report', 'merged_origins', 'notebook_seconds', 'saved_title', 'save_evidence']
 
 # %% ../../nbs/50w_paper.evidence.ipynb #profile-identity
 def profile_identity(profile: Profile,
@@ -22,7 +23,8 @@ def profile_identity(profile: Profile,
                     ) -> dict:
     "What the evidence records of a profile; parameters only where they change something."
     changed = changed_parameters(profile, given)
-    identity = dict(profile=profile.name, profile_digest=profile_digest(profile, given))
+    identity = dict(profile=profile.name, profile_digest=profile_digest(profile, given),
+                    title=report_title(profile, given))
     return identity | (dict(parameters=changed) if changed else {})
 
 # %% ../../nbs/50w_paper.evidence.ipynb #read-json
@@ -145,6 +147,10 @@ def notebook_seconds(out: Path,  # the report's folder
                     ) -> dict[str, float]:
     "The seconds that each notebook took when the report was last made; empty where it is new."
     return _read_json(out / "evidence.json").get("notebook_seconds", {})
+
+def saved_title(out: Path) -> str:
+    "The title of the report in `out`; the folder's name where it has none."
+    return _read_json(out / "evidence.json").get("title", out.name)
 
 # %% ../../nbs/50w_paper.evidence.ipynb #save-evidence
 def save_evidence(out: Path,              # the report's folder

@@ -4,35 +4,16 @@
 
 # %% ../../nbs/50y_paper.execution.ipynb #imports
 from __future__ import annotations
-import json, os, shutil, sys
+import json, os, shutil
 from pathlib import Path
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from .experiment import ExperimentFailed, OutOfTime
+from .kernels import ThisPython
 from ..runtime.files import explain_os_errors, write_atomic
 from ..runtime.origin import version_differences
 from ..runtime.settings import environment_variables, experiments_folder
 
 # %% auto #0
-__all__ = ['ThisPython', 'kernel_origin', 'tidy', 'execute_experiment', 'enter_report', 'copy_outputs']
-
-# %% ../../nbs/50y_paper.execution.ipynb #this-python
-def _search_path():
-    "The folders in which this process finds packages, as the value of PYTHONPATH."
-    existing = [path for path in sys.path if os.path.exists(path or os.curdir)]
-    return os.pathsep.join(map(os.path.abspath, existing))
-
-class ThisPython(AsyncKernelManager):
-    "Starts a kernel with the interpreter and the packages of this process."
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        "What to start; made here, whatever kernelspecs are installed."
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        path = _search_path().replace("$", "$$")  # jupyter_client fills in $VARIABLES
-        local = {"kernel_provisioner": {"provisioner_name": "local-provisioner"}}
-        return KernelSpec(argv=[*command, "--InteractiveShellApp.ignore_cwd=True"],
-                          env={"PYTHONPATH": path}, metadata=local,
-                          language="python", display_name="python3")
+__all__ = ['kernel_origin', 'tidy', 'execute_experiment', 'enter_report', 'copy_outputs']
 
 # %% ../../nbs/50y_paper.execution.ipynb #execute
 def _execute(notebook, executed=None, parameters=None, seconds=None):

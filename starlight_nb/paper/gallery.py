@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from .catalogue import experiment_title
 from .claims import (
-    merge_claims, read_claims, readable_claims, report_summaries)
+    merge_claims, read_claims, readable_claims, report_summaries, standing_claims)
 from ..runtime.files import write_atomic
 from ..runtime.settings import experiments_folder
 
@@ -71,7 +71,7 @@ def _blocks(page, out, title):
     yield page.title(title)
     yield page.prose("Made by `starlight reproduce` from the notebooks' saved data.")
     yield page.links({"machine, versions and minutes": "evidence.json"})
-    if len(rows): yield from _claims_of_report(page, rows)
+    if len(rows): yield from _claims_of_report(page, out, rows)
     yield page.heading(2, "experiments", "Experiments")
     yield page.contents({name: experiment_title(name) for name in summaries})
     for name, summary in summaries.items(): yield from _section(page, out, name, summary)
@@ -84,17 +84,21 @@ the claim's bounds. It **fails** if the whole interval is outside, on one side. 
 
 Over settings a claim fails if it fails in any, and holds if it holds in all. This is strict: one \
 counterexample refutes a claim about every network, and one setting with few models keeps it from \
-being shown. So the settings are counted too. (That regular solutions are not connected is a \
+being shown. So the settings are counted too. An interval needs three models. (That regular solutions are not connected is a \
 claim that something can be so; one setting is enough for it.)
 
 Not counted are settings that cannot tell: where regular solutions are *connected anyway*, with a \
 barrier below 0.05 nats, and where the matched path between them is *beyond chance*, worse than \
-guessing."""
+guessing.
 
-def _claims_of_report(page, rows):
+A report may keep the verdicts of a second run, with every model from other seeds. Then a verdict \
+at the top is one that both runs have, and everything else is not shown; the sections below are of \
+this run alone."""
+
+def _claims_of_report(page, out, rows):
     "The blocks about all claims; `rows` are of `read_claims`."
     yield page.heading(2, "claims", CLAIMS_HEADING)
-    yield page.claims(merge_claims(rows))
+    yield page.claims(standing_claims(out, merge_claims(rows)))
     yield page.heading(3, "verdicts", "How a verdict is reached")
     yield page.prose(VERDICT_RULES)
 

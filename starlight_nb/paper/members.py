@@ -151,11 +151,11 @@ def regular_member(setting: Setting,
 
 # %% ../../nbs/50c_paper.members.ipynb #star-name
 def star_name(n_source: int, seed: int, options: dict, first: int = 0, variant: str = "") -> str:
-    "A star's name: kind, number of sources, options, seed, number of its first source if not 0."
+    "A star's name: kind, sources, options; then what tells it from the others of its role."
     kind = "fused" if options.get("own_loss_weight") else "star"
     shown = [f"{key}={options[key]}" for key in sorted(options) if key != "own_loss_weight"]
-    start = f"from{first}" if first else ""
-    return "-".join(filter(None, [kind, variant, f"n{n_source}", *shown, f"s{seed}", start]))
+    which = f"s{seed}" + (f"from{first}" if first else "")
+    return "-".join(filter(None, [kind, variant, f"n{n_source}", *shown, which]))
 
 # %% ../../nbs/50c_paper.members.ipynb #star-member
 def _check_count(setting, n_source, first):
