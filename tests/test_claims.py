@@ -11,17 +11,19 @@ import pytest
 from conftest import ROOT
 
 from starlight_nb.paper.catalogue import experiment_names
-from starlight_nb.paper.claim_tests import BEYOND_CHANCE, CONNECTED, chance_loss
+from starlight_nb.paper.claim_tests import BEYOND_CHANCE, CONNECTED, TOO_FEW, chance_loss
 from starlight_nb.paper.claims import (
     CLAIM_COLUMNS,
     VERDICTS,
     claims_of,
+    keep_verdicts,
     merge_claims,
     overall_verdict,
     paper_claims,
     read_claims,
     report_claims,
     save_claims,
+    standing_claims,
     verdict,
 )
 from starlight_nb.paper.published import published
@@ -67,11 +69,11 @@ def test_one_verdict_over_settings(verdicts, enough, expected):
 # Hand-made tidy data: each model moves its barriers by up to 4 %, so intervals are short and a
 # value at a bound has the bound inside its interval.
 HELD = {f"heldout-{n}": 1 + 0.04 * effect for n, effect in enumerate((-1, 0.3, -0.5, 1))}
-STARS = {0: 0.97, 1: 1.03}
+STARS = {0: 0.97, 1: 1.0, 2: 1.03}
 
 
 def rows(pair, value, setting="A", n_source=None, options="", **columns):
-    "Rows of one kind of pair: of four held-outs with each other, or of two stars with the four."
+    "Rows of one kind of pair: of four held-outs with each other, or of three stars with the four."
     about = dict(setting=setting, architecture="mlp", dataset="digits", split="train",
                  metric="loss_barrier", pair=pair, n_source=n_source)
     if pair == "regular-regular":
@@ -93,7 +95,7 @@ def losses(names, value, setting="A", **columns):
     about = dict(setting=setting, architecture="mlp", dataset="digits", split="train",
                  metric="loss", pair="single")
     found = [about | dict(model_a=name, value=value * factor) | columns
-             for name, factor in zip(names, (0.96, 1.04))]
+             for name, factor in zip(names, (0.96, 1.0, 1.04))]
     return pd.DataFrame(found, columns=[*COLUMNS, *columns.keys() - set(COLUMNS)])
 
 
@@ -165,11 +167,11 @@ def fused(other):
         about = dict(setting="A", architecture="mlp", dataset="digits", split="test",
                      metric="accuracy", pair="single", n_source=10, first=0)
         stars = [dict(method="fused star", model_a=f"fused-n10-s{n}", value=0.9 + value / 100 + by)
-                 for n, by in enumerate((-0.002, 0.002))]
+                 for n, by in enumerate((-0.002, 0, 0.002))]
         if other == "ensemble": beside = [dict(method=other, model_a="ensemble-n10", value=0.9)]
         else:
             beside = [dict(method=other, model_a=f"source-{n}", value=0.9 + by)
-                      for n, by in enumerate((-0.001, 0.001))]
+                      for n, by in enumerate((-0.001, 0, 0.001))]
         return pd.DataFrame([about | row for row in [*stars, *beside]], columns=[*COLUMNS, "method", "first"])
     return data
 
@@ -183,13 +185,14 @@ def sampled(value):
 def constant(value):
     about = dict(n_source=10)
     return pd.concat([
-        losses(["star-n10-s0", "star-n10-s1"], 0.001, t_sampling="uniform", **about),
-        losses(["star-n10-c-s0", "star-n10-c-s1"], 0.001 + value, t_sampling="constant 0.5", **about)])
+        losses([f"star-n10-s{n}" for n in range(3)], 0.001, t_sampling="uniform", **about),
+        losses([f"star-n10-c-s{n}" for n in range(3)], 0.001 + value, t_sampling="constant 0.5",
+               **about)])
 
 
 def solution(value):
-    return pd.concat([losses(["heldout-0", "heldout-1"], 0.001),
-                      losses(["star-n10-s0", "star-n10-s1"], 0.001 + value, n_source=10)])
+    return pd.concat([losses(["heldout-0", "heldout-1", "heldout-2"], 0.001),
+                      losses([f"star-n10-s{n}" for n in range(3)], 0.001 + value, n_source=10)])
 
 
 def many_heldouts(value, count=12):
@@ -272,7 +275,7 @@ def test_an_experiment_tests_its_own_claims():
 
 def test_labels_may_be_numbers():
     data = pd.concat([barriers(0.5, 0.2, 4), barriers(0.1, 0.03, 8)])
-    found = claims_of("appendix_relationship", data)
+    found = claims_of("appendix_relationship", data.assign(series="width"))
     assert "4 to 8, regular-regular" in set(found.setting)
 
 
@@ -285,7 +288,23 @@ def verdicts(frame, claim="stars-below-regular", experiment="table1_barriers"):
 def test_a_single_pair_shows_nothing():
     data = pd.concat([rows(kind, value, n_source=10).head(1)
                       for kind, value in (("regular-regular", 0.5), ("star-heldout", 0.1))])
-    assert verdicts(data) == ({"A": "not shown"}, {"A": ""})
+    assert verdicts(data) == ({"A": "not shown"}, {"A": TOO_FEW})
+
+
+def test_a_verdict_needs_three_models_of_a_kind():
+    "Two fused stars below the ensemble say little: both are on one side by chance half of the time."
+    three = fused("ensemble")(-1)
+    for count, expected in ((2, ("not shown", TOO_FEW)), (3, ("holds", ""))):
+        stars = three[three.method == "fused star"].head(count)
+        data = pd.concat([stars, three[three.method == "ensemble"]])
+        found, remarks = verdicts(data, "fused-below-ensemble", "table2_fusion")
+        assert (found["A"], remarks["A"]) == expected
+
+
+def test_one_star_with_many_heldouts_has_an_interval():
+    data = barriers(0.5, 0.1)
+    data = data[~data.model_a.isin(["star-n10-s1", "star-n10-s2"])]
+    assert verdicts(data) == ({"A": "holds"}, {"A": ""})
 
 
 def test_settings_that_cannot_tell_are_set_aside():
@@ -321,14 +340,17 @@ def test_only_matched_pairs_and_the_most_sources_count():
     assert verdicts(pd.concat([matched, *others, fewer]))[0] == {"A": "holds"}
 
 
-def test_a_series_without_its_column_is_told_by_architecture():
-    data = pd.concat([widths(0.3).drop(columns="series").assign(architecture="resnet"),
-                      depths(0.5).drop(columns="series")])
-    found = claims_of("fig2_width_depth", data)
-    with_column = claims_of("fig2_width_depth", pd.concat([widths(0.3), depths(0.5)]))
-    pd.testing.assert_frame_equal(found, with_column)
-    alone = claims_of("fig2_width_depth", widths(0.3).drop(columns="series"))
-    assert "falls-with-width" not in set(alone.claim), "which series it is cannot be told"
+def test_data_without_the_column_have_no_series():
+    found = claims_of("fig2_width_depth", widths(0.3).drop(columns="series"))
+    assert "falls-with-width" not in set(found.claim) and "stars-below-regular" in set(found.claim)
+
+
+def test_a_change_begins_with_the_first_network_that_is_not_connected():
+    data = pd.concat([barriers(0.02, 0.02, "shallowest", series="depth"), depths(0.5)])
+    found = claims_of("fig2_width_depth", pd.concat([data, widths(0.3)]))
+    own = found[found.claim == "depth-changes-less"]
+    assert own.setting.str.startswith("depth 0 to depth 1 beside width 0 to width 2").all()
+    assert len(own) == 2 and (own.remark == "").all()
 
 
 def test_a_network_may_be_in_both_series():
@@ -374,7 +396,7 @@ def test_claims_are_saved_as_they_are_shown(tmp_path):
 
 
 def test_an_experiment_without_claims_has_a_file_without_rows(tmp_path):
-    assert save(tmp_path, "appendix_warmup", ratio(0.5)).empty
+    assert save(tmp_path, "appendix_warmup", ratio(0.5)) is None
     assert (tmp_path / "claims/appendix_warmup.csv").read_text() == ",".join(CLAIM_COLUMNS) + "\n"
     assert report_claims(tmp_path).empty
 
@@ -413,6 +435,32 @@ def test_the_papers_own_experiment_counts_first(tmp_path):
     row = report_claims(tmp_path).set_index("id").loc["stars-below-regular"]
     assert row.verdict == "holds" and row.holds == 2
     assert row.experiments == ["table1_barriers", "fig1_source_count"]
+
+
+def test_a_setting_counts_where_it_can_tell(tmp_path):
+    "Table 1 has two stars of A, and Fig. 1 has three."
+    few = solution(0.01)
+    save(tmp_path, "table1_barriers", few[few.model_a != "star-n10-s2"])
+    save(tmp_path, "fig1_source_count", solution(0.01))
+    row = report_claims(tmp_path).set_index("id").loc["star-is-a-solution"]
+    assert row.verdict == "holds" and row.experiments == ["fig1_source_count"]
+
+
+def test_verdicts_that_another_run_does_not_repeat_are_not_shown(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    save(here, "table1_barriers", ratio(0.5))
+    save(here, "fig1_source_count", fall_by_sources(0.5))
+    save(there, "table1_barriers", ratio(1.0))
+    merged = report_claims(here)
+    assert standing_claims(here, merged) is merged
+    keep_verdicts(here, there)
+    standing = standing_claims(here, merged).set_index("id")
+    assert list(standing.index) == list(merged.id)
+    changed = standing.loc["stars-below-regular"]
+    assert changed.verdict == "not shown" and changed.settings.startswith("here holds, in ")
+    assert "with other seeds not shown: 1.00 [" in changed.settings
+    only_here = standing.loc["falls-with-sources"]
+    assert only_here.verdict == "holds" and "other seeds" not in only_here.settings
 
 
 def test_claims_of_another_version_are_passed_over(tmp_path):

@@ -51,7 +51,7 @@ def budget_seconds(text: str) -> float:
     raise ValueError(f"budget: a time such as 90s, 25min or 1.5h is needed, not {text!r}")
 
 # %% ../../nbs/50q_paper.budget.ipynb #expectations
-NOTEBOOK_SECONDS = 8.0  # of a notebook that finds everything made, most of it its kernel's start
+NOTEBOOK_SECONDS = 6.0  # of a notebook that finds everything made
 
 class _ChangedExperiments:
     "The experiments of a run, and measured costs."

@@ -5,13 +5,14 @@
 # %% ../../nbs/50s_paper.claim_tests.ipynb #imports
 from __future__ import annotations
 import math
+from itertools import dropwhile
 import numpy as np
 import pandas as pd
 from .trends import among_heldouts
 from ..statistics import AXES, bootstrap_function, fit_line
 
 # %% auto #0
-__all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'NEAR_ZERO', 'CONNECTED', 'BEYOND_CHANCE', 'CLASSES',
+__all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZERO', 'CONNECTED', 'BEYOND_CHANCE', 'CLASSES',
            'FEWEST_HELDOUTS', 'chance_loss', 'barrier_height', 'star_ratio', 'excess_loss', 'with_more_sources',
            'change_over_series', 'relative_change', 'depth_beside_width', 'width_line', 'ratios_over_series',
            'ratios_and_slope', 'with_adam', 'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular',
@@ -36,6 +37,7 @@ def _barriers(data, pair, split="train", metric="loss"):
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #row
 FEWEST_MODELS = 3  # for an interval that a verdict may rest on
+TOO_FEW = "too few models"
 
 def _row(setting, function, *frames, remark=""):
     "A list with the row for a function of the mean values of frames; empty if a frame is."
@@ -43,6 +45,7 @@ def _row(setting, function, *frames, remark=""):
     with np.errstate(all="ignore"):  # a ratio to a barrier of zero
         ours = function(*(np.float64(frame.value.mean()) for frame in frames))
         low, high = bootstrap_function(function, *frames, fewest=FEWEST_MODELS)
+    remark = remark or (TOO_FEW if math.isnan(low) else "")
     return [dict(setting=setting, ours=float(ours), low=low, high=high, remark=remark)]
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #set-aside
@@ -100,26 +103,23 @@ def excess_loss(data: pd.DataFrame) -> list[dict]:
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #sources
-def with_more_sources(data: pd.DataFrame, fewer: int) -> list[dict]:
-    "The star-heldout barrier with the most sources, divided by that at this position of fewer."
+def with_more_sources(data: pd.DataFrame,
+                      other: int,  # position in the sorted numbers of sources: 0, the fewest
+                     ) -> list[dict]:
+    "The star-heldout barrier with the most sources, divided by that with another number of them."
     rows = []
     for setting, part in _settings(data):
         counts = sorted(part.n_source.dropna().unique())
         if len(counts) < 2: continue
         most, few = (_barriers(part[part.n_source == count], HELDOUT)
-                     for count in (counts[-1], counts[fewer]))
+                     for count in (counts[-1], counts[other]))
         rows += _row(setting, np.divide, most, few, remark=_remark(part))
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #series
 def _series(data, name):
     "The rows of the networks of a series, in order, without those beyond chance."
-    if "series" in data: chosen = data.series.str.contains(name, na=False)
-    else:
-        kinds = list(data.architecture.unique())
-        wide = data.architecture.isin(kinds[:1])
-        chosen = (wide == (name == "width")) & (len(kinds) > 1)
-    part = data[chosen]
+    part = data[data.get("series", pd.Series("", data.index)).str.contains(name, na=False)]
     inside = [setting for setting, rows in _settings(part) if _remark(rows) != BEYOND_CHANCE]
     return part[part.setting.isin(inside)]
 
@@ -131,10 +131,11 @@ def _apart(rows):
 # %% ../../nbs/50s_paper.claim_tests.ipynb #ends
 def _ends(data, name):
     "The joint name of a series, and the rows of its first and its last network; or nothing."
-    part = _series(data, name)
-    names = part.setting.unique()
-    if len(names) < 2: return None
-    return f"{names[0]} to {names[-1]}", *(part[part.setting == n] for n in names[[0, -1]])
+    parts = [part for _, part in _settings(_series(data, name))]
+    parts = [*dropwhile(lambda part: _remark(part) == CONNECTED, parts)]
+    if len(parts) < 2: return None
+    first, last = parts[0], parts[-1]
+    return f"{first.setting.iloc[0]} to {last.setting.iloc[0]}", first, last
 
 def change_over_series(data: pd.DataFrame, name: str) -> list[dict]:
     "The barriers of the last network of a series, divided by those of the first."
@@ -143,7 +144,7 @@ def change_over_series(data: pd.DataFrame, name: str) -> list[dict]:
     rows = []
     for kind in AXES.values():
         barriers = [_apart(_barriers(end, kind)) for end in (last, first)]
-        rows += _row(f"{series}, {kind}", np.divide, *barriers, remark=_remark(first))
+        rows += _row(f"{series}, {kind}", np.divide, *barriers)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #two-series
@@ -155,12 +156,12 @@ def depth_beside_width(data: pd.DataFrame) -> list[dict]:
     "The change of barriers over the depths, divided by that over the widths."
     depths, widths = _ends(data, "depth"), _ends(data, "width")
     if depths is None or widths is None: return []
-    remark, rows = _remark(depths[1]) or _remark(widths[1]), []
+    rows = []
     for kind in AXES.values():
         barriers = [_apart(_barriers(end, kind))
                     for end in (depths[2], depths[1], widths[2], widths[1])]
         label = f"{depths[0]} beside {widths[0]}, {kind}"
-        rows += _row(label, relative_change, *barriers, remark=remark)
+        rows += _row(label, relative_change, *barriers)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #line
@@ -222,15 +223,15 @@ def average_beside_ensemble(data: pd.DataFrame, metric: str) -> list[dict]:
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #fused
-def _points(data):
-    "Test accuracies in percentage points, with the most sources in each setting."
+def _accuracies_in_percent(data):
+    "Test accuracies in per cent, with the most sources in each setting."
     rows = data[(data.metric == "accuracy") & (data.split == "test")]
     return _with_most_sources(rows.assign(value=100 * rows.value))
 
 def fused_beside_regular(data: pd.DataFrame) -> list[dict]:
     "The accuracy of fused stars minus that of regular networks."
     rows = []
-    for setting, part in _settings(_points(data)):
+    for setting, part in _settings(_accuracies_in_percent(data)):
         fused, regular = (part[part.method == name] for name in ("fused star", "regular"))
         rows += _row(setting, np.subtract, fused, regular)
     return rows
@@ -238,7 +239,7 @@ def fused_beside_regular(data: pd.DataFrame) -> list[dict]:
 def fused_beside_ensemble(data: pd.DataFrame) -> list[dict]:
     "The accuracy of fused stars minus that of the ensemble of the same sources."
     rows = []
-    for setting, part in _settings(_points(data)):
+    for setting, part in _settings(_accuracies_in_percent(data)):
         ensembles = part[part.method == "ensemble"].groupby("first").value.mean()
         fused = part[part.method == "fused star"]
         fused = fused.assign(value=fused.value - fused["first"].map(ensembles))

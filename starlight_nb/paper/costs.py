@@ -29,7 +29,7 @@ __all__ = ['RATE', 'TENSOR_SECONDS', 'MATCH_SECONDS', 'PEAKS', 'Cost', 'measure_
 
 # %% ../../nbs/50f_paper.costs.ipynb #measurements
 @dataclass(frozen=True)
-class _Measurements:
+class _Timings:
     "What was measured for a setting on one device."
     setting: Setting
     examples: tuple[int, int]  # in the training and the test split
@@ -50,7 +50,7 @@ def _steps(recipe, examples):
     "The steps of an epoch."
     return math.ceil(examples / recipe.batch_size)
 
-class Cost(_Measurements):
+class Cost(_Timings):
     "What a setting costs on one device: what was measured, and seconds of trainings and paths."
     def regular(self, epochs: int | None = None) -> float:
         "Seconds to train a regular model for some epochs (None: those of the recipe)."
@@ -99,9 +99,9 @@ def _time_training(models, networks, steps):
     "Seconds of a step of a regular model, and of a star."
     setting, environment = models.setting, models.environment
     recipe = _timed_recipe(setting.recipe, environment.device)
-    plan = plan_population(networks[0], models.data, recipe, setting.sources, environment.jobs,
-                           backend=environment.backend)
-    size = max(map(len, plan.groups))
+    stacks = plan_population(networks[0], models.data, recipe, setting.sources,
+                             environment.jobs, backend=environment.backend)
+    size = max(map(len, stacks.groups))
     stack = [initialise(models.network, seed) for seed in range(size)]
     step = step_seconds(stack, models.data, recipe, steps=steps) / size
     first, second, star = networks

@@ -16,7 +16,7 @@ from ..runtime.settings import environment_variables, experiments_folder
 __all__ = ['kernel_origin', 'tidy', 'execute_experiment', 'enter_report', 'copy_outputs']
 
 # %% ../../nbs/50y_paper.execution.ipynb #execute
-def _execute(notebook, executed=None, parameters=None, seconds=None):
+def _execute_notebook(notebook, executed=None, parameters=None, seconds=None):
     "Execute a notebook in a kernel of this Python; returns it. `seconds` limits each cell."
     import papermill
     return papermill.execute_notebook(
@@ -28,7 +28,7 @@ def kernel_origin() -> dict:
     "The `origin` of a kernel as a run would start it; an exception where it does not start."
     from nbformat import v4
     ask = "import json; from starlight_nb.runtime.origin import origin; print(json.dumps(origin()))"
-    executed = _execute(v4.new_notebook(cells=[v4.new_code_cell(ask)]))
+    executed = _execute_notebook(v4.new_notebook(cells=[v4.new_code_cell(ask)]))
     return json.loads(executed.cells[0].outputs[0].text)
 
 # %% ../../nbs/50y_paper.execution.ipynb #tidy
@@ -93,7 +93,7 @@ def execute_experiment(experiment: str,
     with explain_os_errors(out): executed.parent.mkdir(parents=True)
     try:
         with environment_variables(variables):
-            _execute(str(notebook), str(executed), parameters, seconds)
+            _execute_notebook(str(notebook), str(executed), parameters, seconds)
         _check_origin(staging / "made_with" / f"{experiment}.json", expected)
     except CellTimeoutError as error: raise OutOfTime(experiment) from error
     except Exception as error:

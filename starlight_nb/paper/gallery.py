@@ -84,16 +84,18 @@ the claim's bounds. It **fails** if the whole interval is outside, on one side. 
 
 Over settings a claim fails if it fails in any, and holds if it holds in all. This is strict: one \
 counterexample refutes a claim about every network, and one setting with few models keeps it from \
-being shown. So the settings are counted too. An interval needs three models. (That regular solutions are not connected is a \
+being shown. So the settings are counted too. (That regular solutions are not connected is a \
 claim that something can be so; one setting is enough for it.)
 
 Not counted are settings that cannot tell: where regular solutions are *connected anyway*, with a \
-barrier below 0.05 nats, and where the matched path between them is *beyond chance*, worse than \
-guessing.
+barrier below 0.05 nats; where the matched path between them is *beyond chance*, worse than \
+guessing; and where there are *too few models*, because an interval needs three models of some \
+kind. Where a setting has one star, its interval is over the other models, and says nothing about \
+other stars.
 
-A report may keep the verdicts of a second run, with every model from other seeds. Then a verdict \
-at the top is one that both runs have, and everything else is not shown; the sections below are of \
-this run alone."""
+A report may keep the verdicts of a second run, with every model from other seeds. Then a claim at \
+the top whose verdicts differ is not shown. A claim that only one of the runs tests keeps its \
+verdict, and the sections below are of this run alone."""
 
 def _claims_of_report(page, out, rows):
     "The blocks about all claims; `rows` are of `read_claims`."

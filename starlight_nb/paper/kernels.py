@@ -14,7 +14,7 @@ from jupyter_client.provisioning import LocalProvisioner
 from ..runtime.jobs import ONE_THREAD
 
 # %% auto #0
-__all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'prepare_kernels', 'ForkedKernel', 'ThisPython']
+__all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'ForkedKernel', 'ThisPython']
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #search-path
 def _search_path():
@@ -69,10 +69,6 @@ def _server():
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #fork-kernel
 CAN_FORK = sys.platform == "linux"  # macOS's own libraries do not survive a fork
-
-def prepare_kernels():
-    "Start this process's kernel server, which imports while this process goes on."
-    if CAN_FORK: _server()
 
 def _fork_kernel(arguments, variables, folder):
     "The process id of a new kernel; `RuntimeError` where the server ends instead."

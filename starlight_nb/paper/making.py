@@ -29,9 +29,9 @@ def _groups(members, models):
     "Regular solutions of one population, in lists of those that are trained together."
     recipe = recipe_from(members[0].config["recipe"])
     environment = models.environment
-    plan = plan_population(models.network(), models.data, recipe, len(members), environment.jobs,
-                           backend=environment.backend)
-    return [[members[n] for n in group] for group in plan.groups]
+    stacks = plan_population(models.network(), models.data, recipe, len(members),
+                             environment.jobs, backend=environment.backend)
+    return [[members[n] for n in group] for group in stacks.groups]
 
 # %% ../../nbs/50g_paper.making.ipynb #batches
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def _make(models, *measurements):
 
 def _label(batch):
     "What a job makes, for people."
-    first, *rest = [measurement.name for measurement in batch.measurements]
-    names = f"{first} to {rest[-1]}" if rest else first
-    return f"{batch.models.setting.label}: {names}"
+    names = [measurement.name for measurement in batch.measurements]
+    several = f"{len(names)} regular solutions ({names[0]} … {names[-1]})"
+    return f"{batch.models.setting.label}: {several if len(names) > 1 else names[0]}"
 
 # %% ../../nbs/50g_paper.making.ipynb #making-jobs
 def _costs(batches, known):

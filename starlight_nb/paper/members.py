@@ -228,11 +228,11 @@ def regular_pairs(members: list[Member], matching: str = "forward") -> list[Pair
 
 def star_pairs(stars: list[tuple[int, int, Member]],  # as `star_members` gives them
                heldouts: list[Member],
-               sources: int,                          # of each star, its first
+               paired_sources: int,                   # of each star, its first
                matching: str = "forward") -> list[Pair]:
-    "From each star to every held-out solution, and to its first `sources` sources."
+    "From each star to every held-out solution, and to its first sources."
     to_heldouts = [Pair("star-heldout", star, b, matching, n, seed)
                    for n, seed, star in stars for b in heldouts]
     to_sources = [Pair("star-source", star, b, matching, n, seed)
-                  for n, seed, star in stars for b in star.sources[:sources]]
+                  for n, seed, star in stars for b in star.sources[:paired_sources]]
     return to_heldouts + to_sources

@@ -35,20 +35,21 @@ def plan_of(experiment) -> Plan:
     return PLANS[check_choice("experiment", experiment.name, PLANS)](experiment)
 
 # %% ../../nbs/50p_paper.plans.ipynb #pairs
-def _pairs(study, heldouts, stars, sources=0, matchings=("forward",)):
+def _pairs(study, heldouts, stars, paired_sources=0, matchings=("forward",)):
     """Pairs of held-out solutions, and of stars with them and with so many of their sources, in
     each of the matchings."""
     solutions = study.members("heldout", heldouts)
     return [pair for matching in matchings
             for pair in regular_pairs(solutions, matching)
-            + star_pairs(stars, solutions, sources, matching)]
+            + star_pairs(stars, solutions, paired_sources, matching)]
 
-def _star_parts(experiment, counts=None, heldouts=None, sources=0, matchings=("forward",),
-                **options):
+def _star_parts(experiment, counts=None, heldouts=None, paired_sources=0,
+                matchings=("forward",), **options):
     "A part for each setting: its pairs of held-out solutions and stars; `options` of the part."
     for study in experiment.studies:
         stars = study.stars(counts or [experiment.sources], experiment.stars)
-        pairs = _pairs(study, heldouts or experiment.heldouts, stars, sources, matchings)
+        pairs = _pairs(study, heldouts or experiment.heldouts, stars, paired_sources,
+                       matchings)
         yield PairPart(study, pairs, **options)
 
 # %% ../../nbs/50p_paper.plans.ipynb #fig0
@@ -64,9 +65,9 @@ def fig0_plane(experiment) -> Plan:
 # %% ../../nbs/50p_paper.plans.ipynb #fig1
 @plan
 def fig1_source_count(experiment) -> Plan:
-    "Pairs of stars for each number of sources."
+    "Pairs of held-out solutions, and of stars for each number of sources."
     return Plan([*_star_parts(experiment, counts=experiment.source_counts,
-                              sources=experiment.heldouts)])
+                              paired_sources=experiment.heldouts)])
 
 # %% ../../nbs/50p_paper.plans.ipynb #fig2
 @plan
@@ -74,7 +75,7 @@ def fig2_width_depth(experiment) -> Plan:
     "Pairs in settings of several widths and depths; the column `series` says which vary."
     widths, depths = experiment.named("widths"), experiment.named("depths")
     parts = []
-    for part in _star_parts(experiment, sources=experiment.heldouts):
+    for part in _star_parts(experiment, paired_sources=experiment.heldouts):
         series = ["width"] * (part.study in widths) + ["depth"] * (part.study in depths)
         parts.append(replace(part, columns=dict(series=" and ".join(series))))
     return Plan(parts, ("series",))
@@ -82,7 +83,7 @@ def fig2_width_depth(experiment) -> Plan:
 @plan
 def fig3_paths(experiment) -> Plan:
     "Whole paths."
-    return Plan([*_star_parts(experiment, sources=experiment.heldouts, whole=True)])
+    return Plan([*_star_parts(experiment, paired_sources=experiment.heldouts, whole=True)])
 
 # %% ../../nbs/50p_paper.plans.ipynb #fig4
 SOURCES_OF_A_STAR = 8  # whose segments are measured
@@ -136,13 +137,13 @@ def table2_fusion(experiment) -> Plan:
 # %% ../../nbs/50p_paper.plans.ipynb #appendix-same
 @plan
 def appendix_test_metrics(experiment) -> Plan:
-    "The pairs of Table 1."
+    "The pairs of Table 1, without those in random matching orders."
     return _table_plan(experiment, 0)
 
 @plan
 def appendix_relationship(experiment) -> Plan:
     "The pairs of Fig. 2's widths."
-    return Plan([*_star_parts(experiment)])
+    return Plan([*_star_parts(experiment, columns=dict(series="width"))], ("series",))
 
 @plan
 def appendix_heldouts(experiment) -> Plan:
@@ -180,7 +181,7 @@ def appendix_partial(experiment) -> Plan:
     return Plan(parts, ("matching", "spec"))
 
 # %% ../../nbs/50p_paper.plans.ipynb #appendix-options
-def _option_plan(experiment, column, options, sources=0, whole=False):
+def _option_plan(experiment, column, options, paired_sources=0, whole=False):
     "Pairs of stars with each of the options, which are named in a column."
     parts = []
     for study in experiment.studies:
@@ -188,7 +189,7 @@ def _option_plan(experiment, column, options, sources=0, whole=False):
         parts.append(PairPart(study, regular_pairs(solutions)))
         for name, own in options.items():
             stars = study.stars([experiment.sources], experiment.stars, **own)
-            pairs = star_pairs(stars, solutions, sources)
+            pairs = star_pairs(stars, solutions, paired_sources)
             parts.append(PairPart(study, pairs, whole=whole, columns={column: name}))
     return Plan(parts, (column,))
 

@@ -177,7 +177,8 @@ def fusion_table(summary: pd.DataFrame,  # of `fusion_summary`
     wide = summary.assign(text=texts).pivot_table(
         index=["setting", "n_source"], columns="method", values="text", aggfunc="first", sort=False)
     columns = [method for method in PREDICTOR_METHODS if method in wide]
-    return wide[columns].reset_index().rename(columns={"n_source": "N"})
+    names = {"n_source": "N", "equal_budget": "regular, as long as a star"}
+    return wide[columns].reset_index().rename(columns=names)
 
 # %% ../../nbs/50m_paper.predictors.ipynb #fusion-caption
 def fusion_caption(summary: pd.DataFrame,  # of `fusion_summary`

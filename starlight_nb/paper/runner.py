@@ -126,6 +126,7 @@ class Run:
     planner: Planner | None = None                # under a budget
     origin: dict = field(default_factory=origin)  # the software behind the results
     seconds: dict = field(default_factory=dict)   # of each notebook that ended well
+    ended: int = 0                                # notebooks, also those that failed
     making: dict = field(default_factory=dict)    # jobs and seconds of what was made
     failures: dict = field(default_factory=dict)  # the errors of the other experiments
 
@@ -199,25 +200,25 @@ def _notebook_jobs(run, chosen, ends_at):
     return graph
 
 def _timed_notebook(*arguments):
-    "Execute a notebook; returns the seconds that it took."
+    "Execute a notebook; the seconds that it took, and its error where it failed."
     from starlight_nb.paper.execution import execute_experiment
-    began = time.time()
-    execute_experiment(*arguments)
-    return time.time() - began
+    began, failed = time.time(), None
+    try: execute_experiment(*arguments)
+    except (ExperimentFailed, OutOfTime) as error: failed = error
+    return round(time.time() - began, 1), failed
 
 # %% ../../nbs/50z_paper.runner.ipynb #run-notebooks
-def _end_notebook(run, outcome, keep_going):
+def _end_notebook(run, name, seconds, error, keep_going):
     "Let a notebook's files enter the report, or record its error; returns what became of it."
-    name = outcome.key
-    if isinstance(outcome.error, OutOfTime): return dict(event="notebook stopped", seconds=0.0)
-    if outcome.error:
-        run.fail(name, str(outcome.error), keep_going)
+    if isinstance(error, OutOfTime): return dict(event="notebook stopped")
+    if error:
+        run.fail(name, str(error), keep_going)
         return dict(event="notebook failed", error=run.failures[name])
     from starlight_nb.paper.execution import enter_report
     claim_report(run.out, run.request.identity())
     enter_report(name, run.staging / name, run.out)
-    run.seconds[name] = round(outcome.result, 1)
-    return dict(event="notebook done", seconds=run.seconds[name])
+    run.seconds[name] = seconds
+    return dict(event="notebook done")
 
 # %% ../../nbs/50z_paper.runner.ipynb #run-all-notebooks
 def _run_notebooks(run, chosen, ends_at, keep_going):
@@ -228,10 +229,11 @@ def _run_notebooks(run, chosen, ends_at, keep_going):
     with closing(outcomes):
         for outcome in outcomes:
             run.monitor.stage.end_job(graph[outcome.key].seconds)
-            ended = _end_notebook(run, outcome, keep_going)
-            number = len(run.seconds) + len(run.failures)
-            run.monitor.tell(ended.pop("event"), name=outcome.key, number=number, total=total,
-                             **ended)
+            seconds, error = outcome.result or (0.0, outcome.error)  # 0: its worker is lost
+            ended = _end_notebook(run, outcome.key, seconds, error, keep_going)
+            run.ended += 1
+            run.monitor.tell(ended.pop("event"), name=outcome.key, number=run.ended, total=total,
+                             seconds=seconds, **ended)
             if run.failures and not keep_going: return
 
 # %% ../../nbs/50z_paper.runner.ipynb #rounds
@@ -281,7 +283,7 @@ def _run_all(run, ends_at, keep_going, log_json):
     if run.failures: raise ExperimentFailed("\n".join(run.failures.values()))
 
 # %% ../../nbs/50z_paper.runner.ipynb #execute
-def _execute(request, environment, out, planner, ends_at, keep_going, log_json):
+def _run_request(request, environment, out, planner, ends_at, keep_going, log_json):
     "Run the request inside the report's folder `out`; None: only make its measurements."
     with ExitStack() as stack:
         environment = stack.enter_context(_cluster(environment, request.profile.resources))
@@ -340,6 +342,6 @@ def reproduce(
                                    device=device, backend=backend, ray_address=ray_address)
     out = _check_run(request, environment, out, data, ray_address, make_only)
     planner, ends_at = _plan_run(request, environment, budget, dry_run, log_json)
-    target = None if make_only else out
-    if not dry_run: _execute(request, environment, target, planner, ends_at, keep_going, log_json)
+    options = planner, ends_at, keep_going, log_json
+    if not dry_run: _run_request(request, environment, None if make_only else out, *options)
     return out

@@ -67,7 +67,7 @@ def _spec_once(dataset, folder, architecture, model, operations, groups):
 
 # %% ../../nbs/50d_paper.study.ipynb #setting-models-class
 class SettingModels(_SettingNetworks):
-    "What makes the models of a setting, and holds them."
+    "Builds the networks of a setting, and trains its members through the store."
     def placed(self, state: dict) -> dict:
         "The state on the device."
         return {name: tensor.to(self.environment.device) for name, tensor in state.items()}
