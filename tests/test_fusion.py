@@ -145,7 +145,7 @@ def test_splits_have_no_source_in_common(small):
     assert not sources_of[2, 0] & sources_of[2, 2]
     assert all(len(sources) == count for (count, _), sources in sources_of.items())
     stars = [predictor for predictor in found if predictor.method == "fused star"]
-    assert {star.name for star in stars} >= {"fused-n2-s0", "fused-n2-s0-from2"}
+    assert {star.name for star in stars} >= {"fused-n2-s0", "fused-n2-s0from2"}
     for star in stars:
         own = {source.name for source in star.members[0].sources}
         assert own == sources_of[star.n_source, star.first]

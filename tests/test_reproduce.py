@@ -705,6 +705,7 @@ def test_data_keep_the_contract(smoke_report):
         "table2_fusion": ["method", "first"],
         "appendix_matching": ["matching"],
         "appendix_partial": ["matching", "spec"],
+        "appendix_relationship": ["series"],
         "appendix_rematching": ["rematch"],
         "appendix_warmup": ["warmup"],
         "fig0_plane": ["matching", "ends", "x", "y"],

@@ -5,6 +5,7 @@
 # %% ../../nbs/50xa_paper.kernels.ipynb #imports
 from __future__ import annotations
 import json, os, signal, subprocess, sys
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -93,8 +94,14 @@ class _ForkedProcess:
         "Called after `poll` has seen the end."
         return 0
     def send_signal(self, number: int) -> None:
-        "Send a signal to the kernel."
-        os.kill(self.pid, number)
+        "Send a signal to the kernel, unless it has ended."
+        with suppress(ProcessLookupError): os.kill(self.pid, number)
+    def terminate(self) -> None:
+        "Ask the kernel to end."
+        self.send_signal(signal.SIGTERM)
+    def kill(self) -> None:
+        "End the kernel."
+        self.send_signal(signal.SIGKILL)
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #forked-kernel
 class ForkedKernel(LocalProvisioner):
