@@ -3,9 +3,9 @@ session."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -166,21 +166,29 @@ def report_bytes(folder, report=None):
 
 @pytest.fixture(scope="session")
 def smoke_report(tmp_path_factory):
-    "The smoke report from an empty store, made once, also where several processes share the tests."
+    """A folder with the smoke report and its store, made once from an empty store, also where several
+    processes share the tests. STARLIGHT_SMOKE names such a folder where there is one."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "smoke"
     with FileLock(f"{folder}.lock"):
-        if not (folder / "seconds").exists():
-            folder.mkdir(exist_ok=True)
-            began = time.monotonic()
-            status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=folder))
-            assert status == 0, out + error
-            (folder / "seconds").write_text(str(time.monotonic() - began))
-    return folder
+        if folder.exists(): return folder
+        if given := os.environ.get("STARLIGHT_SMOKE"):
+            return Path(shutil.copytree(given, folder))
+        made = folder.with_name("smoke-in-the-making")
+        made.mkdir()
+        status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=made))
+        assert status == 0, out + error
+        return made.rename(folder)
+
+
+LONGEST = ("test_reproduce", "test_planning", "test_evidence", "test_faults", "test_architectures")
 
 
 def pytest_collection_modifyitems(items):
-    "Slow tests run when they are asked for, and may take an hour."
+    """The longest files come first, so that no process is left with one of them at the end. Slow
+    tests run when they are asked for, and may take an hour."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(3600))

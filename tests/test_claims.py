@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from starlight_nb.paper import cli
 from starlight_nb.paper.catalogue import experiment_names
 from starlight_nb.paper.claim_tests import BEYOND_CHANCE, CONNECTED, TOO_FEW, chance_loss
 from starlight_nb.paper.claims import (
@@ -27,6 +28,7 @@ from starlight_nb.paper.claims import (
     verdict,
 )
 from starlight_nb.paper.published import published
+from starlight_nb.paper.report import save_data
 from starlight_nb.paper.study import COLUMNS
 
 NAN = math.nan
@@ -457,7 +459,7 @@ def test_verdicts_that_another_run_does_not_repeat_are_not_shown(tmp_path):
     standing = standing_claims(here, merged).set_index("id")
     assert list(standing.index) == list(merged.id)
     changed = standing.loc["stars-below-regular"]
-    assert changed.verdict == "not shown" and changed.settings.startswith("here holds, in ")
+    assert changed.verdict == "not shown" and changed.settings.startswith("here holds, for A")
     assert "with other seeds not shown: 1.00 [" in changed.settings
     only_here = standing.loc["falls-with-sources"]
     assert only_here.verdict == "holds" and "other seeds" not in only_here.settings
@@ -522,3 +524,19 @@ def test_saved_verdicts_follow_from_saved_intervals(committed):
             claim = paper_claims()[row.claim]
             expected = verdict(row.low, row.high, claim.above, claim.below)
             assert row.verdict == ("not shown" if row.remark else expected)
+
+
+def test_labels_that_look_like_something_else_stay_as_they_are(tmp_path):
+    experiment = SimpleNamespace(name="fig3_paths", out=tmp_path)
+    for label in ("NA", "1.50", "4"):
+        saved = save_data(experiment, ratio(0.5, setting=label))
+        assert set(saved.setting) == {label}
+        assert set(claims_of("fig3_paths", saved).setting) == {label}
+
+
+def test_a_report_is_no_second_run_of_itself(tmp_path, capsys):
+    save(tmp_path, "table1_barriers", ratio(0.5))
+    (tmp_path / "evidence.json").write_text('{"profile_digest": "x"}')
+    assert cli.main(["compare", str(tmp_path), str(tmp_path), "--keep"]) == 2
+    assert f"other: {tmp_path} has the seeds of {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "claims_again.csv").exists()

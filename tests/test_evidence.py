@@ -77,7 +77,11 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("kind", KERNELS)
+QUICK = ("another environment", "no JSON", "another version in the current folder")
+
+
+@pytest.mark.parametrize("kind", [
+    kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KERNELS])
 def test_a_kernel_is_this_python_whatever_kernelspecs_there_are(kind, tmp_path):
     (tmp_path / "work").mkdir()
     of_kernel, here = ask_kernel(tmp_path, KERNELS[kind](tmp_path))

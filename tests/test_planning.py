@@ -2,16 +2,19 @@
 allows leaves a store and a report that are whole."""
 
 import dataclasses
+import io
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, finish, report_bytes, starlight
 
 from starlight_nb.paper import cli
@@ -25,6 +28,7 @@ from starlight_nb.paper.parts import missing
 from starlight_nb.paper.plans import PLANS, plan_of
 from starlight_nb.paper.profiles import load_profile
 from starlight_nb.runtime.settings import Settings
+from starlight_nb.runtime.store import config_key, write_tensors
 from starlight_nb.training import Recipe
 
 PROFILE = """[settings.small]
@@ -184,7 +188,7 @@ def test_time_that_is_over_leaves_what_is_done_and_the_next_call_goes_on(tmp_pat
             "from starlight_nb.paper.cli import main\nsys.exit(main(sys.argv[1:]))")
     words = [
         "reproduce", "--profile", str(path), "--jobs", "1", "--only", "fig3",
-        "--budget", "30s", "--out",
+        "--budget", "20s", "--out",
         str(tmp_path / "report"), "--store", str(store),
     ]
     again = lambda: subprocess.run(
@@ -232,6 +236,79 @@ def test_a_node_makes_and_a_laptop_draws(profile, tmp_path):
         assert status == 0, out + error
     assert {entry.key for entry in stored(laptop / "store")} == before
     assert report_bytes(laptop) == report_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def exported(smoke_report, tmp_path_factory):
+    "All measurements of the smoke report in a file."
+    file = tmp_path_factory.mktemp("exported") / "measured.tar"
+    assert cli.main(["store", "export", str(file), "--store", str(smoke_report / "store")]) == 0
+    return file
+
+
+def imported(contents, folder, capsys):
+    "What importing these bytes into an empty store says; it has to fail and leave nothing."
+    file = folder / "changed.tar"
+    file.write_bytes(contents)
+    status = cli.main(["store", "import", str(file), "--store", str(folder / "store")])
+    assert status == 2 and not list(folder.glob("store/*/*.safetensors"))
+    return capsys.readouterr().err
+
+
+def rebuilt(exported, change):
+    "The export with its files (names and contents, in order) changed."
+    with tarfile.open(exported) as archive:
+        files = {member.name: archive.extractfile(member).read() for member in archive}
+    change(files)
+    contents = io.BytesIO()
+    with tarfile.open(fileobj=contents, mode="w") as archive:
+        for name, own in files.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(own)
+            archive.addfile(about, io.BytesIO(own))
+    return contents.getvalue()
+
+
+@pytest.mark.parametrize("place", ["header", "contents", "cut at a header", "cut in the middle"])
+def test_a_damaged_export_is_refused_whole(place, exported, tmp_path, capsys):
+    contents = bytearray(exported.read_bytes())
+    with tarfile.open(exported) as archive: member = archive.getmembers()[3]
+    position = member.offset_data + 200 if place == "contents" else member.offset + 5
+    contents[position] ^= 1
+    if place.startswith("cut"): del contents[position - 5 if place.endswith("header") else position:]
+    assert "is no file of `starlight store export`, or is damaged" in imported(
+        contents, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("config", [
+    ["a"], "abc", {"kind": ["path"]}, {"kind": "regular", "seed": 3}, {"a": 1}])
+def test_an_export_holds_measured_values_alone(config, exported, tmp_path, capsys):
+    def foreign(files):
+        path = tmp_path / f"{config_key(config)}.safetensors"
+        write_tensors(path, {"values": torch.ones(2)}, config)
+        files[path.name] = path.read_bytes()
+        files["keys.json"] = json.dumps([*json.loads(files["keys.json"]), path.stem]).encode()
+    said = imported(rebuilt(exported, foreign), tmp_path, capsys)
+    assert f"{config_key(config)}.safetensors: it is no measured value" in said
+
+
+def test_names_in_an_export_lead_nowhere_else(exported, tmp_path, capsys):
+    def upwards(files): files[".."] = b"x"
+    assert "it does not have all of its entries" in imported(
+        rebuilt(exported, upwards), tmp_path, capsys)
+
+
+def test_a_damaged_entry_is_not_exported_and_is_mended_by_an_import(exported, tmp_path, capsys):
+    store = tmp_path / "store"
+    words = ["--store", str(store)]
+    assert cli.main(["store", "import", str(exported), *words]) == 0
+    path = next(store.glob("*/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert cli.main(["store", "export", str(tmp_path / "again.tar"), *words]) == 2
+    assert f"store: {path} is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "again.tar").exists()
+    assert cli.main(["store", "import", str(exported), *words]) == 0
+    assert "1 measurements imported" in capsys.readouterr().out and not verify(store)[1]
 
 
 def test_measurements_are_the_same_bytes_whatever_the_number_of_jobs(profile, tmp_path):

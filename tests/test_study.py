@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_study, measured_paths
+from conftest import ROOT, make_study, measured_paths
 
 from starlight_nb.paper.catalogue import profile_names
 from starlight_nb.runtime.store import Store
@@ -325,3 +325,28 @@ def test_a_table_from_known_values():
     assert order_spread(pd.DataFrame(rows))["sd over orders"].item() == pytest.approx(
         np.std([1, 2], ddof=1)
     )
+
+
+LIKE = [
+    ('like = "{0}"', "like: '{0}' is like this profile itself"),
+    ('like = "{1}"', "like: '{0}' is like this profile itself"),
+    ("like = 5", "like: "),
+    ('like = "nope"', "like: 'nope' is not known"),
+]
+
+
+@pytest.mark.parametrize("text, message", LIKE)
+def test_a_profile_is_like_another_one(text, message, tmp_path):
+    one, other = (tmp_path / name for name in ("one.toml", "other.toml"))
+    one.write_text(text.format(one, other))
+    other.write_text(f'like = "{one}"')
+    with pytest.raises(ValueError) as raised: load_profile(str(one))
+    assert message.format(one, other) in str(raised.value)
+
+
+def test_a_setting_has_as_many_models_as_there_are_seeds(tmp_path):
+    text = (ROOT / "nbs/experiments/profiles/smoke.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("sources = ", "sources = 1000", 1))
+    with pytest.raises(ValueError, match=r"settings\.\w+\.sources: at most 10,000, not 1"):
+        load_profile(str(path))

@@ -217,16 +217,24 @@ def _prune(root, arguments):
     return 0
 
 # %% ../../nbs/50zb_paper.cli.ipynb #compare
+def _keep(report, other):
+    "Keep the verdicts of another report in a report."
+    from starlight_nb.paper.claims import keep_verdicts
+    from starlight_nb.paper.evidence import saved_identity
+    from starlight_nb.paper.gallery import write_gallery
+    own, its = saved_identity(report), saved_identity(other)
+    if own and own.get("profile_digest") == its.get("profile_digest"):
+        raise ValueError(f"other: {other} has the seeds of {report}; another run is needed")
+    keep_verdicts(report, other)
+    write_gallery(report, own.get("title", report.name))
+
 def _compare(arguments):
     "Print the verdicts of two reports side by side."
-    from starlight_nb.paper.claims import compare_reports, keep_verdicts
-    from starlight_nb.paper.evidence import saved_title
-    from starlight_nb.paper.gallery import write_gallery
+    from starlight_nb.paper.claims import compare_reports
     report, other = Path(arguments.report), Path(arguments.other)
-    print(compare_reports(report, other).to_markdown(index=False, disable_numparse=True))
-    if arguments.keep:
-        keep_verdicts(report, other)
-        write_gallery(report, saved_title(report))
+    table = compare_reports(report, other)
+    if arguments.keep: _keep(report, other)
+    print(table.to_markdown(index=False, disable_numparse=True))
     return 0
 
 # %% ../../nbs/50zb_paper.cli.ipynb #carry

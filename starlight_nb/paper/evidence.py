@@ -15,7 +15,7 @@ from ..runtime.settings import Settings, device_name
 
 # %% auto #0
 __all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'CLOSED', 'ORIGIN', 'profile_identity', 'check_report',
-           'claim_report', 'merged_origins', 'notebook_seconds', 'saved_title', 'save_evidence']
+           'claim_report', 'merged_origins', 'notebook_seconds', 'saved_identity', 'save_evidence']
 
 # %% ../../nbs/50w_paper.evidence.ipynb #profile-identity
 def profile_identity(profile: Profile,
@@ -148,9 +148,10 @@ def notebook_seconds(out: Path,  # the report's folder
     "The seconds that each notebook took when the report was last made; empty where it is new."
     return _read_json(out / "evidence.json").get("notebook_seconds", {})
 
-def saved_title(out: Path) -> str:
-    "The title of the report in `out`; the folder's name where it has none."
-    return _read_json(out / "evidence.json").get("title", out.name)
+def saved_identity(out: Path) -> dict:
+    "What the evidence of the report in `out` records of its profile; empty without evidence."
+    evidence = _read_json(out / "evidence.json")
+    return {key: evidence[key] for key in ("profile_digest", "title") if key in evidence}
 
 # %% ../../nbs/50w_paper.evidence.ipynb #save-evidence
 def save_evidence(out: Path,              # the report's folder

@@ -13,16 +13,16 @@ from filelock import Timeout
 from ..models import check_architecture
 from .experiment import resolve_experiment
 from .members import (
-    KINDS, SEEDS, SEEDS_OF_A_SET, algorithms_of, identify_network, star_name)
+    KINDS, SEEDS, algorithms_of, identify_network, star_name)
 from .plans import plan_of
-from .profiles import load_profile
+from .profiles import SEEDS_OF_A_SET, load_profile
 from ..runtime.files import check_folder, explain_os_errors, lock, write_atomic
 from ..runtime.settings import Settings
 from ..runtime.store import config_key, read_about, read_tensors
 
 # %% auto #0
-__all__ = ['OLD', 'MODELS', 'StoredFile', 'stored', 'references', 'setting_of', 'role_of', 'old_entries', 'listing', 'verify',
-           'export_measurements', 'import_measurements', 'keys_of_profile', 'prune']
+__all__ = ['OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'StoredFile', 'stored', 'references', 'setting_of', 'role_of', 'old_entries',
+           'listing', 'verify', 'export_measurements', 'import_measurements', 'keys_of_profile', 'prune']
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #stored
 @dataclass(frozen=True)
@@ -173,19 +173,29 @@ def verify(root: Path) -> tuple[int, list[tuple[Path, str]]]:
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #export-store
 MODELS = ("regular", "star")  # the kinds of entries that hold weights
+MEASURED = KINDS.keys() - set(MODELS)
+MANIFEST = "keys.json"  # the first file of an export: a list of the keys of all others
+
+def _add_file(archive, name, contents):
+    about = tarfile.TarInfo(name)
+    about.size = len(contents)
+    archive.addfile(about, io.BytesIO(contents))
 
 def export_measurements(root: Path,
                         file: Path,  # a new tar file
                        ) -> int:
-    "Write all measured values of a store into one file, without models; returns their number."
-    measured = [entry for entry in stored(root)
-                if entry.config and entry.config.get("kind") in KINDS.keys() - set(MODELS)]
+    """Write all measured values of a store into one file, without models; returns their number.
+
+    Raises `ValueError`, and writes nothing, where one of them is damaged."""
+    measured = {entry.key: entry for entry in stored(root)
+                if entry.config and entry.config.get("kind") in MEASURED}
+    for entry in measured.values():
+        if reason := _damage(entry): raise ValueError(f"store: {entry.path} is damaged: {reason}")
     contents = io.BytesIO()
     with tarfile.open(fileobj=contents, mode="w") as archive:
-        for entry in sorted(measured, key=lambda one: one.key):
-            about = tarfile.TarInfo(entry.path.name)
-            about.size = entry.size
-            archive.addfile(about, io.BytesIO(entry.path.read_bytes()))
+        _add_file(archive, MANIFEST, json.dumps(sorted(measured)).encode())
+        for key in sorted(measured):
+            _add_file(archive, f"{key}.safetensors", measured[key].path.read_bytes())
     write_atomic(Path(file), contents.getvalue())
     return len(measured)
 
@@ -195,6 +205,8 @@ def _check_imported(folder, name, contents):
     path = Path(folder) / Path(name).name
     path.write_bytes(contents)
     config = read_about(path)["config"]
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if kind not in [*MEASURED]: raise ValueError("it is no measured value")
     read_tensors(path, config)
     if path.stem != config_key(config):
         raise ValueError("its name is not the key of its configuration")
@@ -203,27 +215,35 @@ def _check_imported(folder, name, contents):
 def _read_archive(file):
     "The contents of all entries in a file of `export_measurements`, by key, checked."
     found = {}
-    with tarfile.open(file) as archive, tempfile.TemporaryDirectory() as folder:
-        for member in archive:
-            contents = archive.extractfile(member).read()
-            try: found[_check_imported(folder, member.name, contents)] = contents
-            except ValueError as error: raise ValueError(f"{member.name}: {error}") from None
+    with tarfile.open(file, "r:") as archive, tempfile.TemporaryDirectory() as folder:
+        files = {member.name: archive.extractfile(member).read() for member in archive}
+        keys = json.loads(files.pop(MANIFEST, b"null"))
+        if keys is None or {f"{key}.safetensors" for key in keys} != files.keys():
+            raise ValueError("it does not have all of its entries")
+        for name, contents in files.items():
+            try: found[_check_imported(folder, name, contents)] = contents
+            except (ValueError, OSError) as error: raise ValueError(f"{name}: {error}") from None
     return found
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #import-store
+def _whole_entries(root, keys):
+    "Those of the keys that the store has, as they were written."
+    if not root.is_dir(): return set()
+    return {entry.key for entry in stored(root) if entry.key in keys and not _damage(entry)}
+
 def import_measurements(root: Path, file: Path) -> tuple[int, int]:
     """Add the measured values in a file to a store: how many are new, and how many were there.
 
-    Raises `ValueError`, and adds nothing, where the file or one of its entries is damaged, and
-    `OSError` where a folder or file cannot be read or written."""
+    A damaged entry of the store is replaced. Raises `ValueError`, and adds nothing, where the file
+    or one of its entries is damaged, and `OSError` where a file cannot be read or written."""
     root = Path(root)
     check_folder("store", root)
     try: found = _read_archive(file)
-    except (tarfile.TarError, AttributeError, ValueError, EOFError) as error:
+    except (tarfile.TarError, AttributeError, TypeError, ValueError, EOFError) as error:
         raise ValueError(f"import: {file} is no file of `starlight store export`, or is damaged: "
                          f"{error}") from None
-    missing = {key: contents for key, contents in found.items()
-               if not (root / key[:2] / f"{key}.safetensors").exists()}
+    there = _whole_entries(root, found)
+    missing = {key: contents for key, contents in found.items() if key not in there}
     for key, contents in missing.items():
         with lock(root / "locks" / key):
             write_atomic(root / key[:2] / f"{key}.safetensors", contents)

@@ -74,8 +74,9 @@ CAN_FORK = sys.platform == "linux"  # macOS's own libraries do not survive a for
 def _fork_kernel(arguments, variables, folder):
     "The process id of a new kernel; `RuntimeError` where the server ends instead."
     server, request = _server(), dict(arguments=arguments, variables=variables, folder=folder)
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
+    with suppress(BrokenPipeError):  # of a server that has ended, which gives no answer
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
     answer = server.stdout.readline()
     if answer: return int(answer)
     raise RuntimeError(f"the process that starts kernels ended with status {server.wait()}")

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from ..data import LOADERS, Dataset, check_dataset_name, load
 from ..models import build, builder_of
-from .profiles import Setting
+from .profiles import SEEDS_OF_A_SET, Setting
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import config_key
 from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
-__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'SEEDS_OF_A_SET', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'identify_network',
-           'network_of', 'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member', 'star_name',
-           'star_member', 'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
+__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'identify_network', 'network_of',
+           'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member', 'star_name', 'star_member',
+           'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
 
 # %% ../../nbs/50c_paper.members.ipynb #data
 @lru_cache(maxsize=4)
@@ -104,7 +104,6 @@ class Measurement(ABC):
 # %% ../../nbs/50c_paper.members.ipynb #member
 SEEDS = {  # the first seed of each role
     "source": 0, "heldout": 100_000, "star": 200_000, "equal_budget": 300_000}
-SEEDS_OF_A_SET = 10_000  # of each role
 
 @dataclass(frozen=True)
 class Member(Measurement):

@@ -137,7 +137,8 @@ def _show_bars(monitor):
         elapsed, left = time.time() - monitor.start, monitor.remaining()
         bar.n = elapsed / max(elapsed + left, 1e-9)
         stage = monitor.stage
-        bar.set_description_str(f"{stage.name} {stage.ended}/{stage.total}", refresh=False)
+        progress = f"{stage.name} {stage.ended}/{stage.total}" if stage.start else "planning"
+        bar.set_description_str(progress, refresh=False)
         bar.set_postfix_str(f" about {clock_text(left)} left")
         trainings.refresh()
     for shown in (trainings, bar): shown.close()

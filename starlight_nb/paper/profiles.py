@@ -16,9 +16,9 @@ from ..runtime.settings import check_choice, check_number, experiments_folder
 from ..training import Recipe, recipe_from
 
 # %% auto #0
-__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile',
-           'load_profile', 'all_parameters', 'changed_parameters', 'report_title', 'profile_digest', 'report_name',
-           'check_fits']
+__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'SEEDS_OF_A_SET', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting',
+           'Profile', 'load_profile', 'all_parameters', 'changed_parameters', 'report_title', 'profile_digest',
+           'report_name', 'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
 WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed"}
@@ -75,10 +75,19 @@ SETTING_KEYS = {
     "label": str, "paper": str, "model": dict, "star": dict}
 REQUIRED = ("dataset", "architecture", "recipe", "sources", "heldouts")
 
+SEEDS_OF_A_SET = 10_000  # of each role
+
+def _check_seeds(where, table):
+    "`ValueError` where a setting has more models of a role than there are seeds."
+    for role in ("sources", "heldouts"):
+        if table[role] > SEEDS_OF_A_SET:
+            raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, not {table[role]:,}")
+
 def _setting(name, table, seed_set):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"
     _check_table(where, table, SETTING_KEYS, REQUIRED)
+    _check_seeds(where, table)
     check_architecture(table["architecture"], f"{where}.architecture")
     check_dataset_name(table["dataset"], f"{where}.dataset")
     model = table.get("model", {})
@@ -104,12 +113,12 @@ class Profile:
     shipped: bool = True          # one of `profile_names()`, not a file of the user's
 
 # %% ../../nbs/50b_paper.profiles.ipynb #profile-file
-def _profile_file(profile):
+def _profile_file(profile, argument="profile"):
     "The file of a profile, and whether it is one of those that come with the package."
     folder, path = experiments_folder() / "profiles", Path(profile)
     if path.suffix != ".toml":
-        return folder / f"{check_choice('profile', profile, profile_names())}.toml", True
-    if not path.is_file(): raise ValueError(f"profile: there is no file {profile}")
+        return folder / f"{check_choice(argument, profile, profile_names())}.toml", True
+    if not path.is_file(): raise ValueError(f"{argument}: there is no file {profile}")
     return path, path.resolve().parent == folder.resolve()
 
 def _read_toml(path):
@@ -119,16 +128,21 @@ def _read_toml(path):
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
 
 # %% ../../nbs/50b_paper.profiles.ipynb #with-base
-def _with_base(content):
-    "The content of a profile's file, with that of the profile that it is like below it."
+def _with_base(path, above=()):
+    "The content of a profile's file, over that of the profile that it is like."
+    content, above = _read_toml(path), (*above, path.resolve())
     if "like" not in content: return content
-    path, _ = _profile_file(content.pop("like"))
-    base = {key: value for key, value in _read_toml(path).items() if key != "minutes"}
-    return _with_base(base) | content
+    like, where = content.pop("like"), f"profile {path.stem}, like"
+    _check_kind(where, like, str)
+    base, _ = _profile_file(like, where)
+    if base.resolve() in above: raise ValueError(f"{where}: {like!r} is like this profile itself")
+    below = _with_base(base, above)
+    below.pop("minutes", None)
+    return below | content
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-rest
 TABLES = ("settings", "experiments")
-SEED_SETS = 10  # each with seeds for ten thousand models of a role
+SEED_SETS = 10
 PROFILE_KEYS = {"title", "device", "minutes", "resources", "seed_set", *TABLES}
 RENAMED = {"longs": "equal_budget"}  # parameters of experiments that had another name
 
@@ -158,7 +172,7 @@ def load_profile(profile: str,  # a name in `profile_names()`, or the path of a 
                 ) -> Profile:
     "Read and check a profile; `ValueError`, naming the key, where something is wrong."
     path, shipped = _profile_file(profile)
-    name, content = path.stem, _with_base(_read_toml(path))
+    name, content = path.stem, _with_base(path)
     where = f"profile {name}"
     _check_profile(where, content)
     tables = content.get("settings", {})

@@ -24,7 +24,8 @@ def save_data(experiment,           # an `Experiment`
     path = experiment.out / "data" / f"{experiment.name}.csv"
     frame = frame[[*COLUMNS, *extra]].astype({"n_source": "Int64", "star_seed": "Int64"})
     write_atomic(path, frame.to_csv(index=False, float_format="%.8g", lineterminator="\n"))
-    return pd.read_csv(path)
+    empty = {name: [""] for name in frame.columns if name != "setting"}  # a label may be NA
+    return pd.read_csv(path, dtype={"setting": str}, keep_default_na=False, na_values=empty)
 
 # %% ../../nbs/50h_paper.report.ipynb #save-table
 def write_table(experiment, table: pd.DataFrame, suffix: str = "") -> str:
