@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -269,6 +270,12 @@ def test_notebooks_carry_nothing_that_does_not_belong(path):
     unwanted = r"<<<<<<<|>>>>>>>|!pip|CUDA_VISIBLE_DEVICES|/home/|/root/|/site-packages/|/tmp/ipykernel"
     assert not re.search(unwanted, text)
     assert len(text) < 400_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=stem)
+def test_a_notebook_is_valid(path):
+    "As nbconvert and GitHub ask for it."
+    nbformat.validate(json.loads(path.read_text()))
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=stem)

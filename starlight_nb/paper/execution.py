@@ -128,7 +128,8 @@ def copy_outputs(report: Path,  # a report's folder
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code":
                 cell["outputs"] = executed.get(cell["id"], {"outputs": []})["outputs"]
-                for output in cell["outputs"]: output.pop("execution_count", None)
+                for output in cell["outputs"]:
+                    if "execution_count" in output: output["execution_count"] = None
         contents = json.dumps(notebook, indent=1, ensure_ascii=False)
         write_atomic(folder / source.name, contents + "\n")
         copied.append(source.stem)
