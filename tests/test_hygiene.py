@@ -272,6 +272,13 @@ def test_notebooks_carry_nothing_that_does_not_belong(path):
     assert len(text) < 400_000
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+def test_an_experiment_shows_its_figures(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        if "save_figure(" not in "".join(cell["source"]): continue
+        assert any("image/png" in output.get("data", {}) for output in cell["outputs"]), cell["id"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=stem)
 def test_a_notebook_is_valid(path):
     "As nbconvert and GitHub ask for it."

@@ -44,6 +44,26 @@ def test_a_kernel_is_this_python_with_this_environment(forked, monkeypatch, tmp_
     assert (executable, name, folder) == (sys.executable, "here", str(tmp_path))
 
 
+FIGURES = """
+import matplotlib.pyplot as plt
+figure, axes = plt.subplots()
+axes.plot([1, 2])
+figure
+"""
+
+
+@forks
+def test_a_fork_shows_what_any_kernel_shows(monkeypatch):
+    "Also figures, which Matplotlib's backend adds to a kernel's formats when it is imported."
+    cells = ["import starlight_nb.plots", FIGURES, "plt.subplots()\nNone", "print(1)\n2"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    shown = []
+    for forked in (True, False):
+        monkeypatch.setattr(kernels, "CAN_FORK", forked)
+        shown.append([cell.outputs for cell in _execute_notebook(notebook).cells])
+    assert shown[0] == shown[1] and "image/png" in shown[0][1][0].data
+
+
 @forks
 def test_kernels_share_their_parent_and_nothing_else():
     tell = "import os; print(os.getppid(), os.getpgid(0) == os.getpid(), len(os.listdir('/proc/self/fd')))"

@@ -24,9 +24,8 @@ def _search_path():
     return os.pathsep.join(map(os.path.abspath, existing))
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #serve-kernels
-IMPORTED = ("ipykernel.kernelapp", "matplotlib_inline.backend_inline", "starlight_nb.plots",
-            "starlight_nb.paper.claims", "starlight_nb.paper.plans", "starlight_nb.paper.reference",
-            "starlight_nb.paper.tables")
+IMPORTED = ("ipykernel.kernelapp", "starlight_nb.plots", "starlight_nb.paper.claims",
+            "starlight_nb.paper.plans", "starlight_nb.paper.reference", "starlight_nb.paper.tables")
 
 def serve_kernels():
     "Fork a kernel for each request on standard input; the program of the server."
