@@ -6,13 +6,15 @@
 from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from .data import Dataset, batches, check_dataset
+from .data.inputs import call, count_examples
+from .data.tasks import CLASSIFICATION
 from .evaluation import (
     Evaluator, StackedEvaluator, checked_ends, warn_of_constants)
 from .evaluation.refresh import measuring_batches, measuring_size
@@ -32,18 +34,23 @@ __all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
 class PathCurve:
-    "Loss and accuracy along a segment, for each split."
+    "The loss and the metrics of a task along a segment, for each split."
     ts: np.ndarray                   # (points,) from 0 to 1
-    loss: dict[str, np.ndarray]      # by split, (points,), in nats
-    accuracy: dict[str, np.ndarray]  # by split, (points,), from 0 to 1
+    loss: dict[str, np.ndarray]      # by split, (points,); in classification in nats
+    metrics: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by name and split
+    loss_name: str = CLASSIFICATION.loss_name  # with its unit, for figures
+    @property
+    def accuracy(self) -> dict[str, np.ndarray]:
+        "The metric of this name, from 0 to 1; `ValueError` where the task has none."
+        return self.metrics[check_choice("metric", "accuracy", self.metrics)]
     def to_frame(self) -> pd.DataFrame:
-        "One row a value: split, metric (loss, accuracy), t, value."
-        rows = []
-        for metric, curves in (("loss", self.loss), ("accuracy", self.accuracy)):
-            for split, curve in curves.items():
-                rows += [dict(split=split, metric=metric, t=t, value=value)
-                         for t, value in zip(self.ts, curve)]
-        return pd.DataFrame(rows)
+        "One row a value: split, metric (loss, and those of the task), t, value."
+        rows = [dict(split=split, metric=metric, t=t, value=value)
+                for metric, curves in {"loss": self.loss, **self.metrics}.items()
+                for split, curve in curves.items() for t, value in zip(self.ts, curve)]
+        table = pd.DataFrame(rows)
+        table.attrs["loss_name"] = self.loss_name
+        return table
     def _repr_html_(self):
         table = self.to_frame().pivot(index=["split", "metric"], columns="t", values="value")
         return table.to_html(float_format="{:.3f}".format)
@@ -126,6 +133,13 @@ def _path_values(model, ends, data, ts, refresh, repair, recipe, size):
         if evaluator.exact: return _in_stacks(evaluator, ends, data, ts, refresh, recipe, size)
     return _one_by_one(model, ends, data, ts, refresh, repair and apart, recipe)
 
+# %% ../nbs/12_barriers.ipynb #curve
+def _curve(points, values, data):
+    "The curve of values (points, splits, 1 + metrics)."
+    of = {name: {split: values[:, n, m] for n, split in enumerate(data.splits)}
+          for m, name in enumerate(["loss", *data.task.metrics])}
+    return PathCurve(points, of.pop("loss"), of, data.task.loss_name)
+
 # %% ../nbs/12_barriers.ipynb #path-losses
 def path_losses(model: nn.Module,                 # the architecture; not changed
                 state_a: dict[str, torch.Tensor],
@@ -137,7 +151,7 @@ def path_losses(model: nn.Module,                 # the architecture; not change
                 recipe: Recipe = Recipe(),        # its precision and memory format count
                 points_per_batch: int | None = None,  # evaluated at once; None: what is fastest
                ) -> PathCurve:
-    """Loss and accuracy on the straight line from A (t = 0) to B (t = 1), on every split.
+    """The loss and the metrics of the task from A (t = 0) to B (t = 1), on every split.
 
     The states are taken as they are: align them first. Tensors that are derived from weights are
     computed again at each point. Raises `ValueError` for bad data or points, and where a state does
@@ -150,9 +164,7 @@ def path_losses(model: nn.Module,                 # the architecture; not change
     size = points_per_batch or best_points_per_batch(model, len(points))
     values = np.array(_path_values(model, ends, data, points.tolist(), refresh,
                                    repair, recipe, size))
-    loss = {split: values[:, n, 0] for n, split in enumerate(data.splits)}
-    accuracy = {split: values[:, n, 1] for n, split in enumerate(data.splits)}
-    return PathCurve(points, loss, accuracy)
+    return _curve(points, values, data)
 
 # %% ../nbs/12_barriers.ipynb #rise
 def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
@@ -169,7 +181,7 @@ def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
     return max(0.0, float(np.max(values - chord)))
 
 def loss_barrier(curve: PathCurve, split: str = "train") -> float:
-    "The largest rise of the loss above the chord (eq. 1), in nats, at least 0."
+    "The largest rise of the loss above the chord (eq. 1), in its unit, at least 0."
     return rise_above_chord(curve.ts, curve.loss[check_choice("split", split, curve.loss)])
 
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
@@ -186,13 +198,13 @@ def barrier_between(model: nn.Module,                 # the architecture; not ch
                     matching: str = "weights",            # a name in `matching.METHODS`
                     split: str = "train",                 # train, test, or val where there is one
                    ) -> float:
-    """The loss barrier in nats between A and B, after B is matched to A (eq. 1).
+    """The loss barrier between A and B, after B is matched to A (eq. 1).
 
     Raises `ValueError` where the states do not fit or a name is not known."""
     check_dataset(data)
     check_choice("matching", matching, METHODS)
     check_choice("split", split, data.splits)
-    spec = spec or infer_spec(model, data.train.x[:2])
+    spec = spec or infer_spec(model, data.train.first(2))
     needed = dict(model=model, data=data) if matching in WITH_DATA else {}
     permutation = match(matching, spec, state_a, state_b, **needed).permutation
     curve = path_losses(model, state_a, permute(spec, permutation, state_b), data)
@@ -264,7 +276,7 @@ def plane_losses(plane: Plane,
                  data: Dataset,
                  points: np.ndarray,  # (..., 2) coordinates
                 ) -> np.ndarray:
-    "The training loss in nats at each of the points, (...); `ValueError` for bad data."
+    "The training loss at each of the points, (...); `ValueError` for bad data."
     check_dataset(data)
     evaluator, losses = Evaluator(plane.model, data.train), []
     for other in plane.states[1:]: warn_of_constants(evaluator, plane.states[0], other)
@@ -303,12 +315,12 @@ def _unit_statistics(evaluator, state, split):
     def hook(name, layer, inputs, output):
         called.append(name)
         mean, variance = _moments(layer, output)
-        part = len(x) / len(split) * torch.stack([mean, variance + mean**2])
+        part = count_examples(x) / len(split) * torch.stack([mean, variance + mean**2])
         total[name] = total.get(name, 0) + part
     with _hooked(evaluator.model, hook), torch.no_grad():
         for x, _ in batches(split, 500):
             called.clear()
-            evaluator.model(x)
+            call(evaluator.model, x)
     free = _free_layers(evaluator.model)
     kept = [name for name in called[:-1] if called.count(name) == 1 and name in free]
     return {name: _mean_and_deviation(*total[name]) for name in kept}
@@ -356,7 +368,7 @@ def _load_rescaled(evaluator, state, wanted, split):
     found = dict.fromkeys(wanted, 0)
     def hook(name, layer, inputs, output):
         mean, variance = _moments(layer, output)
-        found[name] = found[name] + len(x) / len(split) * torch.stack([mean, variance])
+        found[name] = found[name] + count_examples(x) / len(split) * torch.stack([mean, variance])
         scale, shift = (own.to(output) for own in _correction(wanted[name], mean, variance))
         after = 0 if isinstance(layer, nn.Linear) else output.ndim - 2  # axes after that of units
         shape = (-1,) + (1,) * after
@@ -364,7 +376,7 @@ def _load_rescaled(evaluator, state, wanted, split):
     evaluator.derive()
     size = measuring_size(evaluator.model, split, 500)
     with evaluator.refresher.by_batch(), _hooked(evaluator.model, hook, wanted), torch.no_grad():
-        for x in measuring_batches(split, size): evaluator.model(x)
+        for x in measuring_batches(split, size): call(evaluator.model, x)
     evaluator.load(_corrected(state, wanted, found))
     evaluator.refresh_batchnorm(split)
 
@@ -392,7 +404,6 @@ def repair(model: nn.Module,                  # the architecture; not changed
     t = check_number("t", t, float, 0, 1, inclusive="both")
     wanted = [unit_statistics(model, state, data) for state in ends]
     return rescaled(model, lerp_states(*ends, t), lerp_states(*wanted, t), data)
-
 
 # %% ../nbs/12_barriers.ipynb #repairing
 def _repairing(evaluator, ends, split):

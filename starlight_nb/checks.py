@@ -5,13 +5,15 @@
 # %% ../nbs/15_checks.ipynb #imports
 from __future__ import annotations
 import html, warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import pandas as pd
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from .data import Dataset, Split, check_dataset
+from .data.inputs import as_inputs, call, first_rows
+from .data.splits import Part
 from .evaluation import Evaluator, evaluate, midpoint_loss
 from .evaluation.refresh import Refresher, measuring_batches
 from .matching import match_weights
@@ -156,8 +158,8 @@ def _check_state(report, trial):
     count = sum(parameter.numel() for parameter in trial.model.parameters())
     report.add("weights", "ok", f"{count:,} numbers")
     first = trial.examples[0]
-    if len(first.positional) == 1 and not first.named:
-        try: refresher = Refresher(trial.model, first.positional[0])
+    if not (first.positional and first.named):
+        try: refresher = Refresher(trial.model, as_inputs(first.named or first.positional, "x"))
         except ValueError as error:
             report.add("statistics", "wrong", str(error))
             return
@@ -217,14 +219,16 @@ def _by_torch(model, state, split, size):
         norm.momentum = None  # the mean over all batches
         norm.training = True
     with torch.no_grad():
-        for x in measuring_batches(split, size): copied(x)
+        for x in measuring_batches(split, size): call(copied, x)
     return state_of(copied)
 
 # %% ../nbs/15_checks.ipynb #same-batches
 def _check_statistics(report, trial, split):
     "Are the measured statistics those that PyTorch computes?"
+    if not isinstance(split, Split): return
     size = min(len(split), 200)
-    whole = Split(split.x[:len(split) // size * size], split.y[:len(split) // size * size])
+    count = len(split) // size * size
+    whole = replace(split, x=first_rows(split.x, count), y=first_rows(split.y, count))
     evaluator = Evaluator(trial.model, whole)
     evaluator.load(trial.state)
     evaluator.refresh_batchnorm(whole, size)
@@ -240,24 +244,24 @@ def _check_data(report, trial, data):
     "Can the loss be measured, and does it survive half-way to itself?"
     split = getattr(data, "train", data)
     try:
-        loss, accuracy = evaluate(trial.model, trial.state, split)
+        found = evaluate(trial.model, trial.state, split)
         both = Dataset("check", split, split)
         middle = midpoint_loss(trial.model, trial.state, trial.state, both)
         _check_statistics(report, trial, split)
     except Exception as error:
         report.add("data", "wrong", f"{type(error).__name__}: {error}")
         return
-    report.add("loss", "ok" if loss == loss else "wrong",
-               f"{loss:.4f} nats, accuracy {100 * accuracy:.1f} %")
-    usual = abs(middle - loss) <= max(0.1, 0.5 * loss)
+    values = ", ".join(f"{name} {value:.4f}" for name, value in found.to_dict().items())
+    report.add("loss", "ok" if found.loss == found.loss else "wrong", values)
+    usual = abs(middle - found.loss) <= max(0.1, 0.5 * abs(found.loss))
     report.add("loss, statistics measured", "ok" if usual else "note",
-               f"{middle:.4f} nats" + ("" if usual else "; very different: are the statistics "
-                                       "of a trained state measured rightly?"))
+               f"{middle:.4f}" + ("" if usual else "; very different: are the statistics "
+                                  "of a trained state measured rightly?"))
 
 # %% ../nbs/15_checks.ipynb #check-model
 def check_model(model: nn.Module,  # not changed
                 example_inputs,    # as for `infer_spec`
-                data: Dataset | Split | None = None,  # of a data set the training split is used
+                data: Dataset | Part | None = None,  # of a data set the training split is used
                ) -> ModelReport:
     """Try on a model what this package does with models, and say what was found.
 

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from .barriers import rescaled, unit_statistics
 from .bma import average_predictions
-from .data import Dataset, Split
+from .data import Dataset
+from .data.inputs import call, count_examples, tensors_in
+from .data.splits import Part
 from .evaluation import refresh_batchnorm
 from .matching import match_jointly, match_many
 from .permutation import PermutationSpec, permute
@@ -18,17 +20,17 @@ from .star import StarResult, train_star
 from .states import check_same, combine_states, tensors_of, tied_names, working_copy
 from .training import Recipe
 
-
 # %% auto #0
 __all__ = ['ensemble', 'aligned', 'average', 'average_aligned', 'train_fused_star', 'inference_cost']
 
 # %% ../nbs/21_fusion.ipynb #ensemble
 def ensemble(model: nn.Module,                        # the architecture; not changed
              states: list[dict[str, torch.Tensor]],   # of the members
-             inputs: Split | torch.Tensor,            # n examples
+             inputs: Part | torch.Tensor,             # n examples
              batch_size: int = 2000,                  # examples
             ) -> torch.Tensor:
-    """The mean (n, classes) of the members' softmax outputs (Lakshminarayanan et al., 2017).
+    """The mean of the members' predictions, in classification of their softmax outputs
+    (n, classes) (Lakshminarayanan et al., 2017).
 
     Raises `ValueError` where there is no member, or one does not fit the model."""
     return average_predictions(model, states, inputs, batch_size)
@@ -99,13 +101,13 @@ def train_fused_star(model: nn.Module,                        # the star's initi
                      own_loss_weight: float = 1.0,            # of the star's own loss
                      **options,                               # of `train_star`
                     ) -> StarResult:
-    "Starlight with the star's own cross-entropy in the objective; the errors of `train_star`."
+    "Starlight with the star's own loss in the objective; the errors of `train_star`."
     own_loss_weight = check_number("own_loss_weight", own_loss_weight, float, 0, math.inf)
     return train_star(model, sources, data, recipe, own_loss_weight=own_loss_weight, **options)
 
 # %% ../nbs/21_fusion.ipynb #inference-cost
 def inference_cost(model: nn.Module,   # not changed
-                   x: torch.Tensor,    # a batch of inputs
+                   x,                  # a batch of inputs
                    members: int = 1,   # networks that are evaluated one after another
                    repeats: int = 20,  # passes that are timed
                   ) -> dict[str, float]:
@@ -115,24 +117,25 @@ def inference_cost(model: nn.Module,   # not changed
     repeats = check_number("repeats", repeats, int, 1, math.inf)
     network = working_copy(model)
     network.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: network(x)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter: call(network, x)
     parameters = sum(p.numel() for p in network.parameters())
     tied = tied_names(network)
     size = sum(tensor.numel() * tensor.element_size()
                for name, tensor in tensors_of(network).items() if name not in tied)
-    operations = members * counter.get_total_flops() // 2 // len(x)  # a multiply-add counts as two
+    multiply_adds = counter.get_total_flops() // 2  # each counts as two operations
+    operations = members * multiply_adds // count_examples(x)
     return dict(parameters=members * parameters, bytes=members * size, multiply_adds=operations,
                 seconds=_seconds(network, x, members, repeats))
 
 # %% ../nbs/21_fusion.ipynb #seconds
 def _seconds(network, x, members, repeats):
     "The median time of a prediction."
-    times = []
+    times, device = [], tensors_in(x)[0].device
     with torch.no_grad():
         for _ in range(repeats + 1):
-            synchronize(x.device)
+            synchronize(device)
             start = time.perf_counter()
-            for _ in range(members): network(x)
-            synchronize(x.device)
+            for _ in range(members): call(network, x)
+            synchronize(device)
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])

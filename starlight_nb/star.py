@@ -13,6 +13,7 @@ import torch
 from scipy.special import betaincinv
 from torch import nn
 from .data import Dataset, check_dataset
+from .data.inputs import count_examples, cut_rows
 from .evaluation import refresh_batchnorm
 from .matching import METHODS, Matcher, WITH_DATA, match, match_weights
 from .matching.weights import check_states
@@ -276,11 +277,11 @@ class SegmentDraws:
     def __init__(self, n_sources: int, t_sampling: str | float, rng: torch.Generator):
         self.n_sources, self.rng = n_sources, rng
         self.sampling = t_sampler(t_sampling)
-    def split(self, x: torch.Tensor, y: torch.Tensor, most: int):
+    def split(self, x, y: torch.Tensor, most: int):
         "Cut a batch into at most `most` parts; yield `(n, t, x, y)` for each, t drawn one by one."
-        drawn = _draw_parts(self.n_sources, len(x), most, self.rng)
+        drawn = _draw_parts(self.n_sources, count_examples(x), most, self.rng)
         count = len(drawn)
-        parts = zip(drawn, x.tensor_split(count), y.tensor_split(count))
+        parts = zip(drawn, cut_rows(x, count), cut_rows(y, count))
         for i, ((n, u), own_x, own_y) in enumerate(parts):
             yield n, self.sampling((i + u) / count), own_x, own_y
     def upcoming(self, sizes: list[int], most: int, epochs: int = 1) -> list[int]:
@@ -322,7 +323,7 @@ class StarObjective(Objective):
         "Yield `(x, y, weight, factor)` for each part of a batch, at the `point` on its segment."
         for n, t, own_x, own_y in self.draws.split(x, y, self.options.segments_per_batch):
             torch.lerp(theta, self.sources.vectors[n].to(theta.device), t, out=point)
-            yield own_x, own_y, len(own_x) / len(x), 1 - t
+            yield own_x, own_y, count_examples(own_x) / count_examples(x), 1 - t
             self.draws.sampling.observe(losses[-1])
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint holds besides the weights."
@@ -347,7 +348,7 @@ class StarResult:
     "A star model and how it was trained."
     state: dict[str, torch.Tensor]               # with its normalisation statistics measured
     permutations: list[dict[str, torch.Tensor]]  # of each source, into the star's order
-    loss: list[float]                            # the objective in nats, mean over each epoch
+    loss: list[float]                            # the objective, mean over each epoch
     seed: int
     def to_frame(self) -> pd.DataFrame:
         "One row an epoch: epoch, value (the objective)."
@@ -366,7 +367,7 @@ def _checked_sources(model, states, data, spec, matching, in_memory):
     states = list(states)
     if not states:
         raise ValueError("sources: at least one trained state is needed, not an empty list")
-    spec = spec or infer_spec(model, data.train.x[:2])
+    spec = spec or infer_spec(model, data.train.first(2))
     states = check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
     states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
     return Sources(model, states, spec, data, matching, in_memory)

@@ -324,7 +324,7 @@ def test_labels_of_any_integer_type_are_the_same_labels(small):
 
 CHANGES = {
     "a tuple": (lambda logits: (logits, logits), "its output is of type tuple"),
-    "a dict": (lambda logits: {"logits": logits}, "its output is of type dict"),
+    "a dict": (lambda logits: {"features": logits}, "its output is of type dict"),
     "None": (lambda logits: None, "its output is of type NoneType"),
     "a token at a time": (lambda logits: logits[:, None].expand(-1, 4, -1), r"\(\d+, 4, 3\)"),
     "no examples": (lambda logits: logits.mean(0), r"of shape \(3,\)"),

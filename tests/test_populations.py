@@ -118,11 +118,11 @@ def test_on_a_cluster_the_plan_is_for_a_cluster(data, monkeypatch):
 
 def test_reasons_against_a_stack(data):
     x = data.train.x[:2]
-    reasons = {name: why_not_stacked(make(), x) for name, make in MAKE.items()}
+    reasons = {name: why_not_stacked(make(), data.train) for name, make in MAKE.items()}
     assert reasons["mlp"] == reasons["tied"] == ""
     assert reasons["dropout"] == "it draws random numbers"
     assert "buffers" in reasons["resnet"]
-    assert "compiled" in why_not_stacked(MAKE["mlp"](), x, Recipe(compile=True))
+    assert "compiled" in why_not_stacked(MAKE["mlp"](), data.train, Recipe(compile=True))
     assert not draws_random_numbers(MAKE["resnet"](), x)
     assert draws_random_numbers(dropout(), x) and not draws_random_numbers(dropout()[:3], x)
 
@@ -172,7 +172,7 @@ def test_bad_seeds(seeds, message, data):
         (dict(jobs="2"), "jobs: a whole number"),
         (dict(build="mlp"), "build: a function that builds a network is needed, not 'mlp'"),
         (dict(recipe={"epochs": 1}), "recipe: a Recipe is needed"),
-        (dict(data=None), "data: a Dataset of tensors is needed"),
+        (dict(data=None), "data: a Dataset is needed"),
     ],
 )
 def test_bad_arguments_of_a_population(change, message, data):

@@ -263,7 +263,7 @@ def test_clear_errors(digits):
                 match(spec, a, state_b, **given | options)
         fails(ValueError, "^data: the loss needs both", data=None)
         fails(ValueError, "^model: the loss needs both", model=None)
-        fails(ValueError, "data: a Dataset of tensors", data=[1, 2])
+        fails(ValueError, "data: a Dataset", data=[1, 2])
         fails(
             ValueError,
             "state_b: .* has the shape",

@@ -5,6 +5,7 @@
 # %% ../../nbs/20_bma.ipynb #imports
 from __future__ import annotations
 import math
+from dataclasses import dataclass
 from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
@@ -13,7 +14,10 @@ from .scores import (
     ECE_BINS, FLOOR, auroc, calibration_error, example_scores, interval, metrics_of, reliability,
     resample_weights, resampled_metrics, uncertainty_metrics)
 from .temperature import cross_temperature, fit_temperature, with_temperature
-from ..data import Dataset, Split
+from ..data import CLASSIFICATION, Dataset, Task, batches
+from ..data.inputs import as_inputs, count_examples, first_rows, split_rows
+from ..data.splits import Part
+from ..data.tasks import ClassTask
 from ..evaluation import check_same, interpolate, refresh_batchnorm
 from ..models import generator_seed
 from ..permutation import PermutationSpec, infer_spec, permute
@@ -22,18 +26,20 @@ from ..runtime.settings import check_number
 from ..star import StarResult, t_sampler
 from ..states import WorkingCopy, is_number, state_for, tied_names
 from ..states.points import fill_tied
-from ..training.networks import Recipe, format_for, logits_of
-_all_ = [
-    "ECE_BINS", "FLOOR", "auroc", "calibration_error", "cross_temperature", "example_scores",
-    "fit_temperature", "interval", "metrics_of", "reliability", "resample_weights",
-    "resampled_metrics", "uncertainty_metrics", "with_temperature"
-]
+from ..training.networks import Recipe, format_for, task_outputs
 
 # %% auto #0
 __all__ = ['Draws', 'matched_sources', 'sample_star_domain', 'sample_gaussian', 'predictions', 'running_average',
            'average_predictions', 'dropout_predictions', 'ECE_BINS', 'FLOOR', 'auroc', 'calibration_error',
            'cross_temperature', 'example_scores', 'fit_temperature', 'interval', 'metrics_of', 'reliability',
            'resample_weights', 'resampled_metrics', 'uncertainty_metrics', 'with_temperature']
+
+# %% ../../nbs/20_bma.ipynb #offered
+_all_ = [
+    "ECE_BINS", "FLOOR", "auroc", "calibration_error", "cross_temperature", "example_scores",
+    "fit_temperature", "interval", "metrics_of", "reliability", "resample_weights",
+    "resampled_metrics", "uncertainty_metrics", "with_temperature"
+]
 
 # %% ../../nbs/20_bma.ipynb #draws
 class Draws(Sequence):
@@ -77,7 +83,7 @@ def _spec(star, spec, model, data):
     "The spec of the star's permutations, None for no need; `ValueError` where it is missing."
     if spec is not None: return spec
     if model is not None and data is not None:
-        return infer_spec(model, getattr(data, "train", data).x[:2])
+        return infer_spec(model, getattr(data, "train", data).first(2))
     orders = [order for permutation in star.permutations for order in permutation.values()]
     if all(torch.equal(order, torch.arange(len(order), device=order.device)) for order in orders):
         return None
@@ -100,7 +106,7 @@ def matched_sources(star: StarResult | dict,   # a star's state takes the source
                     *,
                     spec: PermutationSpec | None = None,   # of the star's permutations
                     model: nn.Module | None = None,        # to infer the spec from, with `data`
-                    data: Dataset | Split | None = None,
+                    data: Dataset | Part | None = None,
                    ) -> Draws:
     "The sources in the star's order. Raises `ValueError` where they do not belong to the star."
     sources = _with_tied_names(sources, spec, model)
@@ -137,7 +143,7 @@ def sample_star_domain(star: StarResult | dict,     # a star and its sources, as
                        *,
                        spec: PermutationSpec | None = None,  # of the star's permutations
                        model: nn.Module | None = None,       # with `data`: to infer the spec, and
-                       data: Dataset | Split | None = None,  # to measure running statistics
+                       data: Dataset | Part | None = None,  # to measure running statistics
                        # As for `train_star`; adaptive is uniform here, as no loss is observed:
                        t_sampling: str | float = "uniform",
                        refresh: bool = True,  # measure the statistics between the ends
@@ -184,7 +190,7 @@ def sample_gaussian(star: StarResult | dict,     # a star and its sources, as fo
                     *,
                     spec: PermutationSpec | None = None,  # of the star's permutations
                     model: nn.Module | None = None,       # with `data`: to infer the spec, and
-                    data: Dataset | Split | None = None,  # to measure running statistics
+                    data: Dataset | Part | None = None,  # to measure running statistics
                     refresh: bool = True,                 # otherwise the statistics are the star's
                    ) -> Draws:
     """Draws from the diagonal Gaussian with the star domain's mean and variances; `.plan` has
@@ -219,24 +225,45 @@ def _same_before(name, mean, deviation):
         if deviation[other].equal(deviation[name]): return other
 
 # %% ../../nbs/20_bma.ipynb #loaded
-def _inputs(inputs):
-    "The tensor of inputs, and the largest of their labels; -1 where there are none."
-    x = inputs.x if isinstance(inputs, Split) else inputs
-    if isinstance(x, torch.Tensor) and x.ndim and len(x):
-        return x, getattr(inputs, "largest_label", -1)
-    raise ValueError("inputs: a Split or a tensor with at least one input is needed, not "
-                     f"{type(inputs).__name__}; Split.from_loader(loader) makes one")
+@dataclass(frozen=True)
+class _Inputs:
+    "Inputs for which a network predicts something, and the task that says what."
+    x: object            # a part of a data set, or inputs alone
+    task: Task
+    largest_label: int   # -1 where there are no labels
+    def first(self, count):
+        return self.x.first(count) if isinstance(self.x, Part) else first_rows(self.x, count)
+    def batches(self, size):
+        if not isinstance(self.x, Part): return split_rows(self.x, size)
+        return (x for x, _ in batches(self.x, size))
 
-def _softmax(network, x, largest_label, batch_size, argument):
-    "The network's probabilities (n, classes), in double precision on the CPU."
-    recipe = format_for(network, Recipe(), x)
+def _inputs(inputs, task):
+    "The inputs; `ValueError` where there are none, or where a task has no predictions."
+    if isinstance(inputs, Part): found = _Inputs(inputs, inputs.task, inputs.largest_label)
+    elif isinstance(inputs, (torch.Tensor, tuple, dict)) and _examples(inputs):
+        found = _Inputs(as_inputs(inputs, "inputs"), task or CLASSIFICATION, -1)
+    else:
+        raise ValueError("inputs: a Split or tensors with at least one input are needed, not "
+                         f"{type(inputs).__name__}; Split.from_loader(loader) makes one")
+    if found.task.predictions is not None: return found
+    raise ValueError(f"task: {found.task.name!r} does not say what is averaged; "
+                     "Task(loss, predictions=function of outputs) does")
+
+def _examples(inputs): return count_examples(as_inputs(inputs, "inputs"), "inputs")
+
+# %% ../../nbs/20_bma.ipynb #predicted
+def _predicted(network, inputs, batch_size, argument):
+    "What the network predicts, (n, ...), in double precision on the CPU."
+    task = inputs.task
+    recipe = format_for(network, Recipe(), inputs.first(2))
     with torch.no_grad():
-        logits = torch.cat([logits_of(network, part, recipe, largest_label).cpu()
-                            for part in x.split(batch_size)])
-    if logits.shape[1] < 2:
-        raise ValueError(f"model: at least two classes are needed, not {logits.shape[1]}")
-    probs = logits.double().softmax(1)
-    if not probs.isnan().any(): return probs
+        parts = [task_outputs(network, x, recipe, task, inputs.largest_label).cpu()
+                 for x in inputs.batches(batch_size)]
+    outputs = torch.cat(parts).double()
+    if isinstance(task, ClassTask) and outputs.shape[1] < 2:
+        raise ValueError(f"model: at least two classes are needed, not {outputs.shape[1]}")
+    found = task.predictions(outputs)
+    if not found.isnan().any(): return found
     raise ValueError(f"{argument}: the outputs of the model with these weights are not numbers")
 
 # %% ../../nbs/20_bma.ipynb #loaded-state
@@ -248,21 +275,24 @@ def _check_iterable(states):
 # %% ../../nbs/20_bma.ipynb #predictions
 def predictions(model: nn.Module,                # the architecture; not changed
                 states: Iterable[dict],          # draws of a posterior, or any states
-                inputs: Split | torch.Tensor,    # n examples
+                inputs: Part | torch.Tensor,    # n examples
                 batch_size: int = 2000,          # examples
+               task: Task | None = None,        # of inputs without targets; None: classification
                ) -> Iterator[torch.Tensor]:
-    """The probabilities (n, classes) by each state, one after another, in evaluation mode.
+    """What each state predicts, one after another, in evaluation mode.
+
+    In classification the probabilities (n, classes); otherwise what the task says (n, ...).
 
     Raises `ValueError` for wrong arguments, and on iteration for a state that does not fit, labels
     that the model has no output for, and outputs that are no logits."""
     _check_iterable(states)
     size = check_number("batch_size", batch_size, int, 1, math.inf)
-    given = _inputs(inputs)
-    copied = WorkingCopy(model, given[0][:2])
+    given = _inputs(inputs, task)
+    copied = WorkingCopy(model, given.first(2))
     def predict(number, state):
         argument = f"states[{number}]"
         copied.load(state_for(model, state, argument))
-        return _softmax(copied.model, *given, size, argument)
+        return _predicted(copied.model, given, size, argument)
     return (predict(number, state) for number, state in enumerate(states))
 
 # %% ../../nbs/20_bma.ipynb #running-average
@@ -294,30 +324,32 @@ def _checked(predictions):
 # %% ../../nbs/20_bma.ipynb #average-predictions
 def average_predictions(model: nn.Module,              # the architecture; not changed
                         states: Iterable[dict],        # draws of a posterior, or any states
-                        inputs: Split | torch.Tensor,  # n examples
+                        inputs: Part | torch.Tensor,  # n examples
                         batch_size: int = 2000,        # examples
+                        task: Task | None = None,      # of inputs without targets
                        ) -> torch.Tensor:
-    "The mean (n, classes) of the states' softmax outputs; the errors of `predictions`."
+    """The mean of what the states predict, in classification of their softmax outputs
+    (n, classes); the errors of `predictions`."""
     average = None
-    for average in _running_means(predictions(model, states, inputs, batch_size)): pass
+    for average in _running_means(predictions(model, states, inputs, batch_size, task)): pass
     if average is None: raise ValueError("states: at least one is needed")
     return average
 
 # %% ../../nbs/20_bma.ipynb #one-pass
-def _loaded(model, state, x):
+def _loaded(model, state, given):
     "A working copy of the model with the state in it."
-    copied = WorkingCopy(model, x[:2])
+    copied = WorkingCopy(model, given.first(2))
     copied.load(state_for(model, state))
     return copied
 
 def _dropout_pass(network, given, seed, batch_size):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _softmax(network, *given, batch_size, "state")
+        return _predicted(network, given, batch_size, "state")
 
 # %% ../../nbs/20_bma.ipynb #dropout-predictions
 def dropout_predictions(model: nn.Module, state: dict,  # not changed
-                        inputs: Split | torch.Tensor,   # examples
+                        inputs: Part | torch.Tensor,   # examples
                         n: int,                         # number of passes
                         seed: int,                      # of the masks
                         batch_size: int = 2000,         # examples
@@ -328,8 +360,8 @@ def dropout_predictions(model: nn.Module, state: dict,  # not changed
     n = check_number("n", n, int, 1, math.inf)
     size = check_number("batch_size", batch_size, int, 1, math.inf)
     seed = check_number("seed", seed, int, 0, math.inf)
-    given = _inputs(inputs)
-    copied = _loaded(model, state, given[0])
+    given = _inputs(inputs, None)
+    copied = _loaded(model, state, given)
     layers = [module for module in copied.model.modules()
               if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0]
     if not layers:

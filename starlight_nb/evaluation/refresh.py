@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
-from ..data import Split
+from ..data import batches
+from ..data.inputs import call, count_examples, join_rows, map_tensors, tensors_in
+from ..data.splits import Part
 from ..states import DerivedTensors, candidates, changes_in_training, tensors_of
 from ..states.derived import calls_of, owners_of, restored
 
@@ -23,19 +25,20 @@ __all__ = ['CACHED_NUMBERS', 'LOW_PRECISION', 'SMALLEST', 'PARAMETERS', 'best_ba
 CACHED_NUMBERS = 768_000  # of a batch of images, which with its activations stay in a CPU's cache
 
 def best_batch(model: nn.Module,
-               split: Split,
+               split: Part,
                most: int,  # examples
               ) -> int:
     "The number of examples in a batch with which a forward pass without gradients is fastest."
     convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
-    if split.x.is_cuda or not convolutional: return most
-    return max(1, min(most, CACHED_NUMBERS // split.x[0].numel()))
+    if split.device.type == "cuda" or not convolutional: return most
+    numbers = sum(tensor.numel() for tensor in tensors_in(split.first(1)))
+    return max(1, min(most, CACHED_NUMBERS // numbers))
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #measuring-batches
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 SMALLEST = 100  # examples of a batch from which statistics are measured, where there are as many
 
-def measuring_size(model: nn.Module, split: Split, batch_size: int | None) -> int:
+def measuring_size(model: nn.Module, split: Part, batch_size: int | None) -> int:
     "The examples of a batch for statistics; `ValueError` where there are too few for a variance."
     if len(split) < 2:
         raise ValueError("data: at least two examples are needed to measure statistics, not one")
@@ -45,12 +48,17 @@ def measuring_size(model: nn.Module, split: Split, batch_size: int | None) -> in
                          f"not {batch_size}")
     return batch_size
 
-def measuring_batches(split: Split, size: int) -> Iterator[torch.Tensor]:
-    "The inputs of a split in batches of `size`; a short last one is part of the one before."
-    starts = list(range(0, len(split), size))
-    short = len(split) - starts[-1] < min(SMALLEST, size)
-    if short and len(starts) > 1: starts.pop()
-    for start, end in zip(starts, [*starts[1:], len(split)]): yield split.x[start:end]
+def measuring_batches(split: Part, size: int) -> Iterator:
+    "The inputs of a split in batches of `size`; small ones are joined, the last to the one before."
+    least = min(SMALLEST, size)
+    held, ready = [], None
+    for x, _ in batches(split, size):
+        held.append(x)
+        if sum(map(count_examples, held)) < least: continue
+        if ready is not None: yield ready
+        ready, held = join_rows(held), []
+    rest = ([] if ready is None else [ready]) + held
+    if rest: yield join_rows(rest)
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #parameters
 PARAMETERS = {  # of functions that normalise by running statistics, in their order
@@ -135,7 +143,7 @@ class _OwnModules:
     def __init__(self, model: nn.Module,
                  names: list[str],  # of tensors that change in training with the data
                  counted: list[str],  # of numbers that change without the data
-                 x: torch.Tensor):  # a few inputs
+                 x):                 # a few inputs
         self.modules = {}  # module -> names of its statistics, decay, names of counters
         self.names = []    # in the state
         if not names: return
@@ -197,7 +205,7 @@ class _NotedStatistics(BatchStatistics):
 # %% ../../nbs/03a_evaluation.refresh.ipynb #check-statistics
 def _used_by_norms(model, x):
     "Tensors of the state that are running statistics; `ValueError` for some outside of it."
-    with restored(model), torch.no_grad(), _NotedStatistics() as noted: model(x)
+    with restored(model), torch.no_grad(), _NotedStatistics() as noted: call(model, x)
     memory = {name: tensor.untyped_storage().data_ptr()
               for name, tensor in tensors_of(model).items()}
     if noted.used - set(memory.values()):
@@ -215,11 +223,11 @@ def _of_norms(model):
 class _Contents:
     "What a working copy's state has besides weights."
     def __init__(self, model: nn.Module,
-                 x: torch.Tensor):  # a few inputs
+                 x):                # a few inputs
         self.model = model
         used, of_layers = _used_by_norms(model, x), _of_norms(model)
         others = [name for name in candidates(model) if name not in used]
-        x = x.repeat_interleave(2, 0) if len(x) < 4 else x
+        if count_examples(x) < 4: x = map_tensors(lambda own: own.repeat_interleave(2, 0), x)
         derived, own = changes_in_training(model, others, x) if others else ([], [])
         self.derived = DerivedTensors(model, derived, x)
         moving = [name for name in derived if name not in self.derived.names]
@@ -256,7 +264,7 @@ class Refresher(_Contents):
     def by_batch(self):
         "While this lasts, all normalisations use the statistics of the batch."
         with self._in_training(), BatchStatistics(): yield
-    def measure(self, split: Split,
+    def measure(self, split: Part,
                 size: int,     # examples of a batch
                 forward):      # evaluates the model on a batch of inputs
         "Measure the running statistics on a split."
@@ -264,6 +272,6 @@ class Refresher(_Contents):
         try:
             with self._in_training(), CumulativeStatistics() as mode, torch.no_grad():
                 for x in measuring_batches(split, size):
-                    mode.examples = self.own.examples = len(x)
+                    mode.examples = self.own.examples = count_examples(x)
                     forward(x)
         finally: self.own.finish()

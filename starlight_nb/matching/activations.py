@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import nn
 from ..data import Dataset, batches, check_dataset
+from ..data.inputs import call
 from .assignment import assign, families
 from .weights import Matching, check_states, match_rest, matching_of
 from ..permutation import PermutationSpec
 from ..permutation.spec import as_real, unit_positions
 from ..runtime.settings import check_number
 from ..states import load_tensors, working_copy
-
 
 # %% auto #0
 __all__ = ['LAYERS', 'COUNTS', 'observed_layers', 'Moments', 'match_activations']
@@ -89,7 +89,7 @@ class _LayerOutputs:
     def run(self, x):
         "For each layer, its outputs for a batch."
         self.outputs = {}
-        self.model(x)
+        call(self.model, x)
         return self.outputs
 
 # %% ../../nbs/11e_matching.activations.ipynb #observe

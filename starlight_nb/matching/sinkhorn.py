@@ -10,6 +10,8 @@ from functools import partial
 import torch
 from torch import nn
 from ..data import Dataset, batches, check_dataset
+from ..data.inputs import map_tensors
+from ..data.splits import Part
 from ..evaluation.refresh import BatchStatistics
 from .assignment import assign
 from .coordinate_descent import Layout
@@ -22,8 +24,7 @@ from ..permutation.spec import as_real
 from ..runtime.settings import check_choice, check_number
 from ..states import load_tensors, tensors_of, tied_names, working_copy
 from ..training import Recipe
-from ..training.networks import training_loss
-
+from ..training.networks import labels_of, training_loss
 
 # %% auto #0
 __all__ = ['COSTS', 'NUMBERS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'in_precision', 'complex_again', 'batch_loss',
@@ -86,9 +87,9 @@ def complex_again(tensors: dict[str, torch.Tensor],  # as `as_real` writes them
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #batch-loss-itself
 def batch_loss(model: nn.Module,  # the architecture; not changed
                state: dict[str, torch.Tensor],  # of which the buffers are taken
-               largest_label: int = -1,         # of the data; the errors of `logits_of`
+               data: Part | None = None,        # whose task has the loss; None: classification
               ):
-    """A function (parameters, x, y) -> mean cross-entropy of a batch, in nats.
+    """A function (parameters, x, y) -> mean loss of a batch.
 
     Parameters are real, as `as_real` writes them. Normalisations use the batch's own statistics."""
     dtype, tied = loss_dtype(state), tied_names(model)
@@ -101,10 +102,12 @@ def batch_loss(model: nn.Module,  # the architecture; not changed
         parameters = complex_again(parameters, state)
         parameters |= {name: parameters[first] for name, first in tied.items()
                        if first in parameters}
-        def network(x):
+        def network(*positional, **named):
             with BatchStatistics():
-                return torch.func.functional_call(model, parameters, (x,), tie_weights=False)
-        return training_loss(network, in_precision(x, dtype), y, Recipe(), largest_label)
+                return torch.func.functional_call(model, parameters, positional, named,
+                                                  tie_weights=False)
+        x = map_tensors(lambda own: in_precision(own, dtype), x)
+        return training_loss(network, x, y, Recipe(), *labels_of(data))
     return loss
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #steps
@@ -146,7 +149,7 @@ class _Cost:
     def function(self, a, state_a):
         "A function of the parameters of the softly permuted B; `a` holds those of A."
         if self.name == "distance": return partial(_distance, a)
-        loss = batch_loss(self.model, state_a, self.data.train.largest_label)
+        loss = batch_loss(self.model, state_a, self.data.train)
         examples = shuffled_batches(self.data, self.batch_size, self.seed)
         rng = generator(self.seed, "points")
         def cost(b):
@@ -176,7 +179,6 @@ def check_arguments(spec, states, init, model, data,
         check_state(spec, tensors_of(model), "model")
     return states, {name: check_number(name, value, *NUMBERS.get(name, (int, 1, math.inf)))
                     for name, value in numbers.items()}
-
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #mixed-names
 def mixed_names(spec: PermutationSpec,
@@ -269,4 +271,3 @@ def match_sinkhorn(spec: PermutationSpec,
         batch_size=batch_size, seed=seed)
     chosen = _Cost(cost, model, data, given.pop("batch_size"), given["seed"])
     return _match_softly(spec, state_a, state_b, init, chosen, _SoftDescent(**given))
-

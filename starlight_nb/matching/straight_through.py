@@ -51,7 +51,7 @@ def _project(matcher, state_a, free):
 
 def _descend(matcher, state_a, state_b, model, data, best, seed, batch_size, steps, lr, every):
     "Move free weights by the gradient, and offer the permutations that they are projected to."
-    loss = batch_loss(model, state_a, data.train.largest_label)
+    loss = batch_loss(model, state_a, data.train)
     examples = shuffled_batches(data, batch_size, seed)
     names = mixed_names(matcher.spec, state_a, model)
     a = {name: as_real(state_a[name]).to(loss_dtype(state_a)) for name in names}

@@ -13,7 +13,7 @@ from ..bma import (
     Draws, auroc, cross_temperature, example_scores, interval, metrics_of, predictions,
     reliability, resample_weights, resampled_metrics, running_average, sample_gaussian,
     sample_star_domain)
-from ..data import SHIFTS, shifted
+from ..data import SHIFTS, is_images, shifted
 from ..models import generator
 from .members import Member, entry_config
 from .parts import Part
@@ -141,7 +141,7 @@ TEMPERED = ("nll", "ece")  # the metrics that are reported with a temperature as
 def _test_sets(data):
     """The test split and, where it holds images, its shifts, by their names in the rows; without
     those that turn an image into one of another shape."""
-    names = SHIFTS if data.test.x.ndim == 4 else ()
+    names = SHIFTS if is_images(data.test) else ()
     shifts = {f"test-{name}": shifted(data.test, name) for name in names}
     same = {name: part for name, part in shifts.items() if part.x.shape == data.test.x.shape}
     return {"test": data.test} | same

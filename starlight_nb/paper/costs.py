@@ -8,7 +8,6 @@ import math, resource, time
 from dataclasses import dataclass, replace
 import pandas as pd
 import torch
-from ..data import Split
 from ..evaluation import evaluate, interpolate, refresh_batchnorm
 from ..fusion import inference_cost
 from ..matching import Matcher, match_weights
@@ -21,7 +20,7 @@ from ..star import Sources, StarObjective, StarOptions
 from ..states import state_of, working_copy
 from ..training import plan_population
 from ..training.loop import step_seconds
-from ..training.networks import format_for, logits_of
+from ..training.networks import format_for, outputs_of
 
 # %% auto #0
 __all__ = ['RATE', 'TENSOR_SECONDS', 'MATCH_SECONDS', 'PEAKS', 'Cost', 'measure_cost', 'guess_cost', 'in_operations',
@@ -82,13 +81,13 @@ def _seconds(function, device):
     synchronize(device)
     return time.perf_counter() - start
 
-def _first(split, count): return Split(split.x[:count], split.y[:count])
+def _first(split, count): return replace(split, x=split.first(count), y=split.y[:count])
 
 def _seconds_per_example(function, split, most):
     "As `_seconds`, for one of the examples that take about a second: at least 16, `most` at most."
-    few = _seconds(lambda: function(_first(split, 16)), split.x.device) / 16
+    few = _seconds(lambda: function(_first(split, 16)), split.device) / 16
     count = max(16, min(int(1 / few), most, len(split)))
-    return _seconds(lambda: function(_first(split, count)), split.x.device) / count
+    return _seconds(lambda: function(_first(split, count)), split.device) / count
 
 # %% ../../nbs/50f_paper.costs.ipynb #time-training
 def _timed_recipe(recipe, device):
@@ -126,11 +125,11 @@ def _time_matching(spec, states, device):
 def _time_examples(network, split, recipe):
     "Seconds an example to evaluate, to pass forward, and to measure normalisation statistics."
     state, eval_network = state_of(network), working_copy(network).eval()
-    recipe = format_for(network, recipe, split.x)
+    recipe = format_for(network, recipe, split.first(2))
     def evaluated(part): evaluate(network, state, part, recipe=recipe)
     def refreshed(part): refresh_batchnorm(network, state, part, recipe=recipe)
     def passed(part):
-        with torch.no_grad(): logits_of(eval_network, part.x, recipe)
+        with torch.no_grad(): outputs_of(eval_network, part.x, recipe)
     return dict(evaluation=_seconds_per_example(evaluated, split, 2000),
                 forward=_seconds_per_example(passed, split, 2000),
                 refresh=_seconds_per_example(refreshed, split, 500))
@@ -146,7 +145,7 @@ def _sizes(models, network):
     data, device = models.data, models.environment.device
     parameters = sum(p.numel() for p in network.parameters())
     sources = models.setting.sources * parameters * next(network.parameters()).element_size()
-    work = inference_cost(network, data.train.x[:2], repeats=1)
+    work = inference_cost(network, data.train.first(2), repeats=1)
     return dict(examples=(len(data.train), len(data.test)), parameters=parameters,
                 multiply_adds=work["multiply_adds"], memory=_peak_memory(device) + 3 * sources,
                 device=device_name(device))

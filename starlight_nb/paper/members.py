@@ -15,6 +15,7 @@ from ..models import build, builder_of
 from .profiles import SEEDS_OF_A_SET, Setting
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import config_key
+from ..training.loop import task_config
 from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
@@ -125,7 +126,8 @@ class Member(Measurement):
 
 def _common_config(setting, recipe, environment):
     "What the configurations of all of a setting's models have in common."
-    return dict(dataset=setting.dataset, data=data_of(setting, environment).digest,
+    data = data_of(setting, environment)
+    return dict(dataset=setting.dataset, data=data.digest, **task_config(data.task),
                 architecture=setting.architecture, model=setting.model,
                 network=network_of(setting, environment), recipe=dataclasses.asdict(recipe))
 

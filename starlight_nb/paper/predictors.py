@@ -226,7 +226,7 @@ def cost_table(study: Study,
     for n in counts:
         for method, gradients in _training_gradients(study, n).items():
             members = n if method == "ensemble" else 1
-            used = inference_cost(models.network(), models.data.test.x[:100], members, repeats=1)
+            used = inference_cost(models.network(), models.data.test.first(100), members, repeats=1)
             del used["seconds"]
             rows.append({"setting": study.setting.label, "N": n, "method": method,
                          "gradients to train": gradients} | used)
@@ -245,7 +245,7 @@ def prediction_seconds(study: Study,
                        examples: int = 100,  # in a batch
                       ) -> dict[str, float]:
     "Seconds to predict one batch, by one network and by ensembles, measured on this machine now."
-    x, seconds = study.models.data.test.x[:examples], {}
+    x, seconds = study.models.data.test.first(examples), {}
     for n in [1, *counts]:
         label = "1 network" if n == 1 else f"{n} networks"
         seconds[label] = inference_cost(study.models.network(), x, n)["seconds"]

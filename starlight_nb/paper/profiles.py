@@ -8,7 +8,8 @@ import dataclasses, hashlib, json, tomllib
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from ..data import Dataset, check_dataset_name
+from ..data import Dataset, Split, check_dataset_name
+from ..data.inputs import call
 from ..models import build, check_architecture
 from .catalogue import profile_names
 from ..runtime.jobs import check_resources
@@ -231,13 +232,18 @@ def report_name(profile: Profile, given: dict[str, dict] | None = None) -> str:
     return f"{profile.name}-{digest[:8]}"
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-fits
+def _highest(part):
+    "Two examples of a part; of numbered tokens, those with the highest number."
+    x = part.first(len(part)) if isinstance(part, Split) else None
+    if not isinstance(x, torch.Tensor): return part.first(2)
+    return x[x.flatten(1).amax(1).topk(min(2, len(part))).indices]
+
 def check_fits(setting: Setting, data: Dataset) -> None:
     "`ValueError` unless the setting's network takes examples of every split of `data`."
     model = build(setting.architecture, num_classes=data.num_classes, **setting.model).eval()
     for name, part in data.splits.items():
-        highest = part.x.flatten(1).amax(1).topk(min(2, len(part))).indices
         try:
-            with torch.no_grad(): model(part.x[highest])
+            with torch.no_grad(): call(model, _highest(part))
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             network = f"{setting.architecture} {setting.model}"
             why = " ".join(str(error).split())

@@ -60,7 +60,7 @@ def _spec_once(dataset, folder, architecture, model, operations, groups):
     "The spec of an architecture for examples of a data set; `model` is JSON."
     data = load_once(dataset, folder, "cpu")
     network = build(architecture, num_classes=data.num_classes, **json.loads(model))
-    examples = data.train.x[:2]
+    examples = data.train.first(2)
     if groups == "all": return infer_spec(network, examples)
     complete = _spec_once(dataset, folder, architecture, model, operations, "all")
     return partial_spec(complete, network, examples)
@@ -157,13 +157,14 @@ def matched_states(models: SettingModels, pair: Pair) -> tuple[dict, dict]:
 
 # %% ../../nbs/50d_paper.study.ipynb #measure
 def _measure_path(models, pair, points):
-    "The values of a path as tensors: `ts`, `loss/SPLIT` and `accuracy/SPLIT`."
+    "The values of a path as tensors: `ts`, `loss/SPLIT`, and `METRIC/SPLIT`, such as accuracy."
     data = dataclasses.replace(models.data, val=None)
     curve = path_losses(models.network(), *matched_states(models, pair), data, points,
                         recipe=models.setting.recipe)
     values = {"ts": curve.ts}
     values |= {f"loss/{split}": losses for split, losses in curve.loss.items()}
-    values |= {f"accuracy/{split}": shares for split, shares in curve.accuracy.items()}
+    values |= {f"{metric}/{split}": shares for metric, own in curve.metrics.items()
+               for split, shares in own.items()}
     return {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in values.items()}
 
 # %% ../../nbs/50d_paper.study.ipynb #path
@@ -186,7 +187,7 @@ class Path(MeasuredValues):
         "Both models."
         return self.pair.a, self.pair.b
     def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
-        "`ts`, and `loss/SPLIT` and `accuracy/SPLIT`, each (points,)."
+        "`ts`, and `loss/SPLIT` and `METRIC/SPLIT`, each (points,)."
         return _measure_path(models, self.pair, self.points)
     def seconds(self, cost) -> float:
         "Expected seconds to match the pair and to evaluate the path."
@@ -196,7 +197,9 @@ class Path(MeasuredValues):
 def path_curve(models: SettingModels, path: Path) -> PathCurve:
     "The path as a curve, from the store or measured now."
     values = {name: tensor.numpy() for name, tensor in path.make(models).items()}
-    return PathCurve(values["ts"], with_prefix("loss/", values), with_prefix("accuracy/", values))
+    task = models.data.task
+    metrics = {name: with_prefix(f"{name}/", values) for name in task.metrics}
+    return PathCurve(values["ts"], with_prefix("loss/", values), metrics, task.loss_name)
 
 # %% ../../nbs/50d_paper.study.ipynb #rows
 COLUMNS = ["setting", "architecture", "dataset", "n_source", "star_seed", "pair",
@@ -213,8 +216,10 @@ def path_rows(models: SettingModels, path: Path) -> list[dict]:
     about = setting_columns(models.setting)
     about |= dict(n_source=pair.n_source, star_seed=pair.star_seed, pair=pair.kind,
                   model_a=pair.a.name, model_b=pair.b.name, matching=pair.matching)
+    measured = {name: barrier for name, barrier in BARRIERS.items()
+                if name.removesuffix("_barrier") in ("loss", *curve.metrics)}
     barriers = [dict(split=split, metric=name, value=barrier(curve, split))
-                for split in curve.loss for name, barrier in BARRIERS.items()]
+                for split in curve.loss for name, barrier in measured.items()]
     return [about | row for row in curve.to_frame().to_dict("records") + barriers]
 
 # %% ../../nbs/50d_paper.study.ipynb #single-models

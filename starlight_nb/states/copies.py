@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from ..data.inputs import call, tensors_in
 
 # %% auto #0
 __all__ = ['EXTRA', 'tensors_of', 'state_of', 'load_tensors', 'working_copy', 'Attributes', 'forget_caches',
@@ -322,17 +323,18 @@ def check_separate(copied: nn.Module, model: nn.Module, run):
 # %% ../../nbs/05a_states.copies.ipynb #working-copy-class
 def _evaluate(model, x):
     "Evaluate a model; `ValueError` where inputs and weights are numbers of different types."
-    try: return model(x)
+    try: return call(model, x)
     except RuntimeError as error:
         if "dtype" not in str(error): raise
         own = next((parameter.dtype for parameter in model.parameters()), None)
-        raise ValueError(f"data: the inputs are {x.dtype}, the model's weights {own}; "
+        found = " and ".join({str(tensor.dtype) for tensor in tensors_in(x)})
+        raise ValueError(f"data: the inputs are {found}, the model's weights {own}; "
                          f"convert one of them ({error})") from error
 
 def _separate_copy(model, x):
     "A separate copy without caches, in training mode, and its attributes."
     copied = working_copy(model)
-    forget_caches(copied, lambda: copied(x))
+    forget_caches(copied, lambda: call(copied, x))
     copied.train()
     fresh = Attributes(copied)
     copied.eval()
@@ -345,7 +347,7 @@ def _separate_copy(model, x):
 class WorkingCopy:
     "A copy of a model in evaluation mode; what it computes depends on the loaded state alone."
     def __init__(self, model: nn.Module,
-                 x: torch.Tensor,  # a few inputs, with which caches are looked for
+                 x,                # a few inputs, with which caches are looked for
                 ):
         self.model, self.fresh = _separate_copy(model, x)
     def load(self, state: dict[str, torch.Tensor]):

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from ..data.inputs import arguments, call, count_examples, map_tensors, tensors_in
 from .copies import Attributes, state_of, tensors_of
 
 # %% auto #0
@@ -41,28 +42,38 @@ def owners_of(names: list[str]) -> dict[str, list[str]]:
     for name in names: owners.setdefault(name.rpartition(".")[0], []).append(name)
     return owners
 
+# %% ../../nbs/05c_states.derived.ipynb #two-batches
+def _two_batches(x):
+    "Two batches with different values, where inputs are numbers."
+    half = count_examples(x) // 2
+    def other(own): return 1.5 * own[half:] + 0.25 if own.is_floating_point() else own[half:]
+    return map_tensors(lambda own: own[:half], x), map_tensors(other, x)
+
+def _same_values(one, other):
+    pairs = zip(tensors_in(one), tensors_in(other))
+    return all(torch.equal(a, b[:len(a)]) for a, b in pairs)
+
 # %% ../../nbs/05c_states.derived.ipynb #after-training
 def _after_training(model, names, x):
     "Copies of these tensors after one evaluation with their modules in training mode."
     with restored(model), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         for name in owners_of(names): model.get_submodule(name).training = True
-        model(x)
+        call(model, x)
         tensors = tensors_of(model)
         return {name: tensors[name].clone() for name in names}
 
 def changes_in_training(model: nn.Module,  # a working copy; as it was at the end
                         names: list[str],  # some tensors of its state
-                        x: torch.Tensor,   # inputs, at least four
+                        x,                 # inputs, at least four
                        ) -> tuple[list[str], list[str]]:
     """Which of these tensors change in training depending on the weights alone, and which on data.
 
     Both are empty for a model that cannot be evaluated in training mode."""
     before = tensors_of(model)
-    half = len(x) // 2
-    others = 1.5 * x[half:] + 0.25 if x.is_floating_point() else x[half:]
-    alike = torch.equal(x[:half], others[:half])  # then nothing can be told apart
-    try: one, other = (_after_training(model, names, part) for part in (x[:half], others))
+    one_half, others = _two_batches(x)
+    alike = _same_values(one_half, others)  # then nothing can be told apart
+    try: one, other = (_after_training(model, names, part) for part in (one_half, others))
     except Exception: return [], []
     changed = [name for name in names if not torch.equal(one[name], before[name])
                or not torch.equal(other[name], before[name])]
@@ -70,7 +81,7 @@ def changes_in_training(model: nn.Module,  # a working copy; as it was at the en
     return derived, [name for name in changed if name not in derived]
 
 # %% ../../nbs/05c_states.derived.ipynb #calls
-def calls_of(model: nn.Module, owners, x: torch.Tensor) -> dict[str, tuple]:
+def calls_of(model: nn.Module, owners, x) -> dict[str, tuple]:
     """The arguments, positional and by name, of each of these modules that is called for a batch.
 
     The model is evaluated in evaluation mode, and has its own modes again at the end."""
@@ -80,7 +91,7 @@ def calls_of(model: nn.Module, owners, x: torch.Tensor) -> dict[str, tuple]:
     handles = [model.get_submodule(name).register_forward_pre_hook(
         lambda *call, name=name: note(name, *call), with_kwargs=True) for name in owners]
     try:
-        with torch.no_grad(): model(x)
+        with torch.no_grad(): call(model, x)
     finally:
         for handle in handles: handle.remove()
         for module, training in modes: module.training = training
@@ -116,7 +127,7 @@ class _Owners:
     "The modules of a working copy that own derived tensors, and what brings these to rest."
     def __init__(self, model: nn.Module,
                  names: list[str],  # as `changes_in_training` finds them
-                 x: torch.Tensor):  # a few inputs
+                 x):                # a few inputs
         self.model, self.x = model, x
         self.owners, self.outside = owners_of(names), []  # `outside`: updated by other modules
         if not names: return
@@ -132,7 +143,7 @@ class _Owners:
         for name, own in self.owners.items():
             module = self.model.get_submodule(name)
             alone = name in calls and name not in self.outside
-            args, kwargs = calls[name] if alone else ((self.x,), {})
+            args, kwargs = calls[name] if alone else arguments(self.x)
             run = partial(module if alone else self.model, *args, **kwargs)
             steps[name] = _iterate(module, run, own)
         return steps
@@ -150,7 +161,7 @@ class DerivedTensors(_Owners):
 
 # %% ../../nbs/05c_states.derived.ipynb #find-derived
 def find_derived(model: nn.Module,  # a working copy
-                 x: torch.Tensor,   # a few inputs
+                 x,                 # a few inputs
                 ) -> DerivedTensors:
     "The derived tensors in the state of a working copy."
     names = candidates(model)

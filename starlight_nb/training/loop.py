@@ -12,18 +12,19 @@ from torch import nn
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
-from ..data import Dataset, batches, check_dataset
+from ..data import CLASSIFICATION, Dataset, batches, check_dataset
 from ..models import RANDOM, generator, generator_seed
 from ..runtime.progress import epochs
 from ..runtime.settings import check_number, synchronize
 from ..runtime.store import Checkpoint, state_digest, with_prefix
 from ..states import state_of
+from .fingerprint import code_digest
 from .networks import FlatModule, StackedModules
 from .recipes import (
     Recipe, apply_augmentations, draw_augmentations, learning_rate)
 
 # %% auto #0
-__all__ = ['MEASURED_SECONDS', 'Objective', 'check_training', 'fit', 'train', 'train_stacked', 'step_seconds']
+__all__ = ['MEASURED_SECONDS', 'Objective', 'check_training', 'task_config', 'fit', 'train', 'train_stacked', 'step_seconds']
 
 # %% ../../nbs/02c_training.loop.ipynb #course
 class Objective:
@@ -69,32 +70,28 @@ class _Adam:
 _OPTIMIZERS = {"sgd": _SGD, "adam": _Adam, "adamw": _Adam}
 
 # %% ../../nbs/02c_training.loop.ipynb #epoch
-def _batch_sizes(examples, batch_size):
-    "The sizes of an epoch's batches; a last one of a single example only where it is the only one."
-    full, rest = divmod(examples, batch_size)
-    sizes = [batch_size] * full
-    return [*sizes, rest] if rest > 1 or not sizes else sizes
-
 def _epoch_rates(data, recipe, epoch):
     "The learning rates of an epoch's batches."
-    count = len(_batch_sizes(len(data.train), recipe.batch_size))
+    count = len(data.train.batch_sizes(recipe.batch_size))
     return [learning_rate(recipe, epoch * count + step, count) for step in range(count)]
 
 # %% ../../nbs/02c_training.loop.ipynb #batches
 def _epoch_augmentations(split, recipe, augmenters):
     "An epoch's augmentations (networks, examples, 3), on the device of the data."
     drawn = [draw_augmentations(recipe, len(split), augmenter) for augmenter in augmenters]
-    return torch.stack(drawn).to(split.x.device)
+    return torch.stack(drawn).to(split.device)
 
-def _epoch_batches(data, recipe, generators):
+def _epoch_batches(data, recipe, generators, epoch=0):
     "The batches `(x, y)` of an epoch, augmented; of a stack, with one more axis in front."
     shuffles, stacked = generators.shuffles, len(generators.shuffles) > 1
-    plain = batches(data.train, recipe.batch_size, shuffles if stacked else shuffles[0])
+    plain = batches(data.train, recipe.batch_size, shuffles if stacked else shuffles[0],
+                    epoch)
     if recipe.augmentation == "none":
         yield from plain
         return
     drawn = _epoch_augmentations(data.train, recipe, generators.augmenters)
-    for (x, y), each in zip(plain, drawn.split(recipe.batch_size, 1)):
+    sizes = data.train.batch_sizes(recipe.batch_size)
+    for (x, y), each in zip(plain, drawn[:, :sum(sizes)].split(sizes, 1)):
         if not stacked: yield apply_augmentations(x, each[0], recipe), y
         else:
             augmented = [apply_augmentations(own, its, recipe) for own, its in zip(x, each)]
@@ -185,10 +182,10 @@ def _epoch_loss(losses, epoch, seeds):
 
 def _train_epoch(state, data, recipe, seeds, epoch):
     "All steps of an epoch; returns its mean loss."
-    sizes = _batch_sizes(len(data.train), recipe.batch_size)
+    sizes = data.train.batch_sizes(recipe.batch_size)
     state.objective.begin_epoch(epoch, state.theta, sizes)
     rates = _epoch_rates(data, recipe, epoch)
-    steps = zip(rates, _epoch_batches(data, recipe, state.generators))
+    steps = zip(rates, _epoch_batches(data, recipe, state.generators, epoch), strict=True)
     losses = [_step(state, x, y, rate) for rate, (x, y) in steps]
     state.objective.end_epoch(state.theta, last=epoch + 1 == recipe.epochs)
     return _epoch_loss(losses, epoch, seeds)
@@ -223,17 +220,26 @@ def check_training(data,
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe: a Recipe is needed, not {recipe!r}; "
                          "training.recipe_from makes one")
+    if recipe.augmentation != "none" and not data.train.augmented_here:
+        raise ValueError("recipe.augmentation: a loader augments its own examples, so 'none' is "
+                         f"needed, not {recipe.augmentation!r}")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         raise ValueError(f"checkpoint: a Checkpoint is needed, not {checkpoint!r}")
     return [check_number("seed", seed, int, 0, math.inf) for seed in seeds]
 
 # %% ../../nbs/02c_training.loop.ipynb #bound
+def task_config(task) -> dict:
+    "What identifies a task in a configuration; nothing for classification."
+    own = code_digest(task)
+    return {} if own == code_digest(CLASSIFICATION) else {"task": own}
+
 def _checkpoint_of(checkpoint, models, data, recipe, seed):
     "The checkpoint, for this training and no other; None where there is none."
     if checkpoint is None: return None
     start = [state_digest(state_of(model)) for model in models]
     settings = dataclasses.asdict(recipe)
-    return checkpoint.with_config(recipe=settings, seed=seed, data=data.digest, start=start)
+    return checkpoint.with_config(recipe=settings, seed=seed, data=data.digest, start=start,
+                                  **task_config(data.task))
 
 # %% ../../nbs/02c_training.loop.ipynb #descend
 def fit(model: nn.Module,  # where to start; not changed
@@ -245,10 +251,10 @@ def fit(model: nn.Module,  # where to start; not changed
        ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Minimise an objective by stochastic gradient descent.
 
-    Returns the final state and the mean objective of each epoch, in nats. Raises `ValueError` for
+    Returns the final state and the mean objective of each epoch. Raises `ValueError` for
     a bad argument, and `FloatingPointError` with step, epoch and seed when the loss diverges."""
     seed, = check_training(data, recipe, [seed], checkpoint)
-    networks = FlatModule(model, recipe, data.train.largest_label)
+    networks = FlatModule(model, recipe, data.train)
     own = _checkpoint_of(checkpoint, [model], data, recipe, seed)
     history = _run(networks, data, recipe, [seed], objective or Objective(), own)
     return networks.states()[0], [loss.item() for loss in history]
@@ -283,7 +289,7 @@ def train_stacked(models: list[nn.Module],  # where to start, of one architectur
                          f"not {len(seeds)} for {len(models)}")
     if len(models) == 1: return [train(models[0], data, recipe, seeds[0], checkpoint)]
     seeds = check_training(data, recipe, seeds, checkpoint)
-    networks = StackedModules(models, recipe, data.train.largest_label)
+    networks = StackedModules(models, recipe, data.train)
     own = _checkpoint_of(checkpoint, models, data, recipe, seeds)
     _run(networks, data, recipe, seeds, Objective(), own)
     return networks.states()
@@ -313,12 +319,11 @@ def step_seconds(models: list[nn.Module],  # trained together, one or a stack; n
                 ) -> float:
     "Seconds that a step takes on the device of the data, measured now."
     steps = check_number("steps", steps, int, 1, math.inf)
-    largest = data.train.largest_label
-    networks = (StackedModules(models, recipe, largest) if len(models) > 1
-                else FlatModule(models[0], recipe, largest))
+    networks = (StackedModules(models, recipe, data.train) if len(models) > 1
+                else FlatModule(models[0], recipe, data.train))
     objective = objective or Objective()
     state = _TrainingState(networks, recipe, list(range(len(models))), objective)
-    objective.begin_epoch(0, state.theta, _batch_sizes(len(data.train), recipe.batch_size))
+    objective.begin_epoch(0, state.theta, data.train.batch_sizes(recipe.batch_size))
     each = _endless_batches(data, recipe, state.generators)
     first = _seconds_per_step(state, each, 1)
     if first > MEASURED_SECONDS and not state.theta.is_cuda: return first

@@ -6,65 +6,59 @@
 from __future__ import annotations
 import warnings
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
+from ..data.inputs import (
+    call, count_examples, first_rows, map_tensors, tensors_in)
+from ..data.splits import Part, Split
+from ..data.tasks import CLASSIFICATION, Task, training_loss as loss_of
 from ..states import find_derived, placement, state_of, tied_names, working_copy
 from .recipes import Recipe
 
 # %% auto #0
-__all__ = ['SMALLEST_SIDE', 'MOST_GAINING', 'STACKABLE', 'MOST_PARAMETERS', 'outputs_of', 'logits_of', 'training_loss',
-           'format_for', 'FlatModule', 'StackedModules', 'draws_random_numbers', 'why_not_stacked']
+__all__ = ['SMALLEST_SIDE', 'MOST_GAINING', 'STACKABLE', 'MOST_PARAMETERS', 'outputs_of', 'task_outputs', 'training_loss',
+           'format_for', 'labels_of', 'FlatModule', 'StackedModules', 'draws_random_numbers', 'why_not_stacked']
 
 # %% ../../nbs/02b_training.networks.ipynb #outputs-of
-def outputs_of(network,          # called as `network(x)`
-               x: torch.Tensor,  # (examples, ...)
+def outputs_of(network,          # called as `network(x)`, or with several inputs
+               x,                # inputs, (examples, ...) in each tensor
                recipe: Recipe,   # its precision and memory format count, as `format_for` has it
               ):
     "What the network returns for a batch, whatever it is, computed as the recipe says."
-    if recipe.channels_last and x.ndim == 4:
-        x = x.contiguous(memory_format=torch.channels_last)
-    if recipe.precision == "float32": return network(x)
-    with torch.autocast(x.device.type, getattr(torch, recipe.precision)): return network(x)
+    if recipe.channels_last: x = map_tensors(_channels_last, x)
+    if recipe.precision == "float32": return call(network, x)
+    device = tensors_in(x)[0].device.type
+    with torch.autocast(device, getattr(torch, recipe.precision)): return call(network, x)
+
+def _channels_last(tensor):
+    if tensor.ndim != 4: return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/02b_training.networks.ipynb #logits-of
-def logits_of(network,          # called as `network(x)`
-              x: torch.Tensor,  # (examples, ...)
-              recipe: Recipe = Recipe(),  # its precision and memory format count
-              largest_label: int = -1,    # of the data; -1 where there are no labels
-             ) -> torch.Tensor:
-    """The network's outputs for a batch, (examples, classes), in single precision or better.
+def task_outputs(network,              # called as `network(x)`, or with several inputs
+                 x,                    # inputs, (examples, ...) in each tensor
+                 recipe: Recipe = Recipe(),    # its precision and memory format count
+                 task: Task = CLASSIFICATION,
+                 largest_label: int = -1,      # of the data; -1 where it is not known
+                ):
+    """The network's outputs for a batch as the task takes them, in single precision or better.
 
     Raises `ValueError` for other outputs, and for labels beyond the number of classes."""
-    outputs = outputs_of(network, x, recipe)
-    _check_logits(outputs, x.shape[0])
-    if largest_label >= outputs.shape[1]:
-        raise ValueError(f"data: label {largest_label}, but the model has {outputs.shape[1]} "
-                         "classes; labels count from 0")
-    return outputs if outputs.dtype == torch.double else outputs.float()
-
-# %% ../../nbs/02b_training.networks.ipynb #check-logits
-def _check_logits(outputs, examples):
-    "Raise `ValueError` unless the outputs are one row of logits for each example."
-    needed = "model: logits are needed, one tensor (examples, classes) of floating-point numbers"
-    if not isinstance(outputs, torch.Tensor):
-        raise ValueError(f"{needed}; its output is of type {type(outputs).__name__}, and a module "
-                         "around it whose forward returns only the logits would do")
-    right = outputs.ndim == 2 and outputs.shape[0] == examples and outputs.is_floating_point()
-    if not right:
-        raise ValueError(f"{needed}; its output for {examples} examples is {outputs.dtype} "
-                         f"of shape {tuple(outputs.shape)}")
+    outputs = task.outputs(outputs_of(network, x, recipe))
+    task.check_outputs(outputs, count_examples(x), largest_label)
+    return outputs
 
 # %% ../../nbs/02b_training.networks.ipynb #training-loss
-def training_loss(network,          # called as `network(x)`
-                  x: torch.Tensor,  # (examples, ...)
-                  y: torch.Tensor,  # (examples,), classes
+def training_loss(network,          # called as `network(x)`, or with several inputs
+                  x,                # inputs, (examples, ...) in each tensor
+                  y: torch.Tensor,  # targets, (examples, ...)
                   recipe: Recipe,   # its label smoothing, precision and memory format count
-                  largest_label: int = -1,  # of all data; the errors of `logits_of`
+                  task: Task = CLASSIFICATION,
+                  largest_label: int = -1,  # of all data; the errors of `task_outputs`
                  ) -> torch.Tensor:
-    "The mean cross-entropy of a batch, in nats, a scalar."
-    logits = logits_of(network, x, recipe, largest_label)
-    return F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+    "The mean loss of a batch, a scalar; in classification in nats."
+    outputs = task_outputs(network, x, recipe, task, largest_label)
+    return loss_of(task, outputs, y, recipe.label_smoothing)
 
 # %% ../../nbs/02b_training.networks.ipynb #gains-by-format
 SMALLEST_SIDE = 16        # pixels
@@ -72,7 +66,8 @@ MOST_GAINING = 4_000_000  # parameters
 
 def _gains(module, x):
     "Is it a network with convolutions, on a CPU, not a large one, for images that are not tiny?"
-    if x.ndim != 4 or min(x.shape[2:]) < SMALLEST_SIDE: return False
+    if not isinstance(x, torch.Tensor) or x.ndim != 4: return False
+    if min(x.shape[2:]) < SMALLEST_SIDE: return False
     parameters = list(module.parameters())
     on_cpu = all(tensor.device.type == "cpu" for tensor in [x, *parameters])
     small = sum(parameter.numel() for parameter in parameters) < MOST_GAINING
@@ -91,7 +86,7 @@ def _accepts_channels_last(module, x):
 # %% ../../nbs/02b_training.networks.ipynb #format-for
 def format_for(module: nn.Module,
                recipe: Recipe,   # with `channels_last` true, false or open (None)
-               x: torch.Tensor | None,  # inputs (examples, ...), two are enough; None: not open
+               x,                # inputs (examples, ...), two are enough; None: not open
               ) -> Recipe:
     """The recipe with `channels_last` true or false: open means where it is faster.
 
@@ -137,27 +132,32 @@ def _make_views(module, vector, gradient):
     for parameter, values, own in zip(parameters, vector.split(sizes), gradient.split(sizes)):
         parameter.data, parameter.grad = values.view_as(parameter), own.view_as(parameter)
 
+# %% ../../nbs/02b_training.networks.ipynb #labels-of
+def labels_of(data):
+    "The task of the data and their largest label; without data, classification of any labels."
+    return (CLASSIFICATION, -1) if data is None else (data.task, data.largest_label)
+
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
 class FlatModule:
     "A copy of `module` with parameters that are views of `vector`, and gradients of `gradient`."
-    def __init__(self, module: nn.Module, recipe: Recipe = Recipe(), largest_label: int = -1):
-        self.module, self.largest_label = _trainable(module), largest_label  # see `logits_of`
+    def __init__(self, module: nn.Module, recipe: Recipe = Recipe(), data: Part | None = None):
+        self.module, self.labels = _trainable(module), labels_of(data)
         self.recipe, self.format_is_open = recipe, True
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
         _make_views(self.module, self.vector, self.gradient)
         self.derived = None  # `DerivedTensors`, once they are asked for
         self.network = torch.compile(self.module) if recipe.compile else self.module
-    def derive(self, x: torch.Tensor):
+    def derive(self, x):
         "Compute again what is a function of the weights, after these have jumped; `x` is a batch."
-        if self.derived is None: self.derived = find_derived(self.module, x[:8])
+        if self.derived is None: self.derived = find_derived(self.module, first_rows(x, 8))
         self.derived.derive()
-    def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        "The loss of a batch, in nats; `gradient` then holds its gradient."
+    def backward(self, x, y: torch.Tensor) -> torch.Tensor:
+        "The loss of a batch; `gradient` then holds its gradient."
         if self.format_is_open: self.recipe = format_for(self.module, self.recipe, x)
         self.format_is_open = False
         self.gradient.zero_()
-        loss = training_loss(self.network, x, y, self.recipe, self.largest_label)
+        loss = training_loss(self.network, x, y, self.recipe, *self.labels)
         loss.backward()
         return loss.detach()
     def states(self) -> list[dict[str, torch.Tensor]]:
@@ -192,12 +192,19 @@ def _trainable_stack(modules):
                          "with the same parameters in the same shapes")
     return modules
 
+# %% ../../nbs/02b_training.networks.ipynb #with-weights-function
+def _with_weights(module, placed):
+    "The module as a function, with these tensors in the places of its own."
+    def network(*positional, **named):
+        return functional_call(module, placed, positional, named, tie_weights=False)
+    return network
+
 # %% ../../nbs/02b_training.networks.ipynb #stackedmodules
 class StackedModules:
     "Copies of modules of one architecture, run together; row n of `vector` is module n."
-    def __init__(self, modules: list[nn.Module], recipe: Recipe = Recipe(), largest_label=-1):
+    def __init__(self, modules: list[nn.Module], recipe=Recipe(), data: Part | None = None):
         modules = _trainable_stack(modules)
-        self.module, self.largest_label = modules[0], largest_label
+        self.module, self.labels = modules[0], labels_of(data)
         self.recipe = _closed_format(self.module, recipe)
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
@@ -208,10 +215,10 @@ class StackedModules:
     def _loss(self, weights, x, y):
         placed = {place: weights[name] for place, name in self.placement.items()
                   if name in weights}
-        def network(x): return functional_call(self.module, placed, (x,), tie_weights=False)
-        return training_loss(network, x, y, self.recipe, self.largest_label)
-    def backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        "The losses (modules,) of a batch for each, `x` (modules, examples, ...), in nats."
+        network = _with_weights(self.module, placed)
+        return training_loss(network, x, y, self.recipe, *self.labels)
+    def backward(self, x, y: torch.Tensor) -> torch.Tensor:
+        "The losses (modules,) of a batch for each, `x` (modules, examples, ...)."
         gradients, losses = self.gradients_and_losses(self.weights, x, y)
         for name, gradient in gradients.items(): self.gradients[name].copy_(gradient)
         return losses
@@ -221,38 +228,41 @@ class StackedModules:
 
 # %% ../../nbs/02b_training.networks.ipynb #draws-random-numbers
 def draws_random_numbers(model: nn.Module,
-                         x: torch.Tensor,   # a few inputs (examples, ...)
+                         x,                 # a few inputs (examples, ...)
                         ) -> bool:
     "Does the network draw from PyTorch's global generators in training, as dropout does?"
-    devices = {x.device} - {torch.device("cpu")}
+    devices = {tensor.device for tensor in tensors_in(x)} - {torch.device("cpu")}
     def states(): return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
     with torch.random.fork_rng(devices), torch.no_grad():
         before = states()
         network = working_copy(model)
         network.train()
-        network(x)
+        call(network, x)
         return not all(map(torch.equal, before, states()))
 
 # %% ../../nbs/02b_training.networks.ipynb #why-apart
 STACKABLE = (nn.Linear,)  # layers of which a stack is one product of matrices, with the same bits
 MOST_PARAMETERS = {"cpu": 50_000, "cuda": 2_000_000}  # above these a stack gains nothing
 
+def _twice(tensor): return torch.stack([tensor, tensor])
+
 def why_not_stacked(model: nn.Module,
-                    x: torch.Tensor,           # a few inputs (examples, ...)
+                    data: Part,                # of which two examples are tried
                     recipe: Recipe = Recipe(),
                    ) -> str:
     "The first reason against a stack of such networks; empty where there is none."
+    if not isinstance(data, Split): return "its data are read by the batch"
     if recipe.compile: return "it is compiled"
     if next(model.buffers(), None) is not None: return "it has buffers"
     for module in model.modules():
         if not isinstance(module, STACKABLE) and list(module.parameters(recurse=False)):
             return f"it has {type(module).__name__} layers"
     size = sum(parameter.numel() for parameter in model.parameters())
-    if size > MOST_PARAMETERS.get(x.device.type, MOST_PARAMETERS["cpu"]):
+    if size > MOST_PARAMETERS.get(data.device.type, MOST_PARAMETERS["cpu"]):
         return f"its {size:,} parameters make large products already"
-    if draws_random_numbers(model, x): return "it draws random numbers"
-    labels = torch.zeros(2, len(x), dtype=torch.long, device=x.device)
-    try: StackedModules([model, model], recipe).backward(torch.stack([x, x]), labels)
+    if draws_random_numbers(model, data.first(2)): return "it draws random numbers"
+    x, y = (map_tensors(_twice, first_rows(values, 2)) for values in (data.x, data.y))
+    try: StackedModules([model, model], recipe, data).backward(x, y)
     except RuntimeError as error:
         return f"PyTorch cannot stack it ({str(error).splitlines()[0]})"
     return ""

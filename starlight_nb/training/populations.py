@@ -8,7 +8,7 @@ import math, operator
 from dataclasses import dataclass
 import torch
 from torch import nn
-from ..data import Dataset
+from ..data import Dataset, Split
 from ..models import initialise
 from ..runtime.jobs import run_jobs
 from ..runtime.settings import check_choice, check_number
@@ -42,7 +42,7 @@ MOST_THREADS = 4    # trainings in one process; more would wait for the interpre
 
 def _why_not_stacked(model, data, recipe):
     "As `why_not_stacked`, with the sizes of the batches considered too."
-    reason = why_not_stacked(model, data.train.x[:2], recipe)
+    reason = why_not_stacked(model, data.train, recipe)
     last = len(data.train) % recipe.batch_size  # a batch of one example is left out
     smallest = min(recipe.batch_size, last) if last > 1 else recipe.batch_size
     if not reason and smallest < SMALLEST_BATCH:
@@ -80,7 +80,8 @@ def plan_population(model: nn.Module,  # one of them
         (backend == "ray", "ray", ", and a cluster was asked for"),
         (not against, "processes", ""),
         (jobs > MOST_THREADS, "processes", f", and {too_many}"),
-        (draws_random_numbers(model, data.train.x[:2]), "processes",
+        (not isinstance(data.train, Split), "processes", ", and threads share random numbers"),
+        (draws_random_numbers(model, data.train.first(2)), "processes",
          ", and threads share random numbers"),
         (True, "threads", ", and its products leave the interpreter free")]
     chosen, why = next((place, why) for applies, place, why in rules if applies)
