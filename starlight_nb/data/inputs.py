@@ -18,7 +18,8 @@ def as_inputs(values, argument: str):
     if isinstance(values, Mapping):
         given = {str(name): own for name, own in values.items() if own is not None}
         return {name: as_inputs(own, f"{argument}[{name!r}]") for name, own in given.items()}
-    if isinstance(values, (tuple, list)):
+    numbers = isinstance(values, list) and all(isinstance(own, (int, float)) for own in values)
+    if isinstance(values, (tuple, list)) and not numbers:
         return tuple(as_inputs(own, f"{argument}[{n}]") for n, own in enumerate(values))
     try: tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):

@@ -141,7 +141,10 @@ class Experiment(_ResolvedExperiment):
     def run(self, plan: Plan) -> pd.DataFrame:
         "Make what the plan lacks; returns its tidy rows as they are saved in the report."
         make_missing(plan, self.environment, self.profile.resources)
-        return save_data(self, plan.rows(), plan.columns)
+        rows = save_data(self, plan.rows(), plan.columns)
+        losses = {study.models.data.task.loss_name for study in self.studies}
+        if len(losses) == 1: rows.attrs["loss_name"] = losses.pop()  # for the axes of figures
+        return rows
     def __repr__(self):
         return f"Experiment({self.name!r}, {self.profile.name!r}, {self.parameters})"
     def _repr_markdown_(self): return _parameter_table(self)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from .style import (
-    KINDS, draw_level, draw_mean, figure_style, finish_figure, panels, set_source_axis)
+    KINDS, draw_level, draw_mean, figure_style, finish_figure, loss_label, panels, set_source_axis)
 from ..statistics import summarise
 
 # %% auto #0
@@ -40,7 +40,7 @@ def plot_source_count(frame: pd.DataFrame,   # rows of metric loss_barrier are d
     with figure_style():
         figure, axes = panels(1, len(settings), 2.7)
         for axis, (setting, part) in zip(axes[0], settings): _source_panel(axis, part, setting)
-        axes[0][0].set_ylabel(f"loss barrier, {split} (nats)")
+        axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
         return finish_figure(figure, axes)
 
 # %% ../../nbs/30b_plots.barriers.ipynb #path-panel
@@ -52,21 +52,28 @@ def _path_panel(axis, rows):
         summary = summarise(part, ["t"])
         draw_mean(axis, summary.t, summary, style)
 
-def plot_paths(frame: pd.DataFrame,   # rows of metrics loss and accuracy with a t are drawn
+def _drawn_metrics(rows):
+    "The loss, and the accuracy or else the first other metric, where there is one."
+    others = [name for name in rows.metric.unique() if name != "loss"]
+    return ["loss", *(["accuracy"] if "accuracy" in others else others[:1])]
+
+# %% ../../nbs/30b_plots.barriers.ipynb #plot-paths
+def plot_paths(frame: pd.DataFrame,   # rows with a t are drawn
                split: str = "train",  # train or test
               ) -> plt.Figure:
-    """Loss and accuracy along the segments, a column for each setting (Fig. 3).
+    """The loss and one metric along the segments, a column for each setting (Fig. 3).
 
     The frame needs setting, pair, model_a, model_b, split, metric, t, value."""
     rows = frame[(frame.split == split) & frame.t.notna()]
+    metrics = _drawn_metrics(rows)
     settings = rows.groupby("setting", sort=False)
     with figure_style():
-        figure, axes = panels(2, len(settings), 4.2, sharex=True)
-        for (above, below), (setting, part) in zip(axes.T, settings):
-            _path_panel(above, part[part.metric == "loss"])
-            _path_panel(below, part[part.metric == "accuracy"])
-            above.set(title=setting, ylim=(0, None))
-            below.set(xlabel="$t$ (star, or first regular model, at 0)")
-        axes[0][0].set_ylabel(f"loss, {split} (nats)")
-        axes[1][0].set_ylabel(f"accuracy, {split}")
+        figure, axes = panels(len(metrics), len(settings), 2.1 * len(metrics), sharex=True)
+        for column, (setting, part) in zip(axes.T, settings):
+            for axis, metric in zip(column, metrics):
+                _path_panel(axis, part[part.metric == metric])
+            column[0].set(title=setting, ylim=(0, None))
+            column[-1].set(xlabel="$t$ (star, or first regular model, at 0)")
+        axes[0][0].set_ylabel(loss_label(rows, split))
+        for axis, metric in zip(axes[1:, 0], metrics[1:]): axis.set_ylabel(f"{metric}, {split}")
         return finish_figure(figure, axes)

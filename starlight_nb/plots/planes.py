@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from .style import (
-    KINDS, PLANE_PATHS, draw_level, figure_style, finish_figure, panels)
+    KINDS, PLANE_PATHS, draw_level, figure_style, finish_figure, loss_label, panels)
 from ..statistics import summarise
 
 # %% auto #0
@@ -62,7 +62,7 @@ def plot_comparison(frame: pd.DataFrame,  # rows of metric loss_barrier are draw
         for axis, (setting, part) in zip(axes[0], settings):
             _comparison_panel(axis, part, kinds, by, levels, small)
             axis.set(title=setting, xlabel=title or by)
-        axes[0][0].set_ylabel(f"loss barrier, {split} (nats)")
+        axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
         return finish_figure(figure, axes)
 
 # %% ../../nbs/30e_plots.planes.ipynb #contour
@@ -126,6 +126,6 @@ def plot_plane(frame: pd.DataFrame,  # rows of a plane's part; training losses a
             bar = _draw_contour(above, part)
             _draw_paths(below, part)
             above.set_title(", ".join(names))
-        bar.set_label("loss, train (nats)")
-        axes[1][0].set_ylabel("loss, train (nats)")
+        bar.set_label(loss_label(rows, "train"))
+        axes[1][0].set_ylabel(loss_label(rows, "train"))
         return finish_figure(figure, axes)

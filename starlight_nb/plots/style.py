@@ -9,11 +9,12 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from ..data.tasks import CLASSIFICATION
 
 # %% auto #0
 __all__ = ['PALETTE', 'COLOURS', 'KINDS', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING', 'LineStyle',
-           'figure_style', 'panels', 'finish_figure', 'draw_mean', 'draw_level', 'set_source_axis', 'span',
-           'pair_counts']
+           'figure_style', 'panels', 'finish_figure', 'draw_mean', 'draw_level', 'set_source_axis', 'loss_label',
+           'span', 'pair_counts']
 
 # %% ../../nbs/30a_plots.style.ipynb #colours
 PALETTE = sns.color_palette("colorblind")
@@ -127,6 +128,18 @@ def set_source_axis(axis, rows: pd.DataFrame, title: str):
              ylim=(0, None))
     axis.set_xticklabels([f"{n:g}" for n in counts])
     axis.minorticks_off()
+
+# %% ../../nbs/30a_plots.style.ipynb #loss-label
+def loss_label(frame: pd.DataFrame,
+               split: str,           # train or test
+               what: str = "",       # "barrier", or nothing: the loss itself
+              ) -> str:
+    "The label of an axis: the loss or its barrier, the split, and the unit."
+    name = frame.attrs.get("loss_name", CLASSIFICATION.loss_name)
+    name, _, unit = name.partition(" (")
+    if name == "cross-entropy": name = "loss"
+    label = " ".join(filter(None, [name, what]))
+    return f"{label}, {split}" + (f" ({unit}" if unit else "")
 
 # %% ../../nbs/30a_plots.style.ipynb #pair-counts
 def span(counts) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .style import (
-    COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, draw_mean, figure_style, finish_figure, panels)
+from starlight_nb.plots.style import (
+    COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, draw_mean, figure_style, finish_figure, loss_label,
+    panels)
 from ..statistics import Line, power_law, summarise
 
 # %% auto #0
@@ -142,5 +143,5 @@ def plot_samplings(frame: pd.DataFrame,   # rows of loss with a t, from stars to
                 summary = summarise(own, ["t"]).sort_values("t")
                 draw_mean(axis, summary.t, summary, style, markersize=4)
             axis.set(title=setting, xlabel="$t$ (star at 0)", ylim=(0, None))
-        axes[0][0].set_ylabel(f"loss, {split} (nats)")
+        axes[0][0].set_ylabel(loss_label(rows, split))
         return finish_figure(figure, axes, columns=4)
