@@ -6,7 +6,9 @@ so that `import starlight_nb` stays light.
 __version__ = "0.1.0"
 
 _NAMES = {
-    "data": ("Dataset", "Split", "load"),
+    "data": (
+        "Dataset", "Metric", "Split", "Stream", "Task", "classification", "load", "multi_label",
+        "next_token", "regression", "segmentation"),
     "models": ("build", "generator", "initialise"),
     "states": ("state_of",),
     "training": ("Recipe", "train", "train_population"),

@@ -38,6 +38,8 @@ class Part(ABC):
     @abstractmethod
     def batches(self, batch_size: int, generator=None, epoch: int = 0): "As `batches` below."
     @abstractmethod
+    def targets(self) -> torch.Tensor: "All targets, in the order in which `batches` has them."
+    @abstractmethod
     def add_to(self, digest, name: str): "Update a hash by all that identifies the examples."
     @property
     def num_classes(self) -> int:
@@ -99,6 +101,7 @@ class _InMemory(Part):
     @property
     def device(self): return tensors_in(self.x)[0].device
     def __len__(self): return count_examples(self.x)
+    def targets(self): return self.y
     def first(self, count): return first_rows(self.x, count)
     def spread(self, count):
         rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()

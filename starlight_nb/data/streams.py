@@ -140,13 +140,14 @@ def _whole_pass(source, rng, epoch):
 
 # %% ../../nbs/00d_data.streams.ipynb #head
 def _first_examples(source, count):
-    "Inputs and targets of at least `count` examples, or of all."
+    "Inputs and targets of the first `count` examples, or of all."
     parts, found = [], 0
     for x, y in source.read():
         parts.append((x, y))
         found += count_examples(x)
         if found >= count: break
-    return tuple(join_rows(list(values)) for values in zip(*parts))
+    joined = tuple(join_rows(list(values)) for values in zip(*parts))
+    return map_tensors(torch.clone, first_rows(joined, count))  # without the rest of the batch
 
 # %% ../../nbs/00d_data.streams.ipynb #stream-base
 class _Loaders:
@@ -174,6 +175,9 @@ class _Readable(Part):
     def first(self, count: int):
         "The inputs of the first `count` examples."
         return _placed(self.loaders.first(count)[0], self.device)
+    def targets(self):
+        "All targets, in the order in which `batches` has them without a generator."
+        return join_rows([y for _, y in self.batches()])
     def spread(self, count: int):
         "The same: a stream cannot be read in other places."
         return self.first(count)
