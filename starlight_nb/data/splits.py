@@ -20,11 +20,20 @@ from ..runtime.settings import check_number
 __all__ = ['LABELS', 'Part', 'batch_parts', 'Split', 'batches']
 
 # %% ../../nbs/00c_data.splits.ipynb #part
-class Part(ABC):
+class _Described:
+    "What can be said of any part of a data set."
+    augmented_here = False  # may a recipe augment its inputs?
+    @property
+    def num_classes(self) -> int:
+        "One more than the highest label; 0 where the task has no classes."
+        return 1 + self.largest_label
+    def __repr__(self): return f"{type(self).__name__}({len(self)} examples, {self.task.name})"
+
+# %% ../../nbs/00c_data.splits.ipynb #interface
+class Part(_Described, ABC):
     "A part of a data set, in memory or read by the batch; has a `task`."
     task: Task
     device: torch.device
-    augmented_here = False  # may a recipe augment its inputs?
     @abstractmethod
     def __len__(self) -> int: "The number of examples."
     @abstractmethod
@@ -41,11 +50,6 @@ class Part(ABC):
     def targets(self) -> torch.Tensor: "All targets, in the order in which `batches` has them."
     @abstractmethod
     def add_to(self, digest, name: str): "Update a hash by all that identifies the examples."
-    @property
-    def num_classes(self) -> int:
-        "One more than the highest label; 0 where the task has no classes."
-        return 1 + self.largest_label
-    def __repr__(self): return f"{type(self).__name__}({len(self)} examples, {self.task.name})"
 
 # %% ../../nbs/00c_data.splits.ipynb #check-split
 def _check_inputs(x):
@@ -116,11 +120,15 @@ class _InMemory(Part):
     def batches(self, batch_size, generator=None, epoch=0):
         if generator is None: return _in_order(self, batch_size)
         return _in_random_order(self, batch_size, generator)
-    def add_to(self, digest, name):
-        for tensor in [*tensors_in(self.x), *tensors_in(self.y)]:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy())  # no copy of large data
-        if not isinstance(self.x, torch.Tensor): digest.update(form_of(self.x).encode())
+    def add_to(self, digest, name): _add_tensors(digest, name, self.x, self.y)
+
+# %% ../../nbs/00c_data.splits.ipynb #add-tensors
+def _add_tensors(digest, name, x, y):
+    "Update a hash by inputs and targets."
+    for tensor in [*tensors_in(x), *tensors_in(y)]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())  # no copy of large data
+    if not isinstance(x, torch.Tensor): digest.update(form_of(x).encode())
 
 # %% ../../nbs/00c_data.splits.ipynb #split
 @dataclass(frozen=True, eq=False, repr=False)
