@@ -11,9 +11,11 @@ import torch
 from ..data import Dataset, check_dataset_name
 from ..models import build, check_architecture
 from .catalogue import profile_names
+from ..runtime.imports import is_import_path
 from ..runtime.jobs import check_resources
 from ..runtime.settings import check_choice, check_number, experiments_folder
 from ..training import Recipe, recipe_from
+from ..training.networks import logits_of
 
 # %% auto #0
 __all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'SEEDS_OF_A_SET', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting',
@@ -83,6 +85,15 @@ def _check_seeds(where, table):
         if table[role] > SEEDS_OF_A_SET:
             raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, not {table[role]:,}")
 
+def _check_model(where, architecture, model):
+    "`ValueError` unless a new network of this architecture is built by each call."
+    try: network = build(architecture, **model)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where}.model: {error}") from None
+    if is_import_path(architecture) and build(architecture, **model) is network:
+        raise ValueError(f"{where}.architecture: {architecture!r} returns the same network each "
+                         "time; each call must build a new one")
+
 def _setting(name, table, seed_set):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"
@@ -91,9 +102,7 @@ def _setting(name, table, seed_set):
     check_architecture(table["architecture"], f"{where}.architecture")
     check_dataset_name(table["dataset"], f"{where}.dataset")
     model = table.get("model", {})
-    try: build(table["architecture"], **model)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}.model: {error}") from None
+    _check_model(where, table["architecture"], model)
     recipe, star_recipe = _recipes(where, table)
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], model,
                    recipe, star_recipe, table["sources"], table["heldouts"], table.get("paper", ""),
@@ -237,7 +246,8 @@ def check_fits(setting: Setting, data: Dataset) -> None:
     for name, part in data.splits.items():
         highest = part.x.flatten(1).amax(1).topk(min(2, len(part))).indices
         try:
-            with torch.no_grad(): model(part.x[highest])
+            with torch.no_grad():
+                logits_of(model, part.x[highest], largest_label=part.largest_label)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             network = f"{setting.architecture} {setting.model}"
             why = " ".join(str(error).split())

@@ -68,7 +68,7 @@ def from_import_path(path: str,      # package.module:name
                      argument: str,  # the argument's name, for the message
                     ) -> object:
     "What an import path names; `ValueError` where there is no such thing."
-    if not re.fullmatch(f"{NAME}:{NAME}", path):
+    if not re.fullmatch(f"{NAME}:{NAME}", path) or ".py:" in path:
         raise ValueError(f"{argument}: an import path of the form package.module:name is needed, "
                          f"such as my_models:make_model, not {path!r}")
     module, _, name = path.partition(":")

@@ -1,0 +1,329 @@
+"""Models, data and checkpoints of your own: import paths, files of weights, commands on files."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROFILE, finish, make_study, starlight
+
+from starlight_nb.data import Dataset, Split, load
+from starlight_nb.models import build
+from starlight_nb.paper.execution import _execute_notebook
+from starlight_nb.paper.members import forget_data, load_once, regular_member
+from starlight_nb.paper.profiles import check_fits, load_profile
+from starlight_nb.paper.request import check_request
+from starlight_nb.runtime.imports import from_import_path, own_files, search_path
+from starlight_nb.runtime.jobs import run_jobs
+
+MINE = """
+import torch
+from torch import nn
+from starlight_nb.data import Dataset, Split
+
+SCALE = 2.0
+
+class Net(nn.Module):
+    def __init__(self, num_classes, width):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, width), nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.last(torch.relu(SCALE * self.first(x)))
+
+def make(num_classes=3, width=4):
+    return Net(num_classes, width)
+
+def three(width=4):
+    return Net(3, width)
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    x = 2 * torch.randn(3, 5, generator=generator)[labels]
+    x = x + torch.randn(60, 5, generator=generator)
+    return Dataset("mine", Split(x[:40], labels[:40]), Split(x[40:], labels[40:]))
+"""
+MY_PROFILE = PROFILE.replace('"digits"', '"NAME:data"').replace('"mlp"', '"NAME:make"').replace(
+    "{ depth = 1, width = 4 }", "{ width = 4 }").replace("batch_size = 200", "batch_size = 20")
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch, request):
+    """Write a module with a name of its own into the current folder, with texts replaced by others
+    and more text at its end; returns the name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    name = f"mine_{abs(hash(request.node.nodeid))}"
+
+    def write(*changes, more=""):
+        text = MINE
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        Path(f"{name}.py").write_text(text + textwrap.dedent(more))
+        sys.modules.pop(name, None)
+        return name
+    yield write
+    sys.modules.pop(name, None)
+    forget_data()
+
+
+def write_profile(name, *changes):
+    "Write the profile of a module, with texts replaced by others; returns its file."
+    text = MY_PROFILE.replace("NAME", name)
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    Path("mine.toml").write_text(text)
+    return "mine.toml"
+
+
+# ---- import paths
+
+WRONG_PATHS = {
+    "mine.py:make": "of the form package.module:name is needed, such as my_models:make_model",
+    "mine:": "of the form package.module:name",
+    ":make": "of the form package.module:name",
+    "NAME:make model": "of the form package.module:name",
+    "no.such:make": "there is no module 'no', neither installed nor in the current folder",
+    "NAME.sub:make": "there is no module 'NAME.sub'",
+    "NAME:mkae": "the module 'NAME' .* has no 'mkae'",
+    "NAME:Net.width": "has no 'Net.width'",
+    "broken:make": r"importing 'broken' raised RuntimeError: not today \(broken.py, line 2\)",
+    "unfinished:make": r"importing 'unfinished' raised SyntaxError: .*unfinished.py, line 1",
+    "needs:make": r"importing 'needs' raised ModuleNotFoundError: No module named 'absent_pack",
+    "script:make": r"importing 'script' raised SystemExit: 3",
+}
+
+
+@pytest.mark.parametrize("path", WRONG_PATHS)
+def test_what_is_wrong_with_an_import_path_is_one_error(write, path):
+    name = write()
+    Path("broken.py").write_text("\nraise RuntimeError('not today')")
+    Path("unfinished.py").write_text("def make(")
+    Path("needs.py").write_text("import absent_package")
+    Path("script.py").write_text("import sys\nsys.exit(3)")
+    message = WRONG_PATHS[path].replace("NAME", name)
+    with pytest.raises(ValueError, match=f"^model: .*{message}"):
+        from_import_path(path.replace("NAME", name), "model")
+
+
+def test_a_file_in_the_current_folder_never_stands_in_for_a_library(write):
+    write()
+    Path("wave.py").write_text("def open(): return 'not the library'")
+    assert from_import_path("wave:Wave_read", "model").__module__ == "wave"
+
+
+def test_workers_have_the_modules_of_this_process_and_the_code_of_now(write, tmp_path, monkeypatch):
+    name = write()
+    tasks = [(f"{name}:SCALE", "model")] * 2
+    assert run_jobs(from_import_path, tasks, jobs=2) == [2.0, 2.0]
+    from_import_path(*tasks[0])
+    write(("SCALE = 2.0", "SCALE = 3.0"))
+    from_import_path(*tasks[0])
+    assert [file for file, _ in own_files()] == [f"{tmp_path}/{name}.py"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert str(tmp_path) in search_path()
+    assert run_jobs(from_import_path, tasks, jobs=2) == [3.0, 3.0]
+
+
+def test_kernels_have_the_current_folder(write):
+    import nbformat
+    name = write()
+    from_import_path(f"{name}:make", "model")
+    source = f"from starlight_nb.models import build\nprint(build('{name}:make', 2, width=7))"
+    cells = [nbformat.v4.new_code_cell(source)]
+    executed = _execute_notebook(nbformat.v4.new_notebook(cells=cells))
+    assert "out_features=7" in executed.cells[0].outputs[0].text
+
+
+# ---- models and data by import path
+
+def test_an_import_path_stands_where_a_name_does(write, tmp_path):
+    name = write(more="""
+        def rooted(root): return Dataset(str(root), data().train, data().test)
+        def ignored(*, size=30): return data()
+    """)
+    assert build(f"{name}:make", 7, width=2).last.weight.shape == (7, 2)
+    assert build(f"{name}:three", 7).last.weight.shape == (3, 4)
+    mine = load(f"{name}:data")
+    assert isinstance(mine, Dataset) and len(mine.train) == 40
+    assert load(f"{name}:rooted", tmp_path).name == str(tmp_path)
+    assert load(f"{name}:ignored").digest == mine.digest
+    few = load(f"{name}:data-30-10")
+    assert few.name == f"{name}:data-30-10" and (len(few.train), len(few.test)) == (30, 10)
+    assert load_once(f"{name}:data", tmp_path, "cpu") is load_once(f"{name}:data", tmp_path, "cpu")
+
+
+MORE = """
+    def fails(): raise KeyError("x")
+    def number(): return 3
+    def tensors(): return data().train.x, data().train.y
+    def sized(n): return data()
+    network = Net(3, 4)
+    def same(num_classes=3): return network
+    def other(): return nn.Linear(7, 3)
+    def few(): return Net(2, 4)
+    calls = []
+    def changing():
+        calls.append(1)
+        return Dataset("changing", Split(torch.rand(9, 5), torch.arange(9) % 3), data().test)
+"""
+WRONG_DATA = {
+    "NAME:fails": r"dataset: 'NAME:fails' raised KeyError: 'x' \(NAME.py, line \d+\)",
+    "NAME:number": "dataset: 'NAME:number' must return a Dataset, not int",
+    "NAME:tensors": "dataset: 'NAME:tensors' must return a Dataset, not tuple",
+    "NAME:sized": "dataset: 'NAME:sized' raised TypeError: .*missing 1 required .* 'n'",
+    "NAME:calls": "dataset: 'NAME:calls' is no function but list",
+    "NAME:data-50": "dataset: 'NAME:data-50' asks for 50 training examples, 'mine' has 40",
+}
+WRONG_MODELS = {
+    "NAME:fails": r"architecture: 'NAME:fails' raised KeyError: 'x' \(NAME.py, line \d+\)",
+    "NAME:number": "architecture: 'NAME:number' must return an nn.Module, not int",
+    "NAME:Net": "architecture: 'NAME:Net' raised TypeError: .*missing 1 required .* 'width'",
+    "NAME:network": "architecture: 'NAME:network' is a network; a function that builds one is need",
+}
+
+
+@pytest.mark.parametrize("path", WRONG_DATA)
+def test_what_is_wrong_with_a_data_function_is_one_error(write, path):
+    name = write(more=MORE)
+    with pytest.raises(ValueError, match=WRONG_DATA[path].replace("NAME", name)):
+        load(path.replace("NAME", name))
+
+
+@pytest.mark.parametrize("path", WRONG_MODELS)
+def test_what_is_wrong_with_a_model_function_is_one_error(write, path):
+    name = write(more=MORE)
+    with pytest.raises(ValueError, match=WRONG_MODELS[path].replace("NAME", name)):
+        build(path.replace("NAME", name))
+
+
+WRONG_PROFILES = {
+    "missing module": (("NAME:make", "nowhere_x:make"), "settings.small.architecture: 'nowhere_x:ma"),
+    "missing name": (("NAME:data", "NAME:dtaa"), "settings.small.dataset: 'NAME:dtaa': the module"),
+    "argument": (("{ width = 4 }", "{ witdh = 4 }"), "settings.small.model: .*mean 'width'"),
+    "error": (("NAME:make", "NAME:fails"), "settings.small.model: .*not known"),
+    "one network": (("NAME:make", "NAME:same"), "settings.small.*returns the same network each tim"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PROFILES)
+def test_a_profile_is_checked_when_it_is_read(write, name):
+    (old, new), message = WRONG_PROFILES[name]
+    module = write(more=MORE)
+    changes = [(old.replace("NAME", module), new.replace("NAME", module))]
+    if name == "one network": changes.append(("model = { width = 4 }\n", ""))
+    with pytest.raises(ValueError, match=message.replace("NAME", module)):
+        load_profile(write_profile(module, *changes))
+
+
+@pytest.mark.parametrize("function, message", [
+    ("other", "does not take the train examples .*shapes"), ("few", "label 2, but the model has 2")])
+def test_a_network_that_does_not_suit_the_data_is_one_error(write, function, message):
+    name = write(more=MORE)
+    changes = (f"{name}:make", f"{name}:{function}"), ("model = { width = 4 }\n", "")
+    setting = load_profile(write_profile(name, *changes)).settings["small"]
+    with pytest.raises(ValueError, match=f"settings.small.model: .*{message}"):
+        check_fits(setting, load(setting.dataset))
+
+
+def test_a_run_refuses_data_that_change_each_time(write, tmp_path):
+    name = write(more=MORE)
+    profile = write_profile(name, (f"{name}:data", f"{name}:changing"))
+    command = starlight("reproduce", "--profile", profile, "--dry-run", folder=tmp_path)
+    status, _, error = finish(command)
+    assert status == 2 and "returns other data each time; what it draws needs a fixed" in error
+    assert "Traceback" not in error
+
+
+# ---- other code and other data give other entries
+
+def key_here(name, tmp_path):
+    setting = load_profile(write_profile(name)).settings["small"]
+    return regular_member(setting, "source", 0).key
+
+
+def key_elsewhere(name, tmp_path):
+    "The same in a new process."
+    write_profile(name)
+    program = ("from starlight_nb.paper.profiles import load_profile as read\n"
+               "from starlight_nb.paper.members import regular_member as member\n"
+               "print(member(read('mine.toml').settings['small'], 'source', 0).key)")
+    found = subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, text=True,
+                           capture_output=True, check=True)
+    return found.stdout.strip()
+
+
+CHANGES = {
+    "activation": ("torch.relu", "torch.tanh"),
+    "constant": ("SCALE = 2.0", "SCALE = 3.0"),
+    "labels": ("torch.arange(60) % 3", "torch.arange(60) % 2"),
+    "data": ("manual_seed(0)", "manual_seed(1)"),
+}
+
+
+def test_the_key_of_an_entry_has_the_code_of_the_model_and_the_content_of_the_data(write, tmp_path):
+    name = write()
+    key = key_here(name, tmp_path)
+    assert key == key_elsewhere(name, tmp_path)
+    write(("SCALE = 2.0", "SCALE = 2.0  # a comment"))
+    assert key_here(name, tmp_path) == key
+    keys = {key}
+    for change in CHANGES.values():
+        write(change)
+        keys.add(key_here(name, tmp_path))
+    assert len(keys) == 1 + len(CHANGES)
+    assert key_elsewhere(name, tmp_path) == key_here(name, tmp_path) != key
+
+
+def test_data_that_changed_after_a_worker_loaded_them_are_loaded_anew(write, tmp_path):
+    name = write(("manual_seed(0)", "manual_seed(int(open('seed').read()))"))
+    Path("seed").write_text("0")
+    setting = load_profile(write_profile(name)).settings["small"]
+    study = make_study(setting, tmp_path / "store")
+    member, = study.members("source", 1)
+    Path("seed").write_text("1")
+    forget_data()
+    load_once(setting.dataset, study.environment.data, "cpu")  # so have a worker's data been loaded
+    with pytest.raises(ValueError, match="'source-0' was listed with other data than 'mine_.*:data"):
+        study.state(member)
+    Path("seed").write_text("0")
+    assert study.state(member)["last.weight"].shape == (3, 4)
+
+
+# ---- a whole run
+
+def test_figure_1_of_your_own_model(write, tmp_path):
+    "Costs, budget, workers and kernels work with import paths; the second run finds everything."
+    name = write()
+    experiment = ('[experiments.fig3_paths]\nsettings = ["small"]\nsources = 2\nstars = 1\n'
+                  "heldouts = 2\npoints = 3\n")
+    profile = write_profile(name, (experiment, """[experiments.fig1_source_count]
+settings = ["small"]
+source_counts = [1, 2]
+stars = 1
+heldouts = 2
+points = 3
+"""))
+    words = ("reproduce", "--profile", profile)
+    assert check_request(profile, None, {}).settings()[0].architecture == f"{name}:make"
+    status, out, error = finish(starlight(*words, "--dry-run", folder=tmp_path))
+    assert status == 0, error
+    status, out, error = finish(starlight(*words, "--make", "--jobs", "2", folder=tmp_path))
+    assert status == 0, error
+    made = sorted((tmp_path / "store").glob("*/*.safetensors"))
+    status, out, error = finish(starlight(*words, "--jobs", "2", folder=tmp_path))
+    assert status == 0, error
+    assert made == sorted((tmp_path / "store").glob("*/*.safetensors"))
+    assert (tmp_path / "report/figures/fig1_source_count.png").exists()
+    rows = (tmp_path / "report/data/fig1_source_count.csv").read_text()
+    assert f"{name}:make,{name}:data" in rows
