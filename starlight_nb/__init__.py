@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "data": ("Dataset", "Split", "load"),
     "models": ("build", "generator", "initialise"),
-    "states": ("state_of",),
+    "states": ("load_state", "save_state", "state_of"),
     "training": ("Recipe", "train", "train_population"),
     "evaluation": ("evaluate", "interpolate", "refresh_batchnorm"),
     "permutation": ("PermutationSpec", "compose", "infer_spec", "invert", "permute"),

@@ -19,6 +19,7 @@ from starlight_nb.paper.profiles import check_fits, load_profile
 from starlight_nb.paper.request import check_request
 from starlight_nb.runtime.imports import from_import_path, own_files, search_path
 from starlight_nb.runtime.jobs import run_jobs
+from starlight_nb.states import load_state, save_state
 
 MINE = """
 import torch
@@ -316,9 +317,8 @@ points = 3
 """))
     words = ("reproduce", "--profile", profile)
     assert check_request(profile, None, {}).settings()[0].architecture == f"{name}:make"
-    status, out, error = finish(starlight(*words, "--dry-run", folder=tmp_path))
-    assert status == 0, error
-    status, out, error = finish(starlight(*words, "--make", "--jobs", "2", folder=tmp_path))
+    budget = ("--budget", "10min", "--make", "--jobs", "2")
+    status, out, error = finish(starlight(*words, *budget, folder=tmp_path))
     assert status == 0, error
     made = sorted((tmp_path / "store").glob("*/*.safetensors"))
     status, out, error = finish(starlight(*words, "--jobs", "2", folder=tmp_path))
@@ -327,3 +327,191 @@ points = 3
     assert (tmp_path / "report/figures/fig1_source_count.png").exists()
     rows = (tmp_path / "report/data/fig1_source_count.csv").read_text()
     assert f"{name}:make,{name}:data" in rows
+
+
+# ---- states in files
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU(),
+                               torch.nn.Linear(4, 3))
+
+
+def same(one, other):
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class DistributedLike(torch.nn.Module):
+    "As DistributedDataParallel: the network is its attribute `module`."
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+WRAPPERS = {
+    "none": lambda model: model,
+    "data parallel": torch.nn.DataParallel,
+    "distributed": DistributedLike,
+    "compiled": torch.compile,
+    "nested": lambda model: torch.nn.DataParallel(torch.compile(DistributedLike(model))),
+    "average": torch.optim.swa_utils.AveragedModel,
+}
+CHECKPOINTS = {
+    "state": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3, "args": {"lr": 0.1}},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer": {
+        "state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}},
+    "model": lambda state: {"model": state, "mean": {"x": torch.zeros(3)}},
+    "ema": lambda state: {"model_ema": state, "step": torch.tensor(3)},
+    "another name": lambda state: {"generator": state, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_state_is_read_from_every_source(wrapper, tmp_path):
+    model = network()
+    wrapped = WRAPPERS[wrapper](model)
+    for name, checkpoint in CHECKPOINTS.items():
+        file = tmp_path / f"{name}.pt"
+        torch.save(checkpoint(wrapped.state_dict()), file)
+        for source in (file, str(file), checkpoint(wrapped.state_dict())):
+            assert same(load_state(source), model.state_dict()), name
+            assert same(load_state(source, network(1)), model.state_dict()), name
+    assert same(load_state(wrapped), model.state_dict())
+    assert same(load_state(wrapped, network(1)), model.state_dict())
+
+
+def test_a_model_says_whether_a_prefix_belongs_to_its_names():
+    model = network()
+    wrapped = torch.nn.DataParallel(model)
+    expected = {f"module.{name}": own for name, own in model.state_dict().items()}
+    assert same(load_state(model, wrapped), expected)
+    assert same(load_state(wrapped, wrapped), expected)
+    own = DistributedLike(model)  # a network whose only part is called `module`
+    assert same(load_state(torch.nn.DataParallel(own), own), expected)
+    part = {"module.weight": torch.ones(2), "bias": torch.ones(2)}
+    assert same(load_state(part), part), "not all names have the prefix"
+
+
+def shards(folder, state, ending="safetensors"):
+    "Write a state as two files and their index."
+    stem = {"safetensors": "model", "bin": "pytorch_model"}[ending]
+    names, places = list(state), {}
+    for number, part in enumerate((names[::2], names[1::2])):
+        file = f"{stem}-0000{number + 1}-of-00002.{ending}"
+        own = {name: state[name] for name in part}
+        if ending == "bin": torch.save(own, folder / file)
+        else: save_state(own, folder / file)
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (folder / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
+
+
+def test_folders_of_hugging_face_are_read(tmp_path):
+    state, other = (network(seed).state_dict() for seed in (0, 1))
+    for ending in ("bin", "safetensors"):
+        folder = tmp_path / ending
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        shards(folder, state, ending)
+        index, = folder.glob("*.index.json")
+        for source in (folder, index): assert same(load_state(source, network(1)), state)
+        if ending == "bin": torch.save(other, folder / "pytorch_model.bin")
+        else: save_state(other, folder / "model.safetensors")
+        assert same(load_state(folder, network()), other)
+
+
+def test_a_saved_state_is_whole(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.last = torch.nn.Embedding(7, 3), torch.nn.Linear(3, 7, bias=False)
+            self.last.weight = self.embedding.weight
+    model, path = Tied(), tmp_path / "deep" / "tied.safetensors"
+    state = dict(model.state_dict(), view=torch.arange(6).reshape(2, 3).T)
+    save_state(state, path)
+    assert same(load_state(path), dict(sorted(state.items(), key=lambda one: one[0] != "view")))
+    assert [*path.parent.iterdir()] == [path]
+    for one in ("embedding.weight", "last.weight"):
+        assert same(load_state({one: state[one]}, Tied()), dict(model.state_dict()))
+    differ = {"embedding.weight": state["embedding.weight"], "last.weight": torch.ones(7, 3)}
+    with pytest.raises(ValueError, match="source: 'last.weight' and 'embedding.weight' are one ten"):
+        load_state(differ, model)
+
+
+WRONG_STATES = {
+    "name": ({"weight": torch.ones(1)}, "x.pt", "path: a name that ends in .safetensors is needed"),
+    "empty": ({}, "x.safetensors", "state: a dict of tensors by name is needed"),
+    "no tensor": ({"a": 3}, "x.safetensors", "state: a dict of tensors by name is needed"),
+    "sparse": ({"a": torch.eye(2).to_sparse()}, "x.safetensors", "state: .*sparse"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STATES)
+def test_what_cannot_be_saved_is_one_error_and_no_file(name, tmp_path):
+    state, file, message = WRONG_STATES[name]
+    with pytest.raises(ValueError, match=message): save_state(state, tmp_path / file)
+    assert not [*tmp_path.iterdir()]
+
+
+class Evil:
+    def __reduce__(self): return os.mkdir, ("made_by_a_pickle",)
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-200])
+    return file
+
+
+def wrong_sources(folder):
+    "Sources that hold no state, each with the message."
+    state = network().state_dict()
+    torch.save({"model": state, "code": Evil()}, folder / "evil.pt")
+    torch.save({"model": state, "code": Evil()}, folder / "old.pt",
+               _use_new_zipfile_serialization=False)
+    torch.save(network(), folder / "module.pt")
+    torch.save(state, folder / "cut.pt")
+    save_state(state, folder / "cut.safetensors")
+    for file in ("cut.pt", "cut.safetensors"): truncate(folder / file)
+    (folder / "empty.pt").write_bytes(b"")
+    (folder / "text.pt").write_text("no pickle at all")
+    (folder / "empty").mkdir()
+    (folder / "lacking").mkdir()
+    shards(folder / "lacking", state)
+    (folder / "lacking/model-00002-of-00002.safetensors").unlink()
+    (folder / "other").mkdir()
+    (folder / "other/model.safetensors.index.json").write_text("[1]")
+    pair = {"model": state, "ema": state, "epoch": 3}
+    return [
+        (folder / "evil.pt", "would run code of posix.mkdir; save the state_dict"),
+        (folder / "old.pt", "would run code of posix.mkdir"),
+        (folder / "module.pt", "would run code of torch.nn.modules.* and 1 more"),
+        (folder / "cut.pt", "cut.pt cannot be read .*truncated"),
+        (folder / "cut.safetensors", "cut.safetensors is truncated"),
+        (folder / "empty.pt", "empty.pt cannot be read"),
+        (folder / "text.pt", "text.pt cannot be read"),
+        (folder / "none.pt", "there is no file .*none.pt"),
+        (folder / "empty", "empty has none of model.safetensors"),
+        (folder / "lacking", "there is no file .*model-00002"),
+        (folder / "other", "has no table weight_map"),
+        (pair, "'model', 'ema' may each be meant; .*keys: 'model', 'ema', 'epoch'"),
+        ({"generator": state, "critic": state}, "'generator', 'critic' may each be meant"),
+        ({"weight": torch.ones(2), "epoch": 3}, "none is one .keys: 'weight', 'epoch'"),
+        ({}, "none is one"),
+        (3, "an nn.Module or a dict of tensors is needed, not int"),
+    ]
+
+
+def test_what_holds_no_state_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source, message in wrong_sources(tmp_path):
+        with pytest.raises(ValueError, match=f"^source: .*{message}"): load_state(source)
+    assert not (tmp_path / "made_by_a_pickle").exists()
+
+
+def test_all_that_does_not_fit_is_said_at_once():
+    deep = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(5)))
+    state = {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(3), "head": torch.ones(1)}
+    message = ("the dict does not fit Sequential; missing: 1.weight, 1.bias, 2.weight and 5 more; "
+               r"unexpected: head; of other shapes: 0.bias \(3,\) in place of \(2,\)")
+    with pytest.raises(ValueError, match=message): load_state(state, deep)
