@@ -2,24 +2,33 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROFILE, finish, make_study, starlight
 
-from starlight_nb.data import Dataset, Split, load
+from starlight_nb.barriers import barrier_between
+from starlight_nb.data import Dataset, load
+from starlight_nb.fusion import average_aligned
+from starlight_nb.matching import match_weights
 from starlight_nb.models import build
+from starlight_nb.paper import cli
 from starlight_nb.paper.execution import _execute_notebook
 from starlight_nb.paper.members import forget_data, load_once, regular_member
 from starlight_nb.paper.profiles import check_fits, load_profile
 from starlight_nb.paper.request import check_request
+from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.runtime.imports import from_import_path, own_files, search_path
 from starlight_nb.runtime.jobs import run_jobs
 from starlight_nb.states import load_state, save_state
+from starlight_nb.training import Recipe, train_population
+
 
 MINE = """
 import torch
@@ -515,3 +524,127 @@ def test_all_that_does_not_fit_is_said_at_once():
     message = ("the dict does not fit Sequential; missing: 1.weight, 1.bias, 2.weight and 5 more; "
                r"unexpected: head; of other shapes: 0.bias \(3,\) in place of \(2,\)")
     with pytest.raises(ValueError, match=message): load_state(state, deep)
+
+
+# ---- commands on files
+
+@pytest.fixture
+def files(write):
+    "Two files of a trained network in the current folder; the name of its module too."
+    name = write(more="""
+        def normalised(num_classes=3, width=4):
+            return nn.Sequential(nn.Linear(5, width), nn.BatchNorm1d(width), nn.ReLU(),
+                                 nn.Linear(width, num_classes))
+    """)
+    data, recipe = load(f"{name}:data"), Recipe(epochs=20, batch_size=20, lr=0.1)
+    for function in ("make", "normalised"):
+        make = partial(build, f"{name}:{function}", 3)
+        for file, state in zip("ab", train_population(make, data, recipe, seeds=range(2))):
+            save_state(state, f"{function}_{file}.safetensors")
+    torch.save({"model": load_state("make_b.safetensors"), "epoch": 20}, "make_b.pt")
+    return name
+
+
+def command(capsys, *words):
+    "Run the command in this process: exit status, stdout, stderr."
+    status = cli.main(list(words))
+    out, error = capsys.readouterr()
+    return status, out, error
+
+
+def test_barriers_of_files_are_those_of_the_library(files, capsys):
+    model, data = f"{files}:make", f"{files}:data"
+    words = ("barrier", "make_a.safetensors", "make_b.pt", "--model", model, "--data", data)
+    network, loaded = build(model, 3), load(data)
+    states = [load_state(f"make_{file}.safetensors", network) for file in "ab"]
+    for options in ([], ["--split", "test", "--matching", "activations"]):
+        status, out, error = command(capsys, *words, *options, "--json")
+        found = json.loads(out)
+        assert status == 0, error
+        for key, matching in (("before", "none"), ("after", found["matching"])):
+            assert found[key] == barrier_between(network, *states, loaded, matching=matching,
+                                                 split=found["split"])
+    status, out, error = command(capsys, *words)
+    first, second = out.splitlines()
+    assert first.startswith("before matching: ") and "rises above the straight line" in first
+    assert second.startswith("after matching: ") and "in the order of the first (weights)" in second
+
+
+def outputs(model, file):
+    network = build(model, 3).eval()
+    network.load_state_dict(load_state(file, network))
+    return network(torch.ones(2, 5))
+
+
+@pytest.mark.parametrize("function", ["make", "normalised"])
+def test_aligned_and_merged_files_are_those_of_the_library(files, capsys, function):
+    model, data = f"{files}:{function}", load(f"{files}:data")
+    pair = [f"{function}_{file}.safetensors" for file in "ab"]
+    with_data = ("--data", f"{files}:data")
+    network = build(model, 3)
+    spec = infer_spec(network, data.train.x[:2])
+    states = [load_state(file, network) for file in pair]
+    expected = permute(spec, match_weights(spec, *states).permutation, states[1])
+    for example in (with_data, ("--input-shape", "5")):
+        status, out, error = command(capsys, "align", *pair, "--model", model, *example,
+                                     "--out", "new/c.safetensors")
+        assert status == 0 and "in the order of" in out, error
+        found = load_state("new/c.safetensors", network)
+        assert all(torch.equal(found[name], own) for name, own in expected.items())
+    assert torch.allclose(outputs(model, "new/c.safetensors"), outputs(model, pair[1]), atol=1e-5)
+    for options in (with_data, (*with_data, "--repair"), ("--input-shape", "5")):
+        status, out, error = command(capsys, "merge", *pair, pair[0], "--model", model, *options,
+                                     "--out", "m.safetensors")
+        assert status == 0 and "the average of 3 networks" in out, error
+        note = "statistics are averages too" in out
+        assert note == (function == "normalised" and "--data" not in options)
+        measured = dict(model=network, data=data, repair="--repair" in options)
+        if "--data" not in options: measured = {}
+        merged = average_aligned(spec, [*states, states[0]], **measured)
+        found = load_state("m.safetensors", network)
+        assert all(torch.equal(found[name], own) for name, own in merged.items())
+
+
+OUT, SHAPE = ("--out", "c.safetensors"), ("--input-shape", "5")
+WRONG_COMMANDS = {
+    "missing file": ("align", "none.pt", "make_b.pt", *OUT, *SHAPE, "source: there is no file none.pt"),
+    "other network": ("align", "normalised_a.safetensors", "make_b.pt", *OUT, *SHAPE, "not fit Net; mi"),
+    "model": ("align", "make_b.pt", "make_b.pt", *OUT, *SHAPE, "--model", "NAME:mkae", "model: .* has"),
+    "no example": ("align", "make_b.pt", "make_b.pt", *OUT, "data, input-shape: one of them"),
+    "shape": ("align", "make_b.pt", "make_b.pt", *OUT, "--input-shape", "7", "model does not run|sh"),
+    "ending": ("align", "make_b.pt", "make_b.pt", "--out", "c.pt", "out: a name that ends in .safe"),
+    "method": ("align", "make_b.pt", "make_b.pt", *OUT, "--matching", "weigths", "mean 'weights'"),
+    "method and data": ("align", "make_b.pt", "make_b.pt", *OUT, "--matching", "activations",
+                        "--input-shape", "5", "data: the matching 'activations' needs data"),
+    "one file": ("merge", "make_b.pt", *OUT, "files: at least two are needed, not 1"),
+    "repair": ("merge", "make_b.pt", "make_b.pt", *OUT, "--repair", "repair: data are needed"),
+    "data": ("barrier", "make_b.pt", "make_b.pt", "--data", "NAME:dtaa", "data: .* has no 'dtaa'"),
+    "named data": ("barrier", "make_b.pt", "make_b.pt", "--data", "digist", "mean 'digits'"),
+    "split": ("barrier", "make_b.pt", "make_b.pt", "--data", "NAME:data", "--split", "val",
+              "split: 'val' is not known"),
+    "no matching": ("barrier", "make_b.pt", "make_b.pt", "--data", "NAME:data", "--matching", "none",
+                    "matching: 'none' is not known"),
+    "other data": ("barrier", "make_b.pt", "make_b.pt", "--data", "digits", "not fit Net; of other"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_COMMANDS)
+def test_what_is_wrong_with_a_command_is_one_line_and_writes_nothing(files, capsys, name):
+    *words, message = (word.replace("NAME", files) for word in WRONG_COMMANDS[name])
+    if "--model" not in words: words += ["--model", f"{files}:make"]
+    before = sorted(Path.cwd().iterdir())
+    status, out, error = command(capsys, *words)
+    assert status == 2 and not out
+    assert re.match(f"starlight: .*({message}).*\n$", error), error
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(files, capsys, monkeypatch):
+    def full(path, contents): raise OSError(f"the folder {path.parent} cannot be written to: full")
+    Path("c.safetensors").write_text("old")
+    before = sorted(Path.cwd().iterdir())
+    monkeypatch.setattr("starlight_nb.states.files.write_atomic", full)
+    status, _, error = command(capsys, "merge", "make_b.pt", "make_b.pt", "--model",
+                               f"{files}:make", "--input-shape", "5", *OUT)
+    assert status == 2 and "cannot be written to: full" in error
+    assert Path("c.safetensors").read_text() == "old" and sorted(Path.cwd().iterdir()) == before
