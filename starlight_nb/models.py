@@ -205,6 +205,7 @@ ARCHITECTURES = {
     "text_bag": TextBag,
 }
 
+# %% ../nbs/01_models.ipynb #check-architecture
 def check_architecture(name: str,                      # what `build` would be given
                        argument: str = "architecture", # the argument's name, for the message
                       ):
@@ -235,19 +236,7 @@ def builder_of(name: str,  # what `build` would be given
     from torchvision.models import get_model_builder
     return get_model_builder(name.removeprefix("torchvision."))
 
-# %% ../nbs/01_models.ipynb #build
-def build(name: str,              # a key of `ARCHITECTURES`, a name of torchvision or an import path
-          num_classes: int = 10,
-          **kwargs,               # the architecture's own arguments, such as `width`
-         ) -> nn.Module:
-    "Build an untrained network; `ValueError` for an unknown name or argument."
-    check_architecture(name)
-    if is_import_path(name): return _build_imported(name, num_classes, kwargs)
-    if name not in ARCHITECTURES: return _build_torchvision(name, num_classes, kwargs)
-    make = ARCHITECTURES[name]
-    _check_arguments(name, make, kwargs)
-    return make(num_classes=num_classes, **kwargs)
-
+# %% ../nbs/01_models.ipynb #build-imported
 def _check_arguments(name, make, kwargs):
     "`ValueError` for an argument that a function does not have."
     accepted = parameters_of(make)
@@ -263,6 +252,19 @@ def _build_imported(path, num_classes, kwargs):
     if isinstance(model, nn.Module): return model
     raise ValueError(f"architecture: {path!r} must return an nn.Module, "
                      f"not {type(model).__name__}")
+
+# %% ../nbs/01_models.ipynb #build
+def build(name: str,              # a key of `ARCHITECTURES`, a name of torchvision or an import path
+          num_classes: int = 10,
+          **kwargs,               # the architecture's own arguments, such as `width`
+         ) -> nn.Module:
+    "Build an untrained network; `ValueError` for an unknown name or argument."
+    check_architecture(name)
+    if is_import_path(name): return _build_imported(name, num_classes, kwargs)
+    if name not in ARCHITECTURES: return _build_torchvision(name, num_classes, kwargs)
+    make = ARCHITECTURES[name]
+    _check_arguments(name, make, kwargs)
+    return make(num_classes=num_classes, **kwargs)
 
 def _build_torchvision(name, num_classes, kwargs):
     from torchvision.models import get_model

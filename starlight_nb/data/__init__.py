@@ -405,6 +405,21 @@ def _first(data, split, count, kind, name):
     raise ValueError(f"dataset: {name!r} asks for {count} {kind} examples, "
                      f"{data.name!r} has {len(split)}")
 
+# %% ../../nbs/00_data.ipynb #load-functions
+def _load_named(key, root, count):
+    "The data set of a key of `LOADERS`; at least its first `count` training examples."
+    loader = LOADERS[key]
+    limit = {"count": count} if count and "count" in parameters_of(loader) else {}
+    return loader(root, **limit)
+
+def _load_imported(path, root):
+    "What the function of an import path returns; `ValueError` unless that is a `Dataset`."
+    loader = callable_from(path, "dataset")
+    options = {"root": root} if "root" in parameters_of(loader) else {}
+    data = call_imported(loader, path, "dataset", **options)
+    if isinstance(data, Dataset): return data
+    raise ValueError(f"dataset: {path!r} must return a Dataset, not {type(data).__name__}")
+
 # %% ../../nbs/00_data.ipynb #load
 def load(name: str,     # a key of `LOADERS` or an import path, package.module:function; up to two
                        # numbers after it take parts: digits-100-50
@@ -421,20 +436,6 @@ def load(name: str,     # a key of `LOADERS` or an import path, package.module:f
         data = replace(data, name=name, train=_first(data, data.train, train, "training", name),
                        test=_first(data, data.test, test, "test", name))
     return data.to(device)
-
-def _load_named(key, root, count):
-    "The data set of a key of `LOADERS`; at least its first `count` training examples."
-    loader = LOADERS[key]
-    limit = {"count": count} if count and "count" in parameters_of(loader) else {}
-    return loader(root, **limit)
-
-def _load_imported(path, root):
-    "What the function of an import path returns; `ValueError` unless that is a `Dataset`."
-    loader = callable_from(path, "dataset")
-    options = {"root": root} if "root" in parameters_of(loader) else {}
-    data = call_imported(loader, path, "dataset", **options)
-    if isinstance(data, Dataset): return data
-    raise ValueError(f"dataset: {path!r} must return a Dataset, not {type(data).__name__}")
 
 def _data_folder(root):
     return Path(root or Settings.from_environment().data).expanduser()

@@ -13,14 +13,15 @@ import torch
 from ..data import Dataset, check_dataset_name, load, loader_of
 from ..models import build, builder_of
 from .profiles import SEEDS_OF_A_SET, Setting
+from ..runtime.imports import is_import_path
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import config_key
 from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
-__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'forget_data', 'data_of', 'identify_network',
-           'network_of', 'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member', 'star_name',
-           'star_member', 'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
+__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'forget_data', 'load_anew', 'data_of',
+           'identify_network', 'network_of', 'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member',
+           'star_name', 'star_member', 'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
 
 # %% ../../nbs/50c_paper.members.ipynb #data
 @lru_cache(maxsize=4)
@@ -36,6 +37,15 @@ def load_once(name: str, folder: Path, device: str) -> Dataset:
 def forget_data():
     "Load every data set anew when it is needed again, as where its files may have changed."
     _load_once.cache_clear()
+
+def load_anew(name: str, folder: Path) -> Dataset:
+    "As `data.load`; `ValueError` where a function of the user's returns other data each time."
+    forget_data()
+    data = load(name, root=folder)
+    if is_import_path(name) and load_once(name, folder, "cpu").digest != data.digest:
+        raise ValueError(f"dataset: {name!r} returns other data each time; "
+                         "what it draws needs a fixed seed")
+    return data
 
 def data_of(setting: Setting, environment: Settings | None = None) -> Dataset:
     "The data set of a setting, on the device of the environment (None: this process's)."

@@ -71,6 +71,16 @@ def _recipes(where, table):
             raise ValueError(f"{where}.{key}.epochs: at least 1 is needed, not {one.epochs}")
     return recipe, star_recipe
 
+# %% ../../nbs/50b_paper.profiles.ipynb #check-model
+def _check_model(where, architecture, model):
+    "`ValueError` unless a new network of this architecture is built by each call."
+    try: network = build(architecture, **model)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where}.model: {error}") from None
+    if is_import_path(architecture) and build(architecture, **model) is network:
+        raise ValueError(f"{where}.architecture: {architecture!r} returns the same network each "
+                         "time; each call must build a new one")
+
 # %% ../../nbs/50b_paper.profiles.ipynb #setting-2
 SETTING_KEYS = {
     "dataset": None, "architecture": None, "recipe": None, "sources": int, "heldouts": int,
@@ -84,15 +94,6 @@ def _check_seeds(where, table):
     for role in ("sources", "heldouts"):
         if table[role] > SEEDS_OF_A_SET:
             raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, not {table[role]:,}")
-
-def _check_model(where, architecture, model):
-    "`ValueError` unless a new network of this architecture is built by each call."
-    try: network = build(architecture, **model)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}.model: {error}") from None
-    if is_import_path(architecture) and build(architecture, **model) is network:
-        raise ValueError(f"{where}.architecture: {architecture!r} returns the same network each "
-                         "time; each call must build a new one")
 
 def _setting(name, table, seed_set):
     "A `Setting` from a profile's table; every key is checked."

@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from filelock import Timeout
-from ..data import load
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
 from .costs import measure_cost, setting_costs
 from .evidence import (
@@ -17,14 +16,13 @@ from .evidence import (
 from .experiment import ExperimentFailed, OutOfTime
 from .gallery import write_gallery
 from .making import making_jobs, run_making
-from .members import forget_data, load_once
+from .members import load_anew
 from .monitor import ProgressMonitor, print_line
 from .parts import missing
 from .plans import plan_of
 from .profiles import check_fits
 from .request import Request, check_request
 from ..runtime.files import check_folder, lock
-from ..runtime.imports import is_import_path
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
 from ..runtime.origin import origin
@@ -67,18 +65,10 @@ def _check_folders(out, store, data):
 # %% ../../nbs/50z_paper.runner.ipynb #check-data
 def _check_data(settings, root):
     "`ValueError` where a data set cannot be loaded, or does not suit a setting's network."
-    forget_data()
     for name in sorted({setting.dataset for setting in settings}):
-        data = load(name, root)
-        if is_import_path(name): _check_repeats(name, root, data)
+        data = load_anew(name, root)
         for setting in settings:
             if setting.dataset == name: check_fits(setting, data)
-
-def _check_repeats(name, root, data):
-    "`ValueError` where the function of an import path does not return the same data again."
-    if load_once(name, root, "cpu").digest != data.digest:
-        raise ValueError(f"dataset: {name!r} returns other data each time; "
-                         "what it draws needs a fixed seed")
 
 # %% ../../nbs/50z_paper.runner.ipynb #only-run
 @contextmanager
