@@ -254,7 +254,7 @@ def _build_imported(path, num_classes, kwargs):
                      f"not {type(model).__name__}")
 
 # %% ../nbs/01_models.ipynb #build
-def build(name: str,              # a key of `ARCHITECTURES`, a name of torchvision or an import path
+def build(name: str,              # of `ARCHITECTURES`, of torchvision, or an import path
           num_classes: int = 10,
           **kwargs,               # the architecture's own arguments, such as `width`
          ) -> nn.Module:
