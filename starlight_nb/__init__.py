@@ -10,7 +10,7 @@ _NAMES = {
         "Dataset", "Metric", "Split", "Stream", "Task", "classification", "load", "multi_label",
         "next_token", "regression", "segmentation"),
     "models": ("build", "generator", "initialise"),
-    "states": ("state_of",),
+    "states": ("load_state", "save_state", "state_of"),
     "training": ("Recipe", "train", "train_population"),
     "evaluation": ("evaluate", "interpolate", "refresh_batchnorm"),
     "permutation": ("PermutationSpec", "compose", "infer_spec", "invert", "permute"),

@@ -4,12 +4,14 @@
 
 # %% ../nbs/01_models.ipynb #imports
 from __future__ import annotations
-import hashlib, inspect, math, threading
+import hashlib, math, threading
 from collections.abc import Callable
 from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from .runtime.imports import (
+    call_imported, callable_from, is_import_path, parameters_of)
 from .runtime.settings import check_choice, check_number
 
 # %% auto #0
@@ -203,16 +205,26 @@ ARCHITECTURES = {
     "text_bag": TextBag,
 }
 
+# %% ../nbs/01_models.ipynb #check-architecture
 def check_architecture(name: str,                      # what `build` would be given
                        argument: str = "architecture", # the argument's name, for the message
                       ):
     "Raise `ValueError`, with the nearest known name, unless `name` can be built."
     if name in ARCHITECTURES: return
+    if is_import_path(name):
+        _own_builder(name, argument)
+        return
     from torchvision import models
     known = models.list_models(module=models)
     if str(name).startswith("torchvision."):
         check_choice(argument, name.removeprefix("torchvision."), known)
     elif name not in known: check_choice(argument, name, ARCHITECTURES)
+
+def _own_builder(path, argument="architecture"):
+    "The function or class of an import path; `ValueError` where it is a network already."
+    found = callable_from(path, argument)
+    if not isinstance(found, nn.Module): return found
+    raise ValueError(f"{argument}: {path!r} is a network; a function that builds one is needed")
 
 # %% ../nbs/01_models.ipynb #builder
 def builder_of(name: str,  # what `build` would be given
@@ -220,20 +232,38 @@ def builder_of(name: str,  # what `build` would be given
     "The class or function that builds the networks of a name; `ValueError` for an unknown name."
     check_architecture(name)
     if name in ARCHITECTURES: return ARCHITECTURES[name]
+    if is_import_path(name): return _own_builder(name)
     from torchvision.models import get_model_builder
     return get_model_builder(name.removeprefix("torchvision."))
 
+# %% ../nbs/01_models.ipynb #build-imported
+def _check_arguments(name, make, kwargs):
+    "`ValueError` for an argument that a function does not have."
+    accepted = parameters_of(make)
+    if any(one.kind is one.VAR_KEYWORD for one in accepted.values()): return
+    for key in kwargs:
+        check_choice(f"argument of architecture {name!r}", key, accepted.keys() - {"num_classes"})
+
+def _build_imported(path, num_classes, kwargs):
+    make = _own_builder(path)
+    _check_arguments(path, make, kwargs)
+    if "num_classes" in parameters_of(make): kwargs = kwargs | {"num_classes": num_classes}
+    model = call_imported(make, path, "architecture", **kwargs)
+    if isinstance(model, nn.Module): return model
+    raise ValueError(f"architecture: {path!r} must return an nn.Module, "
+                     f"not {type(model).__name__}")
+
 # %% ../nbs/01_models.ipynb #build
-def build(name: str,              # a key of `ARCHITECTURES`, or a name of torchvision
+def build(name: str,              # of `ARCHITECTURES`, of torchvision, or an import path
           num_classes: int = 10,
           **kwargs,               # the architecture's own arguments, such as `width`
          ) -> nn.Module:
     "Build an untrained network; `ValueError` for an unknown name or argument."
     check_architecture(name)
+    if is_import_path(name): return _build_imported(name, num_classes, kwargs)
     if name not in ARCHITECTURES: return _build_torchvision(name, num_classes, kwargs)
     make = ARCHITECTURES[name]
-    accepted = set(inspect.signature(make).parameters) - {"num_classes"}
-    for key in kwargs: check_choice(f"argument of architecture {name!r}", key, accepted)
+    _check_arguments(name, make, kwargs)
     return make(num_classes=num_classes, **kwargs)
 
 def _build_torchvision(name, num_classes, kwargs):

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/00_data.ipynb #imports
 from __future__ import annotations
-import csv, hashlib, inspect, os, re, shutil, socket, sys, tempfile
+import csv, hashlib, os, re, shutil, socket, sys, tempfile
 from collections import Counter
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -18,6 +18,8 @@ from .streams import Stream, as_part
 from starlight_nb.data.tasks import (
     CLASSIFICATION, Metric, Task, classification, multi_label, next_token, regression,
     segmentation)
+from ..runtime.imports import (
+    call_imported, callable_from, is_import_path, parameters_of)
 from ..runtime.settings import Settings, check_choice, free_memory
 _all_ = [
     'Metric', 'Split', 'Stream', 'Task', 'batches', 'classification', 'multi_label', 'next_token',
@@ -28,9 +30,9 @@ _all_ = [
 __all__ = ['TORCHVISION', 'PATIENCE', 'FOLDERS', 'PARTS', 'NEWS', 'NEWS_MD5', 'PUNCTUATION', 'IMAGENET', 'PIXELS', 'LOADERS',
            'SHIFTS', 'Dataset', 'check_dataset', 'load_digits', 'load_digit_pairs', 'CorpusError', 'read_images',
            'downloaded_datasets', 'shuffled_rows', 'read_folders', 'read_news', 'tokens', 'number_texts', 'load_images',
-           'load_folders', 'load_news', 'check_dataset_name', 'load', 'available_datasets', 'is_images', 'shifted',
-           'Metric', 'Split', 'Stream', 'Task', 'batches', 'classification', 'multi_label', 'next_token', 'regression',
-           'segmentation']
+           'load_folders', 'load_news', 'check_dataset_name', 'loader_of', 'load', 'available_datasets', 'is_images',
+           'shifted', 'Metric', 'Split', 'Stream', 'Task', 'batches', 'classification', 'multi_label', 'next_token',
+           'regression', 'segmentation']
 
 # %% ../../nbs/00_data.ipynb #digest
 def _digest(parts):
@@ -394,7 +396,8 @@ LOADERS = {
 def check_dataset_name(name: str,
                        argument: str = "dataset",  # the argument's name, for the message
                       ) -> tuple[str, int | None, int | None]:
-    """The key of `LOADERS`, and the numbers of training and test examples, that a name stands for.
+    """The key of `LOADERS` or import path, and the numbers of training and test examples, that a
+    name stands for.
 
     None is all of them. An unknown name raises `ValueError` with the nearest known one."""
     key, numbers = name, []
@@ -404,7 +407,13 @@ def check_dataset_name(name: str,
         key = part[1]
         numbers.insert(0, int(part[2]))
     train, test = (*numbers, None, None)[:2]
-    return check_choice(argument, key, LOADERS), train, test
+    loader_of(key, argument)
+    return key, train, test
+
+def loader_of(key: str, argument: str = "dataset"):
+    "The function of a key of `LOADERS` or an import path; `ValueError` for anything else."
+    if is_import_path(key): return callable_from(key, argument)
+    return LOADERS[check_choice(argument, key, LOADERS)]
 
 # %% ../../nbs/00_data.ipynb #first
 def _first(data, split, count, kind, name):
@@ -414,8 +423,24 @@ def _first(data, split, count, kind, name):
     raise ValueError(f"dataset: {name!r} asks for {count} {kind} examples, "
                      f"{data.name!r} has {len(split)}")
 
+# %% ../../nbs/00_data.ipynb #load-functions
+def _load_named(key, root, count):
+    "The data set of a key of `LOADERS`; at least its first `count` training examples."
+    loader = LOADERS[key]
+    limit = {"count": count} if count and "count" in parameters_of(loader) else {}
+    return loader(root, **limit)
+
+def _load_imported(path, root):
+    "What the function of an import path returns; `ValueError` unless that is a `Dataset`."
+    loader = callable_from(path, "dataset")
+    options = {"root": root} if "root" in parameters_of(loader) else {}
+    data = call_imported(loader, path, "dataset", **options)
+    if isinstance(data, Dataset): return data
+    raise ValueError(f"dataset: {path!r} must return a Dataset, not {type(data).__name__}")
+
 # %% ../../nbs/00_data.ipynb #load
-def load(name: str,     # a key of `LOADERS`; up to two numbers after it take parts: digits-100-50
+def load(name: str,     # a key of `LOADERS` or an import path, package.module:function; up to two
+                       # numbers after it take parts: digits-100-50
          root=None,     # the folder with files of published sets; None: `Settings.data`
          device="cpu",  # where the tensors are put
         ) -> Dataset:
@@ -423,10 +448,8 @@ def load(name: str,     # a key of `LOADERS`; up to two numbers after it take pa
 
     Unknown names and too large parts raise `ValueError`, missing or damaged files `CorpusError`."""
     key, train, test = check_dataset_name(name)
-    loader = LOADERS[key]
-    takes_count = "count" in inspect.signature(loader).parameters
-    limit = {"count": train} if train and takes_count else {}
-    data = loader(_data_folder(root), **limit)
+    if is_import_path(key): data = _load_imported(key, _data_folder(root))
+    else: data = _load_named(key, _data_folder(root), train)
     if train:
         data = replace(data, name=name, train=_first(data, data.train, train, "training", name),
                        test=_first(data, data.test, test, "test", name))

@@ -12,6 +12,7 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from ..runtime.imports import search_path
 from ..runtime.jobs import ONE_THREAD
 
 # %% auto #0
@@ -20,8 +21,7 @@ __all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'ForkedKernel', 'ThisPython'
 # %% ../../nbs/50xa_paper.kernels.ipynb #search-path
 def _search_path():
     "The folders in which this process finds packages, as the value of PYTHONPATH."
-    existing = [path for path in sys.path if os.path.exists(path or os.curdir)]
-    return os.pathsep.join(map(os.path.abspath, existing))
+    return os.pathsep.join(search_path())
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #serve-kernels
 IMPORTED = ("ipykernel.kernelapp", "starlight_nb.plots", "starlight_nb.paper.claims",

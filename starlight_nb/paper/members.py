@@ -10,29 +10,43 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 import torch
-from ..data import LOADERS, Dataset, check_dataset_name, load
+from ..data import Dataset, check_dataset_name, load, loader_of
 from ..models import build, builder_of
 from .profiles import SEEDS_OF_A_SET, Setting
+from ..runtime.imports import is_import_path
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import config_key
 from ..training.loop import task_config
 from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
-__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'data_of', 'identify_network', 'network_of',
-           'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member', 'star_name', 'star_member',
-           'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
+__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'forget_data', 'load_anew', 'data_of',
+           'identify_network', 'network_of', 'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member',
+           'star_name', 'star_member', 'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
 
 # %% ../../nbs/50c_paper.members.ipynb #data
 @lru_cache(maxsize=4)
 def _load_once(name, folder, device, loader):
-    "As `data.load`; `loader` is the function that stands for the name in `LOADERS`."
+    "As `data.load`; `loader` is the function that stands for the name."
     return load(name, root=folder, device=device)
 
 def load_once(name: str, folder: Path, device: str) -> Dataset:
     "As `data.load`; the same object for every call with the same arguments."
     key, *_ = check_dataset_name(name)
-    return _load_once(name, folder, device, LOADERS[key])
+    return _load_once(name, folder, device, loader_of(key))
+
+def forget_data():
+    "Load every data set anew when it is needed again, as where its files may have changed."
+    _load_once.cache_clear()
+
+def load_anew(name: str, folder: Path) -> Dataset:
+    "As `data.load`; `ValueError` where a function of the user's returns other data each time."
+    forget_data()
+    data = load(name, root=folder)
+    if is_import_path(name) and load_once(name, folder, "cpu").digest != data.digest:
+        raise ValueError(f"dataset: {name!r} returns other data each time; "
+                         "what it draws needs a fixed seed")
+    return data
 
 def data_of(setting: Setting, environment: Settings | None = None) -> Dataset:
     "The data set of a setting, on the device of the environment (None: this process's)."

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from ..data import Dataset, Split, check_dataset_name
-from ..data.inputs import call
 from ..models import build, check_architecture
 from .catalogue import profile_names
+from ..runtime.imports import is_import_path
 from ..runtime.jobs import check_resources
 from ..runtime.settings import check_choice, check_number, experiments_folder
 from ..training import Recipe, recipe_from
+from ..training.networks import task_outputs
 
 # %% auto #0
 __all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'SEEDS_OF_A_SET', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting',
@@ -70,6 +71,16 @@ def _recipes(where, table):
             raise ValueError(f"{where}.{key}.epochs: at least 1 is needed, not {one.epochs}")
     return recipe, star_recipe
 
+# %% ../../nbs/50b_paper.profiles.ipynb #check-model
+def _check_model(where, architecture, model):
+    "`ValueError` unless a new network of this architecture is built by each call."
+    try: network = build(architecture, **model)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where}.model: {error}") from None
+    if is_import_path(architecture) and build(architecture, **model) is network:
+        raise ValueError(f"{where}.architecture: {architecture!r} returns the same network each "
+                         "time; each call must build a new one")
+
 # %% ../../nbs/50b_paper.profiles.ipynb #setting-2
 SETTING_KEYS = {
     "dataset": None, "architecture": None, "recipe": None, "sources": int, "heldouts": int,
@@ -92,9 +103,7 @@ def _setting(name, table, seed_set):
     check_architecture(table["architecture"], f"{where}.architecture")
     check_dataset_name(table["dataset"], f"{where}.dataset")
     model = table.get("model", {})
-    try: build(table["architecture"], **model)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}.model: {error}") from None
+    _check_model(where, table["architecture"], model)
     recipe, star_recipe = _recipes(where, table)
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], model,
                    recipe, star_recipe, table["sources"], table["heldouts"], table.get("paper", ""),
@@ -243,7 +252,8 @@ def check_fits(setting: Setting, data: Dataset) -> None:
     model = build(setting.architecture, num_classes=data.num_classes, **setting.model).eval()
     for name, part in data.splits.items():
         try:
-            with torch.no_grad(): call(model, _highest(part))
+            with torch.no_grad():
+                task_outputs(model, _highest(part), Recipe(), part.task, part.largest_label)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             network = f"{setting.architecture} {setting.model}"
             why = " ".join(str(error).split())

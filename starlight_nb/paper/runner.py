@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from filelock import Timeout
-from ..data import load
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
 from .costs import measure_cost, setting_costs
 from .evidence import (
@@ -17,6 +16,7 @@ from .evidence import (
 from .experiment import ExperimentFailed, OutOfTime
 from .gallery import write_gallery
 from .making import making_jobs, run_making
+from .members import load_anew
 from .monitor import ProgressMonitor, print_line
 from .parts import missing
 from .plans import plan_of
@@ -66,7 +66,7 @@ def _check_folders(out, store, data):
 def _check_data(settings, root):
     "`ValueError` where a data set cannot be loaded, or does not suit a setting's network."
     for name in sorted({setting.dataset for setting in settings}):
-        data = load(name, root)
+        data = load_anew(name, root)
         for setting in settings:
             if setting.dataset == name: check_fits(setting, data)
 

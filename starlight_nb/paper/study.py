@@ -17,10 +17,11 @@ from ..evaluation import refresh_batchnorm
 from ..matching import WITH_DATA, match, match_weights, partial_spec
 from ..models import build, initialise
 from .members import (
-    Measurement, Member, Pair, data_of, entry_config, load_once, network_of, parse_matching,
-    regular_member, star_members)
+    Measurement, Member, Pair, data_of, entry_config, forget_data, load_once, network_of,
+    parse_matching, regular_member, star_members)
 from .profiles import Setting
 from ..permutation import infer_spec, permute
+from ..runtime.imports import is_import_path
 from ..runtime.settings import Settings, check_choice
 from ..runtime.store import Store, with_prefix
 from ..star import named_permutations, train_star
@@ -78,13 +79,23 @@ class SettingModels(_SettingNetworks):
 
 # %% ../../nbs/50d_paper.study.ipynb #check-members
 def check_members(models: SettingModels, *members: Member):
-    "`ValueError` where this process builds another network than the one of a member."
+    "`ValueError` where this process has another network, or other data, than a member."
     operations = network_of(models.setting, models.environment)["operations"]
     for member in members:
         if member.config["network"]["operations"] == operations: continue
         raise ValueError(f"members: {member.name!r} was listed with another network than "
                          f"{models.setting.architecture!r} builds now; its code has changed, "
                          "so list the members again")
+    if is_import_path(models.setting.dataset): _check_own_data(models, members)
+
+def _check_own_data(models, members):
+    "`ValueError` where the function of an import path returns other data than those of a member."
+    wanted = {member.config["data"] for member in members}
+    if wanted == {models.data.digest}: return
+    forget_data()
+    if wanted == {models.data.digest}: return
+    raise ValueError(f"members: {members[0].name!r} was listed with other data than "
+                     f"{models.setting.dataset!r} returns now; list the members again")
 
 # %% ../../nbs/50d_paper.study.ipynb #measured-values
 class MeasuredValues(Measurement):

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from graphlib import TopologicalSorter
+from .imports import extend_search_path, own_files, search_path
 from .progress import current_reporter, report_job
 from .settings import (
     BACKENDS, check_choice, given_variables, quiet_ray, ray_uses_tls, read_setting)
@@ -47,9 +48,11 @@ class _JobInfo:
     label: str
     file: str | None    # for its progress; None: it is not read
     parent: int | None  # the process that waits on the same machine; None on a cluster
+    path: tuple = ()    # where that process finds modules
 
 def _run_job(info, function, *arguments):
     "Run one job, here or in a worker."
+    extend_search_path(info.path)
     if info.parent not in (None, os.getpid()): _exit_with_parent(info.parent)
     with single_thread(), report_job(info.file, info.label): return function(*arguments)
 
@@ -114,11 +117,15 @@ class _PoolOfWorkers:
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 
+def _start_worker(folder, files):
+    "Does nothing; loky starts new workers where the arguments are not those of the idle ones."
+
 @contextmanager
 def _open_processes(workers):
     "A pool of processes."
     from joblib.externals.loky import get_reusable_executor
-    opened = partial(get_reusable_executor, workers, timeout=300, env=ONE_THREAD)
+    opened = partial(get_reusable_executor, workers, timeout=300, env=ONE_THREAD,
+                     initializer=_start_worker, initargs=(os.getcwd(), own_files()))
     pool = _PoolOfWorkers(opened, workers)
     try: yield pool
     finally:
@@ -345,11 +352,11 @@ def _schedule(graph, calls, pool, ends_at):
 # %% ../../nbs/40e_runtime.jobs.ipynb #calls
 def _calls(graph, backend, folder):
     "The arguments of `_run_job` for each job of a graph, by its key."
-    parent = os.getpid() if backend != "ray" else None
+    parent, path = os.getpid() if backend != "ray" else None, tuple(search_path())
     calls = {}
     for number, (key, job) in enumerate(graph.items()):
         file = f"{folder}/{number}.job" if parent and folder else None
-        calls[key] = (_JobInfo(job.label, file, parent), job.function, *job.arguments)
+        calls[key] = (_JobInfo(job.label, file, parent, path), job.function, *job.arguments)
     return calls
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #run-graph

@@ -8,17 +8,18 @@ from .copies import (
     Attributes, WorkingCopy, forget_caches, load_tensors, state_of, tensors_of, working_copy)
 from .derived import (
     DerivedTensors, candidates, changes_in_training, find_derived)
+from .files import load_state, save_state
 from starlight_nb.states.points import (
     check_same, combine_states, interpolate, is_number, lerp_states, placement, state_for,
     tied_names)
 _all_ = [
     'Attributes', 'DerivedTensors', 'WorkingCopy', 'candidates', 'changes_in_training',
     'check_same', 'combine_states', 'find_derived', 'forget_caches', 'interpolate', 'is_number',
-    'lerp_states', 'load_tensors', 'placement', 'state_for', 'state_of', 'tensors_of', 'tied_names',
-    'working_copy'
+    'lerp_states', 'load_state', 'load_tensors', 'placement', 'save_state', 'state_for', 'state_of',
+    'tensors_of', 'tied_names', 'working_copy'
 ]
 
 # %% auto #0
 __all__ = ['Attributes', 'DerivedTensors', 'WorkingCopy', 'candidates', 'changes_in_training', 'check_same', 'combine_states',
-           'find_derived', 'forget_caches', 'interpolate', 'is_number', 'lerp_states', 'load_tensors', 'placement',
-           'state_for', 'state_of', 'tensors_of', 'tied_names', 'working_copy']
+           'find_derived', 'forget_caches', 'interpolate', 'is_number', 'lerp_states', 'load_state', 'load_tensors',
+           'placement', 'save_state', 'state_for', 'state_of', 'tensors_of', 'tied_names', 'working_copy']
