@@ -7,7 +7,7 @@ from __future__ import annotations
 import json, os, shutil
 from pathlib import Path
 from .experiment import ExperimentFailed, OutOfTime
-from .kernels import ThisPython, start_kernels
+from .kernels import ThisPython, kernels_ended, start_kernels
 from ..runtime.files import explain_os_errors, write_atomic
 from ..runtime.origin import version_differences
 from ..runtime.settings import experiments_folder
@@ -100,6 +100,7 @@ def execute_experiment(experiment: str,
         _check_origin(staging / "made_with" / f"{experiment}.json", expected)
     except CellTimeoutError as error: raise OutOfTime(experiment) from error
     except Exception as error:
+        if kernels_ended(): raise ExperimentFailed(f"{experiment} was stopped") from error
         kept = _keep_failed(executed, out)
         raise ExperimentFailed(_failure_text(experiment, error, kept)) from error
 

@@ -15,7 +15,7 @@ from jupyter_client.provisioning import LocalProvisioner
 from ..runtime.jobs import ONE_THREAD
 
 # %% auto #0
-__all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'start_kernels', 'end_kernels', 'ForkedKernel', 'ThisPython']
+__all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'start_kernels', 'kernels_ended', 'end_kernels', 'ForkedKernel', 'ThisPython']
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #search-path
 def _search_path():
@@ -30,6 +30,7 @@ IMPORTED = ("ipykernel.kernelapp", "starlight_nb.plots", "starlight_nb.paper.cla
 def serve_kernels():
     "Fork a kernel for each request on standard input; the program of the server."
     for name in IMPORTED: import_module(name)
+    import_module("pandas").set_option("display.max_columns", 20)  # as where a kernel imports it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels leave no entry behind
     for line in sys.stdin:
         kernel = os.fork()
@@ -91,6 +92,10 @@ def start_kernels() -> None:
     "Start the kernel server of this process, where kernels are forked; it is soon ready."
     _ended.clear()
     if CAN_FORK: _server()
+
+def kernels_ended() -> bool:
+    "Whether the kernels of this process have been ended."
+    return _ended.is_set()
 
 def end_kernels() -> None:
     "End the forked kernels of this process and their server; `start_kernels` allows new ones."
