@@ -149,8 +149,8 @@ def whole(tmp_path_factory):
     return folder
 
 
-def test_a_budget_that_is_enough_gives_the_report_of_a_run_without_one(profile, whole, tmp_path):
-    status, out, error = run(tmp_path, profile, "--budget", "20min")
+def test_a_budget_that_is_enough_gives_the_report_of_a_run_without_one(whole, tmp_path):
+    status, out, error = run(tmp_path, whole / "mine.toml", "--budget", "20min")
     assert status == 0, error
     assert "within the budget: fig3_paths; fig1_source_count" in out
     assert "left for the next call" not in out
@@ -235,7 +235,7 @@ def node(tmp_path_factory):
     return folder
 
 
-def test_a_node_makes_and_a_laptop_draws(profile, node, whole, tmp_path):
+def test_a_node_makes_and_a_laptop_draws(node, whole, tmp_path):
     """Measurements are carried without the models to a store from which the same report is drawn,
     with nothing made there."""
     laptop, file = tmp_path / "laptop", str(tmp_path / "measured.tar")
@@ -244,7 +244,7 @@ def test_a_node_makes_and_a_laptop_draws(profile, node, whole, tmp_path):
     assert cli.main(["store", "import", file, "--store", str(laptop / "store")]) == 0
     before = {entry.key for entry in stored(laptop / "store")}
     assert {entry.config["kind"] for entry in stored(laptop / "store")} == {"path"}
-    status, out, error = run(laptop, profile)
+    status, out, error = run(laptop, whole / "mine.toml")
     assert status == 0, out + error
     assert {entry.key for entry in stored(laptop / "store")} == before
     assert report_bytes(laptop) == report_bytes(whole)
