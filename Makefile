@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev
 	@echo "== 2/3 the library notebooks' own tests, and the how-to notebooks"
 	@STARLIGHT_OUT='$(CURDIR)/.starlight/test/report' STARLIGHT_STORE='$(CURDIR)/.starlight/test/store' STARLIGHT_JOBS=1 $(BIN)/nbdev_test --skip_folder_re '^([_.]|experiments)' --n_workers 2 --do_print
 	@echo "== 3/3 pytest, which runs the experiments too"
-	@$(BIN)/python -m pytest tests --ignore tests/test_hygiene.py --durations 8 --numprocesses 2 --dist loadfile --max-worker-restart 0
+	@$(BIN)/python -m pytest tests --ignore tests/test_hygiene.py --durations 8 --numprocesses 2 --dist worksteal --max-worker-restart 0
 
 lab: $(VENV)/.installed-lab
 	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root) $(OPTIONS)

@@ -32,6 +32,8 @@ QUICK = [
     "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50",
     "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t",
 ]
+# in which a planted permutation is looked for too
+PLANTED = ("densenet121", "swin_t", "regnet_y_400mf", "shufflenet_v2_x0_5")
 
 
 def randomised(model, seed=0):
@@ -90,12 +92,7 @@ def test_torchvision(name):
     # the halves of a channel shuffle leave some channels of ShuffleNet
     # without another in the same role
     assert spec.coverage > 0.99 if name.startswith("shufflenet") else spec.coverage == 1
-
-
-@pytest.mark.parametrize("name", ["densenet121", "swin_t", "regnet_y_400mf", "shufflenet_v2_x0_5"])
-def test_a_planted_permutation_of_a_torchvision_network_is_recovered(name):
-    model, spec = torchvision_spec(name)
-    assert recovers(spec, randomised(model))
+    if name in PLANTED: assert recovers(spec, randomised(model))
 
 
 def test_attention_has_heads_as_blocks_and_units_within_each():

@@ -403,6 +403,30 @@ def test_an_experiment_without_claims_has_a_file_without_rows(tmp_path):
     assert report_claims(tmp_path).empty
 
 
+@pytest.mark.parametrize("contents", [
+    b"", b"claim,setting\n", b"\xff\xfe", ",".join(CLAIM_COLUMNS).encode() + b"\na,b,c,d,e,f,g,\n"])
+def test_a_damaged_file_of_claims_is_one_error_that_names_it(contents, tmp_path, capsys):
+    save(tmp_path, "table1_barriers", ratio(0.5))
+    damaged = tmp_path / "claims/fig3_paths.csv"
+    damaged.write_bytes(contents)
+    assert cli.main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"starlight: claims: {damaged} cannot be read: ")
+    assert error.endswith("; remove it, or make it anew\n")
+    damaged.unlink()
+    (tmp_path / "claims_again.csv").write_bytes(contents[:4])
+    with pytest.raises(ValueError, match="claims_again.csv cannot be read"):
+        standing_claims(tmp_path, report_claims(tmp_path))
+
+
+def test_a_notebook_shows_claims_whole(tmp_path):
+    "Texts that pandas would cut after fifty characters."
+    shown = save(tmp_path, "table1_barriers", ratio(0.5))
+    text = paper_claims()["stars-below-regular"].text
+    assert len(text) > 50 and text in shown._repr_html_()
+    assert text not in pd.DataFrame(shown)._repr_html_()
+
+
 def test_one_row_a_claim_counts_settings(tmp_path):
     data = pd.concat([ratio(0.5), ratio(0.6, setting="B"), ratio(1, setting="C"),
                       barriers(0.01, 0.01, "D"), barriers(5, 1, "E")])

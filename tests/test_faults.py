@@ -175,28 +175,31 @@ def test_a_run_killed_at_any_step_of_a_write_goes_on(when, where, files, smoke_r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where, number", [(ENTRY, 12), (CHECKPOINT, 3), (REPORT, 4)])
-def test_a_process_that_is_killed_alone_fails_its_notebook_and_the_run_goes_on(
-    where, number, smoke_report, tmp_path
+@pytest.mark.parametrize("where, number, words", [
+    (ENTRY, 12, "failed while MLP 3x16: "), (CHECKPOINT, 3, "failed while MLP 3x16: "),
+    (REPORT, 4, "failed in the kernel: ")])
+def test_a_process_that_is_killed_alone_fails_its_experiment_and_the_next_run_goes_on(
+    where, number, words, smoke_report, tmp_path
 ):
-    "As when memory is short: of a worker, or of the kernel."
+    "As when memory is short: of a worker that makes models, or of the kernel."
     status, _, error = finish(
         start(tmp_path, "--only", "fig1", notes=tmp_path, FAULT=f"whole {where} {number} kill")
     )
     assert (tmp_path / "struck").exists()
     assert status == 1
-    assert "fig1_source_count failed in" in error
+    assert f"fig1_source_count {words}" in error
     assert "Traceback" not in error
     check_now(tmp_path, smoke_report, "--only", "fig1")
     check_end(tmp_path, smoke_report, "--only", "fig1")
 
 
-@pytest.mark.parametrize(
-    "where, number", [(REPORT, 5), pytest.param(ENTRY, 9, marks=pytest.mark.slow)]
-)
-def test_a_disk_that_fills_up_fails_the_notebook_and_leaves_the_report_as_it_was(
-    where, number, smoke_report, tmp_path
+@pytest.mark.parametrize("where, number, words, left", [
+    (REPORT, 5, "failed in cell ", ["report/failed/fig1_source_count.ipynb"]),
+    pytest.param(ENTRY, 9, "failed while MLP 3x16: ", [], marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up_fails_the_experiment_and_leaves_the_report_as_it_was(
+    where, number, words, left, smoke_report, tmp_path
 ):
+    "In a notebook, or while models are made, where no notebook is executed."
     store = smoke_report / "store" if where == REPORT else None
     status, _, error = finish(
         start(
@@ -209,11 +212,11 @@ def test_a_disk_that_fills_up_fails_the_notebook_and_leaves_the_report_as_it_was
         )
     )
     assert status == 1
-    assert "fig1_source_count failed in cell" in error
+    assert f"fig1_source_count {words}" in error
     assert "cannot be written to: the disk is full" in error
     assert [
         str(path.relative_to(tmp_path)) for path in tmp_path.glob("report/**/*") if path.is_file()
-    ] == ["report/failed/fig1_source_count.ipynb"]
+    ] == left
     assert not list(tmp_path.glob("store/??/.*"))
 
 

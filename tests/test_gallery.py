@@ -1,8 +1,10 @@
 """The gallery: claims come first, every image loads, every link leads somewhere, no text breaks the
 page; in a real browser where there is one."""
 
+import errno
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +16,8 @@ from conftest import ROOT
 from starlight_nb.paper import gallery
 from starlight_nb.paper.catalogue import experiment_names, experiment_title, reading_order
 from starlight_nb.paper.claims import paper_claims, save_claims
-from starlight_nb.paper.gallery import experiment_question, experiment_reading, write_gallery
+from starlight_nb.paper.gallery import (
+    experiment_question, experiment_reading, write_gallery, write_kept_gallery)
 from starlight_nb.paper.report import save_figure
 from starlight_nb.plots import plot_source_count
 from starlight_nb.paper.published import comparison_table, save_comparison
@@ -316,6 +319,30 @@ def test_without_claims_the_finding_is_shown(tmp_path, monkeypatch):
     path.write_text(json.dumps(summary))
     write_gallery(report, "A small report")
     assert "A &amp; B" not in (report / "index.html").read_text()
+
+
+@pytest.mark.parametrize("kept_before", [False, True])
+@pytest.mark.parametrize("fails", ["claims_again.csv", "README.md", "index.html"])
+def test_verdicts_are_kept_with_their_page_or_not_at_all(
+    fails, kept_before, small_report, tmp_path, monkeypatch
+):
+    other = make_report(tmp_path / "other", monkeypatch, barriers("A", 0.5, 0.6))
+    if kept_before: write_kept_gallery(small_report, small_report, "A small report")
+    contents = lambda: {path.name: path.read_bytes() for path in small_report.iterdir()
+                        if path.is_file()}
+    before = contents()
+
+    def full(old, new, replace=os.replace):
+        if str(new).endswith(fails): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(old, new)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="the disk is full"):
+            write_kept_gallery(small_report, other, "A small report")
+    assert contents() == before
+    write_kept_gallery(small_report, other, "A small report")
+    assert "with other seeds fails" in (small_report / "README.md").read_text()
+    assert contents().keys() == before.keys() | {"claims_again.csv"}
 
 
 def test_claims_of_an_experiment_that_is_not_in_the_report_are_not_shown(small_report):

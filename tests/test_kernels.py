@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import nbformat
@@ -55,7 +56,8 @@ figure
 @forks
 def test_a_fork_shows_what_any_kernel_shows(monkeypatch):
     "Also figures, which Matplotlib's backend adds to a kernel's formats when it is imported."
-    cells = ["import starlight_nb.plots", FIGURES, "plt.subplots()\nNone", "print(1)\n2"]
+    wide = "import pandas as pd\npd.DataFrame({f'column {n}': ['a' * 20] for n in range(9)})"
+    cells = ["import starlight_nb.plots", FIGURES, "plt.subplots()\nNone", "print(1)\n2", wide]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     shown = []
     for forked in (True, False):
@@ -108,6 +110,31 @@ def test_a_server_that_has_died_is_started_again():
     server.kill()
     server.wait()
     assert execute("print(2)") == "2" and kernels._server().pid != server.pid
+
+
+@forks
+def test_kernels_that_have_been_ended_leave_nothing_and_none_starts(tmp_path):
+    "Not even what a kernel has started; the thread that waits for it goes on at once."
+    file = tmp_path / "pids"
+    code = (f"import os, subprocess, time\nchild = subprocess.Popen(['sleep', '99'])\n"
+            f"open({str(file)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}} .')\ntime.sleep(99)")
+    errors = []
+
+    def wait_for_it():
+        try: execute(code)
+        except Exception as error: errors.append(error)
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    while not file.exists() or not file.read_text().endswith("."): time.sleep(0.05)
+    server = kernels._server()
+    kernels.end_kernels()
+    *pids, _ = file.read_text().split()
+    thread.join(10)
+    assert not thread.is_alive() and isinstance(errors[0], DeadKernelError)
+    assert all(ends(pid) for pid in [*pids, server.pid])
+    with pytest.raises(RuntimeError, match="kernels have been ended"): execute("1")
+    kernels.start_kernels()
+    assert execute("print(3)") == "3"
 
 
 @forks

@@ -35,6 +35,7 @@ STANDS_FOR = {
 }
 # as others, but wider, deeper, on other data, by another recipe
 SLOW = {
+    "cifar10-resnet18", "cifar10-fast-resnet18", "cifar10-vgg19",
     "cifar10-wrn22-4", "cifar10-wrn22-8", "cifar10-wrn34-1", "cifar10-wrn40-1", "cifar100-densenet",
     "cifar10-resnet18-adam", "cifar10-fast-vgg11", "cifar10-fast-vgg19",
 }

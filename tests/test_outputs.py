@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbconvert.preprocessors import ExecutePreprocessor
 
+from starlight_nb.paper.kernels import ThisPython
+
 ROOT = Path(__file__).parents[1]
 # A sample from several rooms; quick notebooks that print no times and no folders.
 SAMPLE = ["10a_permutation.spec", "10b_permutation.units", "14_statistics", "50a_paper.catalogue",
@@ -28,7 +30,9 @@ def test_stored_outputs_are_fresh(name):
     executed = nbformat.from_dict(stored)
     executed.cells = [nbformat.from_dict(dict(cell)) for cell in stored.cells]
     resources = {"metadata": {"path": str(ROOT / "nbs")}}
-    ExecutePreprocessor(timeout=300, kernel_name="python3").preprocess(executed, resources)
+    ExecutePreprocessor(
+        timeout=300, kernel_name="python3", kernel_manager_class=ThisPython,
+        shutdown_kernel="immediate").preprocess(executed, resources)
     shown = 0
     for before, after in zip(stored.cells, executed.cells, strict=True):
         assert texts(before) == texts(after), f"cell {before.id}: make outputs"

@@ -95,7 +95,9 @@ assert not heavy & set(sys.modules)
 
 
 def test_a_report_without_a_clone(installed, tmp_path):
+    small = {"settings": '["mlp"]', "source_counts": "[1,2]", "stars": 1, "heldouts": 2, "points": 3}
     words = ["reproduce", "--profile", "smoke", "--only", "fig1", "--out", "here"]
+    words += [f"--parameter={name}={value}" for name, value in small.items()]
     code = f"from starlight_nb.paper.cli import main; raise SystemExit(main({words}))"
     result = run(installed, tmp_path, code)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -139,8 +139,18 @@ def test_a_device_that_there_is_not(profile, tmp_path, capsys):
     assert "device: 'cuda:77' is asked for, and PyTorch sees" in capsys.readouterr().err
 
 
-def test_a_budget_that_is_enough_gives_the_report_of_a_run_without_one(profile, tmp_path):
-    status, out, error = run(tmp_path, profile, "--budget", "20min")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A run with two jobs and without a budget; its profile lies beside its report and its store."
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "mine.toml").write_text(PROFILE.replace("EPOCHS", "4"))
+    status, out, error = run(folder, folder / "mine.toml", jobs="2")
+    assert status == 0, out + error
+    return folder
+
+
+def test_a_budget_that_is_enough_gives_the_report_of_a_run_without_one(whole, tmp_path):
+    status, out, error = run(tmp_path, whole / "mine.toml", "--budget", "20min")
     assert status == 0, error
     assert "within the budget: fig3_paths; fig1_source_count" in out
     assert "left for the next call" not in out
@@ -149,10 +159,7 @@ def test_a_budget_that_is_enough_gives_the_report_of_a_run_without_one(profile, 
     assert evidence["budget"].items() >= wanted.items()
     assert [row["setting"] for row in evidence["budget"]["costs"]] == ["Small"]
     assert evidence["device"] == "cpu"
-    (tmp_path / "other").mkdir()
-    status, out, error = run(tmp_path / "other", profile, jobs="2")
-    assert status == 0, error
-    assert report_bytes(tmp_path) == report_bytes(tmp_path / "other")
+    assert report_bytes(tmp_path) == report_bytes(whole)
 
 
 def test_no_budget_to_speak_of_does_nothing(profile, tmp_path):
@@ -214,26 +221,31 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_node_makes_and_a_laptop_draws(profile, tmp_path):
-    """Measurements are made where there is neither papermill nor Matplotlib, and carried without
-    the models to a store from which the same report is drawn, with nothing made there."""
-    node, laptop, whole = (tmp_path / name for name in ("node", "laptop", "whole"))
-    for folder in (node, laptop, whole): folder.mkdir()
-    words = ["--profile", str(profile), "--jobs", "1"]
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    "What one job makes where there is neither papermill nor Matplotlib."
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "mine.toml").write_text(PROFILE.replace("EPOCHS", "4"))
+    words = ["--profile", "mine.toml", "--jobs", "1", "--make"]
     made = subprocess.run(
-        [sys.executable, "-c", WITHOUT, "reproduce", *words, "--make", "--store",
-         str(node / "store"), "--out", str(node / "report")],
-        capture_output=True, text=True, cwd=node)
+        [sys.executable, "-c", WITHOUT, "reproduce", *words, "--store", "store", "--out", "report"],
+        capture_output=True, text=True, cwd=folder)
     assert made.returncode == 0, made.stderr
-    assert "all measurements are made" in made.stdout and not (node / "report/data").exists()
-    file = str(tmp_path / "measured.tar")
+    assert "all measurements are made" in made.stdout and not (folder / "report/data").exists()
+    return folder
+
+
+def test_a_node_makes_and_a_laptop_draws(node, whole, tmp_path):
+    """Measurements are carried without the models to a store from which the same report is drawn,
+    with nothing made there."""
+    laptop, file = tmp_path / "laptop", str(tmp_path / "measured.tar")
+    laptop.mkdir()
     assert cli.main(["store", "export", file, "--store", str(node / "store")]) == 0
     assert cli.main(["store", "import", file, "--store", str(laptop / "store")]) == 0
     before = {entry.key for entry in stored(laptop / "store")}
     assert {entry.config["kind"] for entry in stored(laptop / "store")} == {"path"}
-    for folder in (laptop, whole):
-        status, out, error = run(folder, profile)
-        assert status == 0, out + error
+    status, out, error = run(laptop, whole / "mine.toml")
+    assert status == 0, out + error
     assert {entry.key for entry in stored(laptop / "store")} == before
     assert report_bytes(laptop) == report_bytes(whole)
 
@@ -292,6 +304,13 @@ def test_an_export_holds_measured_values_alone(config, exported, tmp_path, capsy
     assert f"{config_key(config)}.safetensors: it is no measured value" in said
 
 
+def test_an_export_that_is_not_there_is_told(tmp_path, capsys):
+    for file in (tmp_path / "nowhere.tar", tmp_path):
+        assert cli.main(["store", "import", str(file), "--store", str(tmp_path / "store")]) == 2
+        assert capsys.readouterr().err == f"starlight: import: there is no file {file}\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_in_an_export_lead_nowhere_else(exported, tmp_path, capsys):
     def upwards(files): files[".."] = b"x"
     assert "it does not have all of its entries" in imported(
@@ -311,15 +330,11 @@ def test_a_damaged_entry_is_not_exported_and_is_mended_by_an_import(exported, tm
     assert "1 measurements imported" in capsys.readouterr().out and not verify(store)[1]
 
 
-def test_measurements_are_the_same_bytes_whatever_the_number_of_jobs(profile, tmp_path):
-    found = []
-    for jobs in ("1", "2"):
-        (tmp_path / jobs).mkdir()
-        status, out, error = run(tmp_path / jobs, profile, "--make", jobs=jobs)
-        assert status == 0, out + error
-        files = (tmp_path / jobs / "store").glob("*/*.safetensors")
-        found.append({path.name: path.read_bytes() for path in files})
-    assert found[0] == found[1] and len(found[0]) > 20
+def test_measurements_are_the_same_bytes_whatever_the_number_of_jobs(node, whole):
+    "One job made those of the node, two jobs those of the whole run, notebooks included."
+    one, two = ({path.name: path.read_bytes() for path in folder.glob("store/*/*.safetensors")}
+                for folder in (node, whole))
+    assert one == two and len(one) > 20
 
 
 def test_a_job_that_fails_fails_the_experiments_that_need_it(profile, tmp_path):

@@ -24,9 +24,9 @@ from ..statistics import AXES
 
 # %% auto #0
 __all__ = ['RATIOS', 'RESNET', 'RESNET_NAME', 'PATHS', 'TABLE', 'SERIES', 'WIDE', 'DEEP', 'FIGURE_4', 'CLAIM_COLUMNS', 'DIGITS',
-           'VERDICTS', 'MERGED_COLUMNS', 'AGAIN', 'report_summaries', 'verdict', 'Claim', 'paper_claims', 'claims_of',
-           'readable_claims', 'save_claims', 'read_claims', 'overall_verdict', 'merge_claims', 'report_claims',
-           'compare_reports', 'keep_verdicts', 'standing_claims']
+           'NUMBERS', 'VERDICTS', 'MERGED_COLUMNS', 'AGAIN', 'report_summaries', 'verdict', 'Claim', 'paper_claims',
+           'claims_of', 'ClaimTable', 'readable_claims', 'save_claims', 'read_claims', 'overall_verdict',
+           'merge_claims', 'report_claims', 'compare_reports', 'keep_verdicts', 'standing_claims']
 
 # %% ../../nbs/50t_paper.claims.ipynb #entries
 def report_summaries(out: Path) -> dict[str, dict]:
@@ -320,8 +320,13 @@ def _value(row, unit):
     numbers = [round(number, digits) + 0.0 for number in (row.ours, row.low, row.high)]
     return f"{with_interval(*numbers, digits)} {unit}"
 
+class ClaimTable(pd.DataFrame):
+    "Claims in words, which notebooks show whole; pandas cuts texts after 50 characters."
+    def _repr_html_(self):
+        with pd.option_context("display.max_colwidth", None): return super()._repr_html_()
+
 def readable_claims(frame: pd.DataFrame,  # of `claims_of`
-                   ) -> pd.DataFrame:
+                   ) -> ClaimTable:
     "The same rows in words: claim, setting, ours with its interval, paper, verdict."
     claims, rows = paper_claims(), []
     for row in frame.itertuples():
@@ -329,27 +334,41 @@ def readable_claims(frame: pd.DataFrame,  # of `claims_of`
         remark = f" ({row.remark})" if row.remark else ""
         rows.append(dict(claim=claim.text, setting=row.setting, ours=_value(row, claim.unit),
                          paper=row.paper, verdict=row.verdict + remark))
-    return pd.DataFrame(rows, columns=["claim", "setting", "ours", "paper", "verdict"])
+    return ClaimTable(rows, columns=["claim", "setting", "ours", "paper", "verdict"])
 
 # %% ../../nbs/50t_paper.claims.ipynb #save-claims
 def save_claims(experiment,          # has a `name`, and the report's folder as `out`
                 data: pd.DataFrame,  # its tidy data, as `save_data` returns them
-               ) -> pd.DataFrame | None:
+               ) -> ClaimTable | None:
     "Write `claims/<name>.csv` into the report; returns the claims in words, None without any."
     found = claims_of(experiment.name, data)
     text = found.to_csv(index=False, float_format="%.8g", lineterminator="\n")
     write_atomic(experiment.out / "claims" / f"{experiment.name}.csv", text)
     return None if found.empty else readable_claims(found)
 
+# %% ../../nbs/50t_paper.claims.ipynb #read-claims
+NUMBERS = ("ours", "low", "high")  # the columns of claims that are no text
+
+def _read_file(path, columns, numbers=()):
+    "A file of claims as text; `ValueError`, naming it, where it cannot be read as one."
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)[columns]
+        for name in numbers: pd.to_numeric(frame[name])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"claims: {path} cannot be read: {error}; remove it, or make it "
+                         "anew") from None
+    return frame
+
 def read_claims(out: Path,  # a report's folder
                ) -> pd.DataFrame:
-    "All saved claims of a report that the paper makes, with the column `experiment`."
+    """All saved claims of a report that the paper makes, with the column `experiment`.
+
+    Raises `ValueError`, naming the file, where one cannot be read."""
     frames = [pd.DataFrame(columns=[*CLAIM_COLUMNS, "experiment"])]
     for path in sorted((out / "claims").glob("*.csv")):
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        frames.append(frame.assign(experiment=path.stem))
+        frames.append(_read_file(path, CLAIM_COLUMNS, NUMBERS).assign(experiment=path.stem))
     rows = pd.concat(frames, ignore_index=True)
-    numbers = {name: pd.to_numeric(rows[name]) for name in ("ours", "low", "high")}
+    numbers = {name: pd.to_numeric(rows[name]) for name in NUMBERS}
     return rows[rows.claim.isin(paper_claims().keys())].assign(**numbers)
 
 # %% ../../nbs/50t_paper.claims.ipynb #overall
@@ -458,6 +477,6 @@ def standing_claims(out: Path,             # a report's folder
                    ) -> pd.DataFrame:
     "The claims with the verdicts that stand, where the report keeps those of another run."
     if not (out / AGAIN).exists(): return merged
-    both = _beside(merged, pd.read_csv(out / AGAIN, dtype=str))
+    both = _beside(merged, _read_file(out / AGAIN, ["id", "ours", "verdict"]))
     settings = [_in_both(row) for row in both.itertuples()]
     return both.assign(verdict=both.both, settings=settings)[merged.columns]

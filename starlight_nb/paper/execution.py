@@ -7,27 +7,31 @@ from __future__ import annotations
 import json, os, shutil
 from pathlib import Path
 from .experiment import ExperimentFailed, OutOfTime
-from .kernels import ThisPython
+from .kernels import ThisPython, kernels_ended, start_kernels
 from ..runtime.files import explain_os_errors, write_atomic
 from ..runtime.origin import version_differences
-from ..runtime.settings import environment_variables, experiments_folder
+from ..runtime.settings import experiments_folder
 
 # %% auto #0
 __all__ = ['kernel_origin', 'tidy', 'execute_experiment', 'enter_report', 'copy_outputs']
 
 # %% ../../nbs/50y_paper.execution.ipynb #execute
-def _execute_notebook(notebook, executed=None, parameters=None, seconds=None):
-    "Execute a notebook in a kernel of this Python; returns it. `seconds` limits each cell."
+def _execute_notebook(notebook, executed=None, parameters=None, seconds=None, variables={}):
+    """Execute a notebook in a kernel of this Python; returns it. `seconds` limits each cell,
+    `variables` are of the kernel's environment."""
     import papermill
+    manager = type("ThisPython", (ThisPython,), {"variables": variables})
     return papermill.execute_notebook(
         notebook, executed, parameters, kernel_name="python3", progress_bar=False,
-        execution_timeout=seconds and max(1, int(seconds)), kernel_manager_class=ThisPython)
+        execution_timeout=seconds and max(1, int(seconds)), kernel_manager_class=manager,
+        shutdown_kernel="immediate")
 
 # %% ../../nbs/50y_paper.execution.ipynb #kernel-origin
 def kernel_origin() -> dict:
     "The `origin` of a kernel as a run would start it; an exception where it does not start."
     from nbformat import v4
     ask = "import json; from starlight_nb.runtime.origin import origin; print(json.dumps(origin()))"
+    start_kernels()
     executed = _execute_notebook(v4.new_notebook(cells=[v4.new_code_cell(ask)]))
     return json.loads(executed.cells[0].outputs[0].text)
 
@@ -92,11 +96,11 @@ def execute_experiment(experiment: str,
     executed = staging / "notebooks" / notebook.name
     with explain_os_errors(out): executed.parent.mkdir(parents=True)
     try:
-        with environment_variables(variables):
-            _execute_notebook(str(notebook), str(executed), parameters, seconds)
+        _execute_notebook(str(notebook), str(executed), parameters, seconds, variables)
         _check_origin(staging / "made_with" / f"{experiment}.json", expected)
     except CellTimeoutError as error: raise OutOfTime(experiment) from error
     except Exception as error:
+        if kernels_ended(): raise ExperimentFailed(f"{experiment} was stopped") from error
         kept = _keep_failed(executed, out)
         raise ExperimentFailed(_failure_text(experiment, error, kept)) from error
 

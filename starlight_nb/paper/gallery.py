@@ -9,14 +9,15 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 import pandas as pd
 from .catalogue import experiment_title
-from .claims import (
-    merge_claims, read_claims, readable_claims, report_summaries, standing_claims)
+from starlight_nb.paper.claims import (
+    AGAIN, keep_verdicts, merge_claims, read_claims, readable_claims, report_summaries,
+    standing_claims)
 from ..runtime.files import write_atomic
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
 __all__ = ['CLAIMS_HEADING', 'VERDICT_RULES', 'SUFFIXES', 'MARKS', 'CLAIM_HEADINGS', 'COLOURS', 'STYLE', 'HEAD',
-           'experiment_question', 'experiment_reading', 'Page', 'write_gallery']
+           'experiment_question', 'experiment_reading', 'Page', 'write_gallery', 'write_kept_gallery']
 
 # %% ../../nbs/50v_paper.gallery.ipynb #from-the-notebook
 def _cells(experiment):
@@ -332,3 +333,22 @@ def write_gallery(out: Path, title: str) -> None:
     page = HEAD.format(title=html.escape(title), style=STYLE, body=body)
     write_atomic(out / "README.md", markdown + "\n")
     write_atomic(out / "index.html", page)
+
+# %% ../../nbs/50v_paper.gallery.ipynb #write-kept-gallery
+def _put_back(path, contents):
+    "Give a file the contents that it had; None: there was none."
+    if contents is None: path.unlink(missing_ok=True)
+    elif path.read_bytes() != contents: write_atomic(path, contents)
+
+def write_kept_gallery(out: Path,    # a report's folder
+                       other: Path,  # the folder of another run's report
+                       title: str) -> None:
+    "Keep the other's verdicts in the report and write its page; both or, with the error, neither."
+    files = [out / name for name in (AGAIN, "README.md", "index.html")]
+    before = {path: path.read_bytes() if path.exists() else None for path in files}
+    try:
+        keep_verdicts(out, other)
+        write_gallery(out, title)
+    except BaseException:
+        for path, contents in before.items(): _put_back(path, contents)
+        raise

@@ -234,9 +234,11 @@ def _whole_entries(root, keys):
 def import_measurements(root: Path, file: Path) -> tuple[int, int]:
     """Add the measured values in a file to a store: how many are new, and how many were there.
 
-    A damaged entry of the store is replaced. Raises `ValueError`, and adds nothing, where the file
-    or one of its entries is damaged, and `OSError` where a file cannot be read or written."""
+    A damaged entry of the store is replaced. Raises `ValueError`, and adds nothing, where there
+    is no file, or it or one of its entries is damaged, and `OSError` where a file cannot be read
+    or written."""
     root = Path(root)
+    if not Path(file).is_file(): raise ValueError(f"import: there is no file {file}")
     check_folder("store", root)
     try: found = _read_archive(file)
     except (tarfile.TarError, AttributeError, TypeError, ValueError, EOFError) as error:

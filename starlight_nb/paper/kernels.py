@@ -4,11 +4,11 @@
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #imports
 from __future__ import annotations
-import json, os, signal, subprocess, sys
+import json, os, signal, subprocess, sys, threading
 from contextlib import suppress
-from functools import cache
 from importlib import import_module
 from pathlib import Path
+import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
@@ -16,7 +16,7 @@ from ..runtime.imports import search_path
 from ..runtime.jobs import ONE_THREAD
 
 # %% auto #0
-__all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'ForkedKernel', 'ThisPython']
+__all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'start_kernels', 'kernels_ended', 'end_kernels', 'ForkedKernel', 'ThisPython']
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #search-path
 def _search_path():
@@ -30,6 +30,7 @@ IMPORTED = ("ipykernel.kernelapp", "starlight_nb.plots", "starlight_nb.paper.cla
 def serve_kernels():
     "Fork a kernel for each request on standard input; the program of the server."
     for name in IMPORTED: import_module(name)
+    import_module("pandas").set_option("display.max_columns", 20)  # as where a kernel imports it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels leave no entry behind
     for line in sys.stdin:
         kernel = os.fork()
@@ -51,7 +52,6 @@ def _become_kernel(arguments, variables, folder):
     sys.exit()
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #server-process
-@cache
 def _start_server(python, path):
     "Start a kernel server with this interpreter and these folders of packages."
     program = "from starlight_nb.paper.kernels import serve_kernels; serve_kernels()"
@@ -60,25 +60,52 @@ def _start_server(python, path):
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                             start_new_session=True)
 
+_servers = {}  # those of this process, by interpreter and path
+
 def _server():
     "The kernel server of this process."
-    found = _start_server(sys.executable, _search_path())
-    if found.poll() is None: return found
-    _start_server.cache_clear()
-    return _start_server(sys.executable, _search_path())
+    wanted = sys.executable, _search_path()
+    if wanted not in _servers or _servers[wanted].poll() is not None:
+        _servers[wanted] = _start_server(*wanted)
+    return _servers[wanted]
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #fork-kernel
 CAN_FORK = sys.platform == "linux"  # macOS's own libraries do not survive a fork
+_asking = threading.Lock()  # held by the thread that waits for an answer
+_ended = threading.Event()  # set between `end_kernels` and `start_kernels`
 
 def _fork_kernel(arguments, variables, folder):
     "The process id of a new kernel; `RuntimeError` where the server ends instead."
-    server, request = _server(), dict(arguments=arguments, variables=variables, folder=folder)
-    with suppress(BrokenPipeError):  # of a server that has ended, which gives no answer
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-    answer = server.stdout.readline()
+    request = json.dumps(dict(arguments=arguments, variables=variables, folder=folder))
+    with _asking:
+        if _ended.is_set(): raise RuntimeError("kernels have been ended")
+        server = _server()
+        with suppress(BrokenPipeError):  # of a server that has ended, which gives no answer
+            server.stdin.write(request + "\n")
+            server.stdin.flush()
+        answer = server.stdout.readline()
     if answer: return int(answer)
     raise RuntimeError(f"the process that starts kernels ended with status {server.wait()}")
+
+# %% ../../nbs/50xa_paper.kernels.ipynb #end-kernels
+def start_kernels() -> None:
+    "Start the kernel server of this process, where kernels are forked; it is soon ready."
+    _ended.clear()
+    if CAN_FORK: _server()
+
+def kernels_ended() -> bool:
+    "Whether the kernels of this process have been ended."
+    return _ended.is_set()
+
+def end_kernels() -> None:
+    "End the forked kernels of this process and their server; `start_kernels` allows new ones."
+    _ended.set()
+    for server in list(_servers.values()):
+        server.kill()
+        for pid in psutil.pids():
+            with suppress(OSError):  # it has ended
+                if os.getsid(pid) == server.pid: os.kill(pid, signal.SIGKILL)
+        server.wait()
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #forked-process
 class _ForkedProcess:
@@ -117,6 +144,7 @@ class ForkedKernel(LocalProvisioner):
 # %% ../../nbs/50xa_paper.kernels.ipynb #this-python
 class ThisPython(AsyncKernelManager):
     "Starts a kernel with the interpreter and the packages of this process."
+    variables = {}  # environment variables of the kernel, besides those of this process
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if CAN_FORK: self.provisioner = ForkedKernel(kernel_spec=self.kernel_spec, parent=self)
@@ -124,8 +152,8 @@ class ThisPython(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         "What to start; made here, whatever kernelspecs are installed."
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        path = _search_path().replace("$", "$$")  # jupyter_client fills in $VARIABLES
+        own = self.variables | {"PYTHONPATH": _search_path()}
+        own = {name: text.replace("$", "$$") for name, text in own.items()}  # $ is filled in
         local = {"kernel_provisioner": {"provisioner_name": "local-provisioner"}}
         return KernelSpec(argv=[*command, "--InteractiveShellApp.ignore_cwd=True"],
-                          env={"PYTHONPATH": path}, metadata=local,
-                          language="python", display_name="python3")
+                          env=own, metadata=local, language="python", display_name="python3")

@@ -220,21 +220,31 @@ def _end_notebook(run, name, seconds, error, keep_going):
     run.seconds[name] = seconds
     return dict(event="notebook done")
 
+# %% ../../nbs/50z_paper.runner.ipynb #end-notebooks
+def _end_notebooks(run, graph, outcomes, keep_going):
+    "End each notebook after its job; whether all of them were executed."
+    for outcome in outcomes:
+        run.monitor.stage.end_job(graph[outcome.key].seconds)
+        seconds, error = outcome.result or (0.0, outcome.error)  # 0: its worker is lost
+        ended = _end_notebook(run, outcome.key, seconds, error, keep_going)
+        run.ended += 1
+        run.monitor.tell(ended.pop("event"), name=outcome.key, number=run.ended,
+                         total=len(run.request.parameters), seconds=seconds, **ended)
+        if run.failures and not keep_going: return False
+    return True
+
 # %% ../../nbs/50z_paper.runner.ipynb #run-all-notebooks
 def _run_notebooks(run, chosen, ends_at, keep_going):
     "Execute notebooks, as many at a time as there are jobs."
-    graph, total = _notebook_jobs(run, chosen, ends_at), len(run.request.parameters)
+    from starlight_nb.paper.kernels import CAN_FORK, end_kernels
+    graph, jobs = _notebook_jobs(run, chosen, ends_at), run.environment.jobs
     run.monitor.begin("notebooks", [job.seconds for job in graph.values()])
-    outcomes = run_graph(graph, run.environment.jobs, "notebooks", "processes")
+    outcomes = run_graph(graph, jobs, "notebooks", "threads" if CAN_FORK else "processes")
+    whole = False
     with closing(outcomes):
-        for outcome in outcomes:
-            run.monitor.stage.end_job(graph[outcome.key].seconds)
-            seconds, error = outcome.result or (0.0, outcome.error)  # 0: its worker is lost
-            ended = _end_notebook(run, outcome.key, seconds, error, keep_going)
-            run.ended += 1
-            run.monitor.tell(ended.pop("event"), name=outcome.key, number=run.ended, total=total,
-                             seconds=seconds, **ended)
-            if run.failures and not keep_going: return
+        try: whole = _end_notebooks(run, graph, outcomes, keep_going)
+        finally:
+            if jobs > 1 and not whole: end_kernels()  # of the notebooks under way
 
 # %% ../../nbs/50z_paper.runner.ipynb #rounds
 def _rounds(run, ends_at):
@@ -283,6 +293,11 @@ def _run_all(run, ends_at, keep_going, log_json):
     if run.failures: raise ExperimentFailed("\n".join(run.failures.values()))
 
 # %% ../../nbs/50z_paper.runner.ipynb #execute
+def _start_kernels():
+    "Let kernels be ready by the time that all measurements are made."
+    from starlight_nb.paper.kernels import start_kernels
+    start_kernels()
+
 def _run_request(request, environment, out, planner, ends_at, keep_going, log_json):
     "Run the request inside the report's folder `out`; None: only make its measurements."
     with ExitStack() as stack:
@@ -291,6 +306,7 @@ def _run_request(request, environment, out, planner, ends_at, keep_going, log_js
             staging = stack.enter_context(_only_run(out))
             # again, now that no other run can write there
             check_report(out, "out", request.profile, request.given)
+            _start_kernels()
         else: staging = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         environment = dataclasses.replace(environment, progress=Path(f"{staging}.progress"))
         stack.enter_context(environment_variables(environment.variables() | ONE_THREAD))
