@@ -253,14 +253,12 @@ def _prune(root, arguments):
 # %% ../../nbs/50zc_paper.cli.ipynb #compare
 def _keep(report, other):
     "Keep the verdicts of another report in a report."
-    from starlight_nb.paper.claims import keep_verdicts
     from starlight_nb.paper.evidence import saved_identity
-    from starlight_nb.paper.gallery import write_gallery
+    from starlight_nb.paper.gallery import write_kept_gallery
     own, its = saved_identity(report), saved_identity(other)
     if own and own.get("profile_digest") == its.get("profile_digest"):
         raise ValueError(f"other: {other} has the seeds of {report}; another run is needed")
-    keep_verdicts(report, other)
-    write_gallery(report, own.get("title", report.name))
+    write_kept_gallery(report, other, own.get("title", report.name))
 
 def _compare(arguments):
     "Print the verdicts of two reports side by side."
