@@ -4,7 +4,7 @@
 # make bench                        time matching (beside rebasin), training, populations and stars; writes reports/bench/
 # make bench-studies                barriers by method and estimator, torchvision's architectures, the paper's costs: an hour; writes there too
 # make export                       after editing a notebook: write starlight_nb/ and README.md
-# make outputs                      run the library's and the how-to notebooks and keep what they show
+# make outputs                      run the notebooks of the library and the how-tos, and keep what they show
 # make notebooks                    copy what the report on digits shows into the experiment notebooks
 PYTHON ?= python3
 PROFILE ?= digits
@@ -22,8 +22,8 @@ reproduce: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@echo "== 1/3 are nbs/ and starlight_nb/ in step?"
 	@$(BIN)/python -m pytest tests/test_hygiene.py
-	@echo "== 2/3 the library notebooks' own tests, and the how-to notebooks"
-	@STARLIGHT_OUT='$(CURDIR)/.starlight/test/report' STARLIGHT_STORE='$(CURDIR)/.starlight/test/store' STARLIGHT_JOBS=1 $(BIN)/nbdev_test --skip_folder_re '^([_.]|experiments)' --n_workers 2 --do_print
+	@echo "== 2/3 the library notebooks' own tests"
+	@STARLIGHT_OUT='$(CURDIR)/.starlight/test/report' STARLIGHT_STORE='$(CURDIR)/.starlight/test/store' STARLIGHT_JOBS=1 $(BIN)/nbdev_test --skip_folder_re '^([_.]|experiments|howto)' --n_workers 2 --do_print
 	@echo "== 3/3 pytest, which runs the experiments too"
 	@$(BIN)/python -m pytest tests --ignore tests/test_hygiene.py --durations 8 --numprocesses 2 --dist worksteal --max-worker-restart 0
 

@@ -181,7 +181,9 @@ def smoke_report(tmp_path_factory):
         return made.rename(folder)
 
 
-LONGEST = ("test_large", "test_reproduce", "test_planning", "test_evidence", "test_faults", "test_architectures")
+LONGEST = (
+    "test_large", "test_reproduce", "test_planning", "test_evidence", "test_faults", "test_architectures", "test_howto",
+    "test_your_models")
 
 
 def pytest_collection_modifyitems(items):

@@ -19,7 +19,6 @@ ROOMS = ["runtime", "data", "models", "states", "training", "evaluation", "permu
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.name != "index.ipynb"]
 EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
-HOWTO = [p for p in NOTEBOOKS if p.parent.name == "howto"]
 MAX_LINE_LENGTH, MAX_CELL_LINES, MAX_MODULE_LINES = 100, 25, 400
 
 
@@ -300,20 +299,6 @@ def test_relative_links_lead_somewhere(path):
     texts = [c["source"] for c in cells(path, "markdown")] if notebook else [path.read_text()]
     for target in re.findall(r"\]\((?!https?:|#|attachment:)([^)#\s]+)", "\n".join(texts)):
         assert (path.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("path", HOWTO, ids=stem)
-def test_a_howto_teaches_and_shows_its_figure(path):
-    "A title with a subtitle, cells that fit a narrow window, stored outputs without warnings; nothing is exported."
-    lines = cells(path)[0]["source"].splitlines()
-    assert lines[0].startswith("# ") and any(line.startswith("> ") for line in lines), "a title and a subtitle"
-    outputs = [output for cell in cells(path, "code") for output in cell["outputs"]]
-    assert any("image/png" in output.get("data", {}) for output in outputs), "a figure"
-    for output in outputs:
-        assert output["output_type"] != "error" and output.get("name") != "stderr"
-    for cell in cells(path, "code"):
-        assert not cell["source"].startswith(("#| export", "#| default_exp"))
-        assert all(len(line) <= MAX_LINE_LENGTH for line in cell["source"].splitlines())
 
 
 def test_prefixes_of_notebooks_are_unique():

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from .style import (
     KINDS, draw_level, draw_mean, figure_style, finish_figure, loss_label, panels, set_source_axis)
+from ..runtime.settings import check_choice
 from ..statistics import summarise
 
 # %% auto #0
@@ -52,20 +53,23 @@ def _path_panel(axis, rows):
         summary = summarise(part, ["t"])
         draw_mean(axis, summary.t, summary, style)
 
-def _drawn_metrics(rows):
-    "The loss, and the accuracy or else the first other metric, where there is one."
+# %% ../../nbs/30b_plots.barriers.ipynb #drawn-metrics
+def _drawn_metrics(rows, metric):
+    "The loss, and one metric: the one asked for, or the accuracy, or the first that is there."
     others = [name for name in rows.metric.unique() if name != "loss"]
+    if metric is not None: return ["loss", check_choice("metric", metric, others)]
     return ["loss", *(["accuracy"] if "accuracy" in others else others[:1])]
 
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-paths
 def plot_paths(frame: pd.DataFrame,   # rows with a t are drawn
                split: str = "train",  # train or test
+               metric: str | None = None,  # below the loss; None: the accuracy, or the first
               ) -> plt.Figure:
     """The loss and one metric along the segments, a column for each setting (Fig. 3).
 
     The frame needs setting, pair, model_a, model_b, split, metric, t, value."""
     rows = frame[(frame.split == split) & frame.t.notna()]
-    metrics = _drawn_metrics(rows)
+    metrics = _drawn_metrics(rows, metric)
     settings = rows.groupby("setting", sort=False)
     with figure_style():
         figure, axes = panels(len(metrics), len(settings), 2.1 * len(metrics), sharex=True)
