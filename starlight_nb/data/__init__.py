@@ -323,10 +323,10 @@ def load_images(name, root, count=None) -> Dataset:
     return Dataset(name, *(Split(standardised(x, *PIXELS[name]), y) for x, y in parts))
 
 def load_folders(name, root, size=224, count=None,
-                 held=None,  # in memory? None: where the images fit
+                 in_memory=None,  # None: where the images fit
                 ) -> Dataset:
     "Images (n, 3, size, size) in folders: training, shuffled, and test, without `val`."
-    return Dataset(name, *hold_or_read(read_folders(name, root, size, count), held))
+    return Dataset(name, *hold_or_read(read_folders(name, root, size, count), in_memory))
 
 def load_news(name, root, min_count=1) -> Dataset:
     "Rows of token numbers, of the topics World, Sports, Business and Sci/Tech."

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/00e_data.folders.ipynb #imports
 from __future__ import annotations
-import multiprocessing, os
+import multiprocessing, os, sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -19,7 +19,7 @@ from ..runtime.settings import available_cores, free_memory, memory_size
 
 # %% auto #0
 __all__ = ['RUN', 'AHEAD', 'WORTH_WORKER', 'IMAGENET', 'MOST_OF_MEMORY', 'CorpusError', 'reason_of', 'damaged', 'read_image',
-           'standardised', 'ImageFiles', 'in_memory', 'open_folders', 'hold_or_read']
+           'standardised', 'ImageFiles', 'read_all', 'open_folders', 'hold_or_read']
 
 # %% ../../nbs/00e_data.folders.ipynb #corpus-error
 class CorpusError(ValueError):
@@ -71,14 +71,16 @@ def _as_it_is(value): return value
 def _read_runs(reader, runs):
     "What `reader[run]` is for each of the runs, in their order."
     workers = _count_workers(sum(map(len, runs)))
-    ahead = {"prefetch_factor": AHEAD} if workers else {}
+    start = "fork" if sys.platform == "linux" else "spawn"  # not that of a pool around
+    more = dict(prefetch_factor=AHEAD, multiprocessing_context=start) if workers else {}
     return iter(DataLoader(reader, batch_size=None, sampler=runs, num_workers=workers,
-                           collate_fn=_as_it_is, generator=torch.Generator(), **ahead))
+                           collate_fn=_as_it_is, generator=torch.Generator(), **more))
 
 # %% ../../nbs/00e_data.folders.ipynb #reader
 class _Reader:
     "Reads images by their row numbers, in a worker or here."
     def __init__(self, folder, files, size):
+        import torchvision.transforms
         self.folder, self.files = folder, files
         self.size = size
     def path(self, row): return os.path.join(self.folder, os.fsdecode(self.files[row]))
@@ -154,7 +156,7 @@ def _add_files(part, digest, name):
     sizes = [_file_size(part, row) for row in range(len(part))]
     for numbers in (np.array(sizes, np.int64), part.y.cpu().numpy()): digest.update(numbers)
 
-def in_memory(part: ImageFiles) -> Split:
+def read_all(part: ImageFiles) -> Split:
     "The same images in memory, on the same device."
     x = torch.empty(len(part), 3, part.size, part.size, dtype=torch.uint8)
     for rows, images in part.read(torch.arange(len(part)).split(RUN)): x[rows] = images
@@ -189,16 +191,16 @@ MOST_OF_MEMORY = 0.5  # that images may need to be held
 def _bytes_needed(parts): return sum(len(part) * 3 * part.size**2 * (1 + 4) for part in parts)
 
 def hold_or_read(parts: list[ImageFiles],
-                 held: bool | None = None,  # in memory? None: where they fit
+                 in_memory: bool | None = None,  # None: where they fit
                 ) -> list:
     "The parts in memory, or as they are; `CorpusError` where they are too large to be held now."
     needed, free = _bytes_needed(parts), free_memory()
-    if held is None: held = needed <= MOST_OF_MEMORY * memory_size()
-    if not held: return parts
+    if in_memory is None: in_memory = needed <= MOST_OF_MEMORY * memory_size()
+    if not in_memory: return parts
     if needed > free:
         count, (name, size) = sum(map(len, parts)), (parts[0].name, parts[0].size)
         raise CorpusError(
             f"dataset: {count} images of {name!r} at {size}x{size} need {needed / 1e9:.1f} GB "
             f"of memory\n{free / 1e9:.1f} GB are free\n"
             "a number after the name, as in imagenet64-10000, takes so many of the training images")
-    return [in_memory(part) for part in parts]
+    return [read_all(part) for part in parts]
