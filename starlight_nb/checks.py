@@ -5,15 +5,15 @@
 # %% ../nbs/15_checks.ipynb #imports
 from __future__ import annotations
 import html, warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 import pandas as pd
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
-from .data import Dataset, Split, check_dataset
-from .data.inputs import as_inputs, call, first_rows
-from .data.splits import Part
+from .data import Dataset, check_dataset
+from .data.inputs import as_inputs, call
+from .data.splits import Numbered, Part
 from .evaluation import Evaluator, evaluate, midpoint_loss
 from .evaluation.refresh import Refresher, measuring_batches
 from .matching import match_weights
@@ -225,10 +225,10 @@ def _by_torch(model, state, split, size):
 # %% ../nbs/15_checks.ipynb #same-batches
 def _check_statistics(report, trial, split):
     "Are the measured statistics those that PyTorch computes?"
-    if not isinstance(split, Split): return
+    if not isinstance(split, Numbered): return
     size = min(len(split), 200)
     count = len(split) // size * size
-    whole = replace(split, x=first_rows(split.x, count), y=first_rows(split.y, count))
+    whole = split.subset(count)
     evaluator = Evaluator(trial.model, whole)
     evaluator.load(trial.state)
     evaluator.refresh_batchnorm(whole, size)

@@ -22,7 +22,7 @@ from torchvision import datasets
 
 import starlight_nb.data as data_module
 from starlight_nb.paper import cli, runner
-from starlight_nb.data import CorpusError, read_images, shuffled_rows
+from starlight_nb.data import CorpusError, ImageFiles, Split, read_images, shuffled_rows
 from starlight_nb.data import IMAGENET, LOADERS, PIXELS, available_datasets, load, load_digit_pairs
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec, permute
@@ -390,8 +390,10 @@ def test_damaged_folders_of_images(tmp_path):
 
 
 def test_more_than_the_memory_holds(tmp_path, monkeypatch):
+    "Images for which there is room in all are held; where it is not free now, the error says so."
     make_images(tmp_path)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**6}))
+    memory = type("Memory", (), {"available": 10**6, "total": 10**9})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     with pytest.raises(
         CorpusError,
         match="36 images of 'imagenet' at 224x224 need 0.0 GB of memory\n0.0 GB are free",
@@ -399,6 +401,10 @@ def test_more_than_the_memory_holds(tmp_path, monkeypatch):
         load("imagenet", tmp_path)
     with pytest.raises(CorpusError, match="8 images of 'imagenet' at 224x224"):
         load("imagenet-2", tmp_path)
+    memory.total = 10**7
+    assert isinstance(load("imagenet", tmp_path).train, ImageFiles)
+    memory.available = memory.total = 10**8
+    assert isinstance(load("imagenet", tmp_path).train, Split)
 
 
 def test_pairs_are_made_of_images_of_their_own_part(digits):

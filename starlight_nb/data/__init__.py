@@ -12,27 +12,29 @@ from functools import cached_property, partial
 from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from .inputs import form_of
-from .splits import Part, Split, batches
+from .folders import (
+    IMAGENET, CorpusError, ImageFiles, damaged, hold_or_read, open_folders, reason_of, standardised)
+from .inputs import form_of, map_tensors
+from .splits import Numbered, Part, Split, batches
 from .streams import Stream, as_part
 from starlight_nb.data.tasks import (
     CLASSIFICATION, Metric, Task, classification, multi_label, next_token, regression,
     segmentation)
 from ..runtime.imports import (
     call_imported, callable_from, is_import_path, parameters_of)
-from ..runtime.settings import Settings, check_choice, free_memory
+from ..runtime.settings import Settings, check_choice
 _all_ = [
-    'Metric', 'Split', 'Stream', 'Task', 'batches', 'classification', 'multi_label', 'next_token',
-    'regression', 'segmentation'
+    'IMAGENET', 'CorpusError', 'ImageFiles', 'Metric', 'Split', 'Stream', 'Task', 'batches',
+    'classification', 'multi_label', 'next_token', 'regression', 'segmentation'
 ]
 
 # %% auto #0
-__all__ = ['TORCHVISION', 'PATIENCE', 'FOLDERS', 'PARTS', 'NEWS', 'NEWS_MD5', 'PUNCTUATION', 'IMAGENET', 'PIXELS', 'LOADERS',
-           'SHIFTS', 'Dataset', 'check_dataset', 'load_digits', 'load_digit_pairs', 'CorpusError', 'read_images',
-           'downloaded_datasets', 'shuffled_rows', 'read_folders', 'read_news', 'tokens', 'number_texts', 'load_images',
-           'load_folders', 'load_news', 'check_dataset_name', 'loader_of', 'load', 'available_datasets', 'is_images',
-           'shifted', 'Metric', 'Split', 'Stream', 'Task', 'batches', 'classification', 'multi_label', 'next_token',
-           'regression', 'segmentation']
+__all__ = ['TORCHVISION', 'PATIENCE', 'FOLDERS', 'PARTS', 'NEWS', 'NEWS_MD5', 'PUNCTUATION', 'PIXELS', 'LOADERS', 'SHIFTS',
+           'Dataset', 'check_dataset', 'load_digits', 'load_digit_pairs', 'read_images', 'downloaded_datasets',
+           'shuffled_rows', 'read_folders', 'read_news', 'tokens', 'number_texts', 'load_images', 'load_folders',
+           'load_news', 'check_dataset_name', 'loader_of', 'load', 'available_datasets', 'is_images', 'shifted',
+           'IMAGENET', 'CorpusError', 'ImageFiles', 'Metric', 'Split', 'Stream', 'Task', 'batches', 'classification',
+           'multi_label', 'next_token', 'regression', 'segmentation']
 
 # %% ../../nbs/00_data.ipynb #digest
 def _digest(parts):
@@ -43,7 +45,7 @@ def _digest(parts):
 
 def _check_classes(part):
     "`ValueError` where a classifier would have nothing to tell apart."
-    if part.task.name != "classification" or not isinstance(part, Split): return
+    if part.task.name != "classification" or not isinstance(part, Numbered): return
     if part.y.unique().numel() > 1: return
     raise ValueError(f"train: every label is {part.y[0]}; a classifier needs at least two classes")
 
@@ -125,20 +127,10 @@ def _pairs(split, count, generator):
     return Split(images, 10 * split.y[left] + split.y[right])
 
 # %% ../../nbs/00_data.ipynb #corpus-error
-class CorpusError(ValueError):
-    "The files of a data set are missing, damaged, or more than the memory holds."
-
-def _reason(error):
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
 def _missing(name, root, files, why):
     return CorpusError(f"dataset: the files of {name!r} are not in {root}\n"
                        f"expected there: {', '.join(files)}\n{why}\n"
                        "the argument root, --data or STARLIGHT_DATA names another folder")
-
-def _damaged(name, files, error):
-    return CorpusError(f"dataset: the files of {name!r} are damaged: {', '.join(map(str, files))}\n"
-                       f"reading them: {_reason(error)}\nwhole files are needed in their place")
 
 # %% ../../nbs/00_data.ipynb #torchvision-files
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST",
@@ -187,7 +179,7 @@ def _download_folder(name, root, files):
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(folder, file), root / file)
     except Exception as error:
-        why = f"they could not be downloaded: {_reason(error)}"
+        why = f"they could not be downloaded: {reason_of(error)}"
         raise _missing(name, root, files, why) from error
     finally: socket.setdefaulttimeout(timeout)
 
@@ -204,7 +196,7 @@ def read_images(name: str,   # a key of `TORCHVISION`
     try: return [_images(kind(root, train=train)) for train in (True, False)]
     except Exception as error:
         wrong = [root / file for file, md5 in files.items() if not _is_whole(root / file, md5)]
-        raise _damaged(name, wrong or [root / file for file in files], error) from error
+        raise damaged(name, wrong or [root / file for file in files], reason_of(error)) from error
 
 def _download(name, kind, root, files):
     "Let torchvision download a data set, or unpack the archives that are there."
@@ -256,44 +248,15 @@ def read_folders(name: str,                 # imagenet or imagenette
                  root: Path,                # the folder around one of `FOLDERS[name]`
                  size: int,                 # height and width of the images, in pixels
                  count: int | None = None,  # the first so many shuffled training images; None: all
-                ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Images (n, 3, size, size) as bytes and labels (n,), for training, shuffled, and for the test.
+                ) -> list[ImageFiles]:
+    """Files of images and labels for training, shuffled, and for the test.
 
-    `CorpusError` for files that are missing, damaged, or more than the memory holds."""
+    `CorpusError` for files that are missing or in damaged folders; no image is read yet."""
     folder = _find(name, root)
     if folder is None: raise _not_found(name, root)
-    train, test = _open_folders(name, folder, size)
-    rows, test_rows = shuffled_rows(len(train))[:count].tolist(), range(len(test))
-    _check_memory(name, size, len(rows) + len(test_rows))
-    return [_read_rows(name, train, size, rows), _read_rows(name, test, size, test_rows)]
-
-def _open_folders(name, folder, size):
-    "`ImageFolder`s of the training and the test images, with the same classes."
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
-    change = Compose([Resize(round(size * 8 / 7)), CenterCrop(size), PILToTensor()])
-    try: train, test = (ImageFolder(folder / part, change) for part in PARTS[name])
-    except OSError as error: raise _damaged(name, [folder], error) from error
-    if train.classes == test.classes: return train, test
-    raise _damaged(name, [folder], ValueError("train/ and val/ have different classes"))
-
-# %% ../../nbs/00_data.ipynb #read-rows
-def _check_memory(name, size, count):
-    "Raise `CorpusError` unless the memory holds so many images, as bytes and as floats."
-    needed, free = count * 3 * size**2 * (1 + 4), free_memory()
-    if needed > free:
-        raise CorpusError(
-            f"dataset: {count} images of {name!r} at {size}x{size} need {needed / 1e9:.1f} GB "
-            f"of memory\n{free / 1e9:.1f} GB are free\n"
-            "a number after the name, as in imagenet64-10000, takes so many of the training images")
-
-def _read_rows(name, part, size, rows):
-    x = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    for position, row in enumerate(rows):
-        try: x[position] = part[row][0]
-        except Exception as error:
-            raise _damaged(name, [part.samples[row][0]], error) from error
-    return x, torch.tensor(part.targets)[list(rows)]
+    train, test = open_folders(name, folder, PARTS[name], size)
+    rows = shuffled_rows(len(train))[:count].numpy()
+    return [replace(train, files=train.files[rows], y=train.y[rows]), test]
 
 # %% ../../nbs/00_data.ipynb #read-news
 NEWS = "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
@@ -326,7 +289,7 @@ def _rows_of_news(name, path):
                 raise ValueError(f"row {number} is not a class from 1 to 4 and a text")
         if not rows: raise ValueError("the file is empty")
     except (OSError, ValueError, csv.Error) as error:
-        raise _damaged(name, [path], error) from error
+        raise damaged(name, [path], reason_of(error)) from error
     return [" ".join(row[1:]) for row in rows], torch.tensor([int(row[0]) - 1 for row in rows])
 
 # %% ../../nbs/00_data.ipynb #number-texts
@@ -349,15 +312,8 @@ def number_texts(train: list[str], test: list[str],
     return [pad_sequence(list(map(row, texts)), batch_first=True) for texts in (train, test)]
 
 # %% ../../nbs/00_data.ipynb #standardised
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PIXELS = {"mnist": ((0.1307,), (0.3081,)), "fashion-mnist": ((0.2860,), (0.3530,)),
           "cifar10": IMAGENET, "cifar100": IMAGENET}
-
-def _standardised(images, mean, std):
-    "Bytes as floats of mean 0 and deviation 1 over the whole set; makes one new tensor."
-    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
-    x = images.to(torch.float32, memory_format=torch.contiguous_format)
-    return x.div_(255).sub_(mean).div_(std)
 
 # %% ../../nbs/00_data.ipynb #load-published
 def load_images(name, root, count=None) -> Dataset:
@@ -366,12 +322,13 @@ def load_images(name, root, count=None) -> Dataset:
     rows, cut = shuffled_rows(len(y)), len(y) * 9 // 10
     train, val = rows[:cut][:count], rows[cut:]
     parts = ((x[train], y[train]), (test_x, test_y), (x[val], y[val]))
-    return Dataset(name, *(Split(_standardised(x, *PIXELS[name]), y) for x, y in parts))
+    return Dataset(name, *(Split(standardised(x, *PIXELS[name]), y) for x, y in parts))
 
-def load_folders(name, root, size=224, count=None) -> Dataset:
+def load_folders(name, root, size=224, count=None,
+                 in_memory=None,  # None: where the images fit
+                ) -> Dataset:
     "Images (n, 3, size, size) in folders: training, shuffled, and test, without `val`."
-    parts = read_folders(name, root, size, count)
-    return Dataset(name, *(Split(_standardised(x, *IMAGENET), y) for x, y in parts))
+    return Dataset(name, *hold_or_read(read_folders(name, root, size, count), in_memory))
 
 def load_news(name, root, min_count=1) -> Dataset:
     "Rows of token numbers, of the topics World, Sports, Business and Sci/Tech."
@@ -419,7 +376,10 @@ def loader_of(key: str, argument: str = "dataset"):
 def _first(data, split, count, kind, name):
     "The first `count` examples of a split, in memory of their own; None is all."
     if count is None or count == len(split): return split
-    if count < len(split): return Split(split.x[:count].clone(), split.y[:count].clone())
+    if count < len(split):
+        part = split.subset(count)
+        if not isinstance(part, Split): return part
+        return replace(part, x=map_tensors(torch.clone, part.x), y=part.y.clone())
     raise ValueError(f"dataset: {name!r} asks for {count} {kind} examples, "
                      f"{data.name!r} has {len(split)}")
 

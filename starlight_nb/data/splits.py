@@ -17,23 +17,25 @@ from .tasks import CLASSIFICATION, Task
 from ..runtime.settings import check_number
 
 # %% auto #0
-__all__ = ['LABELS', 'Part', 'batch_parts', 'Split', 'batches']
+__all__ = ['LABELS', 'Part', 'batch_parts', 'Numbered', 'row_batches', 'Split', 'batches']
 
 # %% ../../nbs/00c_data.splits.ipynb #part
-class _Described:
-    "What can be said of any part of a data set."
-    augmented_here = False  # may a recipe augment its inputs?
+class _Identified(ABC):
+    "What a part is known by."
+    largest_label: int  # -1 where it is not known, or there are no classes
+    @abstractmethod
+    def add_to(self, digest, name: str): "Update a hash by all that identifies the examples."
     @property
     def num_classes(self) -> int:
         "One more than the highest label; 0 where the task has no classes."
         return 1 + self.largest_label
-    def __repr__(self): return f"{type(self).__name__}({len(self)} examples, {self.task.name})"
 
-# %% ../../nbs/00c_data.splits.ipynb #interface
-class Part(_Described, ABC):
+# %% ../../nbs/00c_data.splits.ipynb #part-itself
+class Part(_Identified):
     "A part of a data set, in memory or read by the batch; has a `task`."
     task: Task
     device: torch.device
+    augmented_here = False  # may a recipe augment its inputs?
     @abstractmethod
     def __len__(self) -> int: "The number of examples."
     @abstractmethod
@@ -41,15 +43,17 @@ class Part(_Described, ABC):
     @abstractmethod
     def spread(self, count: int): "The inputs of so many examples, from all over where it can be."
     @abstractmethod
+    def subset(self, count: int) -> Part: "A part with the first `count` examples."
+    @abstractmethod
     def to(self, device) -> Part: "The same examples on `device`."
     @abstractmethod
     def batch_sizes(self, batch_size: int) -> list[int]: "Of the batches of a training epoch."
     @abstractmethod
     def batches(self, batch_size: int, generator=None, epoch: int = 0): "As `batches` below."
-    @abstractmethod
-    def targets(self) -> torch.Tensor: "All targets, in the order in which `batches` has them."
-    @abstractmethod
-    def add_to(self, digest, name: str): "Update a hash by all that identifies the examples."
+    def targets(self):
+        "All targets, in order."
+        return join_rows([y for _, y in self.batches(1000)])
+    def __repr__(self): return f"{type(self).__name__}({len(self)} examples, {self.task.name})"
 
 # %% ../../nbs/00c_data.splits.ipynb #check-split
 def _check_inputs(x):
@@ -98,25 +102,60 @@ def _kind_of(batch):
     if isinstance(batch, (tuple, list)): return f"{len(batch)} parts"
     return f"an object of type {type(batch).__name__}"
 
-# %% ../../nbs/00c_data.splits.ipynb #in-memory
-class _InMemory(Part):
-    "The methods of a split whose inputs `x` and targets `y` are tensors."
+# %% ../../nbs/00c_data.splits.ipynb #numbered
+class Numbered(Part):
+    "A part whose examples are selected by their rows; its targets `y` are in memory."
     augmented_here = True
-    @property
-    def device(self): return tensors_in(self.x)[0].device
-    def __len__(self): return count_examples(self.x)
-    def targets(self): return self.y
-    def first(self, count): return first_rows(self.x, count)
-    def spread(self, count):
-        rows = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
-        return take_rows(self.x, rows)
-    def to(self, device):
-        x, y = (map_tensors(lambda own: own.to(device), values) for values in (self.x, self.y))
-        return replace(self, x=x, y=y)
-    def batch_sizes(self, batch_size):
+    @abstractmethod
+    def inputs_at(self, rows: torch.Tensor): "The inputs of these rows."
+    def first(self, count: int):
+        "The inputs of the first `count` examples."
+        return self.inputs_at(torch.arange(min(count, len(self))))
+    def spread(self, count: int):
+        "The inputs of so many examples, from all over."
+        return self.inputs_at(torch.linspace(0, len(self) - 1, min(count, len(self))).long())
+    def targets(self):
+        "All targets, in order."
+        return self.y
+    def batch_sizes(self, batch_size: int) -> list[int]:
+        "Of the batches of a training epoch."
         full, rest = divmod(len(self), batch_size)
         sizes = [batch_size] * full
         return [*sizes, rest] if rest > 1 or not sizes else sizes
+    @cached_property
+    def largest_label(self) -> int:
+        "The highest label, read from the device once; -1 where the task has no classes."
+        return self.task.largest_label(self.y)
+
+# %% ../../nbs/00c_data.splits.ipynb #row-batches
+def row_batches(count: int,      # examples
+                batch_size: int,
+                generator=None,  # shuffles; a list of k generators stacks k batches; None: in order
+                device="cpu"):
+    "The rows of each batch, (batch,) or (k, batch)."
+    order = torch.arange(count) if generator is None else _shuffled(count, generator)
+    for rows in order.to(device).split(batch_size, dim=-1):
+        usable = rows.shape[-1] > 1 or batch_size == 1 or count == 1
+        if usable or generator is None: yield rows
+
+def _shuffled(count, generator):
+    "The numbers below `count` in random order; a row for each of several generators."
+    if isinstance(generator, torch.Generator): return torch.randperm(count, generator=generator)
+    return torch.stack([torch.randperm(count, generator=one) for one in generator])
+
+# %% ../../nbs/00c_data.splits.ipynb #in-memory
+class _InMemory(Numbered):
+    "The methods of a split whose inputs `x` and targets `y` are tensors."
+    @property
+    def device(self): return tensors_in(self.x)[0].device
+    def __len__(self): return count_examples(self.x)
+    def first(self, count): return first_rows(self.x, count)
+    def inputs_at(self, rows): return take_rows(self.x, rows)
+    def subset(self, count):
+        return replace(self, x=first_rows(self.x, count), y=first_rows(self.y, count))
+    def to(self, device):
+        x, y = (map_tensors(lambda own: own.to(device), values) for values in (self.x, self.y))
+        return replace(self, x=x, y=y)
     def batches(self, batch_size, generator=None, epoch=0):
         if generator is None: return _in_order(self, batch_size)
         return _in_random_order(self, batch_size, generator)
@@ -145,11 +184,6 @@ class Split(_InMemory):
         object.__setattr__(self, "x", map_tensors(_dense, x))
         object.__setattr__(self, "y", y)
 
-    @cached_property
-    def largest_label(self) -> int:
-        "The highest label, read from the device once; -1 where the task has no classes."
-        return self.task.largest_label(self.y)
-
     @classmethod
     def from_loader(cls, loader, task: Task = CLASSIFICATION) -> Split:
         "All batches of a loader, such as a `DataLoader`; `ValueError` if it has none."
@@ -174,12 +208,5 @@ def _in_order(split, batch_size):
     yield from zip(split_rows(split.x, batch_size), split_rows(split.y, batch_size))
 
 def _in_random_order(split, batch_size, generator):
-    order = _shuffled(len(split), generator).to(tensors_in(split.y)[0].device)
-    for rows in order.split(batch_size, dim=-1):
-        if rows.shape[-1] > 1 or batch_size == 1 or len(split) == 1:
-            yield take_rows(split.x, rows), take_rows(split.y, rows)
-
-def _shuffled(count, generator):
-    "The numbers below `count` in random order; a row for each of several generators."
-    if isinstance(generator, torch.Generator): return torch.randperm(count, generator=generator)
-    return torch.stack([torch.randperm(count, generator=one) for one in generator])
+    for rows in row_batches(len(split), batch_size, generator, tensors_in(split.y)[0].device):
+        yield take_rows(split.x, rows), take_rows(split.y, rows)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 from .inputs import (
     count_examples, first_rows, form_of, join_rows, map_tensors)
-from .splits import Part, Split, batch_parts
+from .splits import Numbered, Part, Split, batch_parts
 from .tasks import CLASSIFICATION, Task
 
 # %% auto #0
@@ -175,12 +175,12 @@ class _Readable(Part):
     def first(self, count: int):
         "The inputs of the first `count` examples."
         return _placed(self.loaders.first(count)[0], self.device)
-    def targets(self):
-        "All targets, in the order in which `batches` has them without a generator."
-        return join_rows([y for _, y in self.batches()])
     def spread(self, count: int):
         "The same: a stream cannot be read in other places."
         return self.first(count)
+    def subset(self, count: int) -> Split:
+        "The first `count` examples, in memory."
+        return Split(*self.loaders.first(count), self.task).to(self.device)
     def batch_sizes(self, batch_size: int | None = None) -> list[int]:
         "Of the batches of a training epoch, as the loader makes them."
         return self.loaders.trained.sizes
@@ -215,8 +215,9 @@ class Stream(_Readable):
 
 # %% ../../nbs/00d_data.streams.ipynb #as-part
 def as_part(given, task: Task, argument: str) -> Part:
-    "A split or a stream with this task, from a split, a stream, a pair (x, y), or a loader."
-    if isinstance(given, Split): return given if given.task is task else replace(given, task=task)
+    "A part with this task, from another part, a pair (x, y), or a loader."
+    if isinstance(given, Numbered):
+        return given if given.task is task else replace(given, task=task)
     if isinstance(given, Stream):
         if given.task is task: return given
         raise ValueError(f"{argument}: its task is {given.task.name!r}, that of the data set "

@@ -165,7 +165,7 @@ def _score_tensor(scores):
 def _compared_values(probs, sets):
     """What is measured where methods are compared, from the probabilities on each set:
     `shifted` (sets, `SHIFT_METRICS`), and `scores` and `tempered` (`SCORES`, n)."""
-    labels = sets[0].y
+    labels = sets[0].targets()
     scores = example_scores(probs[0], labels)
     tempered = example_scores(cross_temperature(probs[0], labels), labels)
     odd = [example_scores(own, part.y) for own, part in zip(probs[1:], sets[1:])]
@@ -177,13 +177,14 @@ def _compared_values(probs, sets):
 def _measure_average(models, posterior):
     "`values` (counts, `TEST_METRICS`), and what `_compared_values` returns."
     sets = list(_test_sets(models.data).values())
-    inputs, sizes = torch.cat([part.x for part in sets]), [len(part) for part in sets]
+    inputs = sets[0] if len(sets) == 1 else torch.cat([part.x for part in sets])
+    sizes, labels = [len(part) for part in sets], sets[0].targets()
     found = predictions(models.network(), _states(models, posterior), inputs)
     values, compared = [], {}
     for count, average in enumerate(running_average(found), 1):
         probs = average.split(sizes)
         if count in posterior.counts:
-            values.append(_test_values(example_scores(probs[0], sets[0].y)))
+            values.append(_test_values(example_scores(probs[0], labels)))
         if count == posterior.compared: compared = _compared_values(probs, sets)
     return {"values": torch.tensor(values, dtype=torch.double)} | compared
 

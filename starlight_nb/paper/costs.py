@@ -6,8 +6,10 @@
 from __future__ import annotations
 import math, resource, time
 from dataclasses import dataclass, replace
+from functools import partial
 import pandas as pd
 import torch
+from ..data import Split
 from ..evaluation import evaluate, interpolate, refresh_batchnorm
 from ..fusion import inference_cost
 from ..matching import Matcher, match_weights
@@ -81,13 +83,17 @@ def _seconds(function, device):
     synchronize(device)
     return time.perf_counter() - start
 
-def _first(split, count): return replace(split, x=split.first(count), y=split.y[:count])
-
 def _seconds_per_example(function, split, most):
     "As `_seconds`, for one of the examples that take about a second: at least 16, `most` at most."
-    few = _seconds(lambda: function(_first(split, 16)), split.device) / 16
+    few = _seconds(partial(function, split.subset(16)), split.device) / 16
     count = max(16, min(int(1 / few), most, len(split)))
-    return _seconds(lambda: function(_first(split, count)), split.device) / count
+    return _seconds(partial(function, split.subset(count)), split.device) / count
+
+def _held(part):
+    "A part whose inputs are in memory; of one that is read by the batch, a few."
+    if isinstance(part, Split): return part
+    few = part.subset(250)
+    return Split(few.first(len(few)), few.targets(), few.task)
 
 # %% ../../nbs/50f_paper.costs.ipynb #time-training
 def _timed_recipe(recipe, device):
@@ -131,7 +137,7 @@ def _time_examples(network, split, recipe):
     def passed(part):
         with torch.no_grad(): outputs_of(eval_network, part.x, recipe)
     return dict(evaluation=_seconds_per_example(evaluated, split, 2000),
-                forward=_seconds_per_example(passed, split, 2000),
+                forward=_seconds_per_example(passed, _held(split), 2000),
                 refresh=_seconds_per_example(refreshed, split, 500))
 
 # %% ../../nbs/50f_paper.costs.ipynb #sizes

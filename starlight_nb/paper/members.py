@@ -75,7 +75,7 @@ def identify_network(architecture: str,
 def network_of(setting: Setting, environment: Settings | None = None) -> dict:
     "What identifies the network of a setting, for examples of its data set."
     data = data_of(setting, environment)
-    x = data.train.x
+    x = data.train.first(2)
     return identify_network(setting.architecture, setting.model, data.num_classes,
                             list(x.shape[1:]), str(x.dtype).removeprefix("torch."))
 

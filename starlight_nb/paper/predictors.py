@@ -106,7 +106,7 @@ def _probabilities(models, predictor, split):
 # %% ../../nbs/50m_paper.predictors.ipynb #measured
 def _measure(models, predictor):
     "Loss and accuracy (splits, 2)."
-    scores = [example_scores(_probabilities(models, predictor, split), split.y)
+    scores = [example_scores(_probabilities(models, predictor, split), split.targets())
               for split in models.data.splits.values()]
     values = [[own.log_loss.mean(), own.right.mean()] for own in scores]
     return torch.tensor(values, dtype=torch.double)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #imports
 from __future__ import annotations
-import logging, os, socket, threading, time, warnings
+import logging, math, os, socket, threading, time, warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ThreadPoolExecutor, wait
@@ -15,7 +15,7 @@ from graphlib import TopologicalSorter
 from .imports import extend_search_path, own_files, search_path
 from .progress import current_reporter, report_job
 from .settings import (
-    BACKENDS, check_choice, given_variables, quiet_ray, ray_uses_tls, read_setting)
+    available_cores, BACKENDS, check_choice, given_variables, quiet_ray, ray_uses_tls, read_setting)
 
 # %% auto #0
 __all__ = ['PARENT_SECONDS', 'THREAD_VARIABLES', 'ONE_THREAD', 'GREETING', 'RESOURCES', 'MAX_RETRIES', 'single_thread', 'Outcome',
@@ -120,11 +120,16 @@ ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 def _start_worker(folder, files):
     "Does nothing; loky starts new workers where the arguments are not those of the idle ones."
 
+def _with_cores(count):
+    "Environment variables of a worker process that may use so many cores."
+    return ONE_THREAD | {"LOKY_MAX_CPU_COUNT": str(max(1, math.floor(count)))}
+
 @contextmanager
 def _open_processes(workers):
     "A pool of processes."
     from joblib.externals.loky import get_reusable_executor
-    opened = partial(get_reusable_executor, workers, timeout=300, env=ONE_THREAD,
+    opened = partial(get_reusable_executor, workers, timeout=300,
+                     env=_with_cores(available_cores() // workers),
                      initializer=_start_worker, initargs=(os.getcwd(), own_files()))
     pool = _PoolOfWorkers(opened, workers)
     try: yield pool
@@ -244,10 +249,10 @@ def connected(address: str | None = None,   # of the cluster; None: that of the 
         if not stay: ray.shutdown()
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #worker-environment
-def _worker_environment():
+def _worker_environment(cores):
     "Environment variables of a worker on another node."
     own = {"STARLIGHT_BACKEND": "processes", "STARLIGHT_PROGRESS": ""}
-    return given_variables() | ONE_THREAD | own
+    return given_variables() | _with_cores(cores) | own
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #put-shared
 def _put_shared(put, calls):
@@ -272,7 +277,7 @@ class _PoolOnRay:
         self.task = ray.remote(_run_job).options(
             num_cpus=resources["cpus"], num_gpus=resources["gpus"],
             max_retries=MAX_RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": _worker_environment()})
+            runtime_env={"env_vars": _worker_environment(resources["cpus"])})
         self.running = {}  # the keys of the calls, by their references
     def free(self) -> bool:
         "Another call can always be queued."

@@ -13,7 +13,7 @@ import starlight_nb
 # %% auto #0
 __all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'check_choice', 'check_number', 'check_device', 'project_root',
            'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'environment_variables', 'quiet_ray',
-           'ray_uses_tls', 'free_memory', 'synchronize', 'device_name']
+           'ray_uses_tls', 'free_memory', 'synchronize', 'device_name', 'memory_size', 'available_cores']
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-choice
 def check_choice(argument: str,  # the argument's name, for the message
@@ -219,3 +219,21 @@ def device_name(device="cpu") -> str:
     import torch
     if torch.device(device).type == "cuda": return torch.cuda.get_device_name(device)
     return "cpu"
+
+# %% ../../nbs/40a_runtime.settings.ipynb #memory-size
+def memory_size() -> int:
+    "Bytes of memory that this process may have: the machine's, or fewer where a limit says so."
+    import psutil, resource
+    sizes = [psutil.virtual_memory().total]
+    own = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    sizes += [limit for limit in own if limit != resource.RLIM_INFINITY]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
+        try: text = Path("/sys/fs/cgroup", file).read_text().strip()
+        except OSError: continue
+        if text.isdecimal(): sizes.append(int(text))
+    return min(sizes)
+
+def available_cores() -> int:
+    "The cores that this process may use: its share, where it is one of several worker processes."
+    from joblib import cpu_count  # knows affinity, containers, and LOKY_MAX_CPU_COUNT
+    return cpu_count()
