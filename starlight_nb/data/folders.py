@@ -80,6 +80,7 @@ def _read_runs(reader, runs):
 class _Reader:
     "Reads images by their row numbers, in a worker or here."
     def __init__(self, folder, files, size):
+        import torchvision.transforms  # noqa: F401, for the workers
         self.folder, self.files = folder, files
         self.size = size
     def path(self, row): return os.path.join(self.folder, os.fsdecode(self.files[row]))
