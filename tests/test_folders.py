@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from starlight_nb.barriers import path_losses
 from starlight_nb.bma import average_predictions, sample_star_domain
 from starlight_nb.checks import check_model
 from starlight_nb.data import IMAGENET, CorpusError, Dataset, Split, batches, load, load_folders
-from starlight_nb.data import shuffled_rows
+from starlight_nb.data import shifted, shuffled_rows
 from starlight_nb.data.folders import WORTH_WORKER, ImageFiles, read_all
 from starlight_nb.evaluation import evaluate, refresh_batchnorm
-from starlight_nb.matching import align, match_activations
+from starlight_nb.matching import match_activations
 from starlight_nb.models import initialise
 from starlight_nb.paper import profiles
 from starlight_nb.paper.averages import AveragePart, posteriors
@@ -68,13 +69,11 @@ def held(root):
     return load_folders("imagenette", root, SIZE, in_memory=True)
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["here", "workers"])
-def read(root, request):
+@pytest.fixture(params=[0, 2], ids=["here", "workers"])
+def read(root, request, monkeypatch):
     "The images by the batch, read by this process or by two workers."
-    monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr("starlight_nb.data.folders._count_workers", lambda images: request.param)
-    yield load_folders("imagenette", root, SIZE, in_memory=False)
-    monkeypatch.undo()
+    return load_folders("imagenette", root, SIZE, in_memory=False)
 
 
 @pytest.fixture(scope="module")
@@ -161,17 +160,18 @@ def test_stars_have_the_same_bits(held, read, solutions):
     assert "measured statistics" in verdicts and not (verdicts == "wrong").any()
 
 
-def test_populations_are_trained_in_processes(held, read, solutions):
+def test_populations_are_trained_in_processes(root):
+    "Processes whose own worker processes read the images; and stacks, here."
+    data = load_folders("imagenette", root, SIZE, in_memory=False)
+    rows = torch.arange(3 * WORTH_WORKER) % len(data.train)
+    parts = replace(data.train, files=data.train.files[rows.numpy()], y=data.train.y[rows]), data.test
+    read, held = Dataset("many", *parts), Dataset("many", *map(read_all, parts))
     plan = plan_population(make_net(), read, RECIPE, 2, jobs=2)
     assert plan.backend == "processes" and "share random numbers" in str(plan)
     states = train_population(make_net, read, RECIPE, seeds=range(2), jobs=2)
-    assert all(map(same, states, solutions))
-    repeated = {name: getattr(read.train, name)[torch.arange(600) % 132] for name in ("files", "y")}
-    many = Dataset("many", replace(read.train, **repeated), read.test)  # for workers of workers
-    together = train_population(make_net, many, RECIPE, seeds=range(2), jobs=2)
-    assert all(map(same, together, train_population(make_net, many, RECIPE, seeds=range(2))))
-    mlp = lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 4), nn.ReLU(), nn.Linear(4, CLASSES))
-    models = [initialise(mlp, seed) for seed in range(2)]
+    assert all(map(same, states, train_population(make_net, held, RECIPE, seeds=range(2))))
+    mlp = partial(nn.Linear, 3 * SIZE**2, CLASSES)
+    models = [initialise(lambda: nn.Sequential(nn.Flatten(), mlp()), seed) for seed in range(2)]
     stacks = [train_stacked(models, data, RECIPE, [0, 1]) for data in (held, read)]
     assert all(map(same, *stacks))
 
@@ -227,6 +227,11 @@ def test_the_first_images(root, monkeypatch, held):
         load("imagenette64-5000", root)
 
 
+def test_what_needs_images_in_memory_says_so(read):
+    with pytest.raises(ValueError, match="split: images .* in memory are needed, not ImageFiles"):
+        shifted(read.test, "moved")
+
+
 def test_damaged_files_are_named(tmp_path):
     make_jpegs(tmp_path)
     path = tmp_path / "imagenette2" / "train" / "class2" / "00002.JPEG"
@@ -242,14 +247,14 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def study_of(root, store, monkeypatch):
-    "A study of a small ResNet on 60 images of 64 x 64 pixels."
+    "A study of a small ResNet on 40 images of 64 x 64 pixels."
     monkeypatch.setenv("STARLIGHT_DATA", str(root))
     setting = profiles.load_profile("smoke").settings["resnet"]
     recipe = setting.recipe.replace(epochs=1, batch_size=20, augmentation="flip")
-    small = replace(setting, dataset="imagenette64-60-20", model={"channels_in": 3, "width": 4},
+    small = replace(setting, dataset="imagenette64-40-12", model={"channels_in": 3, "width": 4},
                     recipe=recipe, star_recipe=recipe)
     _load_once.cache_clear()
-    return make_study(small, store, points=3)
+    return make_study(small, store, points=3, jobs=1)
 
 
 def rows_of(study):
@@ -278,7 +283,7 @@ def test_a_study_has_the_same_numbers(root, tmp_path, monkeypatch):
     assert network_of(study.setting)["shape"] == [3, 64, 64]
     profiles.check_fits(study.setting, data)
     cost = measure_cost(study.setting, Settings.from_environment(jobs=1), steps=2)
-    assert cost.examples == (60, 20) and min(cost.step, cost.evaluation, cost.forward, cost.refresh) > 0
+    assert cost.examples == (40, 12) and min(cost.step, cost.evaluation, cost.forward, cost.refresh) > 0
     _load_once.cache_clear()
 
 

@@ -456,6 +456,6 @@ def shifted(split: Split,  # images (n, c, h, w) as floats; others raise `ValueE
     "The split with its images changed in one of the ways of `SHIFTS`, and the same labels."
     change = SHIFTS[check_choice("shift", name, SHIFTS)]
     if not is_images(split):
-        raise ValueError("split: images (n, c, h, w) in memory are needed, not "
-                         f"{form_of(split.first(1))}")
+        found = form_of(split.x) if isinstance(split, Split) else type(split).__name__
+        raise ValueError(f"split: images (n, c, h, w) in memory are needed, not {found}")
     return replace(split, x=change(split.x))

@@ -59,7 +59,7 @@ def standardised(images: torch.Tensor,  # bytes (..., channels, height, width)
 # %% ../../nbs/00e_data.folders.ipynb #count-workers
 RUN = 16            # images that a worker reads at once
 AHEAD = 4           # runs that each worker may be ahead
-WORTH_WORKER = 250  # images of a pass, for each worker
+WORTH_WORKER = 50   # images of a pass, for each worker
 
 def _count_workers(images):
     "The number of worker processes for a pass over so many images."
@@ -80,7 +80,7 @@ def _read_runs(reader, runs):
 class _Reader:
     "Reads images by their row numbers, in a worker or here."
     def __init__(self, folder, files, size):
-        import torchvision.transforms
+        import torchvision.transforms  # noqa: F401, for the workers
         self.folder, self.files = folder, files
         self.size = size
     def path(self, row): return os.path.join(self.folder, os.fsdecode(self.files[row]))

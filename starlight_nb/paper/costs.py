@@ -85,9 +85,12 @@ def _seconds(function, device):
 
 def _seconds_per_example(function, split, most):
     "As `_seconds`, for one of the examples that take about a second: at least 16, `most` at most."
-    few = _seconds(partial(function, split.subset(16)), split.device) / 16
-    count = max(16, min(int(1 / few), most, len(split)))
-    return _seconds(partial(function, split.subset(count)), split.device) / count
+    count = min(16, len(split))
+    while True:  # more at once may be faster, so that a second is enough for still more
+        each = _seconds(partial(function, split.subset(count)), split.device) / count
+        more = min(int(1 / each), most, len(split))
+        if more < 2 * count: return each
+        count = more
 
 def _held(part):
     "A part whose inputs are in memory; of one that is read by the batch, a few."
