@@ -88,8 +88,9 @@ def _numbers(model, examples):
 # %% ../nbs/15_checks.ipynb #check-outputs
 def _without_influence(trial):
     "The names of the parameters that the outputs for the examples do not depend on."
+    tied = tied_names(trial.model)
     own = {name: tensor.requires_grad_() for name, tensor in state_of(trial.model).items()
-           if is_number(tensor)}
+           if is_number(tensor) and name not in tied}
     trial.attributes.restore()
     try:
         outputs = [functional_call(trial.model, own, example.positional, example.named)

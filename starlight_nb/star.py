@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from scipy.special import betaincinv
 from torch import nn
-from .data import Dataset, check_dataset
+from .data import CLASSIFICATION, Dataset, check_dataset
 from .data.inputs import count_examples, cut_rows
+from .data.splits import Numbered
 from .evaluation import refresh_batchnorm
 from .matching import METHODS, Matcher, WITH_DATA, match, match_weights
 from .matching.weights import check_states
@@ -361,16 +362,27 @@ class StarResult:
     def _repr_html_(self): return pd.DataFrame([self._summary()]).to_html(index=False)
 
 # %% ../nbs/13_star.ipynb #check
-def _checked_sources(model, states, data, spec, matching, in_memory):
+def _check_segments(options, data):
+    "`ValueError` where parts of a batch would not have the weights that the task gives them."
+    if options.segments_per_batch == 1: return
+    if not isinstance(data.train, Numbered):
+        raise ValueError("segments_per_batch: 1 is needed for data that a loader reads, because "
+                         "the sizes of its batches are not known ahead")
+    if data.task.weight is not CLASSIFICATION.weight:
+        raise ValueError(f"segments_per_batch: 1 is needed for the task {data.task.name!r}, in "
+                         "which examples have different weights")
+
+def _checked_sources(model, states, data, spec, options, in_memory):
     "The sources, if there are any and all of them fit the model; otherwise `ValueError`."
     check_dataset(data)
+    _check_segments(options, data)
     states = list(states)
     if not states:
         raise ValueError("sources: at least one trained state is needed, not an empty list")
     spec = spec or infer_spec(model, data.train.first(2))
     states = check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
     states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
-    return Sources(model, states, spec, data, matching, in_memory)
+    return Sources(model, states, spec, data, options.matching, in_memory)
 
 # %% ../nbs/13_star.ipynb #bind
 def _objective(sources, options, rng):
@@ -407,7 +419,7 @@ def train_star(model: nn.Module,                        # the star's initialisat
     seed = check_number("seed", seed, int, 0, math.inf)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight)
-    matched = _checked_sources(model, sources, data, spec, matching, in_memory)
+    matched = _checked_sources(model, sources, data, spec, options, in_memory)
     objective = _objective(matched, options, generator(seed, "star draws"))
     state, loss = fit(model, data, recipe, seed, objective, _bind(checkpoint, objective))
     state = refresh_batchnorm(model, state, data, recipe=recipe)

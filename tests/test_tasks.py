@@ -2,6 +2,7 @@
 equals what a plain loop computes."""
 import copy
 import math
+import random
 from dataclasses import replace
 from functools import partial
 
@@ -37,6 +38,7 @@ from starlight_nb.runtime.store import Checkpoint
 from starlight_nb.star import train_star
 from starlight_nb.states import state_of
 from starlight_nb.training import Recipe, train, train_population
+from starlight_nb.training.loop import task_config
 
 RECIPE = Recipe(epochs=2, batch_size=20, lr=0.05)
 
@@ -313,10 +315,11 @@ def test_a_loss_of_ones_own_with_metrics_of_every_kind():
     x, y = torch.randn(30, 5), torch.randn(30, 2)
 
     def gap(outputs, targets): return (outputs - targets).abs().mean()
-    worst = Metric(lambda o, t: (o - t).abs().amax()[None], lambda total: float(total[0]))
+    worst = Metric(lambda o, t: (o - t).abs().max(), float, torch.maximum)
     task = Task(F.smooth_l1_loss, {"gap": gap, "worst": worst}, name="mine", loss_name="Huber loss (m)")
     data, model = Dataset("mine", (x, y), (x, y), task=task), mlp(2)
     found = evaluate(model, state_of(model), data.train, 30)
+    assert evaluate(model, state_of(model), data.train, 7).to_dict() == pytest.approx(found.to_dict(), rel=1e-5)
     outputs = model(x)
     assert found.loss == pytest.approx(F.smooth_l1_loss(outputs, y).item(), rel=1e-6)
     assert found.gap == pytest.approx(gap(outputs, y).item(), rel=1e-6) and found.worst > found.gap
@@ -327,15 +330,126 @@ def test_a_loss_of_ones_own_with_metrics_of_every_kind():
         average_predictions(model, [state_of(model)], data.train)
 
 
+def test_labels_that_are_ignored_do_not_count():
+    "In a batch where none counts, in a part of it, and where nothing counts at all."
+    tokens = torch.randint(11, (40, 7), generator=torch.Generator().manual_seed(0))
+    labels = tokens.clone()
+    labels[::2] = -100
+    task, model = next_token(shift=True), initialise(Text, 0)
+    part = Split({"tokens": tokens}, labels, task)
+    batches = [({"tokens": tokens[n::2]}, labels[n::2]) for n in (0, 1)]
+    expected = plain_loss(model, state_of(model), part, shifted)
+    for own in (part, Stream(batches, task)):
+        assert evaluate(model, state_of(model), own, 2).loss == pytest.approx(expected, rel=1e-5)
+    trained = train(model, Dataset("d", part, part), RECIPE.replace(batch_size=1, epochs=1), 0)
+    assert all(tensor.isfinite().all() for tensor in trained.values())
+    nothing = Split({"tokens": tokens}, torch.full_like(labels, -100), task)
+    with pytest.raises(ValueError, match="data: nothing counts in this part"): evaluate(model, state_of(model), nothing)
+    own = Task(partial(cross_entropy_of_tokens), weight=lambda o, t: (t != -100).sum())
+    mine = Dataset("mine", ({"tokens": tokens}, labels), ({"tokens": tokens}, labels), task=own)
+    assert evaluate(model, state_of(model), mine.test, 1).loss == pytest.approx(
+        cross_entropy_of_tokens(model(tokens), labels).item(), rel=1e-5)
+
+
+def cross_entropy_of_tokens(outputs, labels): return F.cross_entropy(outputs.transpose(1, 2), labels, ignore_index=-100)
+
+
+def test_a_pair_of_targets_is_no_pair_of_batches():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+
+        def forward(self, u, v): return self.a(u), self.b(v)
+    x = torch.randn(40, 5)
+    task = Task(lambda o, t: F.mse_loss(o[0], t[0]) + F.mse_loss(o[1], t[1]),
+                predictions=lambda o: o[0])
+    data, model = Dataset("d", ((x, 2 * x), (x, x + 1)), ((x, x), (x, x)), task=task), Two()
+    first, second = model(x, 2 * x)
+    assert len(data.train) == 40
+    assert evaluate(model, state_of(model), data.train).loss == pytest.approx(
+        (F.mse_loss(first, x) + F.mse_loss(second, x + 1)).item(), rel=1e-5)
+    assert average_predictions(model, [state_of(model)], data.test).shape == (40, 5)
+    lists = Dataset("d", (x.numpy(), [0, 1] * 20), {"input": x, "labels": torch.arange(40) % 2})
+    assert len(lists.train) == len(lists.test) == 40
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_noise_of_any_kind_is_the_same_in_every_measurement(persistent):
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self): return 40
+        def __getitem__(self, row):
+            noise = np.random.randn(5) + random.random()
+            return torch.randn(5) + torch.as_tensor(noise).float(), row % 3
+    loader = DataLoader(Noisy(), 20, num_workers=int(persistent), persistent_workers=persistent)
+    data, model = Dataset("d", loader, loader), mlp(3)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    assert barrier_between(model, state_of(model), state_of(model), data) == pytest.approx(0, abs=1e-6)
+    assert before[0] == random.getstate() and before[1] == np.random.get_state()[1].tolist()
+    assert torch.equal(before[2], torch.get_rng_state())
+
+
+def test_a_loaders_own_generator_is_the_users_between_batches():
+    own = torch.Generator().manual_seed(3)
+    x, y = generated("classification", 40, 0)
+    loader, before = DataLoader(TensorDataset(x, y), 16, shuffle=True, generator=own), own.get_state()
+    data = Dataset("d", loader, loader)
+    passing = data.train.batches()
+    next(passing)
+    assert torch.equal(own.get_state(), before)
+    own.manual_seed(99)
+    del passing
+    assert torch.equal(torch.randperm(5, generator=own), torch.randperm(5, generator=torch.Generator().manual_seed(99)))
+
+
+def test_the_weights_of_a_loss_belong_to_a_checkpoint():
+    tasks = [Task(nn.CrossEntropyLoss(weight=torch.tensor([first, 2.0, 3.0]))) for first in (1.0, 9.0)]
+    assert task_config(tasks[0]) != task_config(tasks[1]) and task_config(classification()) == {}
+    x = torch.randn(8, 5)
+    plain = [(x, torch.arange(8) % 2)]
+    digests = [Dataset("d", Stream(plain, training=[(x + n, torch.arange(8) % 2)]), plain).digest for n in (0, 1)]
+    assert digests[0] != digests[1]
+
+
+def test_texts_of_several_lengths_are_read_by_the_batch():
+    batches = [({"tokens": torch.randint(11, (4, length))}, torch.randint(11, (4, length))) for length in (5, 6, 7)]
+    task, model = next_token(shift=False), Text()
+    data = Dataset("d", batches, batches, task=task)
+    total = sum(by_class(model(x["tokens"]).reshape(-1, 11), y.reshape(-1))[0].item() for x, y in batches)
+    assert evaluate(model, state_of(model), data.test).loss == pytest.approx(total / (4 * 18), rel=1e-5)
+    assert barrier_between(model, state_of(model), state_of(Text()), data) >= 0 and data.digest
+    with pytest.raises(ValueError, match="data: batches of different shapes"): average_predictions(
+        model, [state_of(model)], data.test)
+
+
+def test_a_last_batch_of_one_example_is_left_out_in_training():
+    x, y = generated("classification", 33, 0)
+    loader, model = DataLoader(TensorDataset(x, y), 16), nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    data = Dataset("d", loader, loader)
+    assert data.train.batch_sizes() == [16, 16] and len(data.train) == 33
+    held = Dataset("d", (x[:32], y[:32]), (x, y))
+    found, same = (train(model, own, RECIPE.replace(epochs=1), 0) for own in (data, Dataset("d", list(loader), (x, y))))
+    assert all(torch.equal(found[name], same[name]) for name in found)
+    assert math.isfinite(evaluate(model, found, held.test).loss)
+
+
 BAD = {
     "a loss that is no scalar": (lambda x, y: Dataset("d", (x, y), (x, y), task=Task(
         lambda o, t: (o[:, 0] - t).square())), "loss: the mean over the batch is needed"),
     "a loader that is read once": (lambda x, y: Dataset("d", (b for b in [(x, y)]), (x, y)), "train: it can be read only once"),
     "batches that are not alike": (lambda x, y: Dataset("d", [(x, y.abs().long()), ((x, x), y.abs().long())], (x, y.abs().long())),
                                    "train: the first batch is .* a later one"),
-    "targets of another length": (lambda x, y: Dataset("d", (x, y[:7]), (x, y), task=regression()), "y: 7 labels for 12 examples"),
+    "targets of another length": (lambda x, y: Dataset("d", (x, y[:7]), (x, y), task=regression()), "y: 7 targets for 12 examples"),
     "a batch of another length": (lambda x, y: Dataset("d", [(x, y[:7])], (x, y), task=regression()),
                                   "train: a batch has 7 targets for 12 inputs"),
+    "parts of batches of a loader": (lambda x, y: train_star(mlp(1), [state_of(mlp(1))], Dataset(
+        "d", [(x, y)], (x, y), task=regression()), RECIPE, segments_per_batch=2), "segments_per_batch: 1 is needed for data"),
+    "parts of texts": (lambda x, y: train_star(Text(), [state_of(Text())], Dataset("d", *[(
+        {"tokens": torch.zeros(12, 5).long()}, torch.zeros(12, 5).long())] * 2, task=next_token(shift=True)), RECIPE,
+        segments_per_batch=2), "segments_per_batch: 1 is needed for the task 'next token'"),
+    "a task that was not made": (lambda x, y: Split(x, y, regression), "task: a Task is needed, such as regression"),
+    "a loss without a gradient": (lambda x, y: Dataset("d", (x, y), (x, y), task=Task(lambda o, t: 1.0)), "loss: it has no gradient"),
+    "a loader in place of a part": (lambda x, y: evaluate(mlp(1), state_of(mlp(1)), [(x, y)]), "split: a part of a data set"),
     "a metric twice": (lambda x, y: Task(F.mse_loss, [("a", F.l1_loss), ("a", F.l1_loss)]), "the name 'a' is there twice"),
     "examples instead of batches": (lambda x, y: Dataset("d", TensorDataset(x, y), (x, y), task=regression()),
                                     "train, targets: one example a row|train: a batch"),
@@ -361,8 +475,8 @@ def test_bad_input_is_one_clear_error(name):
 def test_a_label_beyond_the_classes_of_a_stream_is_named():
     x = torch.randn(8, 5)
     data = Dataset("mine", [(x, torch.arange(8))], [(x, torch.arange(8))])
-    with pytest.raises(ValueError, match="data: the model has too few classes"): train(mlp(3), data, RECIPE, 0)
-    with pytest.raises(ValueError, match="data: the model has too few classes"):
+    with pytest.raises(ValueError, match="data: label 7, but the model has 3 classes"): train(mlp(3), data, RECIPE, 0)
+    with pytest.raises(ValueError, match="data: label 7, but the model has 3 classes"):
         evaluate(mlp(3), state_of(mlp(3)), data.test)
 
 
@@ -373,7 +487,7 @@ def hugging_face(name):
         config = transformers.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
                                          num_labels=3, **sizes)
         return partial(transformers.BertForSequenceClassification, config), classification()
-    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=30, n_positions=16, use_cache=False,
+    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=30, n_positions=16,
                                      bos_token_id=0, eos_token_id=0)
     return partial(transformers.GPT2LMHeadModel, config), next_token(shift=True)
 

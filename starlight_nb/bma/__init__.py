@@ -15,9 +15,10 @@ from .scores import (
     resample_weights, resampled_metrics, uncertainty_metrics)
 from .temperature import cross_temperature, fit_temperature, with_temperature
 from ..data import CLASSIFICATION, Dataset, Task, batches
-from ..data.inputs import as_inputs, count_examples, first_rows, split_rows
+from ..data.inputs import (
+    as_inputs, count_examples, first_rows, join_rows, map_tensors, split_rows)
 from ..data.splits import Part
-from ..data.tasks import ClassTask
+from ..data.tasks import ClassTask, check_task
 from ..evaluation import check_same, interpolate, refresh_batchnorm
 from ..models import generator_seed
 from ..permutation import PermutationSpec, infer_spec, permute
@@ -237,9 +238,14 @@ class _Inputs:
         if not isinstance(self.x, Part): return split_rows(self.x, size)
         return (x for x, _ in batches(self.x, size))
 
+# %% ../../nbs/20_bma.ipynb #inputs-of
 def _inputs(inputs, task):
     "The inputs; `ValueError` where there are none, or where a task has no predictions."
-    if isinstance(inputs, Part): found = _Inputs(inputs, inputs.task, inputs.largest_label)
+    if task is not None: check_task(task)
+    if isinstance(inputs, Part):
+        if task is not None and task is not inputs.task:
+            raise ValueError(f"task: the inputs have the task {inputs.task.name!r} already")
+        found = _Inputs(inputs, inputs.task, inputs.largest_label)
     elif isinstance(inputs, (torch.Tensor, tuple, dict)) and _examples(inputs):
         found = _Inputs(as_inputs(inputs, "inputs"), task or CLASSIFICATION, -1)
     else:
@@ -256,15 +262,19 @@ def _predicted(network, inputs, batch_size, argument):
     "What the network predicts, (n, ...), in double precision on the CPU."
     task = inputs.task
     recipe = format_for(network, Recipe(), inputs.first(2))
+    parts = []
     with torch.no_grad():
-        parts = [task_outputs(network, x, recipe, task, inputs.largest_label).cpu()
-                 for x in inputs.batches(batch_size)]
-    outputs = torch.cat(parts).double()
-    if isinstance(task, ClassTask) and outputs.shape[1] < 2:
-        raise ValueError(f"model: at least two classes are needed, not {outputs.shape[1]}")
-    found = task.predictions(outputs)
+        for x in inputs.batches(batch_size):
+            outputs = task_outputs(network, x, recipe, task, inputs.largest_label)
+            parts.append(task.predictions(map_tensors(_as_double, outputs)))
+            if isinstance(task, ClassTask) and outputs.shape[1] < 2:
+                raise ValueError("model: at least two classes are needed, "
+                                 f"not {outputs.shape[1]}")
+    found = join_rows(parts)
     if not found.isnan().any(): return found
     raise ValueError(f"{argument}: the outputs of the model with these weights are not numbers")
+
+def _as_double(tensor): return tensor.cpu().double()
 
 # %% ../../nbs/20_bma.ipynb #loaded-state
 def _check_iterable(states):
@@ -281,7 +291,8 @@ def predictions(model: nn.Module,                # the architecture; not changed
                ) -> Iterator[torch.Tensor]:
     """What each state predicts, one after another, in evaluation mode.
 
-    In classification the probabilities (n, classes); otherwise what the task says (n, ...).
+    In classification the probabilities (n, classes); otherwise what the task says (n, ...). The
+    rows are in the order of `inputs.targets()`.
 
     Raises `ValueError` for wrong arguments, and on iteration for a state that does not fit, labels
     that the model has no output for, and outputs that are no logits."""
@@ -329,7 +340,8 @@ def average_predictions(model: nn.Module,              # the architecture; not c
                         task: Task | None = None,      # of inputs without targets
                        ) -> torch.Tensor:
     """The mean of what the states predict, in classification of their softmax outputs
-    (n, classes); the errors of `predictions`."""
+    (n, classes). The rows are in the order of `inputs.targets()`, also where a loader shuffles.
+    Raises the errors of `predictions`."""
     average = None
     for average in _running_means(predictions(model, states, inputs, batch_size, task)): pass
     if average is None: raise ValueError("states: at least one is needed")

@@ -70,13 +70,17 @@ def cut_rows(values, count: int) -> list:
 def join_rows(parts: list):
     "Several batches as one."
     if len(parts) == 1: return parts[0]
-    return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
+    try: return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
+    except RuntimeError as error:
+        raise ValueError("data: batches of different shapes cannot be joined; pad them to one "
+                         f"length ({error})") from error
 
 # %% ../../nbs/00a_data.inputs.ipynb #form-of
 def form_of(values) -> str:
     "The form of inputs or targets in words, the same for every batch of a loader."
     if isinstance(values, dict):
-        return "{" + ", ".join(f"{name}: {form_of(own)}" for name, own in values.items()) + "}"
+        named = (f"{name}: {form_of(own)}" for name, own in sorted(values.items()))
+        return "{" + ", ".join(named) + "}"
     if isinstance(values, tuple): return f"({', '.join(map(form_of, values))})"
     return f"{values.dtype} of {values.ndim} axes".removeprefix("torch.")
 

@@ -13,11 +13,11 @@ import torch
 from starlight_nb.data.inputs import (
     as_inputs, count_examples, first_rows, form_of, join_rows, map_tensors, split_rows, take_rows,
     tensors_in)
-from .tasks import CLASSIFICATION, Task
+from .tasks import CLASSIFICATION, Task, check_task
 from ..runtime.settings import check_number
 
 # %% auto #0
-__all__ = ['LABELS', 'Part', 'batch_parts', 'Numbered', 'row_batches', 'Split', 'batches']
+__all__ = ['LABELS', 'Part', 'batch_parts', 'Numbered', 'row_batches', 'add_tensors', 'Split', 'batches']
 
 # %% ../../nbs/00c_data.splits.ipynb #part
 class _Identified(ABC):
@@ -47,11 +47,11 @@ class Part(_Identified):
     @abstractmethod
     def to(self, device) -> Part: "The same examples on `device`."
     @abstractmethod
-    def batch_sizes(self, batch_size: int) -> list[int]: "Of the batches of a training epoch."
+    def batch_sizes(self, batch_size: int) -> list[int]: "Those of a training epoch's batches."
     @abstractmethod
     def batches(self, batch_size: int, generator=None, epoch: int = 0): "As `batches` below."
     def targets(self):
-        "All targets, in order."
+        "All targets, in the order of `batches` without a generator."
         return join_rows([y for _, y in self.batches(1000)])
     def __repr__(self): return f"{type(self).__name__}({len(self)} examples, {self.task.name})"
 
@@ -73,7 +73,7 @@ def _check_targets(y, task):
 def _check_lengths(x, y):
     "`ValueError` unless there is a target for each input, and at least one."
     inputs, targets = count_examples(x, "x"), count_examples(y, "y")
-    if inputs != targets: raise ValueError(f"y: {targets} labels for {inputs} examples in x")
+    if inputs != targets: raise ValueError(f"y: {targets} targets for {inputs} examples in x")
     if not inputs: raise ValueError("x: the split is empty; at least one example is needed")
 
 # %% ../../nbs/00c_data.splits.ipynb #dense
@@ -159,10 +159,10 @@ class _InMemory(Numbered):
     def batches(self, batch_size, generator=None, epoch=0):
         if generator is None: return _in_order(self, batch_size)
         return _in_random_order(self, batch_size, generator)
-    def add_to(self, digest, name): _add_tensors(digest, name, self.x, self.y)
+    def add_to(self, digest, name): add_tensors(digest, name, self.x, self.y)
 
 # %% ../../nbs/00c_data.splits.ipynb #add-tensors
-def _add_tensors(digest, name, x, y):
+def add_tensors(digest, name, x, y):
     "Update a hash by inputs and targets."
     for tensor in [*tensors_in(x), *tensors_in(y)]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -174,12 +174,13 @@ def _add_tensors(digest, name, x, y):
 class Split(_InMemory):
     "Inputs and targets of one part of a data set, in memory, on one device."
     x: torch.Tensor | tuple | dict  # (n, ...) one example a row, in each tensor
-    y: torch.Tensor                 # (n, ...) targets; in classification (n,), classes from 0
+    y: torch.Tensor                 # (n, ...) targets; in classification (n,), classes from 0;
+                                    # a task of your own may take a tuple or dict of tensors
     task: Task = CLASSIFICATION
 
     def __post_init__(self):
         x = _check_inputs(self.x)
-        y = _check_targets(self.y, self.task)
+        y = _check_targets(self.y, check_task(self.task))
         _check_lengths(x, y)
         object.__setattr__(self, "x", map_tensors(_dense, x))
         object.__setattr__(self, "y", y)

@@ -4,31 +4,22 @@
 
 # %% ../../nbs/00d_data.streams.ipynb #imports
 from __future__ import annotations
-import copy
-from contextlib import contextmanager
+import copy, random, sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 from .inputs import (
-    count_examples, first_rows, form_of, join_rows, map_tensors)
-from .splits import Numbered, Part, Split, batch_parts
-from .tasks import CLASSIFICATION, Task
+    count_examples, first_rows, form_of, join_rows, map_tensors, tensors_in)
+from .splits import Numbered, Part, Split, add_tensors, batch_parts
+from .tasks import CLASSIFICATION, Task, check_task
 
 # %% auto #0
-__all__ = ['Stream', 'as_part']
+__all__ = ['Stream', 'changed_stream', 'as_part']
 
-# %% ../../nbs/00d_data.streams.ipynb #as-global
-@contextmanager
-def _as_global(rng):
-    "While this lasts, PyTorch's global generator of the CPU draws what `rng` would."
-    saved = torch.get_rng_state()
-    torch.set_rng_state(rng.get_state())
-    try: yield
-    finally:
-        rng.set_state(torch.get_rng_state())
-        torch.set_rng_state(saved)
-
+# %% ../../nbs/00d_data.streams.ipynb #own-generators
 def _own_generators(loader):
     "The generators that a loader and its samplers keep."
     holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
@@ -36,15 +27,30 @@ def _own_generators(loader):
     found = [getattr(holder, "generator", None) for holder in holders]
     return list({id(own): own for own in found if isinstance(own, torch.Generator)}.values())
 
-@contextmanager
-def _led_by(rng, loader):
-    "While this lasts, the loader's own generators have seeds that `rng` draws."
-    generators = _own_generators(loader)
-    saved = [own.get_state() for own in generators]
-    for own in generators: own.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-    try: yield
-    finally:
-        for own, state in zip(generators, saved): own.set_state(state)
+# %% ../../nbs/00d_data.streams.ipynb #random-numbers
+class _RandomNumbers:
+    "Within `with`, all random numbers of this process follow `rng`, and afterwards are as before."
+    def __init__(self, rng, loader):
+        self.rng, self.generators = rng, _own_generators(loader)
+        seed = int(torch.randint(2**31, (), generator=rng.clone_state()))
+        self.own = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
+        self.own_states = [torch.Generator().manual_seed(seed + number).get_state()
+                           for number, _ in enumerate(self.generators)]
+    def __enter__(self):
+        self.saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self.saved_states = [own.get_state() for own in self.generators]
+        random.setstate(self.own[0])
+        np.random.set_state(self.own[1])
+        torch.set_rng_state(self.rng.get_state())
+        for own, state in zip(self.generators, self.own_states): own.set_state(state)
+    def __exit__(self, *error):
+        self.own = random.getstate(), np.random.get_state()
+        self.rng.set_state(torch.get_rng_state())
+        self.own_states = [own.get_state() for own in self.generators]
+        random.setstate(self.saved[0])
+        np.random.set_state(self.saved[1])
+        torch.set_rng_state(self.saved[2])
+        for own, state in zip(self.generators, self.saved_states): own.set_state(state)
 
 # %% ../../nbs/00d_data.streams.ipynb #read
 def _set_epoch(loader, epoch):
@@ -54,28 +60,45 @@ def _set_epoch(loader, epoch):
     for part in parts:
         if callable(getattr(part, "set_epoch", None)): part.set_epoch(epoch)
 
-def _read(source, rng, epoch):
+def _with_new_workers(loader):
+    "A loader like this one, whose worker processes start with each pass."
+    if not isinstance(loader, DataLoader) or not loader.num_workers: return loader
+    copied = copy.copy(loader)
+    vars(copied).update(persistent_workers=False, _iterator=None)
+    if copied.multiprocessing_context is None and sys.platform == "linux":
+        copied.multiprocessing_context = "fork"  # also within a pool that has another way
+    return copied
+
+# %% ../../nbs/00d_data.streams.ipynb #one-pass
+def _iterator(source, argument):
+    "A new iterator over the batches of a source."
+    if not callable(source): return iter(source)
+    try: return iter(source())
+    except TypeError as error:
+        raise ValueError(f"{argument}: a function is needed that takes no argument and returns "
+                         f"an iterator of batches ({error})") from error
+
+def _read(source, rng, epoch, argument):
     "The batches of one pass, as the source gives them."
     _set_epoch(source, epoch)
-    with _led_by(rng, source):
-        with _as_global(rng): iterator = iter(source() if callable(source) else source)
-        while True:
-            with _as_global(rng):
-                try: batch = next(iterator)
-                except StopIteration: return
-            yield batch
+    numbers, source = _RandomNumbers(rng, source), _with_new_workers(source)
+    with numbers: iterator = _iterator(source, argument)
+    while True:
+        with numbers:
+            try: batch = next(iterator)
+            except StopIteration: return
+        yield batch
 
 # %% ../../nbs/00d_data.streams.ipynb #check-source
 def _check_source(source, argument):
     "`ValueError` unless a source can be read again and again."
-    if callable(source): return
-    try: iterator = iter(source)
-    except TypeError:
-        raise ValueError(f"{argument}: a Split, a pair (x, y) of tensors, or an iterable of "
-                         f"batches is needed, not {type(source).__name__}") from None
-    if iterator is source:
+    if isinstance(source, Iterator):
         raise ValueError(f"{argument}: it can be read only once; a DataLoader, a list, or a "
                          "function that returns a new iterator can be read again")
+    readable = isinstance(source, Iterable) and not isinstance(source, (str, Mapping))
+    if not readable and not callable(source) and not hasattr(source, "__getitem__"):
+        raise ValueError(f"{argument}: a Split, a pair (x, y) of tensors, or an iterable of "
+                         f"batches is needed, not {type(source).__name__}")
 
 def _check_batch(x, y, form, argument):
     "`ValueError` unless a batch has as many targets as inputs, and the form of the first one."
@@ -93,7 +116,7 @@ def _known_sizes(source):
     "The sizes of a loader's batches as far as it tells them; None where it does not."
     if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
         return None
-    if source.batch_size is None: return None
+    if source.batch_size is None or source.collate_fn is not default_collate: return None
     try: examples = len(source.sampler)
     except TypeError: return None
     full, rest = divmod(examples, source.batch_size)
@@ -102,33 +125,35 @@ def _known_sizes(source):
 # %% ../../nbs/00d_data.streams.ipynb #source-class
 class _Source:
     "One loader of a stream: its batches, checked."
-    def __init__(self, loader, task, argument):
+    def __init__(self, loader, argument):
         _check_source(loader, argument)
-        self.loader, self.task = loader, task
-        self.argument = argument
-        self.form = ""  # of the first batch
-    def read(self, rng=None, epoch=0):
-        "The batches `(x, y)` of one pass."
+        self.loader, self.argument = loader, argument
+        self.form, self.largest_label = "", -1  # of the first batch; of all batches so far
+    def read(self, task=None, rng=None, epoch=0):
+        "The batches `(x, y)` of one pass; without a task the targets are not checked."
         rng = rng or torch.Generator().manual_seed(0)
-        for batch in _read(self.loader, rng, epoch):
+        for batch in _read(self.loader, rng, epoch, self.argument):
             x, y = batch_parts(batch, self.argument)
             _check_batch(x, y, self.form, self.argument)
             self.form = self.form or form_of((x, y))
-            yield x, self.task.check_targets(y)
+            if task is not None:
+                y = task.check_targets(y)
+                self.largest_label = max(self.largest_label, task.largest_label(y))
+            yield x, y
     @cached_property
     def sizes(self):
         "The numbers of examples of the batches."
         found = _known_sizes(self.loader)
         found = found or [count_examples(x) for x, _ in self.read()]
         if found: return found
-        raise ValueError(f"{self.argument}: it has no batch; at least one is needed")
+        raise ValueError(f"{self.argument}: it has no batch; at least one is needed, in every pass")
 
 # %% ../../nbs/00d_data.streams.ipynb #whole-pass
-def _whole_pass(source, rng, epoch):
+def _whole_pass(source, task, rng, epoch):
     "The batches of one pass; `ValueError` where they are fewer or more than usual."
     expected = source.sizes
     batches, examples = 0, 0
-    for x, y in source.read(rng, epoch):
+    for x, y in source.read(task, rng, epoch):
         batches, examples = batches + 1, examples + count_examples(x)
         if batches > len(expected): break
         yield x, y
@@ -139,88 +164,105 @@ def _whole_pass(source, rng, epoch):
                          "give the same examples")
 
 # %% ../../nbs/00d_data.streams.ipynb #head
-def _first_examples(source, count):
-    "Inputs and targets of the first `count` examples, or of all."
+def _shapes(batch): return [tensor.shape[1:] for tensor in tensors_in(batch)]
+
+def _first_examples(source, task, count):
+    "Inputs and targets of the first `count` examples, or of as many as are of one shape."
     parts, found = [], 0
-    for x, y in source.read():
-        parts.append((x, y))
-        found += count_examples(x)
+    for batch in source.read(task):
+        if parts and _shapes(batch) != _shapes(parts[0]): break
+        parts.append(batch)
+        found += count_examples(batch[0])
         if found >= count: break
+    if not parts: raise ValueError(f"{source.argument}: it has no batch; at least one is needed")
     joined = tuple(join_rows(list(values)) for values in zip(*parts))
     return map_tensors(torch.clone, first_rows(joined, count))  # without the rest of the batch
 
 # %% ../../nbs/00d_data.streams.ipynb #stream-base
 class _Loaders:
     "What a stream reads: one loader for measurements, and one for trainings."
-    def __init__(self, loader, task, training, argument):
-        self.measured = self.trained = _Source(loader, task, argument)
-        if training is not None: self.trained = _Source(training, task, f"{argument}, training")
-        self.head = None  # inputs and targets of the first examples
-    def first(self, count):
+    def __init__(self, loader, training, argument):
+        self.measured = self.trained = _Source(loader, argument)
+        if training is not None: self.trained = _Source(training, f"{argument}, training")
+        self.head, self.asked = None, 0  # the first examples, and how many were asked for
+    def first(self, task, count):
         "Inputs and targets of the first `count` examples."
-        count = min(count, sum(self.measured.sizes))
-        if self.head is None or count_examples(self.head[0]) < count:
-            self.head = _first_examples(self.measured, count)
+        if count > self.asked:
+            self.head, self.asked = _first_examples(self.measured, task, count), count
         return first_rows(self.head, count)
-    def batches(self, generator, epoch):
-        "The batches of a pass; with a generator those of a training."
-        source = self.measured if generator is None else self.trained
-        return _whole_pass(source, generator, epoch)
+    def add_to(self, digest, name, task):
+        "Update a hash by the sizes of all batches and the first examples."
+        for source in dict.fromkeys([self.measured, self.trained]):
+            digest.update(f"{name} {source.sizes} ".encode())
+            x, y = _first_examples(source, task, 8)
+            add_tensors(digest, name, x, y)
 
 # %% ../../nbs/00d_data.streams.ipynb #stream
+def _placed(values, device): return map_tensors(lambda own: own.to(device), values)
+
 class _Readable(Part):
     "The methods of a stream that read it."
-    largest_label = -1  # not known without reading all; each batch is checked instead
+    @property
+    def largest_label(self) -> int:
+        "The highest label of the batches that were read so far; -1 where there are no classes."
+        return max(self.loaders.measured.largest_label, self.loaders.trained.largest_label)
     def __len__(self): return sum(self.loaders.measured.sizes)
     def first(self, count: int):
-        "The inputs of the first `count` examples."
-        return _placed(self.loaders.first(count)[0], self.device)
+        "The inputs of the first `count` examples, or of as many as are of one shape."
+        return _placed(self.loaders.first(self.task, count)[0], self.device)
     def spread(self, count: int):
-        "The same: a stream cannot be read in other places."
+        "As `first`."
         return self.first(count)
     def subset(self, count: int) -> Split:
         "The first `count` examples, in memory."
-        return Split(*self.loaders.first(count), self.task).to(self.device)
+        return Split(*self.loaders.first(self.task, count), self.task).to(self.device)
     def batch_sizes(self, batch_size: int | None = None) -> list[int]:
-        "Of the batches of a training epoch, as the loader makes them."
-        return self.loaders.trained.sizes
-    def batches(self, batch_size: int | None = None, generator=None, epoch: int = 0):
-        "The loader's batches; with a generator those of a training, in an order that it leads."
-        for batch in self.loaders.batches(generator, epoch): yield _placed(batch, self.device)
+        "The sizes of the batches of a training epoch, as the loader makes them."
+        *sizes, last = self.loaders.trained.sizes
+        return [*sizes, last] if last > 1 or not sizes else sizes
 
 # %% ../../nbs/00d_data.streams.ipynb #stream-itself
-def _placed(values, device): return map_tensors(lambda own: own.to(device), values)
-
 class Stream(_Readable):
     "A part of a data set that is read by the batch; `ValueError` for what cannot be read again."
     def __init__(self, loader,   # a DataLoader, an iterable of batches, or a function
                  task: Task = CLASSIFICATION,
                  training=None,  # another loader of the same examples, for trainings
                  argument: str = "loader"):  # the loader's name, for messages
-        self.task, self.device = task, torch.device("cpu")
-        self.loaders = _Loaders(loader, task, training, argument)
+        self.task, self.device = check_task(task), torch.device("cpu")
+        self.loaders = _Loaders(loader, training, argument)
+    def batches(self, batch_size: int | None = None, generator=None, epoch: int = 0):
+        "The batches of a pass, as the loader makes them; with a generator those of a training."
+        source = self.loaders.measured if generator is None else self.loaders.trained
+        most = None if generator is None else len(self.batch_sizes())
+        for number, batch in enumerate(_whole_pass(source, self.task, generator, epoch)):
+            if most is None or number < most: yield _placed(batch, self.device)
     @cached_property
     def num_classes(self) -> int:
         "One more than the highest label; 0 where the task has no classes."
-        return 1 + max(self.task.largest_label(y) for _, y in self.loaders.measured.read())
+        for _ in _whole_pass(self.loaders.measured, self.task, None, 0): pass
+        return 1 + self.loaders.measured.largest_label
     def to(self, device) -> Stream:
         "The same stream, with batches on `device`."
-        moved = copy.copy(self)
-        moved.device = torch.device(device)
-        return moved
+        return changed_stream(self, device=torch.device(device))
     def add_to(self, digest, name: str):
         "Update a hash by the sizes of all batches and the first examples."
-        digest.update(f"{name} {self.loaders.measured.sizes} ".encode())
-        Split(*self.loaders.first(8), self.task).add_to(digest, name)
+        self.loaders.add_to(digest, name, self.task)
+
+# %% ../../nbs/00d_data.streams.ipynb #changed-stream
+def changed_stream(stream: Stream, **changes) -> Stream:
+    "A stream of the same loaders with another `task` or `device`."
+    changed = copy.copy(stream)
+    vars(changed).pop("num_classes", None)
+    for name, value in changes.items(): setattr(changed, name, value)
+    return changed
 
 # %% ../../nbs/00d_data.streams.ipynb #as-part
 def as_part(given, task: Task, argument: str) -> Part:
-    "A part with this task, from another part, a pair (x, y), or a loader."
+    "A part with this task, from another part, a pair (x, y), a dict with labels, or a loader."
     if isinstance(given, Numbered):
         return given if given.task is task else replace(given, task=task)
-    if isinstance(given, Stream):
-        if given.task is task: return given
-        raise ValueError(f"{argument}: its task is {given.task.name!r}, that of the data set "
-                         f"{task.name!r}")
-    pair = isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], torch.Tensor)
-    return Split(*given, task) if pair else Stream(given, task, argument=argument)
+    if isinstance(given, Stream): return changed_stream(given, task=task)
+    if isinstance(given, Part): return given
+    pair = isinstance(given, tuple) and len(given) == 2
+    if pair or isinstance(given, Mapping): return Split(*batch_parts(given, argument), task)
+    return Stream(given, task, argument=argument)

@@ -14,17 +14,20 @@ from torch.utils._pytree import tree_map
 from .inputs import count_examples
 
 # %% auto #0
-__all__ = ['CLASSIFICATION', 'unwrap', 'Metric', 'mean_metric', 'as_scalar', 'Task', 'training_loss', 'batch_totals', 'Scores',
-           'scores', 'ClassTask', 'check_tensor', 'classification', 'segmentation', 'next_token', 'NumberTask',
-           'regression', 'MultiLabelTask', 'multi_label']
+__all__ = ['CLASSIFICATION', 'unwrap', 'single_precision', 'Metric', 'mean_metric', 'as_scalar', 'Scores', 'Task', 'check_task',
+           'training_loss', 'batch_totals', 'join_totals', 'scores', 'ClassTask', 'check_tensor', 'classification',
+           'segmentation', 'next_token', 'NumberTask', 'regression', 'MultiLabelTask', 'multi_label']
 
 # %% ../../nbs/00b_data.tasks.ipynb #unwrap
 def unwrap(returned):
     "The logits in what a model returned, where they have a name; otherwise all of it."
     if isinstance(returned, Mapping):
         name = next((name for name in ("logits", "out") if name in returned), None)
-        outputs = returned if name is None else returned[name]
-    else: outputs = getattr(returned, "logits", returned)
+        return returned if name is None else returned[name]
+    return getattr(returned, "logits", returned)
+
+def single_precision(outputs):
+    "The outputs with numbers in single precision where they are in half."
     return tree_map(_at_least_single, outputs)
 
 def _at_least_single(value):
@@ -34,21 +37,25 @@ def _at_least_single(value):
 # %% ../../nbs/00b_data.tasks.ipynb #metric
 @dataclass(frozen=True)
 class Metric:
-    "A number that is computed from sums over all batches of a split."
-    sums: Callable   # (outputs, targets) -> tensor of sums over a batch
-    value: Callable  # tensor of sums over all batches -> number
+    "A number of a whole split, from what is kept of its batches."
+    sums: Callable   # (outputs, targets) -> tensor, for a batch
+    value: Callable  # that tensor for all batches -> number
+    join: Callable = torch.add  # those of two batches -> that of both
 
 def _count(outputs, targets):
     "The number of examples of a batch."
     return count_examples(targets, "targets")
 
-def _ratio(sums): return sums[0] / sums[1]
+def _ratio(sums):
+    if sums[1] == 0:
+        raise ValueError("data: nothing counts in this part; every label is one that is ignored")
+    return sums[0] / sums[1]
 
 def _weighted(function, weight, argument, outputs, targets):
-    "The mean over a batch times its weight, and the weight."
-    total = as_scalar(function(outputs, targets), argument)
-    number = torch.as_tensor(weight(outputs, targets), device=total.device)
-    return torch.stack([total.double() * number, number.double()])
+    "The mean over a batch times its weight, and the weight; both 0 where nothing counts."
+    total = as_scalar(function(outputs, targets), argument).double()
+    number = torch.as_tensor(weight(outputs, targets), device=total.device).double()
+    return torch.stack([torch.where(number > 0, total * number, 0.0), number])
 
 def mean_metric(function: Callable,  # (outputs, targets) -> mean over the batch
                 weight: Callable,    # (outputs, targets) -> number of terms in the mean
@@ -74,88 +81,15 @@ def _named(metrics):
     if callable(metrics) or not isinstance(metrics, Iterable):
         raise ValueError("metrics: a dict of functions by name is needed, or a list of "
                          f"functions, not {metrics!r}")
-    return [own if isinstance(own, tuple) else (getattr(own, "__name__", ""), own)
+    return [own if isinstance(own, tuple) and len(own) == 2 else (_name_of(own), own)
             for own in metrics]
 
-def _checked_metrics(metrics, weight):
-    "A `Metric` for each name; `ValueError` for a name twice, or a metric that is no function."
-    found = {}
-    for name, own in _named(metrics):
-        if not isinstance(name, str) or not name.isidentifier():
-            raise ValueError("metrics: a name is needed for each, such as 'accuracy', "
-                             f"not {name!r}")
-        if name in found or name == "loss":
-            raise ValueError(f"metrics: the name {name!r} is there twice" if name in found else
-                             "metrics: the name 'loss' is that of the loss")
-        if not isinstance(own, Metric) and not callable(own):
-            raise ValueError(f"metrics[{name!r}]: a function of outputs and targets is needed, "
-                             f"not {own!r}")
-        found[name] = own if isinstance(own, Metric) else mean_metric(own, weight, name)
-    return found
+def _name_of(function):
+    "The name of a metric that is given without one."
+    if callable(function): return getattr(function, "__name__", "")
+    raise ValueError(f"metrics: a function of outputs and targets is needed, not {function!r}")
 
-# %% ../../nbs/00b_data.tasks.ipynb #task
-@dataclass(frozen=True, eq=False)
-class Task:
-    "What is learned. Means are taken over batches with their weights."
-    loss: Callable         # (outputs, targets) -> mean loss of the batch
-    metrics: Mapping | Iterable = ()        # (outputs, targets) -> mean, or `Metric`; by name
-    weight: Callable = _count               # (outputs, targets) -> terms of the mean
-    predictions: Callable | None = None     # outputs -> what averages over networks average
-    name: str = "task"
-    loss_name: str = "loss"                 # with its unit, for the axes of figures
-    outputs: Callable = unwrap              # what the model returns -> outputs
-    loss_sum: Callable | None = None        # (outputs, targets) -> sum of losses
-    def __post_init__(self):
-        if not callable(self.loss):
-            raise ValueError("loss: a function of outputs and targets is needed, "
-                             f"not {self.loss!r}")
-        object.__setattr__(self, "metrics", _checked_metrics(self.metrics, self.weight))
-    def check_targets(self, targets):
-        "The targets as the loss takes them; `ValueError` where they cannot be. Here: any."
-        return targets
-    def largest_label(self, targets) -> int:
-        "The highest class in the targets; -1 where they are no classes."
-        return -1
-    def check_outputs(self, outputs, examples: int, largest_label: int):
-        "Raise `ValueError` where outputs do not fit this task. Here: any."
-    def __repr__(self): return f"Task({self.name!r}, metrics={list(self.metrics)})"
-
-# %% ../../nbs/00b_data.tasks.ipynb #training-loss
-def training_loss(task: Task, outputs, targets,
-                  label_smoothing: float = 0.0,  # for a loss that has this argument
-                 ) -> torch.Tensor:
-    "The mean loss of a batch, a scalar with a gradient."
-    options = {}
-    if label_smoothing:
-        if "label_smoothing" not in inspect.signature(task.loss).parameters:
-            raise ValueError(f"recipe.label_smoothing: the loss of the task {task.name!r} "
-                             "has no argument of this name; 0 is needed")
-        options = {"label_smoothing": label_smoothing}
-    return as_scalar(_loss(task.loss, outputs, targets, **options), "loss")
-
-def _loss(function, outputs, targets, **options):
-    "The loss; `ValueError` for a label that the model has no output for."
-    try: return function(outputs, targets, **options)
-    except IndexError as error:
-        raise ValueError(f"data: the model has too few classes for a label ({error})") from error
-
-# %% ../../nbs/00b_data.tasks.ipynb #totals
-def _loss_metric(task):
-    "The loss over all batches as a metric."
-    if task.loss_sum is None: return mean_metric(task.loss, task.weight, "loss")
-    def sums(outputs, targets):
-        total = _loss(task.loss_sum, outputs, targets)
-        number = torch.as_tensor(task.weight(outputs, targets), device=total.device)
-        return torch.stack([total.double(), number.double()])
-    return Metric(sums, _ratio)
-
-def _parts(task): return {"loss": _loss_metric(task), **task.metrics}
-
-def batch_totals(task: Task, outputs, targets) -> list[torch.Tensor]:
-    "The sums over a batch that the loss and each of the metrics are computed from, in double."
-    return [own.sums(outputs, targets).double() for own in _parts(task).values()]
-
-# %% ../../nbs/00b_data.tasks.ipynb #scores
+# %% ../../nbs/00b_data.tasks.ipynb #scores-class
 class Scores(tuple):
     "The loss and the metrics of a network on a split, in this order; also as attributes."
     def __new__(cls, values: dict[str, float]):
@@ -172,8 +106,98 @@ class Scores(tuple):
     def __repr__(self):
         return f"Scores({', '.join(f'{name}={own:.6g}' for name, own in self.to_dict().items())})"
 
+# %% ../../nbs/00b_data.tasks.ipynb #checked-metrics
+def _checked_metrics(metrics, weight):
+    "A `Metric` for each name; `ValueError` for a name twice, or a metric that is no function."
+    found = {}
+    for name, own in _named(metrics):
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError("metrics: a name is needed for each, such as 'accuracy', "
+                             f"not {name!r}")
+        if name in found: raise ValueError(f"metrics: the name {name!r} is there twice")
+        if name == "loss" or hasattr(Scores, name):
+            raise ValueError(f"metrics: the name {name!r} is taken; another one is needed")
+        if not isinstance(own, Metric) and not callable(own):
+            raise ValueError(f"metrics[{name!r}]: a function of outputs and targets is needed, "
+                             f"not {own!r}")
+        found[name] = own if isinstance(own, Metric) else mean_metric(own, weight, name)
+    return found
+
+# %% ../../nbs/00b_data.tasks.ipynb #task-checks
+class _Checks:
+    "What a task asks of targets and outputs; here nothing."
+    def check_targets(self, targets):
+        "The targets as the loss takes them; `ValueError` where they cannot be. Here: any."
+        return targets
+    def largest_label(self, targets) -> int:
+        "The highest class in the targets; -1 where they are no classes."
+        return -1
+    def check_outputs(self, outputs, examples: int, largest_label: int):
+        "Raise `ValueError` where outputs do not fit this task. Here: any."
+
+# %% ../../nbs/00b_data.tasks.ipynb #task
+@dataclass(frozen=True, eq=False)
+class Task(_Checks):
+    "What is learned. Means are taken over batches with their weights."
+    loss: Callable         # (outputs, targets) -> mean loss of the batch
+    metrics: Mapping | Iterable = ()        # (outputs, targets) -> mean, or `Metric`; by name
+    weight: Callable = _count               # (outputs, targets) -> terms of the mean
+    predictions: Callable | None = None     # outputs -> what averages over networks average
+    name: str = "task"
+    loss_name: str = "loss"                 # with its unit, for the axes of figures
+    outputs: Callable = unwrap              # what the model returns -> outputs
+    loss_sum: Callable | None = None        # (outputs, targets) -> sum of losses
+    def __post_init__(self):
+        for name in ("loss", "weight", "predictions", "outputs", "loss_sum"):
+            given, optional = getattr(self, name), name in ("predictions", "loss_sum")
+            if callable(given) or given is None and optional: continue
+            raise ValueError(f"{name}: a function is needed, not {given!r}")
+        object.__setattr__(self, "metrics", _checked_metrics(self.metrics, self.weight))
+    def __repr__(self): return f"Task({self.name!r}, metrics={list(self.metrics)})"
+
+# %% ../../nbs/00b_data.tasks.ipynb #training-loss
+def check_task(task) -> Task:
+    "The task; `ValueError` where it is none."
+    if isinstance(task, Task): return task
+    raise ValueError(f"task: a Task is needed, such as regression(), not {task!r}")
+
+def training_loss(task: Task, outputs, targets,
+                  label_smoothing: float = 0.0,  # for a loss that has this argument
+                 ) -> torch.Tensor:
+    "The mean loss of a batch, a scalar with a gradient."
+    if not label_smoothing: return as_scalar(task.loss(outputs, targets), "loss")
+    taken = inspect.signature(task.loss).parameters.values()
+    if not any(one.name == "label_smoothing" or one.kind is one.VAR_KEYWORD for one in taken):
+        raise ValueError(f"recipe.label_smoothing: the loss of the task {task.name!r} has no "
+                         "argument of this name; 0 is needed")
+    loss = task.loss(outputs, targets, label_smoothing=label_smoothing)
+    return as_scalar(loss, "loss")
+
+# %% ../../nbs/00b_data.tasks.ipynb #totals
+def _loss_metric(task):
+    "The loss over all batches as a metric."
+    if task.loss_sum is None: return mean_metric(task.loss, task.weight, "loss")
+    def sums(outputs, targets):
+        total = task.loss_sum(outputs, targets).double()
+        number = torch.as_tensor(task.weight(outputs, targets), device=total.device)
+        return torch.stack([total, number.double()])
+    return Metric(sums, _ratio)
+
+def _parts(task): return {"loss": _loss_metric(task), **task.metrics}
+
+def batch_totals(task: Task, outputs, targets) -> list[torch.Tensor]:
+    "What is kept of a batch, for the loss and each of the metrics, in double precision."
+    return [torch.as_tensor(own.sums(outputs, targets)).double() for own in _parts(task).values()]
+
+def join_totals(task: Task, one: list[torch.Tensor], other: list[torch.Tensor]) -> list:
+    "The totals of two batches together; None for `one`: there was none before."
+    if one is None: return other
+    joins = [torch.add, *(metric.join for metric in task.metrics.values())]
+    return [join(first, second) for join, first, second in zip(joins, one, other)]
+
+# %% ../../nbs/00b_data.tasks.ipynb #scores
 def scores(task: Task,
-           totals: list[torch.Tensor],  # sums over all batches, as `batch_totals` orders them
+           totals: list[torch.Tensor],  # of all batches, as `batch_totals` orders them
           ) -> Scores:
     "The loss and the metrics of a whole split."
     named = zip(_parts(task).items(), totals)
@@ -191,7 +215,8 @@ class ClassTask(Task):
         return targets.long()
     def largest_label(self, targets) -> int:
         "The highest class in the targets, without those that are ignored."
-        return int(_counted(targets, self.ignored).max())
+        counted = _counted(targets, self.ignored)
+        return int(counted.max()) if counted.numel() else -1
     def check_outputs(self, outputs, examples: int, largest_label: int):
         "Raise `ValueError` unless the outputs are logits, with one for every label."
         _check_logits(outputs, examples, self)
@@ -214,13 +239,12 @@ def _check_labels(y, task):
     check_tensor(y)
     where = f", one for each {task.positions}" if task.positions else " in one dimension"
     right_axes = y.ndim > 1 if task.positions else y.ndim == 1
-    if y.is_floating_point() or y.is_complex() or not right_axes:
+    whole = not (y.is_floating_point() or y.is_complex())
+    if not whole or not right_axes:
         raise ValueError(f"y: labels are integers from 0{where}, not {y.dtype} of shape "
                          f"{tuple(y.shape)}; a task for other targets is given as task=, "
                          "such as regression()")
-    counted = _counted(y, task.ignored)
-    if y.numel() and not counted.numel():
-        raise ValueError(f"y: every label is the ignored {task.ignored}")
+    counted = _counted(y.long(), task.ignored)
     if counted.numel() and counted.min() < 0:
         raise ValueError(f"y: labels are integers from 0 up, not {int(counted.min())}")
 
@@ -260,8 +284,20 @@ def _label_count(ignored, outputs, targets):
     "The number of labels that count."
     return (targets != ignored).sum()
 
+def _summed_loss(ignored, outputs, targets, **options):
+    "The sum of the losses of all labels that count; `ValueError` for other positions."
+    if outputs.shape[2:] != targets.shape[1:]:
+        raise ValueError(f"model: its logits have the positions {tuple(outputs.shape[2:])}, the "
+                         f"labels {tuple(targets.shape[1:])}; the same are needed")
+    return F.cross_entropy(outputs, targets, ignore_index=ignored, reduction="sum", **options)
+
+def _mean_loss(ignored, outputs, targets, **options):
+    "The mean over all labels that count; 0 where none does."
+    total = _summed_loss(ignored, outputs, targets, **options)
+    return total / _label_count(ignored, outputs, targets).clamp(min=1)
+
 def _confusion(ignored, outputs, targets):
-    "Numbers of labels (classes, classes): true class, predicted class."
+    "How many pixels (classes, classes) of each true class were predicted as each class."
     counted, classes = targets != ignored, outputs.shape[1]
     pairs = targets[counted] * classes + outputs.argmax(1)[counted]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -282,10 +318,10 @@ def segmentation(ignored: int = 255,  # label of pixels that do not count
     confusion = partial(_confusion, ignored)
     metrics = {"mean_iou": Metric(confusion, _mean_iou),
                "accuracy": Metric(confusion, _share_right)}
-    loss = partial(F.cross_entropy, ignore_index=ignored)
-    return ClassTask(loss, metrics, partial(_label_count, ignored), partial(torch.softmax, dim=1),
-                     name="segmentation", loss_name="cross-entropy (nats a pixel)",
-                     loss_sum=partial(loss, reduction="sum"), positions="pixel", ignored=ignored)
+    return ClassTask(partial(_mean_loss, ignored), metrics, partial(_label_count, ignored),
+                     partial(torch.softmax, dim=1), name="segmentation",
+                     loss_name="cross-entropy (nats a pixel)",
+                     loss_sum=partial(_summed_loss, ignored), positions="pixel", ignored=ignored)
 
 # %% ../../nbs/00b_data.tasks.ipynb #next-token
 def _token_outputs(returned):
@@ -298,7 +334,9 @@ def _following(function, outputs, targets, **options):
     "A function of the outputs and of the labels that come after their positions."
     return function(outputs[..., :-1], targets[:, 1:], **options)
 
-def _perplexity(sums): return math.exp(min(sums[0] / sums[1], 700))
+def _perplexity(sums):
+    try: return math.exp(_ratio(sums))
+    except OverflowError: return math.inf
 
 def _token_probabilities(outputs): return outputs.softmax(1).transpose(1, 2)
 
@@ -310,17 +348,17 @@ def next_token(*, shift: bool,       # are labels the tokens themselves, not tho
 
     Cross-entropy in nats a token, `perplexity`, and `accuracy` from 0 to 1."""
     def moved(function): return partial(_following, function) if shift else function
-    loss = partial(F.cross_entropy, ignore_index=ignored)
-    summed, count = moved(partial(loss, reduction="sum")), moved(partial(_label_count, ignored))
+    summed, count = moved(partial(_summed_loss, ignored)), moved(partial(_label_count, ignored))
     def loss_and_count(outputs, targets):
         return torch.stack([summed(outputs, targets), count(outputs, targets)])
     metrics = {"perplexity": Metric(loss_and_count, _perplexity),
-               "accuracy": Metric(moved(partial(_confusion_right, ignored)), _ratio)}
-    return ClassTask(moved(loss), metrics, count, _token_probabilities, name="next token",
+               "accuracy": Metric(moved(partial(_tokens_right, ignored)), _ratio)}
+    mean = moved(partial(_mean_loss, ignored))
+    return ClassTask(mean, metrics, count, _token_probabilities, name="next token",
                      loss_name="cross-entropy (nats a token)", outputs=_token_outputs,
                      loss_sum=summed, positions="token", ignored=ignored)
 
-def _confusion_right(ignored, outputs, targets):
+def _tokens_right(ignored, outputs, targets):
     "Right predictions of a batch, and labels that count."
     counted = targets != ignored
     return torch.stack([(outputs.argmax(1) == targets)[counted].sum(), counted.sum()])
@@ -354,22 +392,31 @@ def _alike(function, outputs, targets):
                      f"{tuple(targets.shape)}; the same shape is needed")
 
 def _squares(outputs, targets):
-    "Numbers (4, columns): squared errors, targets, their squares, examples."
+    "Numbers (4, columns): squared errors, mean, squared deviations from it, examples."
     outputs, targets = (own.double().reshape(len(own), -1) for own in (outputs, targets))
-    error = (outputs - targets).square().sum(0)
-    return torch.stack([error, targets.sum(0), targets.square().sum(0),
+    error, mean = (outputs - targets).square().sum(0), targets.mean(0)
+    return torch.stack([error, mean, (targets - mean).square().sum(0),
                         torch.full_like(error, len(targets))])
 
+def _joined_squares(one, other):
+    "Those of two batches together (Chan et al., 1979)."
+    count, step = one[3] + other[3], other[1] - one[1]
+    mean = one[1] + step * other[3] / count
+    deviations = one[2] + other[2] + step**2 * one[3] * other[3] / count
+    return torch.stack([one[0] + other[0], mean, deviations, count])
+
 def _r2(sums):
-    error, total, squares, count = sums
-    return (1 - error / (squares - total**2 / count)).mean()
+    error, mean, deviations, count = sums
+    rounding = count * (1e-14 * mean).square()
+    constant = torch.where(error > rounding, 0.0, 1.0).double()
+    return torch.where(deviations > rounding, 1 - error / deviations, constant).mean()
 
 # %% ../../nbs/00b_data.tasks.ipynb #regression-task
 def _keep(outputs): return outputs
 
 def regression() -> Task:
     "Numbers in the shape of the outputs: mean squared error, and `r2` (at most 1)."
-    metrics = {"r2": Metric(partial(_alike, _squares), _r2)}
+    metrics = {"r2": Metric(partial(_alike, _squares), _r2, _joined_squares)}
     return NumberTask(partial(_alike, F.mse_loss), metrics, predictions=_keep, name="regression",
                       loss_name="mean squared error")
 

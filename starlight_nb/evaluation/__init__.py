@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from ..data import Dataset, Task, batches, check_dataset
 from ..data.inputs import count_examples, map_tensors, tensors_in
 from ..data.splits import Part
-from ..data.tasks import Scores, batch_totals, scores
+from ..data.tasks import Scores, batch_totals, join_totals, scores
 from .refresh import (
     LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, has_weights_alone,
     measuring_batches, measuring_size)
@@ -24,18 +24,23 @@ from ..training.networks import format_for, outputs_of, task_outputs
 _all_ = ['Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
-__all__ = ['Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends', 'warn_of_constants', 'midpoint_loss', 'StackedEvaluator',
-           'refresh_batchnorm_stacked', 'evaluate_stacked', 'Task', 'check_same', 'interpolate', 'lerp_states']
+__all__ = ['check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends', 'warn_of_constants', 'midpoint_loss',
+           'StackedEvaluator', 'refresh_batchnorm_stacked', 'evaluate_stacked', 'Task', 'check_same', 'interpolate',
+           'lerp_states']
 
 # %% ../../nbs/03_evaluation.ipynb #scores
-def _sum_totals(forward, split, batch_size):
-    "The sums over a split of what `forward(x, y)` returns for its batches: lists of tensors."
+def _sum_totals(task, forward, split, batch_size):
+    "The totals of a split, from `forward(x, y)`, which returns those of a batch."
     total = None
     with torch.no_grad():
-        for x, y in batches(split, batch_size):
-            own = forward(x, y)
-            total = own if total is None else [one + more for one, more in zip(total, own)]
+        for x, y in batches(split, batch_size): total = join_totals(task, total, forward(x, y))
     return total
+
+def check_part(split, argument: str = "split"):
+    "Raise `ValueError` unless `split` is a part of a data set."
+    if isinstance(split, Part): return
+    raise ValueError(f"{argument}: a part of a data set is needed, such as data.test, not "
+                     f"{type(split).__name__}; Split(x, y) and Stream(loader) make one")
 
 # %% ../../nbs/03_evaluation.ipynb #evaluator
 def _warn_of_rules(refresher):
@@ -72,8 +77,8 @@ class _MeasuringCopy(WorkingCopy):
                 for name in self.given}
 
 # %% ../../nbs/03_evaluation.ipynb #one-evaluator
-class Evaluator(_MeasuringCopy):
-    "Measures one state after another in one copy of a model; nothing is checked here."
+class _StatisticsEvaluator(_MeasuringCopy):
+    "Measures the statistics of a state."
     def derive(self):
         "Compute again what is a function of the loaded weights."
         self.refresher.derived.derive()
@@ -87,16 +92,21 @@ class Evaluator(_MeasuringCopy):
         recipe = self._in_format(recipe, split)
         self.refresher.measure(split, size, lambda x: outputs_of(self.model, x, recipe))
         self.keep()
+
+# %% ../../nbs/03_evaluation.ipynb #evaluator-itself
+class Evaluator(_StatisticsEvaluator):
+    "Measures one state after another in one copy of a model; nothing is checked here."
     def evaluate(self, split: Part, batch_size: int | None = None,
                  recipe: Recipe = Recipe()) -> Scores:
         "The loss and the metrics of the loaded state; in classification `(loss, accuracy)`."
         self.reset()
         size = batch_size or best_batch(self.model, split, 2000)
         recipe = self._in_format(recipe, split)
-        task, largest = split.task, split.largest_label
+        task = split.task
         def totals(x, y):
-            return batch_totals(task, task_outputs(self.model, x, recipe, task, largest), y)
-        return scores(task, _sum_totals(totals, split, size))
+            outputs = task_outputs(self.model, x, recipe, task, split.largest_label)
+            return batch_totals(task, outputs, y)
+        return scores(task, _sum_totals(task, totals, split, size))
 
 # %% ../../nbs/03_evaluation.ipynb #refresh-batchnorm
 def refresh_batchnorm(model: nn.Module,                # the architecture; not changed
@@ -109,6 +119,7 @@ def refresh_batchnorm(model: nn.Module,                # the architecture; not c
 
     Raises `ValueError` where the state does not fit, and for fewer than two examples."""
     state, split = state_for(model, state), getattr(data, "train", data)
+    check_part(split, "data")
     if has_weights_alone(model): return state
     evaluator = Evaluator(model, split)
     evaluator.load(state)
@@ -127,6 +138,7 @@ def evaluate(model: nn.Module,                # the architecture; not changed
     In classification these are the mean cross-entropy in nats and the accuracy from 0 to 1.
 
     Raises `ValueError` where the state does not fit the model."""
+    check_part(split)
     evaluator = Evaluator(model, split)
     evaluator.load(state_for(model, state))
     return evaluator.evaluate(split, batch_size, recipe)
@@ -211,6 +223,17 @@ def _unstacked(outputs):
     count = len(tensors_in(outputs)[0])
     return [map_tensors(lambda own: own[n], outputs) for n in range(count)]
 
+# %% ../../nbs/03_evaluation.ipynb #sum-each
+def _sum_each(task, totals, split, batch_size):
+    "The totals of each network of a stack, from `totals(x, y)`, which returns those of a batch."
+    found = None
+    with torch.no_grad():
+        for x, y in batches(split, batch_size):
+            own = totals(x, y)
+            found = found or [None] * len(own)
+            found = [join_totals(task, before, more) for before, more in zip(found, own)]
+    return found
+
 # %% ../../nbs/03_evaluation.ipynb #stacked-evaluator-class
 class StackedEvaluator(_Stack):
     "Measures several states at once, as one network; nothing is checked here."
@@ -228,14 +251,11 @@ class StackedEvaluator(_Stack):
                  recipe: Recipe = Recipe()) -> list[Scores]:
         "As `Evaluator.evaluate`, for each loaded state."
         recipe, task = self._in_format(recipe, split), split.task
-        outputs = partial(task_outputs, recipe=recipe, task=task,
-                          largest_label=split.largest_label)
         def totals(x, y):
-            each = _unstacked(self._run(outputs, x))
-            return [own for one in each for own in batch_totals(task, one, y)]
-        found = _sum_totals(totals, split, batch_size)
-        size = 1 + len(task.metrics)
-        return [scores(task, found[n:n + size]) for n in range(0, len(found), size)]
+            outputs = partial(task_outputs, recipe=recipe, task=task,
+                              largest_label=split.largest_label)
+            return [batch_totals(task, own, y) for own in _unstacked(self._run(outputs, x))]
+        return [scores(task, total) for total in _sum_each(task, totals, split, batch_size)]
 
 # %% ../../nbs/03_evaluation.ipynb #together
 def refresh_batchnorm_stacked(model: nn.Module,                       # not changed

@@ -134,6 +134,9 @@ def clean_copy(model: nn.Module, example: Example) -> nn.Module:
     "A copy of the model in evaluation mode, without caches of earlier weights."
     copied = working_copy(model)
     copied.eval()
+    for module in copied.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", False) is True: config.use_cache = False
     forget_caches(copied, lambda: copied(*example.positional, **example.named))
     return copied
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from ..models import RANDOM
 from ..runtime.store import state_digest
+from ..states import state_of
 
 # %% auto #0
 __all__ = ['PLAIN', 'READS_VALUES', 'LIBRARIES', 'READS_MEMORY', 'READS_SIZES', 'TENSOR_METHODS', 'STANDARD', 'code_digest',
@@ -214,8 +215,9 @@ def _class_parts(kind):
     return f"class {list(own)}", [*kind.__bases__, *own.values()]
 
 # %% ../../nbs/02ba_training.fingerprint.ipynb #code-digest
-def code_digest(*things) -> str:
-    "SHA-256 of the bytecode of functions, classes and objects, with all that they reach."
+def code_digest(*things, states: bool = False) -> str:
+    """SHA-256 of the bytecode of functions, classes and objects, with all that they reach; with
+    `states` also of the parameters and buffers of modules."""
     words, waiting = [], list(reversed(things))
     seen = {}  # id: number, and the thing, so that no other gets its id
     while waiting:
@@ -226,6 +228,7 @@ def code_digest(*things) -> str:
             seen[id(thing)] = len(seen), thing
             own, parts = _parts(thing)
             words.append(own)
+            if states and isinstance(thing, nn.Module): words.append(state_digest(state_of(thing)))
             waiting += reversed(parts)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 

@@ -230,8 +230,8 @@ def check_training(data,
 # %% ../../nbs/02c_training.loop.ipynb #bound
 def task_config(task) -> dict:
     "What identifies a task in a configuration; nothing for classification."
-    own = code_digest(task)
-    return {} if own == code_digest(CLASSIFICATION) else {"task": own}
+    own, usual = (code_digest(one, states=True) for one in (task, CLASSIFICATION))
+    return {} if own == usual else {"task": own}
 
 def _checkpoint_of(checkpoint, models, data, recipe, seed):
     "The checkpoint, for this training and no other; None where there is none."

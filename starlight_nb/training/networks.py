@@ -11,7 +11,8 @@ from torch.func import functional_call, grad_and_value, vmap
 from ..data.inputs import (
     call, count_examples, first_rows, map_tensors, tensors_in)
 from ..data.splits import Part, Split
-from ..data.tasks import CLASSIFICATION, Task, training_loss as loss_of
+from ..data import tasks
+from ..data.tasks import CLASSIFICATION, Task
 from ..states import find_derived, placement, state_of, tied_names, working_copy
 from .recipes import Recipe
 
@@ -44,7 +45,7 @@ def task_outputs(network,              # called as `network(x)`, or with several
     """The network's outputs for a batch as the task takes them, in single precision or better.
 
     Raises `ValueError` for other outputs, and for labels beyond the number of classes."""
-    outputs = task.outputs(outputs_of(network, x, recipe))
+    outputs = tasks.single_precision(task.outputs(outputs_of(network, x, recipe)))
     task.check_outputs(outputs, count_examples(x), largest_label)
     return outputs
 
@@ -58,7 +59,7 @@ def training_loss(network,          # called as `network(x)`, or with several in
                  ) -> torch.Tensor:
     "The mean loss of a batch, a scalar; in classification in nats."
     outputs = task_outputs(network, x, recipe, task, largest_label)
-    return loss_of(task, outputs, y, recipe.label_smoothing)
+    return tasks.training_loss(task, outputs, y, recipe.label_smoothing)
 
 # %% ../../nbs/02b_training.networks.ipynb #gains-by-format
 SMALLEST_SIDE = 16        # pixels
@@ -134,14 +135,20 @@ def _make_views(module, vector, gradient):
 
 # %% ../../nbs/02b_training.networks.ipynb #labels-of
 def labels_of(data):
-    "The task of the data and their largest label; without data, classification of any labels."
+    "`(task, largest label)` of the data; without data, classification of any labels."
     return (CLASSIFICATION, -1) if data is None else (data.task, data.largest_label)
+
+# %% ../../nbs/02b_training.networks.ipynb #check-gradient
+def _check_gradient(loss):
+    "`ValueError` unless a loss has a gradient."
+    if loss.requires_grad: return
+    raise ValueError("loss: it has no gradient; it must be computed from the outputs by PyTorch")
 
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
 class FlatModule:
     "A copy of `module` with parameters that are views of `vector`, and gradients of `gradient`."
     def __init__(self, module: nn.Module, recipe: Recipe = Recipe(), data: Part | None = None):
-        self.module, self.labels = _trainable(module), labels_of(data)
+        self.module, self.data = _trainable(module), data
         self.recipe, self.format_is_open = recipe, True
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
@@ -154,10 +161,11 @@ class FlatModule:
         self.derived.derive()
     def backward(self, x, y: torch.Tensor) -> torch.Tensor:
         "The loss of a batch; `gradient` then holds its gradient."
-        if self.format_is_open: self.recipe = format_for(self.module, self.recipe, x)
-        self.format_is_open = False
+        if self.format_is_open:
+            self.recipe, self.format_is_open = format_for(self.module, self.recipe, x), False
         self.gradient.zero_()
-        loss = training_loss(self.network, x, y, self.recipe, *self.labels)
+        loss = training_loss(self.network, x, y, self.recipe, *labels_of(self.data))
+        _check_gradient(loss)
         loss.backward()
         return loss.detach()
     def states(self) -> list[dict[str, torch.Tensor]]:
@@ -204,7 +212,7 @@ class StackedModules:
     "Copies of modules of one architecture, run together; row n of `vector` is module n."
     def __init__(self, modules: list[nn.Module], recipe=Recipe(), data: Part | None = None):
         modules = _trainable_stack(modules)
-        self.module, self.labels = modules[0], labels_of(data)
+        self.module, self.data = modules[0], data
         self.recipe = _closed_format(self.module, recipe)
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
@@ -216,7 +224,7 @@ class StackedModules:
         placed = {place: weights[name] for place, name in self.placement.items()
                   if name in weights}
         network = _with_weights(self.module, placed)
-        return training_loss(network, x, y, self.recipe, *self.labels)
+        return training_loss(network, x, y, self.recipe, *labels_of(self.data))
     def backward(self, x, y: torch.Tensor) -> torch.Tensor:
         "The losses (modules,) of a batch for each, `x` (modules, examples, ...)."
         gradients, losses = self.gradients_and_losses(self.weights, x, y)
@@ -252,6 +260,7 @@ def why_not_stacked(model: nn.Module,
                    ) -> str:
     "The first reason against a stack of such networks; empty where there is none."
     if not isinstance(data, Split): return "its data are read by the batch"
+    if data.task.name != CLASSIFICATION.name: return "its loss may have other bits in a stack"
     if recipe.compile: return "it is compiled"
     if next(model.buffers(), None) is not None: return "it has buffers"
     for module in model.modules():
