@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 # %% auto #0
 __all__ = ['as_inputs', 'tensors_in', 'count_examples', 'map_tensors', 'first_rows', 'take_rows', 'split_rows', 'cut_rows',
-           'join_rows', 'form_of', 'arguments', 'call']
+           'join_rows', 'form_of', 'described', 'ones_as', 'arguments', 'call']
 
 # %% ../../nbs/00a_data.inputs.ipynb #as-inputs
 def as_inputs(values, argument: str):
@@ -83,6 +83,22 @@ def form_of(values) -> str:
         return "{" + ", ".join(named) + "}"
     if isinstance(values, tuple): return f"({', '.join(map(form_of, values))})"
     return f"{values.dtype} of {values.ndim} axes".removeprefix("torch.")
+
+# %% ../../nbs/00a_data.inputs.ipynb #described-inputs
+def described(x) -> tuple:
+    "The shapes of one example and the types of the numbers, in the form of the inputs."
+    if isinstance(x, dict):
+        parts = {name: described(own) for name, own in x.items()}
+        return tuple({name: own[n] for name, own in parts.items()} for n in range(2))
+    if isinstance(x, tuple): return tuple(map(list, zip(*map(described, x))))
+    return list(x.shape[1:]), str(x.dtype).removeprefix("torch.")
+
+def ones_as(shape, dtype, count: int):
+    "Inputs with these shapes and types, as `described` gives them, filled with ones."
+    if isinstance(dtype, dict): return {name: ones_as(shape[name], dtype[name], count)
+                                        for name in dtype}
+    if isinstance(dtype, list): return tuple(ones_as(*own, count) for own in zip(shape, dtype))
+    return torch.ones(count, *shape, dtype=getattr(torch, dtype))
 
 # %% ../../nbs/00a_data.inputs.ipynb #call
 def arguments(x) -> tuple[tuple, dict]:

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 import torch
 from ..data import Dataset, check_dataset_name, load, loader_of
+from ..data.inputs import described, ones_as
 from ..models import build, builder_of
 from .profiles import SEEDS_OF_A_SET, Setting
 from ..runtime.imports import is_import_path
@@ -55,29 +56,28 @@ def data_of(setting: Setting, environment: Settings | None = None) -> Dataset:
 
 # %% ../../nbs/50c_paper.members.ipynb #network
 @lru_cache(maxsize=64)
-def _fingerprint_once(architecture, model, classes, shape, dtype, code):
-    "The fingerprint of a network while its `code` is the same; `model` is JSON."
+def _fingerprint_once(architecture, model, classes, inputs, code):
+    "The fingerprint of a network while its `code` is the same; `model` and `inputs` are JSON."
     make = partial(build, architecture, num_classes=classes, **json.loads(model))
-    return network_fingerprint(make, shape, getattr(torch, dtype), code)
+    return network_fingerprint(make, ones_as(*json.loads(inputs), 2), code)
 
 def identify_network(architecture: str,
                      model: dict,    # the architecture's arguments
                      classes: int,
-                     shape: list,    # of one example
-                     dtype: str,     # of the examples, such as "float32"
+                     shape,          # of one example, as `described` gives it
+                     dtype,          # of the examples, as "float32"
                     ) -> dict:
     "The arguments `classes`, `shape` and `dtype`, and the digests of `network_fingerprint`."
     code = code_digest(builder_of(architecture))
-    arguments = json.dumps(model, sort_keys=True)
-    found = _fingerprint_once(architecture, arguments, classes, tuple(shape), dtype, code)
-    return dict(classes=classes, shape=list(shape), dtype=dtype, **found)
+    arguments, inputs = json.dumps(model, sort_keys=True), json.dumps([shape, dtype])
+    found = _fingerprint_once(architecture, arguments, classes, inputs, code)
+    return dict(classes=classes, shape=shape, dtype=dtype, **found)
 
 def network_of(setting: Setting, environment: Settings | None = None) -> dict:
     "What identifies the network of a setting, for examples of its data set."
     data = data_of(setting, environment)
-    x = data.train.first(2)
     return identify_network(setting.architecture, setting.model, data.num_classes,
-                            list(x.shape[1:]), str(x.dtype).removeprefix("torch."))
+                            *described(data.train.first(2)))
 
 # %% ../../nbs/50c_paper.members.ipynb #algorithms
 ALGORITHMS = {"training": 1, "star": 3, "matching": 3, "path": 1, "plane": 1, "average": 1,

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from ..data.inputs import call, tensors_in
 from ..models import RANDOM
 from ..runtime.store import state_digest
 from ..states import state_of
@@ -88,10 +89,10 @@ class _Reads(TorchFunctionMode):
 def _run(network, examples):
     "One batch through the network as in evaluation, and one as in training, with gradients."
     network.eval()
-    with torch.no_grad(): network(examples)
+    with torch.no_grad(): call(network, examples)
     network.train()
     with torch.enable_grad():
-        outputs = [value for value in tree_leaves(network(examples))
+        outputs = [value for value in tree_leaves(call(network, examples))
                    if isinstance(value, torch.Tensor) and value.requires_grad]
         if outputs: sum(value.sum().abs() for value in outputs).backward()
 
@@ -108,7 +109,7 @@ def _operations(network, examples):
     for named in (network.named_parameters, network.named_buffers):
         for name, tensor in named(remove_duplicate=False):
             lines.append(f"{name} {recorder.memories.describe(tensor, new=True)}")
-    recorder.memories.describe(examples, new=True)
+    for tensor in tensors_in(examples): recorder.memories.describe(tensor, new=True)
     before = _random_state()
     with recorder, reads: _run(network, examples)
     read = recorder.reads_values or reads.found
@@ -256,15 +257,13 @@ def _operations_digest(network, examples, code):
     if not complete or code_digest(network) != before: lines += [code, before]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-def network_fingerprint(make: Callable,      # without arguments; builds a network on the CPU
-                        shape: tuple,        # of one example
-                        dtype: torch.dtype,  # of the examples
-                        code: str = "",      # `code_digest` of what `make` builds from
+def network_fingerprint(make: Callable,   # without arguments; builds a network on the CPU
+                        examples,         # inputs of the network
+                        code: str = "",   # `code_digest` of what `make` builds from
                        ) -> dict[str, str]:
     "Digests of a network's `operations` and initial `weights`; raises what `make` raises."
     with _seeded():
         network = make()
         named = [*network.named_parameters(), *network.named_buffers()]
         weights = state_digest(dict(named))
-        examples = torch.ones(2, *shape, dtype=dtype)
         return {"operations": _operations_digest(network, examples, code), "weights": weights}

@@ -139,9 +139,9 @@ def labels_of(data):
     return (CLASSIFICATION, -1) if data is None else (data.task, data.largest_label)
 
 # %% ../../nbs/02b_training.networks.ipynb #check-gradient
-def _check_gradient(loss):
-    "`ValueError` unless a loss has a gradient."
-    if loss.requires_grad: return
+def _backward(loss):
+    "Compute the gradient; `ValueError` where a loss has none."
+    if loss.requires_grad: return loss.backward()
     raise ValueError("loss: it has no gradient; it must be computed from the outputs by PyTorch")
 
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
@@ -165,8 +165,7 @@ class FlatModule:
             self.recipe, self.format_is_open = format_for(self.module, self.recipe, x), False
         self.gradient.zero_()
         loss = training_loss(self.network, x, y, self.recipe, *labels_of(self.data))
-        _check_gradient(loss)
-        loss.backward()
+        _backward(loss)
         return loss.detach()
     def states(self) -> list[dict[str, torch.Tensor]]:
         "The state of the network, the only one of a list."
