@@ -32,9 +32,13 @@ from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
 from starlight_nb.fusion import average_aligned, ensemble, train_fused_star
 from starlight_nb.matching import align, match
 from starlight_nb.models import initialise
+from starlight_nb.paper.members import Pair
+from starlight_nb.paper.profiles import check_fits, load_profile
+from starlight_nb.paper.study import Path as StudyPath, Study, path_curve, path_rows
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.plots import plot_paths
-from starlight_nb.runtime.store import Checkpoint
+from starlight_nb.runtime.settings import Settings
+from starlight_nb.runtime.store import Checkpoint, Store
 from starlight_nb.star import train_star
 from starlight_nb.states import state_of
 from starlight_nb.training import Recipe, train, train_population
@@ -538,3 +542,48 @@ def test_a_table_with_a_collator_is_a_stream():
     stream = Stream(DataLoader(Table(), batch_size=6, collate_fn=collate))
     assert stream.batch_sizes() == [6, 6, 6, 2] and stream.num_classes == 2
     assert math.isfinite(evaluate(mlp(2), state_of(mlp(2)), stream).loss)
+
+
+MODULE = '''
+import torch
+from torch import nn
+from starlight_nb import Dataset, regression
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(5, 8), nn.Linear(8, 1)
+
+    def forward(self, x, scale): return self.out(torch.relu(self.hidden(x))) * scale[:, None]
+
+def load():
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    part = {"x": x, "scale": x[:, 1].abs()}, x[:, 0]
+    return Dataset("numbers", part, part, task=regression())
+'''
+PROFILE = '''
+title = "numbers"
+[settings.net]
+dataset = "my_numbers:load"
+architecture = "my_numbers:Net"
+recipe = { epochs = 1, batch_size = 20, lr = 0.01 }
+sources = 1
+heldouts = 2
+'''
+
+
+def test_a_study_of_a_regression_with_named_inputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STARLIGHT_STORE", str(tmp_path / "store"))
+    (tmp_path / "my_numbers.py").write_text(MODULE)
+    (tmp_path / "mine.toml").write_text(PROFILE)
+    setting, environment = load_profile(str(tmp_path / "mine.toml")).settings["net"], Settings.from_environment()
+    study = Study(setting, Store(environment.store), environment, points=3)
+    check_fits(setting, study.models.data)
+    identity = study.members("source", 1)[0].config
+    assert identity["network"]["shape"] == {"x": [5], "scale": []} and identity["task"]
+    pair = Pair("star-heldout", study.stars([1], 1)[0][2], study.members("heldout", 1)[0], n_source=1, star_seed=0)
+    rows = path_rows(study.models, StudyPath(pair, 3))
+    assert {row["metric"] for row in rows} == {"loss", "r2", "loss_barrier"}
+    curve = path_curve(study.models, StudyPath(pair, 3))
+    assert curve.loss_name == "mean squared error" and curve.metrics["r2"]["test"].shape == (3,)
