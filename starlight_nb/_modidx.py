@@ -2,6 +2,8 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'starlight_nb'},
   'syms': { 'starlight_nb.barriers': { 'starlight_nb.barriers.PathCurve': ('barriers.html#pathcurve', 'starlight_nb/barriers.py'),
+                                       'starlight_nb.barriers.PathCurve.__post_init__': ( 'barriers.html#pathcurve.__post_init__',
+                                                                                          'starlight_nb/barriers.py'),
                                        'starlight_nb.barriers.PathCurve._repr_html_': ( 'barriers.html#pathcurve._repr_html_',
                                                                                         'starlight_nb/barriers.py'),
                                        'starlight_nb.barriers.PathCurve.accuracy': ( 'barriers.html#pathcurve.accuracy',

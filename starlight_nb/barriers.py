@@ -39,6 +39,9 @@ class PathCurve:
     loss: dict[str, np.ndarray]      # by split, (points,); in classification in nats
     metrics: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by name and split
     loss_name: str = CLASSIFICATION.loss_name  # with its unit, for figures
+    def __post_init__(self):  # the accuracy alone, by split, will do
+        if not all(isinstance(own, dict) for own in self.metrics.values()):
+            object.__setattr__(self, "metrics", {"accuracy": self.metrics})
     @property
     def accuracy(self) -> dict[str, np.ndarray]:
         "The metric of this name, from 0 to 1; `ValueError` where the task has none."
