@@ -26,7 +26,8 @@ def as_inputs(values, argument: str):
         raise ValueError(f"{argument}: a tensor is needed, or a tuple or dict of tensors, not "
                          f"{type(values).__name__}") from None
     if tensor.ndim: return tensor
-    raise ValueError(f"{argument}: one example a row is needed, not a single number")
+    raise ValueError(f"{argument}: one example a row is needed, not a single number; a DataLoader "
+                     "makes batches of single examples")
 
 # %% ../../nbs/00a_data.inputs.ipynb #count-examples
 def tensors_in(values) -> list[torch.Tensor]:
