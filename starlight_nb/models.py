@@ -247,7 +247,8 @@ def _check_arguments(name, make, kwargs):
 def _build_imported(path, num_classes, kwargs):
     make = _own_builder(path)
     _check_arguments(path, make, kwargs)
-    if "num_classes" in parameters_of(make): kwargs = kwargs | {"num_classes": num_classes}
+    if num_classes and "num_classes" in parameters_of(make):
+        kwargs = kwargs | {"num_classes": num_classes}
     model = call_imported(make, path, "architecture", **kwargs)
     if isinstance(model, nn.Module): return model
     raise ValueError(f"architecture: {path!r} must return an nn.Module, "
@@ -255,12 +256,14 @@ def _build_imported(path, num_classes, kwargs):
 
 # %% ../nbs/01_models.ipynb #build
 def build(name: str,              # of `ARCHITECTURES`, of torchvision, or an import path
-          num_classes: int = 10,
+          num_classes: int = 10,  # 0: there are no classes, so the default of an import path holds
           **kwargs,               # the architecture's own arguments, such as `width`
          ) -> nn.Module:
     "Build an untrained network; `ValueError` for an unknown name or argument."
     check_architecture(name)
     if is_import_path(name): return _build_imported(name, num_classes, kwargs)
+    if num_classes == 0:
+        raise ValueError(f"architecture: {name!r} is a classifier, and the data have no classes")
     if name not in ARCHITECTURES: return _build_torchvision(name, num_classes, kwargs)
     make = ARCHITECTURES[name]
     _check_arguments(name, make, kwargs)

@@ -195,7 +195,7 @@ def test_time_that_is_over_leaves_what_is_done_and_the_next_call_goes_on(tmp_pat
             "from starlight_nb.paper.cli import main\nsys.exit(main(sys.argv[1:]))")
     words = [
         "reproduce", "--profile", str(path), "--jobs", "1", "--only", "fig3",
-        "--budget", "20s", "--out",
+        "--budget", "30s", "--out",
         str(tmp_path / "report"), "--store", str(store),
     ]
     again = lambda: subprocess.run(

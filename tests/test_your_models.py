@@ -350,8 +350,8 @@ def same(one, other):
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-class DistributedLike(torch.nn.Module):
-    "As DistributedDataParallel: the network is its attribute `module`."
+class DistributedDataParallel(torch.nn.Module):
+    "As PyTorch's class of this name, which needs several processes: the network is its attribute `module`."
     def __init__(self, module):
         super().__init__()
         self.module = module
@@ -360,9 +360,9 @@ class DistributedLike(torch.nn.Module):
 WRAPPERS = {
     "none": lambda model: model,
     "data parallel": torch.nn.DataParallel,
-    "distributed": DistributedLike,
+    "distributed": DistributedDataParallel,
     "compiled": torch.compile,
-    "nested": lambda model: torch.nn.DataParallel(torch.compile(DistributedLike(model))),
+    "nested": lambda model: torch.nn.DataParallel(torch.compile(DistributedDataParallel(model))),
     "average": torch.optim.swa_utils.AveragedModel,
 }
 CHECKPOINTS = {
@@ -396,7 +396,7 @@ def test_a_model_says_whether_a_prefix_belongs_to_its_names():
     expected = {f"module.{name}": own for name, own in model.state_dict().items()}
     assert same(load_state(model, wrapped), expected)
     assert same(load_state(wrapped, wrapped), expected)
-    own = DistributedLike(model)  # a network whose only part is called `module`
+    own = DistributedDataParallel(model)  # a network whose only part is called `module`
     assert same(load_state(torch.nn.DataParallel(own), own), expected)
     part = {"module.weight": torch.ones(2), "bias": torch.ones(2)}
     assert same(load_state(part), part), "not all names have the prefix"
@@ -648,3 +648,24 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(files, capsys, m
                                f"{files}:make", "--input-shape", "5", *OUT)
     assert status == 2 and "cannot be written to: full" in error
     assert Path("c.safetensors").read_text() == "old" and sorted(Path.cwd().iterdir()) == before
+
+
+def test_prefixes_and_modules_of_ones_own():
+    "A prefix before each of the model's names, as Lightning's, is removed; a child called `module` keeps its name."
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    state = load_state({f"model.{name}": own for name, own in model.state_dict().items()}, model)
+    assert list(state) == list(model.state_dict())
+
+    class Holder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = torch.nn.Linear(3, 2)
+    holder = Holder()
+    holder.load_state_dict(load_state(holder))
+
+
+def test_the_default_of_a_model_holds_where_there_are_no_classes(tmp_path, monkeypatch):
+    (tmp_path / "my_defaults.py").write_text("from torch import nn\ndef make(num_classes=3): return nn.Linear(2, num_classes)\n")
+    monkeypatch.chdir(tmp_path)
+    assert build("my_defaults:make", 0).out_features == 3 and build("my_defaults:make", 5).out_features == 5
+    with pytest.raises(ValueError, match="'mlp' is a classifier, and the data have no classes"): build("mlp", 0)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/00e_data.folders.ipynb #imports
 from __future__ import annotations
-import multiprocessing, os, sys
+import math, multiprocessing, os, sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from .inputs import take_rows
 from .splits import Numbered, Split, row_batches
 from .tasks import CLASSIFICATION, Task
-from ..runtime.settings import available_cores, free_memory, memory_size
+from ..runtime.settings import available_cores, check_number, free_memory, memory_size
 
 # %% auto #0
 __all__ = ['RUN', 'AHEAD', 'WORTH_WORKER', 'IMAGENET', 'MOST_OF_MEMORY', 'CorpusError', 'reason_of', 'damaged', 'read_image',
@@ -141,7 +141,12 @@ class ImageFiles(_Images):
     mean: tuple        # of each channel, for pixels from 0 to 1
     std: tuple
     task: Task = CLASSIFICATION
-    def __post_init__(self): object.__setattr__(self, "y", self.task.check_targets(self.y))
+    def __post_init__(self):
+        check_number("size", self.size, int, 1, math.inf)
+        if len(self.files) != len(self.y):
+            raise ValueError(f"y: {len(self.y)} labels for {len(self.files)} files")
+        object.__setattr__(self, "folder", Path(self.folder).absolute())
+        object.__setattr__(self, "y", self.task.check_targets(self.y))
 
 # %% ../../nbs/00e_data.folders.ipynb #add-files
 def _file_size(part, row):

@@ -85,10 +85,10 @@ STORE = {
 
 # %% ../../nbs/50zc_paper.cli.ipynb #file-options
 def _shape(text):
-    "Whole numbers that are separated by commas."
-    try: return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 3,32,32") from None
+    "Whole numbers above 0 that are separated by commas."
+    numbers = [number.strip() for number in text.split(",")]
+    if all(number.isdecimal() and int(number) for number in numbers): return list(map(int, numbers))
+    raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 3,32,32")
 
 PAIR = {name: dict(metavar=name.upper(), help="file or folder of weights") for name in "ab"}
 SEVERAL = {"files": dict(nargs="+", metavar="FILE", help="file or folder of weights")}

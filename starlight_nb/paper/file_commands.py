@@ -11,14 +11,13 @@ from torch import nn
 from ..barriers import barrier_between
 from ..data import Dataset, check_dataset_name, load
 from ..fusion import average_aligned
-from ..matching import METHODS, WITH_DATA, align
+from ..matching import METHODS, WITH_DATA, match
 from ..models import build, builder_of, check_architecture, generator, initialise
-from ..permutation import infer_spec
+from ..permutation import infer_spec, permute
 from ..runtime.files import check_folder
 from ..runtime.imports import parameters_of
 from ..runtime.settings import Settings, check_choice
-from ..states import (
-    is_number, load_state, load_tensors, save_state, state_of, tensors_of)
+from ..states import is_number, load_state, save_state, tensors_of
 
 # %% auto #0
 __all__ = ['file_barriers', 'describe_barriers', 'align_files', 'merge_files']
@@ -47,6 +46,8 @@ def _network(name: str, data: Dataset | None) -> nn.Module:
 # %% ../../nbs/50zb_paper.file_commands.ipynb #examples
 def _examples(data, input_shape):
     "Two examples: of the data, or random ones of a shape."
+    if data is not None and input_shape is not None:
+        raise ValueError("input-shape: it is for networks without data; these have their own shape")
     if data is not None: return data.train.first(2)
     if input_shape is None:
         raise ValueError("data, input-shape: one of them is needed, for an example of the inputs")
@@ -100,10 +101,11 @@ def align_files(a, b, model: str,
     loaded = _data(data)
     if matching in WITH_DATA and loaded is None:
         raise ValueError(f"data: the matching {matching!r} needs data")
-    examples, networks = _examples(loaded, input_shape), [_network(model, loaded) for _ in "AB"]
-    for file, network in zip((a, b), networks): load_tensors(network, load_state(file, network))
-    options = {"data": loaded} if matching in WITH_DATA else {}
-    save_state(state_of(align(*networks, examples, matching, **options)), out)
+    examples, network = _examples(loaded, input_shape), _network(model, loaded)
+    states, spec = [load_state(file, network) for file in (a, b)], infer_spec(network, examples)
+    options = dict(model=network, data=loaded) if matching in WITH_DATA else {}
+    found = match(matching, spec, *states, **options).permutation
+    save_state(permute(spec, found, states[1]), out)
     return f"{out}: {b} with its units in the order of {a} ({matching})"
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #merge-files

@@ -15,7 +15,7 @@ from ..runtime.imports import is_import_path
 from ..runtime.jobs import check_resources
 from ..runtime.settings import check_choice, check_number, experiments_folder
 from ..training import Recipe, recipe_from
-from ..training.networks import task_outputs
+from ..training.networks import task_outputs, training_loss
 
 # %% auto #0
 __all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'SEEDS_OF_A_SET', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting',
@@ -254,6 +254,8 @@ def check_fits(setting: Setting, data: Dataset) -> None:
         try:
             with torch.no_grad():
                 task_outputs(model, _highest(part), Recipe(), part.task, part.largest_label)
+                few = part.subset(2)  # do outputs and targets go together?
+                training_loss(model, few.first(2), few.targets(), Recipe(), part.task)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             network = f"{setting.architecture} {setting.model}"
             why = " ".join(str(error).split())

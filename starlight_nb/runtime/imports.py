@@ -6,6 +6,7 @@
 from __future__ import annotations
 import importlib, inspect, os, re, sys, traceback
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from operator import attrgetter
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
 
 def call_imported(function: Callable, path: str, argument: str, **options):
     "What a function of an import path returns for these options; `ValueError` for what it raises."
-    try: return function(**options)
-    except Exception as error:
+    try:
+        with redirect_stdout(sys.stderr): return function(**options)  # stdout is for results
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{argument}: {path!r} raised {error_text(error)}") from error

@@ -15,7 +15,7 @@ from .copies import EXTRA, state_of, tensors_of
 from .points import fill_tied, state_for, tied_names
 
 # %% auto #0
-__all__ = ['USUAL', 'WHOLE', 'load_state', 'save_state']
+__all__ = ['USUAL', 'WHOLE', 'WRAPPERS', 'load_state', 'save_state']
 
 # %% ../../nbs/05d_states.files.ipynb #state-in
 USUAL = r"state_dict|model_state_dict|model|(.*_)?ema(_.*)?"  # keys of states in checkpoints
@@ -39,8 +39,10 @@ def _state_in(found, where):
     states = {key: value for key, value in found.items() if _is_state(value)}
     usual = {key: own for key, own in states.items() if re.fullmatch(USUAL, str(key))}
     if len(usual or states) == 1: return next(iter((usual or states).values()))
-    several = _few([repr(key) for key in usual or states], 10)
-    what = f"{several} may each be meant; pass one of them as source" if states else "none is one"
+    what = "none is one"
+    if states:
+        several = _few([repr(key) for key in usual or states], 10)
+        what = f"{several} may each be meant; pass one of them as source, or save_state it"
     raise ValueError(f"source: {where}: one entry that is a dict of tensors is needed, and {what} "
                      f"(keys: {_few([repr(key) for key in found], 10)})")
 
@@ -49,11 +51,19 @@ def _wrapper(names):
     "The prefix of wrappers that all names have; empty where there is none."
     return os.path.commonprefix([re.match(r"(module\.|_orig_mod\.)*", name)[0] for name in names])
 
+def _own_prefix(state, names):
+    "A prefix, as `model.` of Lightning, that stands before each of the model's names."
+    if not names or set(state) == set(names): return ""
+    found = {name.removesuffix(names[0]) for name in state if name.endswith(names[0])}
+    return next((own for own in found if set(state) == {own + name for name in names}), "")
+
 def _renamed(state, names):
     "The state with the prefix of the model's `names` in place of its own."
     without = {name: own for name, own in state.items() if name != "n_averaged"}
     if without and _wrapper(without) and "n_averaged" not in names: state = without
     before, after = _wrapper(state), _wrapper(names)
+    own = _own_prefix(state, names)
+    if own: before, after = own, ""
     return {after + name.removeprefix(before): own for name, own in state.items()}
 
 # %% ../../nbs/05d_states.files.ipynb #read-torch
@@ -99,13 +109,16 @@ def _read_folder(folder):
         raise ValueError(f"source: {folder} has none of {', '.join(WHOLE)}")
     return _read_shards(found[0]) if found[0].suffix == ".json" else _read_file(found[0])
 
+# %% ../../nbs/05d_states.files.ipynb #shards
 def _read_shards(index):
     "The state in the files of an index."
     try: places = dict(json.loads(index.read_text())["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"source: {index} has no table weight_map") from error
-    state = {}
-    for file in sorted(set(places.values())): state |= _read_path(index.parent / file)
+    state, files = {}, sorted(map(str, places.values()))
+    if any(Path(file).name != file or file.endswith(".json") for file in files):
+        raise ValueError(f"source: {index} names something else than files beside it")
+    for file in dict.fromkeys(files): state |= _read_path(index.parent / file)
     lacking = [name for name in places if name not in state]
     if lacking: raise ValueError(f"source: {index} names tensors that no file has: {_few(lacking)}")
     return {name: state[name] for name in places}
@@ -123,17 +136,40 @@ def _check_fits(state, model, where):
     shapes = [f"{name} {tuple(tensor.shape)} in place of {tuple(own[name].shape)}"
               for name, tensor in state.items()
               if name in own and tensor.shape != own[name].shape]
+    types = [f"{name} {tensor.dtype} in place of {own[name].dtype}"
+             for name, tensor in state.items()
+             if name in own and tensor.is_complex() and not own[name].is_complex()]
     wrong = {"missing": [name for name in own if name not in state],
-             "unexpected": [name for name in state if name not in own], "of other shapes": shapes}
+             "unexpected": [name for name in state if name not in own],
+             "of other shapes": shapes, "of other types": types}
     parts = [f"{what}: {_few(names)}" for what, names in wrong.items() if names]
     if parts:
         raise ValueError(f"source: {where} does not fit {type(model).__name__}; "
                          + "; ".join(parts))
 
+# %% ../../nbs/05d_states.files.ipynb #state-of-module
+WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module",
+            "AveragedModel": "module", "OptimizedModule": "_orig_mod"}
+
+def _state_of_module(module):
+    "The state of a module without its wrappers; `ValueError` for one that is not of tensors."
+    while type(module).__name__ in WRAPPERS:
+        module = getattr(module, WRAPPERS[type(module).__name__])
+    try: return state_of(module)
+    except AttributeError as error:
+        raise ValueError(f"source: the state of {type(module).__name__} holds more than "
+                         "tensors, as that of a quantized network does") from error
+
+def _check_tensors(state):
+    "`ValueError` for a tensor without values, or a sparse one."
+    for name, tensor in state.items():
+        if tensor.is_meta: raise ValueError(f"source: {name!r} has no values (device meta)")
+        if tensor.layout != torch.strided: raise ValueError(f"source: {name!r} is sparse")
+
 # %% ../../nbs/05d_states.files.ipynb #load-state
 def _given_state(source):
     "The state that a source holds, and what to call it in messages."
-    if isinstance(source, nn.Module): return state_of(source), type(source).__name__
+    if isinstance(source, nn.Module): return _state_of_module(source), type(source).__name__
     if isinstance(source, dict): return _state_in(source, "the dict"), "the dict"
     if isinstance(source, (str, os.PathLike)): return _read_path(Path(source)), source
     raise ValueError("source: a file, a folder, an nn.Module or a dict of tensors is needed, "
@@ -148,9 +184,10 @@ def load_state(source,  # a file or folder, an nn.Module, a state dict, or a che
     a file cannot be read, and where the state does not fit the model."""
     state, where = _given_state(source)
     state = {name: tensor.detach() for name, tensor in state.items() if not name.endswith(EXTRA)}
+    _check_tensors(state)
     names = [] if model is None else list(tensors_of(model))
+    if model is None: return state if isinstance(source, nn.Module) else _renamed(state, [])
     state = _renamed(state, names)
-    if model is None: return state
     state = fill_tied(state, tied_names(model), "source")
     _check_fits(state, model, where)
     return state_for(model, state, "source")
@@ -162,7 +199,9 @@ def save_state(state: dict[str, torch.Tensor],
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: a name that ends in .safetensors is needed, not {str(path)!r}")
-    if not _is_state(state): raise ValueError("state: a dict of tensors by name is needed")
+    if not _is_state(state) or "__metadata__" in state:  # which is a word of the format
+        raise ValueError("state: a dict of tensors by name is needed")
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(EXTRA)}
     for name, tensor in state.items():
         if tensor.layout != torch.strided:
             raise ValueError(f"state: {name!r} is sparse; safetensors holds dense tensors")
