@@ -32,7 +32,7 @@ class _RandomNumbers:
     "Within `with`, all random numbers of this process follow `rng`, and afterwards are as before."
     def __init__(self, rng, loader):
         self.rng, self.generators = rng, _own_generators(loader)
-        seed = int(torch.randint(2**31, (), generator=rng.clone_state()))
+        seed = int(torch.randint(2**31, (), generator=rng))  # another one in each pass
         self.own = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
         self.own_states = [torch.Generator().manual_seed(seed + number).get_state()
                            for number, _ in enumerate(self.generators)]
