@@ -253,6 +253,8 @@ def changed_stream(stream: Stream, **changes) -> Stream:
     "A stream of the same loaders with another `task` or `device`."
     changed = copy.copy(stream)
     vars(changed).pop("num_classes", None)
+    changed.loaders = copy.copy(stream.loaders)
+    changed.loaders.asked = 0  # targets of the first examples are as the task takes them
     for name, value in changes.items(): setattr(changed, name, value)
     return changed
 
@@ -261,7 +263,7 @@ def as_part(given, task: Task, argument: str) -> Part:
     "A part with this task, from another part, a pair (x, y), a dict with labels, or a loader."
     if isinstance(given, Numbered):
         return given if given.task is task else replace(given, task=task)
-    if isinstance(given, Stream): return changed_stream(given, task=task)
+    if isinstance(given, Stream) and given.task is not task: return changed_stream(given, task=task)
     if isinstance(given, Part): return given
     pair = isinstance(given, tuple) and len(given) == 2
     if pair or isinstance(given, Mapping): return Split(*batch_parts(given, argument), task)
