@@ -80,11 +80,19 @@ def _constant(units, node, *arguments):
     new_axis = units.new if _is_filled(node) else partial(np.zeros, dtype=int)
     return AxisTables({(i,): new_axis(size) for i, size in enumerate(shape_of(node))})
 
-@rule(*"""arange linspace logspace range eye tril_indices triu_indices randperm randint
+@rule(*"""arange linspace logspace range tril_indices triu_indices randperm randint
       randint_like hann_window hamming_window blackman_window bartlett_window kaiser_window
       fft_fftfreq fft_rfftfreq vander linalg_vander""".split(), tables=True)
 def _counting(units, node, *arguments):
     return new_axes(units, shape_of(node), "an axis of a constant")
+
+# %% ../../nbs/10bb_permutation.rules_entries.ipynb #unit-matrix
+@rule("eye", tables=True)
+def _unit_matrix(units, node, *arguments):
+    rows, columns = shape_of(node)
+    if rows != columns: return _counting(units, node)
+    axis = units.new(rows)
+    return AxisTables({(0,): axis, (1,): axis})
 
 # %% ../../nbs/10bb_permutation.rules_entries.ipynb #triangle
 @rule("tril", "triu", tables=True)
