@@ -201,4 +201,4 @@ def spec_from_trace(trace,  # a `Trace` of a network
     buffers = frozenset(axes.keys() - trace.parameters)
     pinned = _pinned(trace, described)
     return PermutationSpec(groups.sizes, axes, shapes, buffers, pinned, groups.blocks,
-                           trace.aliases)
+                           trace.aliases, tuple(trace.free_outputs))

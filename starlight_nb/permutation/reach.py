@@ -6,9 +6,11 @@
 from __future__ import annotations
 import torch
 from .groups import FreeUnits
-from .proof import Proof, random_values, without_groups
+from .examples import has_fractions
+from .proof import (
+    Proof, RandomNetwork, random_values, without_groups)
 from .spec import PermutationSpec, as_real, unit_positions
-from .trace import Trace, has_fractions, tables_in
+from .trace import Trace, tables_in
 from .units import congruence_closure, project
 
 # %% auto #0
@@ -39,12 +41,15 @@ def _smallest_tensors(spec, state):
 
 def _gradients(proof, names):
     "The gradients of a random sum of all outputs by these tensors; empty where there are none."
-    leaves = {name: proof.network.state[name].detach().requires_grad_() for name in names}
+    random = proof.attempt[1]
+    network = RandomNetwork(proof.clean, proof.examples, proof.rng, double=False, random=random)
+    leaves = {name: network.state[name].detach().requires_grad_() for name in names}
     try:
-        outputs = torch.cat(proof.network.outputs(proof.network.state | leaves))
+        outputs = torch.cat(network.outputs(network.state | leaves))
+        outputs = outputs[outputs.isfinite()]
         weights = torch.randn(outputs.shape, generator=proof.rng, dtype=outputs.dtype)
         found = torch.autograd.grad(outputs @ weights, leaves.values(), allow_unused=True)
-    except RuntimeError: return {}  # an operation without a gradient
+    except Exception: return {}  # an operation without a gradient
     return {name: as_real(own).nan_to_num() for name, own in zip(leaves, found) if own is not None}
 
 def groups_without_gradient(spec: PermutationSpec,

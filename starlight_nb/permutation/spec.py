@@ -63,6 +63,7 @@ class SpecData:
     pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
     blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
     tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
+    free_outputs: tuple = ()  # names of outputs that do not count: their entries may move
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
@@ -180,7 +181,9 @@ def _read_fields(text):
     tuples = {key: {name: _tuples(value) for name, value in data[key].items()}
               for key in ("axes", "shapes")}
     buffers = frozenset(data.get("buffers", ()))
-    return {"groups": data["groups"], "buffers": buffers, **tuples, **optional}
+    free_outputs = tuple(data.get("free_outputs", ()))
+    return {"groups": data["groups"], "buffers": buffers, "free_outputs": free_outputs,
+            **tuples, **optional}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #check-axes
 def _check_axis(where, axis, size, groups):
@@ -215,7 +218,8 @@ class PermutationSpec(SpecSummary):
         "The spec as JSON text."
         return json.dumps({"groups": self.groups, "blocks": self.blocks, "axes": self.axes,
                            "shapes": self.shapes, "buffers": sorted(self.buffers),
-                           "pinned": self.pinned, "tied": self.tied}, indent=1)
+                           "pinned": self.pinned, "tied": self.tied,
+                           "free_outputs": self.free_outputs}, indent=1)
     @staticmethod
     def from_json(text: str) -> PermutationSpec:
         "The spec in JSON text; `ValueError` where the text is no spec or contradicts itself."

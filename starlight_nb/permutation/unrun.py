@@ -39,8 +39,7 @@ def _scope(model, owner):
 # %% ../../nbs/10h_permutation.unrun.ipynb #calls
 def _calls(node):
     "The names of the modules that an operation is called in, from the network inwards."
-    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-    return [name.partition("@")[0] for name, _ in stack.values()]  # `layer@1`: its second call
+    return list(node.meta.get("calls", ("",)))
 
 def _is_called(model, owner, called):
     "Is a module called, or one of PyTorch's around it that uses its tensors?"
