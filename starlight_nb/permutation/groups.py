@@ -7,8 +7,8 @@ from __future__ import annotations
 from itertools import count, groupby
 import numpy as np
 from .spec import NOT_RUN, PermutationSpec, axis_length
-from .units import (
-    Units, congruence_closure, project, refine_colours)
+from .closure import congruence_closure, refine_colours
+from .units import Units, project
 
 # %% auto #0
 __all__ = ['ALONE', 'UNSAID', 'FreeUnits', 'spec_from_trace']

@@ -11,7 +11,8 @@ from .proof import (
     Proof, RandomNetwork, random_values, without_groups)
 from .spec import PermutationSpec, as_real, unit_positions
 from .trace import Trace, tables_in
-from .units import congruence_closure, project
+from .closure import congruence_closure
+from .units import project
 
 # %% auto #0
 __all__ = ['TRIES', 'NOT_REACHED', 'BESIDE', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']

@@ -13,7 +13,8 @@ from torch import nn
 from .groups import FreeUnits
 from .spec import NOT_RUN
 from .trace import Trace
-from .units import AxisTables, congruence_closure, join, project
+from .closure import congruence_closure
+from .units import AxisTables, join, project
 from .units import product as product_table
 
 # %% auto #0
