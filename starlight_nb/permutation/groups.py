@@ -73,6 +73,9 @@ class _Groups:
         group = self._unused_name(layer)
         blocks = {unit: self._block(unit) for unit in alike}
         outer = blocks[alike[0]][0]
+        if outer and len(alike) == self.sizes[outer]:  # one in each block: it moves with the block
+            self.numbers |= blocks
+            return
         if outer:
             alike = sorted(alike, key=lambda unit: blocks[unit][1])
             self.blocks[group] = outer

@@ -19,8 +19,8 @@ from ..states import Attributes, tensors_of, working_copy
 from ..states.copies import clear_function_caches
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'UNSTEADY', 'random_values', 'RandomNetwork',
-           'Proof', 'permutation_change', 'check_spec', 'without_groups', 'remove_failing_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'UNSTEADY', 'random_values', 'other_signs',
+           'RandomNetwork', 'Proof', 'permutation_change', 'check_spec', 'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
 def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -33,10 +33,10 @@ def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     scale = 1 if tensor.ndim <= 1 else (tensor.shape[0] / tensor.numel()) ** 0.5
     return factors * scale
 
-def _randomise(model, rng):
-    "Overwrite parameters and buffers by random numbers near their own."
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if has_fractions(tensor) and tensor.numel(): tensor.data.copy_(random_values(tensor, rng))
+def other_signs(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    "The tensor with random signs, if some of its numbers are negative."
+    if tensor.is_complex() or not (tensor < 0).any(): return tensor
+    return tensor * (torch.randint(2, tensor.shape, generator=rng) * 2 - 1)
 
 # %% ../../nbs/10f_permutation.proof.ipynb #inputs
 def _doubled(dtype): return torch.complex128 if dtype.is_complex else torch.double
@@ -105,8 +105,10 @@ class RandomNetwork:
         positional, named = map_inputs(change, (example.positional, example.named))
         return example._replace(positional=positional, named=named)
     def draw(self, rng):
-        "Overwrite the state by random numbers."
-        _randomise(self.model, rng)
+        "Overwrite the state by random numbers near its own."
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            if has_fractions(tensor) and tensor.numel():
+                tensor.data.copy_(random_values(tensor, rng))
     def outputs(self, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         "For each example, all numbers of the outputs that count, with this state."
         found = []
@@ -156,6 +158,14 @@ class Proof:
         "Run the network as it is, to compare other states to it."
         with torch.no_grad(): self.reference = self.network.outputs(self.network.state)
         self.sizes = [_size(outputs) for outputs in self.reference]
+    def redraw(self):
+        "Give the network other random numbers, with other signs, if it can be run with them."
+        before = {name: tensor.clone() for name, tensor in self.network.state.items()}
+        for tensor in self.network.state.values(): tensor.copy_(other_signs(tensor, self.rng))
+        self.network.draw(self.rng)
+        if not self.try_network(): return
+        for name, tensor in self.network.state.items(): tensor.copy_(before[name])
+        self.measure()
     def change(self, state: dict[str, torch.Tensor]) -> float:
         "How far another state moves the outputs of any example, relative to their largest."
         with torch.no_grad(): outputs = self.network.outputs(state)

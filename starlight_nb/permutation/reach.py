@@ -9,13 +9,14 @@ from .groups import FreeUnits
 from .examples import has_fractions
 from .proof import (
     Proof, RandomNetwork, random_values, without_groups)
-from .spec import PermutationSpec, as_real, unit_positions
+from .spec import (
+    NOT_REACHED, PermutationSpec, as_real, unit_positions)
 from .trace import Trace, tables_in
 from .closure import congruence_closure
 from .units import project
 
 # %% auto #0
-__all__ = ['TRIES', 'NOT_REACHED', 'BESIDE', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']
+__all__ = ['TRIES', 'BESIDE', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']
 
 # %% ../../nbs/10g_permutation.reach.ipynb #slots
 def _within(spec, group):
@@ -84,8 +85,7 @@ def unreached_groups(spec: PermutationSpec,  # proven
         if not left: break
         left = [group for group in left
                 if not proof.change(_refilled(spec, group, proof)) > proof.tolerance]
-        proof.network.draw(proof.rng)
-        proof.measure()
+        proof.redraw()
     return left
 
 # %% ../../nbs/10g_permutation.reach.ipynb #remove
@@ -116,7 +116,6 @@ class _Reached:
                 if group not in unreached and self.units_of(group) & shared]
 
 # %% ../../nbs/10g_permutation.reach.ipynb #remove-groups
-NOT_REACHED = "not reached by the examples"
 BESIDE = "in a table of which the examples reach a part"
 
 def remove_unreached_groups(spec: PermutationSpec,  # proven

@@ -16,7 +16,7 @@ from .units import Axes, AxisTables, Units, separate
 from ..states import tensors_of, tied_names, working_copy
 
 # %% auto #0
-__all__ = ['NOT_COVERED', 'SUMMED_AXIS', 'ON_THE_WAY', 'tables_in', 'Graphs', 'Trace']
+__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'tables_in', 'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #arguments
 def _positional(node):
@@ -41,17 +41,14 @@ def _as_tables(value):
     return value
 
 # %% ../../nbs/10d_permutation.trace.ipynb #apply
-NOT_COVERED = (  # what a rule may raise where it does not cover the use of an operation
-    IndexError, TypeError, AttributeError, ValueError, KeyError, StopIteration, RecursionError)
-
 def _apply(units, node, values):
     "The axis tables of one operation's result; `values` has those of earlier nodes."
     name = operation(node)
     found = RULES.get(name) or RULES.get(name.rstrip("_"))
     why = f"no rule for the operation {name}"
     if found:
-        try: return _apply_rule(units, node, values, *found)
-        except NOT_COVERED as error:
+        try: return _checked(node, _apply_rule(units, node, values, *found))
+        except Exception as error:
             why = f"the rule for {name} does not cover this use of it ({error})"
     _pin_sources(units, node, values, why)
     return _new_axes(units, node.meta.get("val"), why)
@@ -61,6 +58,16 @@ def _apply_rule(units, node, values, function, tables):
     def argument(source): return values[source] if tables else _as_axes(units, values[source])
     arguments = [torch.fx.node.map_arg(a, argument) for a in _positional(node)]
     return _as_tables(function(units, node, *arguments))
+
+def _checked(node, result):
+    "A rule's result; `ValueError` where it does not have the shape of the operation's."
+    for own, value in zip(*map(_as_list, (result, node.meta["val"]))):
+        if not isinstance(own, AxisTables): continue
+        shape = tuple(own.sizes[i] for i in range(own.rank))
+        if shape != tuple(value.shape): raise ValueError(f"the result is not of shape {shape}")
+    return result
+
+def _as_list(value): return value if isinstance(value, (tuple, list)) else [value]
 
 # %% ../../nbs/10d_permutation.trace.ipynb #new-axes
 def _new_axes(units, value, why):
