@@ -13,6 +13,7 @@ from torch import nn
 from starlight_nb.matching import align
 from starlight_nb.models import build
 from starlight_nb.permutation import check_spec, infer_spec, permute
+from starlight_nb.permutation.examples import split_examples
 from starlight_nb.permutation.proof import Proof
 from starlight_nb.permutation.reach import groups_without_gradient, unreached_groups
 from starlight_nb.permutation.trace import Trace
@@ -129,11 +130,13 @@ def test_a_network_of_which_an_example_runs_the_first_units():
 
 
 def test_a_small_hidden_layer_that_is_cut_off_by_chance_is_reached():
-    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
-    x = torch.randn(1, 2)
-    spec, cut_off = infer_spec(model, x), 0
+    x, cut_off = torch.randn(1, 2), 0
     for seed in range(50):
-        proof = Proof(model, x, torch.Generator().manual_seed(seed))
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2)).eval()
+        spec = infer_spec(model, x)
+        assert spec.groups == {"0": 2}
+        proof = Proof(model, split_examples(x), torch.Generator().manual_seed(seed))
         cut_off += bool(groups_without_gradient(spec, proof))
         assert not unreached_groups(spec, proof)
     assert cut_off, "some random networks have no gradient"

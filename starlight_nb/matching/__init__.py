@@ -13,7 +13,7 @@ from .straight_through import match_straight_through
 from .weights import (
     Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights, matching_of)
 from ..permutation import PermutationSpec, infer_spec, permute
-from ..permutation.trace import all_numbers, split_examples
+from ..permutation.examples import all_but, returned_numbers, split_examples
 from ..runtime.settings import check_choice
 from ..states import forget_caches, load_tensors, tensors_of, working_copy
 _all_ = [
@@ -64,18 +64,16 @@ def match(method: str,                       # a name in `METHODS`
 ALIGNED = 1e-3  # change of the outputs, relative to the largest, that rounding may cause
 ALIGNED_LOW = 0.1  # the same in half precision
 
-def _returned(model, example_inputs):
+def _returned(model, examples):
     "All numbers that a copy of the model returns for examples, in double precision."
     copied = working_copy(model)
     copied.eval()
     with torch.no_grad():
-        outputs = [copied(*example.positional, **example.named)
-                   for example in split_examples(example_inputs)]
-    return all_numbers(outputs)
+        return torch.cat([returned_numbers(copied, example) for example in examples])
 
-def _check_aligned(model, aligned, example_inputs):
+def _check_aligned(model, aligned, examples):
     "`ValueError` where a permuted copy does not return what the model does."
-    expected, again, found = (_returned(own, example_inputs) for own in (model, model, aligned))
+    expected, again, found = (_returned(own, examples) for own in (model, model, aligned))
     if not torch.equal(expected, again): return  # a model that draws random numbers
     change = float((found - expected).abs().max() / expected.abs().max())
     low = any(tensor.element_size() < 4 for tensor in model.parameters())
@@ -102,8 +100,8 @@ def align(model_a: nn.Module,
     state_a, state_b = tensors_of(model_a), tensors_of(model_b)
     permutation = match(method, spec, state_a, state_b, **options).permutation
     result = working_copy(model_b)
-    examples = split_examples(example_inputs)
+    examples = split_examples(example_inputs, all_but(spec.free_outputs))
     forget_caches(result, lambda: [result(*own.positional, **own.named) for own in examples])
     load_tensors(result, permute(spec, permutation, state_b))
-    _check_aligned(model_b, result, example_inputs)
+    _check_aligned(model_b, result, examples)
     return result

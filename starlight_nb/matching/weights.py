@@ -20,7 +20,7 @@ from ..permutation import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from ..permutation.proof import without_groups
 from ..permutation.spec import as_real
-from ..permutation.trace import has_fractions
+from ..permutation.examples import has_fractions
 from ..runtime.settings import check_choice, check_number
 
 # %% auto #0

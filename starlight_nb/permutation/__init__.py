@@ -25,6 +25,9 @@ __all__ = ['infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', '
 def infer_spec(model: nn.Module,  # not changed
                example_inputs,    # a tensor such as a batch of two examples, a tuple of inputs,
                                   # a dict of named ones, or a list of several such examples
+               *,
+               outputs=None,      # which outputs count, besides the default: their name or names,
+                                  # or a function that takes them out of what the model returns
               ) -> PermutationSpec:
     """Find the permutation symmetries of `model` from its graph, and prove them on it.
 
@@ -34,12 +37,12 @@ def infer_spec(model: nn.Module,  # not changed
     and `TypeError` where it is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
-    trace = Trace(model, example_inputs)
+    trace = Trace(model, example_inputs, outputs)
     message = unrun_message(place_unrun(trace, model), model)
     if message: warnings.warn(message, stacklevel=2)
     spec = spec_from_trace(trace)
     if spec.groups:
-        proof = Proof(model, trace.examples)
+        proof = Proof(trace.clean, trace.examples)
         spec = remove_unreached_groups(remove_failing_groups(spec, proof), trace, proof)
     if not spec.groups:
         warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",

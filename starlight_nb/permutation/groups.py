@@ -7,8 +7,8 @@ from __future__ import annotations
 from itertools import count, groupby
 import numpy as np
 from .spec import NOT_RUN, PermutationSpec, axis_length
-from .units import (
-    Units, congruence_closure, project, refine_colours)
+from .closure import congruence_closure, refine_colours
+from .units import Units, project
 
 # %% auto #0
 __all__ = ['ALONE', 'UNSAID', 'FreeUnits', 'spec_from_trace']
@@ -73,6 +73,9 @@ class _Groups:
         group = self._unused_name(layer)
         blocks = {unit: self._block(unit) for unit in alike}
         outer = blocks[alike[0]][0]
+        if outer and len(alike) == self.sizes[outer]:  # one in each block: it moves with the block
+            self.numbers |= blocks
+            return
         if outer:
             alike = sorted(alike, key=lambda unit: blocks[unit][1])
             self.blocks[group] = outer
@@ -201,4 +204,4 @@ def spec_from_trace(trace,  # a `Trace` of a network
     buffers = frozenset(axes.keys() - trace.parameters)
     pinned = _pinned(trace, described)
     return PermutationSpec(groups.sizes, axes, shapes, buffers, pinned, groups.blocks,
-                           trace.aliases)
+                           trace.aliases, tuple(trace.free_outputs))

@@ -9,32 +9,34 @@ from functools import partial
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from ..models import generator
+from .examples import (
+    Example, all_but, all_numbers, clean_copy, counted_tensors, has_fractions, map_inputs,
+    named_tensors, run_example, split_examples)
 from .spec import (
     PermutationSpec, check_state, permute_unchecked, unit_positions)
-from .trace import (
-    all_numbers, all_tensors, clean_copy, has_fractions, run_example, split_examples)
-from ..states import Attributes, tensors_of
+from ..states import Attributes, tensors_of, working_copy
 from ..states.copies import clear_function_caches
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'MANY', 'TOGETHER', 'random_values', 'Proof', 'permutation_change',
-           'check_spec', 'without_groups', 'remove_failing_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'UNSTEADY', 'random_values', 'other_signs',
+           'RandomNetwork', 'Proof', 'permutation_change', 'check_spec', 'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
 def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    "Random numbers for a weight in the shape of `tensor`: no zeros, no ones, no two equal units."
+    "Random numbers near those of `tensor`, on the CPU; no two of its units stay equal."
     if tensor.is_complex():
-        return torch.complex(random_values(tensor.real, rng), random_values(tensor.real, rng))
-    if tensor.ndim <= 1: return 0.5 + torch.rand(tensor.shape, generator=rng)
-    scale = (tensor.shape[0] / tensor.numel()) ** 0.5
-    return torch.randn(tensor.shape, generator=rng) * scale
+        parts = (random_values(part, rng) for part in (tensor.real, tensor.imag))
+        return torch.complex(*parts)
+    factors = (0.5 + torch.rand(tensor.shape, generator=rng)).to(tensor.dtype)
+    if tensor.count_nonzero(): return tensor.detach().cpu() * factors
+    scale = 1 if tensor.ndim <= 1 else (tensor.shape[0] / tensor.numel()) ** 0.5
+    return factors * scale
 
-def _randomise(model, rng):
-    "Overwrite parameters and buffers."
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if has_fractions(tensor) and tensor.numel(): tensor.data.copy_(random_values(tensor, rng))
+def other_signs(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    "The tensor with random signs, if some of its numbers are negative."
+    if tensor.is_complex() or not (tensor < 0).any(): return tensor
+    return tensor * (torch.randint(2, tensor.shape, generator=rng) * 2 - 1)
 
 # %% ../../nbs/10f_permutation.proof.ipynb #inputs
 def _doubled(dtype): return torch.complex128 if dtype.is_complex else torch.double
@@ -47,11 +49,16 @@ def _to_double(model):
 
 def _proof_input(x, rng, double, random):
     "One input for the proof: random numbers where `random` is set and `x` has fractions."
-    if not torch.is_tensor(x): return x
-    if not has_fractions(x): return x.cpu()
-    precise = _doubled(x.dtype)
-    if random: x = torch.randn(x.shape, generator=rng, dtype=precise).to(x.dtype)
-    return x.cpu().to(precise) if double else x.cpu()
+    x = x.detach().cpu().clone()
+    if not has_fractions(x): return x
+    if random and x.numel(): x = _random_input(x, rng)
+    return x.to(_doubled(x.dtype)) if double else x
+
+def _random_input(x, rng):
+    "Random numbers near those of an input; whole numbers stay."
+    if (x == x.flatten()[0]).all(): return torch.randn(x.shape, generator=rng).to(x.dtype)
+    whole = not x.is_complex() and (x == x.round()).all()
+    return x if whole else random_values(x, rng)
 
 def _derangement(size, rng):
     "A random permutation that leaves no unit in its place."
@@ -60,8 +67,11 @@ def _derangement(size, rng):
 
 # %% ../../nbs/10f_permutation.proof.ipynb #tensors
 def _outputs(model, state, example):
-    "All numbers that the model returns with this state, in double precision."
-    return all_numbers(run_example(model, state, example))
+    "All numbers of the outputs that count, with this state, in double precision."
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        returned = run_example(model, state, example)
+    return all_numbers(counted_tensors(example, returned))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #precision
 TOLERANCE = 1e-9
@@ -73,28 +83,34 @@ class _PrecisionMonitor(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         exact = (torch.double, torch.complex128)
-        self.low |= any(tensor.dtype not in exact for tensor in all_tensors(result)
+        self.low |= any(tensor.dtype not in exact for tensor in named_tensors(result).values()
                         if has_fractions(tensor))
         return result
 
 # %% ../../nbs/10f_permutation.proof.ipynb #random-network
-ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
-
-class _RandomNetwork:
+class RandomNetwork:
     "A copy of a model with random weights, and inputs for it."
-    def __init__(self, model, examples, rng, double, random):
-        self.model = clean_copy(model, examples[0])
-        self.model.cpu()
+    def __init__(self, clean: nn.Module,   # without caches; not changed
+                 examples: list[Example],
+                 rng: torch.Generator,
+                 double: bool = True,      # in double precision?
+                 random: bool = True):     # with random inputs?
+        self.clean, self.model = clean, working_copy(clean).cpu()
         if double: _to_double(self.model)
-        proof_input = partial(_proof_input, rng=rng, double=double, random=random)
-        self.examples = tree_map(proof_input, examples)
+        change = partial(_proof_input, rng=rng, double=double, random=random)
+        self.examples = [self._changed(example, change) for example in examples]
         self.draw(rng)
         self.state, self.attributes = tensors_of(self.model), Attributes(self.model)
+    def _changed(self, example, change):
+        positional, named = map_inputs(change, (example.positional, example.named))
+        return example._replace(positional=positional, named=named)
     def draw(self, rng):
-        "Overwrite the state by random numbers."
-        _randomise(self.model, rng)
-    def outputs(self, state):
-        "For each example, all numbers that the model returns with this state."
+        "Overwrite the state by random numbers near its own."
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            if has_fractions(tensor) and tensor.numel():
+                tensor.data.copy_(random_values(tensor, rng))
+    def outputs(self, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        "For each example, all numbers of the outputs that count, with this state."
         found = []
         for example in self.examples:
             self.attributes.restore()
@@ -102,32 +118,58 @@ class _RandomNetwork:
             found.append(_outputs(self.model, state, example))
         return found
 
+# %% ../../nbs/10f_permutation.proof.ipynb #sizes
+def _size(outputs):
+    "The largest of these outputs that is finite; 0 where none is, or where one is not a number."
+    if not outputs.numel(): raise ValueError("the outputs that count have no numbers")
+    if outputs.isnan().any(): return 0.0
+    return float(outputs[outputs.isfinite()].abs().amax()) if outputs.isfinite().any() else 0.0
+
+def _change(outputs, reference, size):
+    "How far outputs are from others, relative to `size`."
+    if outputs.shape != reference.shape: return torch.inf
+    differ = outputs != reference  # infinities that are equal do not
+    changes = (outputs - reference)[differ].abs() / size
+    if changes.isnan().any(): return torch.inf
+    return float(changes.max()) if len(changes) else 0.0
+
 # %% ../../nbs/10f_permutation.proof.ipynb #proof
+ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
+
 class Proof:
     "A network with random weights, and how far other states move its outputs."
-    def __init__(self, model: nn.Module,  # not changed
-                 example_inputs, rng: torch.Generator | None = None):  # as for `check_spec`
-        self.rng, self.examples = rng or generator(0, "proof"), split_examples(example_inputs)
-        problem = "all 0, or not finite"
-        for double, random in ATTEMPTS:
-            self.network = _RandomNetwork(model, self.examples, self.rng, double, random)
-            try:
-                with _PrecisionMonitor() as monitor: self.measure()
-            except RuntimeError as error: problem = f"not computable ({error})"
-            else:
-                self.tolerance = LOW_PRECISION_TOLERANCE if monitor.low else TOLERANCE
-                if all(0 < size < torch.inf for size in self.sizes): return
-        raise ValueError(f"model: with random weights, for the proof, its outputs were {problem}")
+    def __init__(self, clean: nn.Module,  # without caches: see `clean_copy`; not changed
+                 examples: list[Example], rng: torch.Generator | None = None):
+        self.rng, self.clean, self.examples = rng or generator(0, "proof"), clean, examples
+        for self.attempt in ATTEMPTS:
+            self.network = RandomNetwork(clean, examples, self.rng, *self.attempt)
+            problem = self.try_network()
+            if not problem: return
+        raise ValueError(f"model: with random weights, for the proof, {problem}")
+    def try_network(self) -> str:
+        "Run the network as it is; what is wrong with that, or nothing."
+        try:
+            with _PrecisionMonitor() as monitor: self.measure()
+        except Exception as error: return f"it cannot be run ({str(error).strip()})"
+        self.tolerance = LOW_PRECISION_TOLERANCE if monitor.low else TOLERANCE
+        if not all(self.sizes): return "its outputs were all 0, or not finite"
+        return ""
     def measure(self):
         "Run the network as it is, to compare other states to it."
         with torch.no_grad(): self.reference = self.network.outputs(self.network.state)
-        self.sizes = [outputs.abs().max() for outputs in self.reference]
+        self.sizes = [_size(outputs) for outputs in self.reference]
+    def redraw(self):
+        "Give the network other random numbers, with other signs, if it can be run with them."
+        before = {name: tensor.clone() for name, tensor in self.network.state.items()}
+        for tensor in self.network.state.values(): tensor.copy_(other_signs(tensor, self.rng))
+        self.network.draw(self.rng)
+        if not self.try_network(): return
+        for name, tensor in self.network.state.items(): tensor.copy_(before[name])
+        self.measure()
     def change(self, state: dict[str, torch.Tensor]) -> float:
         "How far another state moves the outputs of any example, relative to their largest."
         with torch.no_grad(): outputs = self.network.outputs(state)
-        changes = [(own - old).abs().max() / size
-                   for own, old, size in zip(outputs, self.reference, self.sizes)]
-        return float(torch.stack(changes).max())  # nan where any of them is
+        return max(map(_change, outputs, self.reference, self.sizes))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #permutation-change
 def permutation_change(spec: PermutationSpec,
@@ -163,7 +205,8 @@ def check_spec(model: nn.Module,
     Raises `ValueError`, naming the groups, where one changes the outputs by more than
     `tolerance`, and where the model does not fit the spec."""
     check_state(spec, tensors_of(model), "model")
-    proof = Proof(model, example_inputs, rng=generator)
+    examples = split_examples(example_inputs, all_but(spec.free_outputs))
+    proof = Proof(clean_copy(model, examples[0]), examples, rng=generator)
     if tolerance is None: tolerance = proof.tolerance
     changes = {group: permutation_change(spec, proof, {group}) for group in spec.groups}
     changes["all groups"] = permutation_change(spec, proof, set(spec.groups))
@@ -213,7 +256,7 @@ def _fix(axis, groups):
                  for segment in axis)
 
 # %% ../../nbs/10f_permutation.proof.ipynb #trials
-MANY = 64  # groups; more are not tried one by one
+SMALL = 8  # units; larger groups do not move in the same way by chance
 
 def _halves(groups):
     "For each binary digit of the groups' numbers, those where it is 0 and those where it is 1."
@@ -221,28 +264,41 @@ def _halves(groups):
         for digit in (0, 1):
             yield {group for i, group in enumerate(groups) if (i >> bit & 1) == digit}
 
-def _trials(groups):
+def _units_in_block(spec, group):
+    blocks = spec.groups.get(spec.blocks.get(group), 1)
+    return spec.groups[group] // blocks
+
+def _trials(spec):
     "Sets of groups to permute together."
-    groups = list(groups)
-    alone = [{group} for group in groups] if len(groups) <= MANY else list(_halves(groups))
-    return [set(groups)] * 3 + alone
+    small = [group for group in spec.groups if _units_in_block(spec, group) <= SMALL]
+    return [set(spec.groups), *_halves(small)]
 
 # %% ../../nbs/10f_permutation.proof.ipynb #proven
 TOGETHER = "groups that change the outputs when permuted together"
+UNSTEADY = "the model returns other numbers each time, with the same weights and input"
+
+def _failing(spec, proof, groups):
+    "Groups among these that change the outputs, each with the reason; none where all pass."
+    change = permutation_change(spec, proof, set(groups))
+    if change <= proof.tolerance: return {}
+    if len(groups) == 1:
+        seen = next(iter(spec.members()[groups[0]]), "its blocks")
+        return {groups[0]: f"permuting it changed the outputs by {change:.1e}; "
+                           f"it is first seen in {seen}"}
+    middle = len(groups) // 2
+    found = _failing(spec, proof, groups[:middle]) | _failing(spec, proof, groups[middle:])
+    return found or dict.fromkeys(groups, TOGETHER)
 
 def remove_failing_groups(spec: PermutationSpec,
                           proof: Proof,  # of the same network
                          ) -> PermutationSpec:
     "The spec without the groups that change the outputs; these are listed in `pinned`."
-    while spec.groups and any(not permutation_change(spec, proof, trial) <= proof.tolerance
-                              for trial in _trials(spec.groups)):
-        members = spec.members()
-        failed = {}
-        for group in spec.groups:
-            change = permutation_change(spec, proof, {group})
-            if change <= proof.tolerance: continue
-            seen = members[group][0] if members[group] else "its blocks"
-            failed[group] = (f"permuting it changed the outputs by {change:.1e}; "
-                             f"it is first seen in {seen}")
-        spec = without_groups(spec, failed or dict.fromkeys(spec.groups, TOGETHER))
+    trials = _trials(spec)
+    while spec.groups and trials:
+        trial = [group for group in spec.groups if group in trials[0]]
+        failed = _failing(spec, proof, trial) if trial else {}
+        if failed and not proof.change(proof.network.state) <= proof.tolerance:
+            return without_groups(spec, dict.fromkeys(spec.groups, UNSTEADY))
+        spec = without_groups(spec, failed) if failed else spec
+        trials = _trials(spec) if failed else trials[1:]
     return spec

@@ -6,13 +6,17 @@
 from __future__ import annotations
 import torch
 from .groups import FreeUnits
-from .proof import Proof, random_values, without_groups
-from .spec import PermutationSpec, as_real, unit_positions
-from .trace import Trace, has_fractions, tables_in
-from .units import congruence_closure, project
+from .examples import has_fractions
+from .proof import (
+    Proof, RandomNetwork, random_values, without_groups)
+from .spec import (
+    NOT_REACHED, PermutationSpec, as_real, unit_positions)
+from .trace import Trace, tables_in
+from .closure import congruence_closure
+from .units import project
 
 # %% auto #0
-__all__ = ['TRIES', 'NOT_REACHED', 'BESIDE', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']
+__all__ = ['TRIES', 'BESIDE', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']
 
 # %% ../../nbs/10g_permutation.reach.ipynb #slots
 def _within(spec, group):
@@ -39,12 +43,15 @@ def _smallest_tensors(spec, state):
 
 def _gradients(proof, names):
     "The gradients of a random sum of all outputs by these tensors; empty where there are none."
-    leaves = {name: proof.network.state[name].detach().requires_grad_() for name in names}
+    random = proof.attempt[1]
+    network = RandomNetwork(proof.clean, proof.examples, proof.rng, double=False, random=random)
+    leaves = {name: network.state[name].detach().requires_grad_() for name in names}
     try:
-        outputs = torch.cat(proof.network.outputs(proof.network.state | leaves))
+        outputs = torch.cat(network.outputs(network.state | leaves))
+        outputs = outputs[outputs.isfinite()]
         weights = torch.randn(outputs.shape, generator=proof.rng, dtype=outputs.dtype)
         found = torch.autograd.grad(outputs @ weights, leaves.values(), allow_unused=True)
-    except RuntimeError: return {}  # an operation without a gradient
+    except Exception: return {}  # an operation without a gradient
     return {name: as_real(own).nan_to_num() for name, own in zip(leaves, found) if own is not None}
 
 def groups_without_gradient(spec: PermutationSpec,
@@ -78,8 +85,7 @@ def unreached_groups(spec: PermutationSpec,  # proven
         if not left: break
         left = [group for group in left
                 if not proof.change(_refilled(spec, group, proof)) > proof.tolerance]
-        proof.network.draw(proof.rng)
-        proof.measure()
+        proof.redraw()
     return left
 
 # %% ../../nbs/10g_permutation.reach.ipynb #remove
@@ -110,7 +116,6 @@ class _Reached:
                 if group not in unreached and self.units_of(group) & shared]
 
 # %% ../../nbs/10g_permutation.reach.ipynb #remove-groups
-NOT_REACHED = "not reached by the examples"
 BESIDE = "in a table of which the examples reach a part"
 
 def remove_unreached_groups(spec: PermutationSpec,  # proven

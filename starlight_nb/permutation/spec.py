@@ -12,8 +12,9 @@ from ..states.copies import EXTRA
 from ..states.points import fill_tied
 
 # %% auto #0
-__all__ = ['NOT_RUN', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary', 'PermutationSpec',
-           'as_real', 'check_state', 'check_permutation', 'permute_unchecked', 'permute', 'compose', 'invert']
+__all__ = ['NOT_RUN', 'NOT_REACHED', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary',
+           'PermutationSpec', 'as_real', 'check_state', 'check_permutation', 'permute_unchecked', 'permute', 'compose',
+           'invert']
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-length
 def axis_length(axis: tuple) -> int:
@@ -63,6 +64,7 @@ class SpecData:
     pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
     blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
     tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
+    free_outputs: tuple = ()  # names of outputs that do not count: their entries may move
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
@@ -81,6 +83,7 @@ class SpecData:
 
 # %% ../../nbs/10a_permutation.spec.ipynb #natural
 NOT_RUN = "no example runs it"
+NOT_REACHED = "not reached by the examples"
 NATURAL = {  # reasons for which an axis has an order of its own
     "an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant",
     "a constant that is not in the state", "positions in an image", "positions in a kernel",
@@ -118,6 +121,26 @@ class SpecSummary(SpecData):
                   if tensor not in left_out for i in range(len(shape))]
         hidden = [share for share in shares if share is not None]
         return sum(hidden) / len(hidden) if hidden else 0.0
+
+# %% ../../nbs/10a_permutation.spec.ipynb #summary
+def _reasons(spec):
+    "Each reason that is not natural, with the axes and tensors that it pins."
+    found = {}
+    for name, text in spec.pinned.items():
+        if name in spec.groups: continue
+        for reason in text.split("; "):
+            if reason not in NATURAL or reason == NOT_RUN: found.setdefault(reason, []).append(name)
+    return found
+
+def _listed(reasons):
+    "Reasons with their axes, those with most axes first, in one line."
+    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    parts = [f"{_short_list(names, 2)} ({reason})" for reason, names in ordered]
+    return _short_list(parts, 4) if parts else "nothing"
+
+def _counted(number, word): return f"{number} {word}{'s' if number != 1 else ''}"
+
+def _is_unreached(reason): return reason in (NOT_RUN, NOT_REACHED) or "no example runs" in reason
 
 # %% ../../nbs/10a_permutation.spec.ipynb #tables
 def _units_label(group, groups, blocks):
@@ -180,7 +203,9 @@ def _read_fields(text):
     tuples = {key: {name: _tuples(value) for name, value in data[key].items()}
               for key in ("axes", "shapes")}
     buffers = frozenset(data.get("buffers", ()))
-    return {"groups": data["groups"], "buffers": buffers, **tuples, **optional}
+    free_outputs = tuple(data.get("free_outputs", ()))
+    return {"groups": data["groups"], "buffers": buffers, "free_outputs": free_outputs,
+            **tuples, **optional}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #check-axes
 def _check_axis(where, axis, size, groups):
@@ -215,7 +240,8 @@ class PermutationSpec(SpecSummary):
         "The spec as JSON text."
         return json.dumps({"groups": self.groups, "blocks": self.blocks, "axes": self.axes,
                            "shapes": self.shapes, "buffers": sorted(self.buffers),
-                           "pinned": self.pinned, "tied": self.tied}, indent=1)
+                           "pinned": self.pinned, "tied": self.tied,
+                           "free_outputs": self.free_outputs}, indent=1)
     @staticmethod
     def from_json(text: str) -> PermutationSpec:
         "The spec in JSON text; `ValueError` where the text is no spec or contradicts itself."
@@ -223,6 +249,15 @@ class PermutationSpec(SpecSummary):
         _check_axes(spec)
         _check_tied(spec)
         return spec
+    def summary(self) -> str:
+        "Three lines: what moves, what is pinned and why, what the examples do not reach."
+        reasons = _reasons(self)
+        pinned = {why: names for why, names in reasons.items() if not _is_unreached(why)}
+        unreached = {why: names for why, names in reasons.items() if _is_unreached(why)}
+        free = f"; outputs {', '.join(self.free_outputs)} may move" if self.free_outputs else ""
+        return (f"moves: {sum(self.groups.values())} units in {_counted(len(self.groups), 'group')}, "
+                f"{100 * self.coverage:.1f} % of the hidden axes{free}\n"
+                f"pinned: {_listed(pinned)}\nnot reached: {_listed(unreached)}")
     def _table(self):
         "The headline, and the name, units and axes of each group."
         share = f"{100 * self.coverage:.1f} % of the hidden axes are permutable"

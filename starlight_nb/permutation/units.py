@@ -10,7 +10,7 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['CUT_IN_TWO_WAYS', 'UnionFind', 'Units', 'join', 'pair', 'product', 'rows', 'AxisTables', 'Axes', 'project', 'split',
-           'unify', 'restrict', 'contract', 'separate', 'reshape', 'congruence_closure', 'refine_colours']
+           'unify', 'restrict', 'contract', 'separate', 'reshape']
 
 # %% ../../nbs/10b_permutation.units.ipynb #union-find
 class UnionFind:
@@ -177,11 +177,17 @@ def _new_blocks(units, table):
     "Make each row of units without a block a block."
     contents, number = np.unique(np.sort(table, axis=1), axis=0, return_inverse=True)
     if len(contents) == 1: return units.new(len(table))
-    if len(np.unique(contents)) < contents.size: return _conflicting_rows(units, table)
+    if len(np.unique(contents)) < contents.size: return _rows_with_repeats(units, table)
     blocks = units.new(len(contents))
     units.block[contents] = blocks[:, None]
     units.block_size[blocks] = table.shape[1]
     return blocks[number.ravel()]
+
+def _rows_with_repeats(units, table):
+    "The rows without columns that are there twice; of fixed order where none is."
+    distinct = _distinct_columns(table)
+    if distinct.shape[1] < table.shape[1]: return rows(units, distinct)
+    return _conflicting_rows(units, table)
 
 def _conflicting_rows(units, table):
     "Rows of fixed order; which row a unit lies in becomes part of its role."
@@ -195,15 +201,26 @@ def _rows_of_blocks(units, table, blocks):
     one_block = (blocks == blocks[:, :1]).all()
     if one_block and (units.block_size[blocks[:, 0]] == width).all(): return blocks[:, 0]
     alike = (blocks == blocks[:1]).all()
-    if alike and len(np.unique(blocks[0])) == width: return _cross_blocks(units, table, blocks[0])
+    counts = np.unique(blocks[0], return_counts=True)[1]
+    distinct = _distinct_columns(table)
+    if alike and (counts == counts[0]).all() and len(np.unique(table)) == table.size:
+        return _cross_blocks(units, table, blocks[0])
+    if distinct.shape[1] < width: return rows(units, distinct)
     whole = _whole_blocks(units, blocks)
     return _conflicting_rows(units, table) if whole is None else rows(units, whole)
 
+# %% ../../nbs/10b_permutation.units.ipynb #cross-blocks
+def _distinct_columns(table): return np.unique(table, axis=1)
+
 def _cross_blocks(units, table, columns):
-    "Make each unit the pair of its block, in `columns`, and of a new unit for its row."
+    "Make each unit's block, in `columns`, the pair of this block and of a new unit for its row."
+    inside, which = np.unique(columns, return_inverse=True)
     across = units.new(len(table))
-    units.block[table] = -1
-    join(units, table, product(units, columns, across).T)
+    cells = product(units, inside, across).T  # (rows, blocks)
+    size = table.shape[1] // len(inside)
+    units.block[table] = cells[:, which] if size > 1 else -1
+    units.block_size[cells] = size
+    if size == 1: join(units, table, cells[:, which])
     return across
 
 def _whole_blocks(units, blocks):
@@ -397,83 +414,3 @@ def reshape(units: Units,
             table = project(units, x, labels).reshape([shape[i] for i in new])
             result |= split(units, new, table)
     return result
-
-# %% ../../nbs/10b_permutation.units.ipynb #congruence-closure
-def congruence_closure(units: Units) -> np.ndarray:
-    "The representative (count,) of every unit, with all conclusions drawn."
-    while True:
-        ids = units.find(np.arange(units.count))
-        pairs = np.unique(ids[units.first[ids] >= 0])
-        keys = ids[units.first[pairs]] * units.count + ids[units.second[pairs]]
-        _, first, number = np.unique(keys, return_index=True, return_inverse=True)
-        equal = pairs[first][number.ravel()]  # for each pair the first one that has its parts
-        parts, reasons = _parts_to_fix(units, ids, pairs)
-        conflict = pairs[(units.block[pairs] >= 0) & (units.fixed[pairs] < 0)]
-        if (equal == pairs).all() and not len(parts) and not len(conflict): return ids
-        units.fixed[parts] = reasons
-        if len(conflict):
-            units.pin(np.concatenate([conflict, units.block[conflict]]), CUT_IN_TWO_WAYS)
-        join(units, pairs, equal)
-
-def _parts_to_fix(units, ids, pairs):
-    "The parts of fixed pairs that are not fixed yet, and the reasons of the pairs."
-    fixed = pairs[units.fixed[pairs] >= 0]
-    parts = ids[np.concatenate([units.first[fixed], units.second[fixed]])]
-    free = units.fixed[parts] < 0
-    return parts[free], units.fixed[np.concatenate([fixed, fixed])][free]
-
-# %% ../../nbs/10b_permutation.units.ipynb #hash
-def _hash(a, b):
-    "A 64-bit number that depends on both numbers and on their order."
-    with np.errstate(over="ignore"):
-        mixed = np.uint64(0x9E3779B97F4A7C15) * a + np.uint64(0xC2B2AE3D27D4EB4F) * b
-        mixed += np.uint64(1)
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-        return mixed ^ (mixed >> np.uint64(32))
-
-# %% ../../nbs/10b_permutation.units.ipynb #messages
-def _colour_of(units, ids, colour, occurring):
-    "The colour of each occurring unit; a pair's combines those of its parts."
-    result = colour[occurring]
-    paired = units.first[occurring] >= 0
-    if paired.any():
-        first, second = _parts(units, ids, occurring[paired])
-        result[paired] = _hash(_colour_of(units, ids, colour, first),
-                               _colour_of(units, ids, colour, second))
-    return result
-
-def _send(units, ids, colour, received, occurring, message):
-    "Add to `received` of each occurring unit its message; the parts of pairs get theirs."
-    paired = units.first[occurring] >= 0
-    np.add.at(received, occurring[~paired], message[~paired])
-    if paired.any():
-        first, second = _parts(units, ids, occurring[paired])
-        message = message[paired]
-        to_first = _hash(message, _colour_of(units, ids, colour, second))
-        to_second = _hash(~message, _colour_of(units, ids, colour, first))
-        _send(units, ids, colour, received, first, to_first)
-        _send(units, ids, colour, received, second, to_second)
-
-def _parts(units, ids, pairs): return ids[units.first[pairs]], ids[units.second[pairs]]
-
-# %% ../../nbs/10b_permutation.units.ipynb #refine-colours
-def refine_colours(units: Units,
-                   ids: np.ndarray,  # the representative of every unit, from `congruence_closure`
-                  ) -> np.ndarray:
-    "A colour (count,) for every representative; units of one colour may change places."
-    rng = np.random.default_rng(0)
-    draw = partial(rng.integers, 2**63, dtype=np.uint64)
-    colour = np.where(units.fixed[:units.count] >= 0, draw(size=units.count), np.uint64(1))
-    arrays = {array.tobytes(): array for array in map(ids.take, units.occurrences)}
-    occurring = np.concatenate(list(arrays.values()))
-    message = np.repeat(draw(size=len(arrays)), [len(array) for array in arrays.values()])
-    inside = np.unique(ids[(units.block[ids] >= 0) & (units.first[ids] < 0)])
-    block = ids[units.block[inside]]
-    while True:
-        received = np.zeros(units.count, np.uint64)
-        _send(units, ids, colour, received, occurring, message)
-        np.add.at(received, block, _hash(colour[inside], np.uint64(1)))
-        np.add.at(received, inside, _hash(colour[block], np.uint64(2)))
-        refined = _hash(colour, received)
-        if len(np.unique(refined[ids])) == len(np.unique(colour[ids])): return colour
-        colour = refined

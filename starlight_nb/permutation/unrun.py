@@ -13,7 +13,8 @@ from torch import nn
 from .groups import FreeUnits
 from .spec import NOT_RUN
 from .trace import Trace
-from .units import AxisTables, congruence_closure, join, project
+from .closure import congruence_closure
+from .units import AxisTables, join, project
 from .units import product as product_table
 
 # %% auto #0
@@ -39,8 +40,7 @@ def _scope(model, owner):
 # %% ../../nbs/10h_permutation.unrun.ipynb #calls
 def _calls(node):
     "The names of the modules that an operation is called in, from the network inwards."
-    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-    return [name.partition("@")[0] for name, _ in stack.values()]  # `layer@1`: its second call
+    return list(node.meta.get("calls", ("",)))
 
 def _is_called(model, owner, called):
     "Is a module called, or one of PyTorch's around it that uses its tensors?"
