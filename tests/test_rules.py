@@ -112,8 +112,7 @@ CALLS = {
     "attention": lambda a, b: F.scaled_dot_product_attention(a, b, a), "causal": lambda a: F.scaled_dot_product_attention(a, a, a, is_causal=True),
     "heads": lambda a, b: F.scaled_dot_product_attention(heads(a), heads(b), heads(a)).transpose(1, 2).flatten(2),
     "shared_heads": lambda a, b: F.scaled_dot_product_attention(
-        a.unflatten(-1, (4, 1)).transpose(1, 2), b.unflatten(-1, (4, 1)).transpose(1, 2)[:, ::2], heads(a)[..., :1],
-        enable_gqa=True).transpose(1, 2).flatten(2),
+        *(own.unflatten(-1, (-1, 1)).transpose(1, 2) for own in (a, b[..., :2], b[..., 2:])), enable_gqa=True).transpose(1, 2).flatten(2),
     "cdist": lambda a, b: torch.cdist(a, b) @ a, "pdist": lambda a: torch.pdist(a[0])[None], "pdist_of_units": lambda a: torch.pdist(a[0].T)[None],
     "cosine": lambda a, b: each(F.cosine_similarity(a, b, dim=-1)), "cosine_time": lambda a, b: F.cosine_similarity(a, b, dim=1),
     "pairwise": lambda a, b: each(F.pairwise_distance(a, b)), "dist": lambda a, b: a / torch.dist(a, b),
@@ -185,9 +184,21 @@ CALLS = {
     "rms_norm": lambda a: F.rms_norm(a, (UNITS,)), "renorm": lambda a: a.renorm(2, 0, 0.5), "native_layer_norm": lambda a: torch.native_layer_norm(a, (UNITS,), None, None, 1e-5)[0], "normalize": lambda a: F.normalize(a, dim=-1),
 }
 
-# where a rule fixes more than it must, and why
+# Where a rule fixes more than it must, and why. Most are chances of small numbers: windows of two, numbers that pick the ends.
 STRICTER = {
+    "heaviside": "the second tensor counts only where the first is 0",
+    "nextafter": "the second tensor counts for less than the tolerance",
+    "diagonal_off": "a diagonal may be read backwards", "trapezoid": "the two ends, and what is between, may change places",
+    "unfold_overlap": "windows may be read backwards", "lrn": "windows of channels may be read backwards",
+    "fft_units": "the real part is the same backwards", "pool_of_units": "windows that do not overlap are blocks",
+    "chunk": "the halves of an axis, once cut, have roles of their own",
+    "pdist_of_units": "an order of units is an order of their pairs", "masked_select": "entries that are not picked, and whole columns",
+    "index_units": "entries that are picked, or not, are alike", "index_fill_units": "entries that are filled, or not, are alike",
+    "gather_units": "entries that are not picked are alike", "take": "entries that are not picked are alike",
 }
+
+# What a rule cannot help: `split` takes an axis whose entries are all one unit for an axis of a constant.
+KNOWN_FAULTS = {"roll": "an axis whose entries have become one unit counts as constant"}
 
 
 def count_of_inputs(function):
@@ -265,7 +276,8 @@ def generated(orders):
     return found
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=KNOWN_FAULTS[name])] if name in KNOWN_FAULTS else []) for name in CALLS])
 def test_what_a_rule_says_is_true_and_all_that_is_true(name):
     net = Net(CALLS[name]).eval()
     with warnings.catch_warnings():

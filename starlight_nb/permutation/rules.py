@@ -21,5 +21,6 @@ __all__ = ['WITH_COPIES', 'RULES', 'ELEMENTWISE', 'OTHER_FUNCTIONS', 'RESIZINGS'
 
 # %% ../../nbs/10c_permutation.rules.ipynb #copies
 WITH_COPIES = """alias as_strided detach diagonal expand narrow permute select slice split squeeze
-    split_with_sizes t transpose unbind unfold unsqueeze view view_as_complex view_as_real""".split()
+    split_with_sizes t transpose unbind unfold unsqueeze view view_as_complex
+    view_as_real""".split()
 RULES |= {f"{name}_copy": RULES[name] for name in WITH_COPIES}
