@@ -191,6 +191,7 @@ STRICTER = {
     "diagonal_off": "a diagonal may be read backwards", "trapezoid": "the two ends, and what is between, may change places",
     "unfold_overlap": "windows may be read backwards", "lrn": "windows of channels may be read backwards",
     "fft_units": "the real part is the same backwards", "pool_of_units": "windows that do not overlap are blocks",
+    "shared_heads": "queries that share a key keep their order",
     "chunk": "the halves of an axis, once cut, have roles of their own",
     "pdist_of_units": "an order of units is an order of their pairs", "masked_select": "entries that are not picked, and whole columns",
     "index_units": "entries that are picked, or not, are alike", "index_fill_units": "entries that are filled, or not, are alike",
@@ -293,6 +294,120 @@ def test_what_a_rule_says_is_true_and_all_that_is_true(name):
             assert change <= TOLERANCE * reference.nan_to_num(0, 0, 0).abs().max().clamp(min=1), f"{own} moves the outputs by {change}: {spec}"
         missing = orders_that_move(net) - generated(orders)
     assert bool(missing) == (name in STRICTER), f"{sorted(missing)[:4]} leave the outputs as they are: {spec.pinned}"
+
+
+def linears(**sizes):
+    return {name: nn.Linear(*size) for name, size in sizes.items()}
+
+
+class Built(nn.Module):
+    "Layers by name, and a function of them and the input."
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def one_unit(net, x):
+    hidden = net.a(x)
+    return net.o(hidden) * hidden[:, 0, 3].exp()[:, None, None]
+
+
+def loop(net, x):
+    state = None
+    for step in x.unbind(1):
+        state = net.cell(step, state)
+    return net.o(state[0] if isinstance(state, tuple) else state)
+
+
+def from_zeros(net, x):
+    "A convolutional LSTM: its state starts with zeros, beside the input."
+    hidden = torch.zeros(2, 4, TIME, dtype=x.dtype)
+    cell = torch.zeros_like(hidden)
+    for step in x[:, None].expand(-1, 3, -1, -1).unbind(1):
+        i, f, o, g = net.c(torch.cat([step.mT, hidden], 1)).chunk(4, 1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        hidden = o.sigmoid() * cell.tanh()
+    return net.o(hidden.mT)
+
+
+def packed(net, x):
+    steps = nn.utils.rnn.pack_padded_sequence(net.a(x), numbers([5, 3]), batch_first=True)
+    steps, _ = nn.utils.rnn.pad_packed_sequence(net.r(steps)[0], batch_first=True)
+    return net.o(steps.mean(1))
+
+
+def shared_keys(net, x):
+    x = net.i(x)
+    query, key, value = (own(x).unflatten(-1, (-1, 3)).transpose(1, 2) for own in (net.q, net.k, net.v))
+    return net.o(F.scaled_dot_product_attention(query, key, value, enable_gqa=True).transpose(1, 2).flatten(2))
+
+
+def experts(net, x):
+    hidden = net.i(x).relu()
+    share = net.r(hidden).softmax(-1)
+    hidden = torch.einsum("btd,edf->btef", hidden, net.first.weight.view(4, 6, 5)).relu()
+    return net.o(torch.einsum("btef,bte->btf", hidden, share))
+
+
+def selective(net, x):
+    "Selective kernels: two branches in a stack, and a share for each."
+    both = torch.stack([net.a(x).relu(), net.b(x).relu()], 1)
+    share = net.g(net.f(both.sum(1).mean(1)).relu()).view(-1, 2, 6).softmax(1)
+    return net.o((both * share[:, :, None]).sum(1))
+
+
+def regions(net, x):
+    boxes = numbers([[0.0, 0, 0, 4, 4], [1, 1, 1, 5, 5]], dtype=x.dtype)
+    return net.o(torch.ops.torchvision.roi_align(image(net.a(x)), boxes, 0.5, 2, 2, 2, False).flatten(1))
+
+
+def deformed(net, x):
+    plane = image(net.a(x)).relu()
+    return net.o(last(net.d(plane, net.f(plane)).relu()))
+
+
+NETWORKS = {  # and the sizes of their groups
+    "one unit": (Built(one_unit, **linears(a=(3, 6), o=(6, 2))), [5]),
+    **{cell.__name__: (Built(loop, cell=cell(3, 5), o=nn.Linear(5, 2)), [5]) for cell in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)},
+    "zeros beside": (Built(from_zeros, c=nn.Conv1d(3 + 4, 16, 3, padding=1), o=nn.Linear(4, 1)), [4]),
+    **{f"packed {kind.__name__}": (Built(packed, a=nn.Linear(3, 4), r=kind(4, 5, batch_first=True, bidirectional=True), o=nn.Linear(10, 2)),
+                                   [4, 5, 5]) for kind in (nn.LSTM, nn.GRU, nn.RNN)},
+    "shared keys": (Built(shared_keys, **linears(i=(3, 7), q=(7, 12), k=(7, 6), v=(7, 6), o=(12, 2))), [2, 6, 6, 7]),
+    "experts": (Built(experts, **linears(i=(3, 6), r=(6, 4), first=(5, 24), o=(5, 2))), [4, 5, 6]),
+    "selective kernels": (Built(selective, **linears(a=(3, 6), b=(3, 6), f=(6, 4), g=(4, 12), o=(6, 2))), [4, 6]),
+}
+
+
+def add_networks_of_torchvision():
+    from torchvision.ops import DeformConv2d
+    NETWORKS["regions"] = Built(regions, **linears(a=(3, 4), o=(16, 2))), [4]
+    NETWORKS["deformed"] = Built(deformed, a=nn.Linear(3, 4), f=nn.Conv2d(4, 18, 3), d=DeformConv2d(4, 5, 3), o=nn.Linear(5, 2)), [4, 5]
+
+
+try:
+    add_networks_of_torchvision()
+except ImportError:
+    pass
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_groups_of_networks(name):
+    net, sizes = NETWORKS[name]
+    net = net.double().eval()
+    spec = spec_from_trace(Trace(net, EXAMPLE))
+    assert sorted(spec.groups.values()) == sizes, f"{spec} {spec.pinned}"
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        reference = net(EXAMPLE)
+        for _ in range(5):
+            state = permute(spec, spec.random(generator), net.state_dict())
+            moved = torch.func.functional_call(net, state, EXAMPLE)
+            assert (moved - reference).abs().max() <= TOLERANCE * reference.abs().max()
 
 
 def test_there_are_enough_calls():

@@ -8,8 +8,8 @@ import math
 from functools import partial, reduce
 import numpy as np
 from .rule_table import (
-    argument_of, batch_labels, dims_of, fix, has_several_results, in_order, label_axes, new_axes,
-    number_axes, operation, rule, shape_of)
+    along, argument_of, batch_labels, dims_of, fix, has_several_results, in_order, label_axes,
+    new_axes, number_axes, operation, rule, shape_of)
 from .rules_entries import _elementwise
 from .units import (
     Axes, AxisTables, contract, join, product, project, reshape, restrict, separate, unify)
@@ -205,33 +205,24 @@ def attend(units, query, key, value, mask=None, causal=False) -> tuple:
     return number_axes(scores, grid), number_axes(result, labels)
 
 # %% ../../nbs/10bd_permutation.rules_products.ipynb #groups-of-heads
-def _with_shared_heads(units, x, shared):
-    "The axes of `x` with its heads as a table of `shared` rows."
-    if x is None or x.rank < 3: return x
-    sizes = [x.sizes[i] for i in range(x.rank)]
-    heads = sizes[-3]
-    rows = min(heads, shared)
-    return reshape(units, x, [*sizes[:-3], rows, heads // rows, *sizes[-2:]])
-
-def _attend(units, query, key, value, mask, causal):
-    "As `attend`; where keys are shared, the heads of the result are tables too."
-    if query.rank > 3 and query.sizes[query.rank - 3] > key.sizes[key.rank - 3] > 1:
-        shared = key.sizes[key.rank - 3]
-        query, key, value, mask = (_with_shared_heads(units, x, shared)
-                                   for x in (query, key, value, mask))
-    return attend(units, query, key, value, mask, causal)
+def _for_each_query(query, x):
+    "Keys or values with each head as often as queries share it."
+    if query.rank < 3 or x.rank < 3: return x
+    queries, shared = (own.sizes[own.rank - 3] for own in (query, x))
+    if shared in (1, queries): return x
+    times = queries // shared
+    return along(x, -3, lambda table, axis: table.repeat(times, axis))
 
 @rule("scaled_dot_product_attention", tables=True)
 def _attention(units, node, query, key, value, mask=None, dropout=0.0, causal=False, *rest):
-    result = _attend(units, query, key, value, mask, causal)[1]
-    return result if result.rank == query.rank else reshape(units, result, shape_of(node))
+    key, value = (_for_each_query(query, x) for x in (key, value))
+    return attend(units, query, key, value, mask, causal)[1]
 
 @rule("_scaled_dot_product_attention_math", tables=True)
 def _attention_math(units, node, query, key, value, mask=None, dropout=0.0, causal=False, *rest):
-    scores, result = _attend(units, query, key, value, mask, causal)
-    if result.rank == query.rank: return result, scores
-    shapes = [value.shape for value in node.meta["val"]]
-    return reshape(units, result, shapes[0]), reshape(units, scores, shapes[1])
+    key, value = (_for_each_query(query, x) for x in (key, value))
+    scores, result = attend(units, query, key, value, mask, causal)
+    return result, scores
 
 # %% ../../nbs/10bd_permutation.rules_products.ipynb #fused-attention
 FUSED_ATTENTION = [f"_scaled_dot_product_{kind}" for kind in (
