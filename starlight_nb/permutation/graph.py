@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from .examples import (
     Example, chosen_names, in_mode, input_tensors, map_inputs, named_tensors, prediction_name)
-from ..states import tensors_of
+from ..states import Attributes, tensors_of
 
 # %% auto #0
 __all__ = ['Graph', 'record_graph', 'CountedOutputs', 'counted_outputs']
@@ -114,15 +114,28 @@ def _graph(recorded, names, state, inputs):
     chosen = [node for name, node in returned if name is None]
     return Graph(nodes, read, found, inputs, outputs, chosen)
 
+# %% ../../nbs/10ab_permutation.graph.ipynb #unchanged
+@contextmanager
+def _unchanged(model):
+    "Undo what a run changes in the buffers and attributes of a model."
+    attributes = Attributes(model)
+    buffers = [(own, own._version, own.clone()) for own in model.buffers()]
+    try: yield
+    finally:
+        attributes.restore()
+        for buffer, version, saved in buffers:
+            if buffer._version != version: buffer.copy_(saved)
+
 # %% ../../nbs/10ab_permutation.graph.ipynb #record-graph
-def record_graph(model: nn.Module,   # a clean copy, in evaluation mode; may be changed
+def record_graph(model: nn.Module,   # in evaluation mode; it is afterwards what it was before
                  example: Example,
                  argument: str = "example_inputs",  # the caller's name for it, for the message
                 ) -> Graph:
     "The graph of `model` in the example's mode; `ValueError` where there is none."
     positional, named = map_inputs(torch.clone, (example.positional, example.named))
     own = example._replace(positional=positional, named=named)
-    with torch.no_grad(), _without_fused_attention(), in_mode(model, example.mode):
+    with (torch.no_grad(), _without_fused_attention(), in_mode(model, example.mode),
+          _unchanged(model)):
         try:
             with _quiet(): recorded, names = _record(model, own)
         except Exception as error:

@@ -91,12 +91,19 @@ class _Groups:
         return next(name for name in names if name not in self.sizes)
 
 # %% ../../nbs/10e_permutation.groups.ipynb #find-groups
-def _find_groups(free, axes):
-    "Number the free units along these axes by role, in the order of the forward pass."
-    first_seen = {}  # unit -> tensor
+def _first_seen(free, axes):
+    "The tensor in which each free unit is first seen, in the order of the forward pass."
+    found, known = {}, set()
     for tensor, own in axes.items():
         for axis in reversed(own):
-            for unit in free.in_order(axis): first_seen.setdefault(unit, tensor)
+            if axis.tobytes() in known: continue
+            known.add(axis.tobytes())
+            for unit in free.in_order(axis): found.setdefault(unit, tensor)
+    return found
+
+def _find_groups(free, axes):
+    "Number the free units along these axes by role, in the order of the forward pass."
+    first_seen = _first_seen(free, axes)
     role = refine_colours(free.units, free.representative)
     alike = {}  # role -> units
     for unit in first_seen: alike.setdefault(role[unit], []).append(unit)

@@ -23,25 +23,32 @@ def axis_length(axis: tuple) -> int:
 
 # %% ../../nbs/10a_permutation.spec.ipynb #places
 def _copies(axis):
-    "The group, the number and the positions (copies,) of each unit, factor by factor."
+    "The group, its first unit here, and the positions (units, copies), factor by factor."
     offset = 0
     for segment in axis:
         sizes = [factor[1] for factor in segment]
         positions = offset + torch.arange(math.prod(sizes)).reshape(sizes)
         for i, (group, size, *first) in enumerate(segment):
             rows = positions.movedim(i, 0).reshape(size, -1)
-            if group is not None: yield from ((group, n, row) for n, row in enumerate(rows, *first))
+            if group is not None: yield group, (first or [0])[0], rows
         offset += positions.numel()
+
+def _positions(parts):
+    "The positions (units, copies) of a group's units, from its parts (first unit, positions)."
+    if len({(first, len(rows)) for first, rows in parts}) == 1:
+        return torch.cat([rows for _, rows in parts], dim=1)
+    found = {}  # by number of the unit
+    for first, rows in parts:
+        for number, row in enumerate(rows, first): found.setdefault(number, []).append(row)
+    return torch.stack([torch.cat(found[number]) for number in sorted(found)])
 
 @lru_cache(maxsize=4096)
 def unit_positions(axis: tuple,  # segments of factors
                   ) -> dict[str, torch.Tensor]:
     "For each group that acts on an axis, the positions (units, copies) of its units."
-    found = {}  # by group and number of the unit
-    for group, number, positions in _copies(axis):
-        found.setdefault(group, {}).setdefault(number, []).append(positions)
-    return {group: torch.stack([torch.cat(units[number]) for number in sorted(units)])
-            for group, units in found.items()}
+    found = {}
+    for group, first, rows in _copies(axis): found.setdefault(group, []).append((first, rows))
+    return {group: _positions(parts) for group, parts in found.items()}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-index
 def axis_index(axis: tuple,                         # segments of factors; no `None`

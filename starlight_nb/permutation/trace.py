@@ -13,7 +13,7 @@ from .examples import (
 from .graph import CountedOutputs, Graph, counted_outputs, record_graph
 from .rules import RULES, operation
 from .units import Axes, AxisTables, Units, separate
-from ..states import tensors_of, tied_names, working_copy
+from ..states import state_of, tensors_of, tied_names
 
 # %% auto #0
 __all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'tables_in', 'Graphs', 'Trace']
@@ -201,7 +201,7 @@ def _training_modes(model):
 
 def _check_repeatable(model, example):
     "The example, noisy or not; `ValueError` where the model returns other numbers the second time."
-    state = tensors_of(model)
+    state = state_of(model)
     with torch.no_grad(), WithoutNoise() as noise:
         first, second = (counted_tensors(example, run_example(model, state, example))
                          for _ in range(2))
@@ -212,8 +212,8 @@ def _check_repeatable(model, example):
 def _training_graph(model, example):
     "The example and its graph; None where it cannot be traced, or not repeated."
     try:
-        example = _check_repeatable(working_copy(model), example)
-        return example, record_graph(working_copy(model), example)
+        example = _check_repeatable(model, example)
+        return example, record_graph(model, example)
     except Exception: return None  # of a model's own code for training, which is not asked for
 
 # %% ../../nbs/10d_permutation.trace.ipynb #says-more
@@ -251,6 +251,6 @@ class Trace(_TrainingGraphs):
         self.clean = clean_copy(model, examples[0])
         for i, example in enumerate(examples):
             argument = f"example_inputs[{i}]" if several else "example_inputs"
-            self.add(example, record_graph(working_copy(self.clean), example, argument))
+            self.add(example, record_graph(self.clean, example, argument))
         originals = [example._replace(outputs=outputs) for example in examples]
         self._add_training(self.clean, originals)
