@@ -28,10 +28,12 @@ def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     if tensor.is_complex():
         parts = (random_values(part, rng) for part in (tensor.real, tensor.imag))
         return torch.complex(*parts)
-    factors = (0.5 + torch.rand(tensor.shape, generator=rng)).to(tensor.dtype)
-    if tensor.count_nonzero(): return tensor.detach().cpu() * factors
-    scale = 1 if tensor.ndim <= 1 else (tensor.shape[0] / tensor.numel()) ** 0.5
-    return factors * scale
+    own = tensor.detach().cpu()
+    factors = (0.5 + torch.rand(own.shape, generator=rng)).to(own.dtype)
+    size = 1 if own.ndim <= 1 else (len(own) / own.numel()) ** 0.5
+    if not own.count_nonzero(): return factors * size
+    own_size = float(own.float().square().mean().sqrt())
+    return own * factors * max(1, size / max(own_size, 1e-30))
 
 def other_signs(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     "The tensor with random signs, if some of its numbers are negative."
@@ -99,16 +101,16 @@ class RandomNetwork:
         if double: _to_double(self.model)
         change = partial(_proof_input, rng=rng, double=double, random=random)
         self.examples = [self._changed(example, change) for example in examples]
+        self.state = tensors_of(self.model)
         self.draw(rng)
-        self.state, self.attributes = tensors_of(self.model), Attributes(self.model)
+        self.attributes = Attributes(self.model)
     def _changed(self, example, change):
         positional, named = map_inputs(change, (example.positional, example.named))
         return example._replace(positional=positional, named=named)
     def draw(self, rng):
-        "Overwrite the state by random numbers near its own."
-        for tensor in [*self.model.parameters(), *self.model.buffers()]:
-            if has_fractions(tensor) and tensor.numel():
-                tensor.data.copy_(random_values(tensor, rng))
+        "Overwrite the state by random numbers near its own; constants beside it stay."
+        for tensor in {own.data_ptr(): own for own in self.state.values()}.values():
+            if has_fractions(tensor) and tensor.numel(): tensor.copy_(random_values(tensor, rng))
     def outputs(self, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         "For each example, all numbers of the outputs that count, with this state."
         found = []
