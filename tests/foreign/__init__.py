@@ -20,7 +20,11 @@ SOURCES = {  # file: the package that it needs
     "audio": "torchaudio",
     "language_image": "open_clip",
     "transformers_x": "x_transformers",
-    "idioms": "torch",
+    "idioms_attention": "torch",
+    "idioms_images": "torch",
+    "idioms_sequences": "torch",
+    "idioms_sets": "torch",
+    "idioms_forms": "torch",
 }
 
 
@@ -51,3 +55,36 @@ def tokens(vocabulary=50, length=7, other_length=9, batch=2):
     "An example of some texts as numbers of words, and other ones of another length."
     return (torch.randint(1, vocabulary, (batch, length)),
             torch.randint(1, vocabulary, (batch + 1, other_length)))
+
+
+class Net(torch.nn.Module):
+    "A network of some modules and parameters, and a function of itself and its inputs."
+    def __init__(self, function, **parts):
+        super().__init__()
+        for name, part in parts.items(): setattr(self, name, part)
+        self._function = function
+
+    def forward(self, *inputs, **named): return self._function(self, *inputs, **named)
+
+
+def weight(*shape):
+    "A parameter of this shape."
+    return torch.nn.Parameter(torch.randn(shape) / max(shape[-1], 1) ** 0.5)
+
+
+def vectors(width=6, batch=4):
+    "An example of some vectors, and other vectors in another number."
+    return torch.randn(batch, width), torch.randn(batch + 1, width)
+
+
+def sequences(width=6, length=7, other_length=9, batch=2):
+    "An example of sequences of vectors, and other ones of another length."
+    return torch.randn(batch, length, width), torch.randn(batch + 1, other_length, width)
+
+
+def register(table):
+    "A decorator that puts a builder into a table under its name."
+    def add(function):
+        table[function.__name__] = function
+        return function
+    return add
