@@ -90,9 +90,9 @@ def deviation(outputs, reference):
     return float((outputs[usual] - reference[usual]).abs().max() / scale)
 
 
-def _prepared(model, spec, inputs, dtype, share):
-    "A copy with other weights, the inputs, and what it returned before and returns now."
-    model = copy.deepcopy(model).eval().to(dtype)
+def _prepared(make, spec, inputs, dtype, share):
+    "A model with other weights, the inputs, and what it returned before and returns now."
+    model = make().eval().to(dtype)
     inputs = [convert(one, dtype) for one in inputs]
     moved = {name for name, axes in spec.axes.items() if any(axes)}
     before = run(model, convert(inputs[0], dtype))
@@ -101,16 +101,15 @@ def _prepared(model, spec, inputs, dtype, share):
     return model, inputs, before, reference
 
 
-def prepared(model, spec, inputs):
+def prepared(make, spec, inputs):
     "As `_prepared`, in double precision and with large changes where the model allows it."
     for dtype in (torch.float64, torch.float32):
         for share in (0.3, 0.05):
-            try: result = _prepared(model, spec, inputs, dtype, share)
+            try: result = _prepared(make, spec, inputs, dtype, share)
             except Exception:
                 if dtype == torch.float32 and share < 0.3: raise
                 continue
-            first = next(iter(result[3][0].values()))
-            if first.isfinite().all(): return result
+            if result[3][0][prediction(result[3][0])].isfinite().all(): return result
     return result
 
 
@@ -119,22 +118,25 @@ def prediction(outputs):
     return next((name for name in outputs if name.split(".")[-1] == "logits"), next(iter(outputs)))
 
 
+def lowest_precision(model, inputs):
+    "The lowest precision in which anything is computed."
+    with LowestPrecision() as precision: run(model, inputs)
+    return precision.found
+
+
 @torch.no_grad()
-def check(model, spec, inputs, seed=0):
-    """What a random permutation of `spec` changes: `first`, the relative difference of the
-    prediction, `others`, that of other outputs that differ, `tolerance`, and `vacuous` where other
-    weights give the same prediction."""
-    model, inputs, before, reference = prepared(model, spec, inputs)
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+def check(make, spec, inputs, seed=0):
+    """What a random permutation of `spec` changes in a model that `make` returns: `first`, the
+    relative difference of the prediction, `others`, that of other outputs that differ, `tolerance`,
+    and `vacuous` where other weights give the same prediction."""
+    model, inputs, before, reference = prepared(make, spec, inputs)
+    dtype = next(iter(model.parameters())).dtype
+    tolerance = TOLERANCES[lowest_precision(model, convert(inputs[0], dtype))]
     order = spec.random(torch.Generator().manual_seed(seed))
-    with LowestPrecision() as precision: run(model, convert(inputs[0], torch.float64)
-                                             if next(model.parameters()).dtype == torch.float64
-                                             else inputs[0])
-    tolerance = TOLERANCES[precision.found]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(permute(spec, order, state))
     first, others = 0.0, {}
     for one, expected in zip(inputs, reference, strict=True):
-        dtype = next(model.parameters()).dtype
         outputs, main = run(model, convert(one, dtype)), prediction(expected)
         for name in expected:
             size = deviation(outputs[name], expected[name]) if name in outputs else float("inf")

@@ -273,7 +273,8 @@ def external_attention():
     def mix(m, x):
         scores = m.memory(m.q(x)).softmax(1)
         return m.values(scores / (1e-9 + scores.sum(2, keepdim=True)))
-    return layer(mix, memory=nn.Linear(WIDTH, 8, bias=False), values=nn.Linear(8, WIDTH, bias=False))
+    return layer(mix, memory=nn.Linear(WIDTH, 8, bias=False), values=nn.Linear(8, WIDTH, bias=False),
+                 k=None, v=None)
 
 
 @idiom
