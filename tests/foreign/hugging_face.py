@@ -168,7 +168,7 @@ IMAGE = {
                                   "num_attention_heads": [1, 2, 2, 4], "image_size": 64,
                                   "patch_sizes": [4, 2, 2, 2]},
     "CvtForImageClassification": {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 4],
-                                  "depth": [1, 1, 2],
+                                  "depth": [1, 2, 3],
                                   "cls_token": [False, False, True]},
     "LevitForImageClassification": {"patch_size": 16}, "EfficientNetForImageClassification": {
         "hidden_dim": 640, "width_coefficient": 0.5, "depth_coefficient": 0.3, "image_size": 64},
