@@ -45,9 +45,9 @@ def tensors(tree, path="", depth=6):
     return found
 
 
-def run(model, inputs):
+def run(model, inputs, seed=1):
     "All tensors that a model returns for one example."
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     if isinstance(inputs, Mapping): output = model(**inputs)
     elif isinstance(inputs, tuple): output = model(*inputs)
     else: output = model(inputs)
@@ -60,6 +60,7 @@ def perturb(model, moved, share, generator):
     buffers = [tensor for name, tensor in model.named_buffers()
                if name.endswith(statistics) or name in moved]
     for tensor in [*model.parameters(), *buffers]:
+        if tensor.is_complex(): tensor = torch.view_as_real(tensor.data)
         if not tensor.is_floating_point() or not tensor.isfinite().all(): continue
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
         if tensor.numel() and tensor.min() > 0: tensor.mul_((share * noise).exp())
@@ -90,9 +91,21 @@ def deviation(outputs, reference):
     return float((outputs[usual] - reference[usual]).abs().max() / scale)
 
 
+def in_precision(model, dtype):
+    "The model with floating-point and complex numbers of this precision."
+    return model._apply(lambda tensor: convert(tensor, dtype))
+
+
+def is_noisy(model, inputs):
+    "Does a model return something else when it is run again?"
+    first, second = run(model, inputs), run(model, inputs, seed=2)
+    main = prediction(first)
+    return deviation(second[main], first[main]) > 0
+
+
 def _prepared(make, spec, inputs, dtype, share):
     "A model with other weights, the inputs, and what it returned before and returns now."
-    model = make().eval().to(dtype)
+    model = in_precision(make().eval(), dtype)
     inputs = [convert(one, dtype) for one in inputs]
     moved = {name for name, axes in spec.axes.items() if any(axes)}
     before = run(model, convert(inputs[0], dtype))
@@ -128,7 +141,8 @@ def lowest_precision(model, inputs):
 def check(make, spec, inputs, seed=0):
     """What a random permutation of `spec` changes in a model that `make` returns: `first`, the
     relative difference of the prediction, `others`, that of other outputs that differ, `tolerance`,
-    and `vacuous` where other weights give the same prediction."""
+    `vacuous` where other weights give the same prediction, and `noisy` where it is another one in
+    each run."""
     model, inputs, before, reference = prepared(make, spec, inputs)
     dtype = next(iter(model.parameters())).dtype
     tolerance = TOLERANCES[lowest_precision(model, convert(inputs[0], dtype))]
@@ -144,4 +158,5 @@ def check(make, spec, inputs, seed=0):
             elif size > tolerance: others[name] = max(size, others.get(name, 0))
     main = prediction(before)
     vacuous = not before[main].numel() or torch.equal(before[main], reference[0][main])
-    return {"first": first, "others": others, "tolerance": tolerance, "vacuous": vacuous}
+    return {"first": first, "others": others, "tolerance": tolerance, "vacuous": vacuous,
+            "noisy": is_noisy(model, convert(inputs[0], dtype))}
