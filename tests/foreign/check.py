@@ -104,14 +104,14 @@ def is_noisy(model, inputs):
 
 
 def _prepared(make, spec, inputs, dtype, share):
-    "A model with other weights, the inputs, and what it returned before and returns now."
+    "A model with other weights, the inputs, what it returned before and returns now, the type."
     model = in_precision(make().eval(), dtype)
     inputs = [convert(one, dtype) for one in inputs]
     moved = {name for name, axes in spec.axes.items() if any(axes)}
     before = run(model, convert(inputs[0], dtype))
     perturb(model, moved, share, torch.Generator().manual_seed(3))
     reference = [run(model, convert(one, dtype)) for one in inputs]
-    return model, inputs, before, reference
+    return model, inputs, before, reference, dtype
 
 
 def prepared(make, spec, inputs):
@@ -143,8 +143,7 @@ def check(make, spec, inputs, seed=0):
     relative difference of the prediction, `others`, that of other outputs that differ, `tolerance`,
     `vacuous` where other weights give the same prediction, and `noisy` where it is another one in
     each run."""
-    model, inputs, before, reference = prepared(make, spec, inputs)
-    dtype = next(iter(model.parameters())).dtype
+    model, inputs, before, reference, dtype = prepared(make, spec, inputs)
     tolerance = TOLERANCES[lowest_precision(model, convert(inputs[0], dtype))]
     order = spec.random(torch.Generator().manual_seed(seed))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
