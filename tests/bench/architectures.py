@@ -39,6 +39,12 @@ def row(name):
             "what is not, and why": "; ".join(sorted(unnatural(spec)))}
 
 
+def failed(source, name, outcome, why=""):
+    "The row of a model that was not measured."
+    return {"source": source, "name": name, "groups": 0, "nested": 0, "coverage": 0.0,
+            "outcome": outcome, "pinned": why}
+
+
 def foreign_row(source, name):
     "The row of a model of another package; an unclear error is a row, too."
     warnings.simplefilter("ignore")
@@ -46,7 +52,7 @@ def foreign_row(source, name):
     try: return measure(source, name)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"[:200]
-        return {"source": source, "name": name, "outcome": "error", "pinned": why}
+        return failed(source, name, "error", why)
 
 
 def foreign_rows(sources):
@@ -57,7 +63,7 @@ def foreign_rows(sources):
         for name in builders(source):
             with ProcessPoolExecutor(1, context) as pool:
                 try: found = pool.submit(foreign_row, source, name).result()
-                except BrokenProcessPool: found = {"source": source, "name": name, "outcome": "crash"}
+                except BrokenProcessPool: found = failed(source, name, "crash")
             print(found, flush=True)
             yield found
 
