@@ -7,7 +7,8 @@ from foreign import SOURCES, builders, is_installed
 from foreign.measure import NOTHING, PARTLY, REFUSED, RIGHT, measure
 
 TABLE = ROOT / "reports/bench/foreign.csv"
-KNOWN = pd.read_csv(TABLE, keep_default_na=False) if TABLE.exists() else pd.DataFrame()
+NONE = pd.DataFrame(columns=["source", "name"])
+KNOWN = pd.read_csv(TABLE, keep_default_na=False) if TABLE.exists() else NONE
 
 
 @pytest.mark.slow
