@@ -3,6 +3,7 @@
 A file a source. Each has `BUILDERS`: by name, functions of no arguments that return a model with
 random weights, an example, and another input, as `infer_spec` takes them.
 """
+
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -47,24 +48,31 @@ def build(source, name):
 def images(size=32, channels=3, other_size=None, batch=2):
     "An example of some images, and other images in another number."
     other_size = other_size or size
-    return (torch.randn(batch, channels, size, size),
-            torch.randn(batch + 1, channels, other_size, other_size))
+    return (
+        torch.randn(batch, channels, size, size),
+        torch.randn(batch + 1, channels, other_size, other_size),
+    )
 
 
 def tokens(vocabulary=50, length=7, other_length=9, batch=2):
     "An example of some texts as numbers of words, and other ones of another length."
-    return (torch.randint(1, vocabulary, (batch, length)),
-            torch.randint(1, vocabulary, (batch + 1, other_length)))
+    return (
+        torch.randint(1, vocabulary, (batch, length)),
+        torch.randint(1, vocabulary, (batch + 1, other_length)),
+    )
 
 
 class Net(torch.nn.Module):
     "A network of some modules and parameters, and a function of itself and its inputs."
+
     def __init__(self, function, **parts):
         super().__init__()
-        for name, part in parts.items(): setattr(self, name, part)
+        for name, part in parts.items():
+            setattr(self, name, part)
         self._function = function
 
-    def forward(self, *inputs, **named): return self._function(self, *inputs, **named)
+    def forward(self, *inputs, **named):
+        return self._function(self, *inputs, **named)
 
 
 def weight(*shape):
@@ -84,7 +92,9 @@ def sequences(width=6, length=7, other_length=9, batch=2):
 
 def register(table):
     "A decorator that puts a builder into a table under its name."
+
     def add(function):
         table[function.__name__] = function
         return function
+
     return add

@@ -1,4 +1,5 @@
 """Is a spec right? A check of its own: neither the library's proof nor its comparison."""
+
 import copy
 import dataclasses
 from collections.abc import Mapping
@@ -14,79 +15,105 @@ TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 5e-2, tor
 def convert(tree, dtype):
     "The same inputs with floating-point numbers of another type."
     if torch.is_tensor(tree):
-        if tree.is_complex(): return tree.to(torch.complex128 if dtype.itemsize == 8 else tree.dtype)
+        if tree.is_complex():
+            return tree.to(torch.complex128 if dtype.itemsize == 8 else tree.dtype)
         return tree.to(dtype) if tree.is_floating_point() else tree.clone()
     if isinstance(tree, Mapping):
         return {key: convert(item, dtype) for key, item in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(convert(item, dtype) for item in tree))
-    if isinstance(tree, (list, tuple)): return type(tree)(convert(item, dtype) for item in tree)
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(convert(item, dtype) for item in tree)
     if hasattr(tree, "__dict__") and not callable(tree):
         result = copy.copy(tree)
-        for key, item in vars(tree).items(): vars(result)[key] = convert(item, dtype)
+        for key, item in vars(tree).items():
+            vars(result)[key] = convert(item, dtype)
         return result
     return tree
 
 
 def tensors(tree, path="", depth=6):
     "All tensors in whatever a model returns, by their place."
-    if torch.is_tensor(tree): return {path: tree.detach().clone()}
+    if torch.is_tensor(tree):
+        return {path: tree.detach().clone()}
     if depth == 0 or tree is None or isinstance(tree, (str, bytes, int, float, complex, type)):
         return {}
-    if isinstance(tree, Mapping): items = tree.items()
+    if isinstance(tree, Mapping):
+        items = tree.items()
     elif dataclasses.is_dataclass(tree):
         items = [(field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree)]
-    elif isinstance(tree, (list, tuple)): items = enumerate(tree)
+    elif isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
     elif hasattr(tree, "__dict__") and not isinstance(tree, torch.nn.Module):
         items = vars(tree).items()
-    else: return {}
+    else:
+        return {}
     found = {}
-    for key, item in items: found |= tensors(item, f"{path}.{key}".strip("."), depth - 1)
+    for key, item in items:
+        found |= tensors(item, f"{path}.{key}".strip("."), depth - 1)
     return found
 
 
 def run(model, inputs, seed=1):
     "All tensors that a model returns for one example."
     torch.manual_seed(seed)
-    if isinstance(inputs, Mapping): output = model(**inputs)
-    elif isinstance(inputs, tuple): output = model(*inputs)
-    else: output = model(inputs)
+    if isinstance(inputs, Mapping):
+        output = model(**inputs)
+    elif isinstance(inputs, tuple):
+        output = model(*inputs)
+    else:
+        output = model(inputs)
     return tensors(output)
 
 
 def perturb(model, moved, share, generator):
     "Give all parameters and statistics, and all tensors of `moved`, values near their own."
     statistics = ("running_mean", "running_var")
-    buffers = [tensor for name, tensor in model.named_buffers()
-               if name.endswith(statistics) or name in moved]
+    buffers = [
+        tensor
+        for name, tensor in model.named_buffers()
+        if name.endswith(statistics) or name in moved
+    ]
     for tensor in [*model.parameters(), *buffers]:
-        if tensor.is_complex(): tensor = torch.view_as_real(tensor.data)
-        if not tensor.is_floating_point() or not tensor.isfinite().all(): continue
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor.data)
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            continue
         noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-        if tensor.numel() and tensor.min() > 0: tensor.mul_((share * noise).exp())
-        else: tensor.add_(share * noise * (tensor.abs() + 0.3 * (tensor.abs().mean() or 1)))
+        if tensor.numel() and tensor.min() > 0:
+            tensor.mul_((share * noise).exp())
+        else:
+            tensor.add_(share * noise * (tensor.abs() + 0.3 * (tensor.abs().mean() or 1)))
 
 
 class LowestPrecision(TorchDispatchMode):
     "Notes the lowest precision in which anything is computed."
+
     found = torch.float64
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if not torch.is_tensor(tensor) or not tensor.is_floating_point(): continue
-            if tensor.dtype.itemsize < self.found.itemsize: self.found = tensor.dtype
+            if not torch.is_tensor(tensor) or not tensor.is_floating_point():
+                continue
+            if tensor.dtype.itemsize < self.found.itemsize:
+                self.found = tensor.dtype
         return result
 
 
 def deviation(outputs, reference):
     "The largest difference of two tensors, relative to the largest number."
-    if outputs.shape != reference.shape: return float("inf")
-    if not reference.numel() or torch.equal(outputs, reference): return 0.0
-    if not reference.is_floating_point() and not reference.is_complex(): return float("inf")
+    if outputs.shape != reference.shape:
+        return float("inf")
+    if not reference.numel() or torch.equal(outputs, reference):
+        return 0.0
+    if not reference.is_floating_point() and not reference.is_complex():
+        return float("inf")
     usual = reference.isfinite()
-    if not torch.equal(usual, outputs.isfinite()): return float("inf")
-    if not usual.any(): return 0.0
+    if not torch.equal(usual, outputs.isfinite()):
+        return float("inf")
+    if not usual.any():
+        return 0.0
     scale = reference[usual].abs().max() + 1e-12
     return float((outputs[usual] - reference[usual]).abs().max() / scale)
 
@@ -118,11 +145,14 @@ def prepared(make, spec, inputs):
     "As `_prepared`, in double precision and with large changes where the model allows it."
     for dtype in (torch.float64, torch.float32):
         for share in (0.3, 0.05):
-            try: result = _prepared(make, spec, inputs, dtype, share)
+            try:
+                result = _prepared(make, spec, inputs, dtype, share)
             except Exception:
-                if dtype == torch.float32 and share < 0.3: raise
+                if dtype == torch.float32 and share < 0.3:
+                    raise
                 continue
-            if result[3][0][prediction(result[3][0])].isfinite().all(): return result
+            if result[3][0][prediction(result[3][0])].isfinite().all():
+                return result
     return result
 
 
@@ -133,7 +163,8 @@ def prediction(outputs):
 
 def lowest_precision(model, inputs):
     "The lowest precision in which anything is computed."
-    with LowestPrecision() as precision: run(model, inputs)
+    with LowestPrecision() as precision:
+        run(model, inputs)
     return precision.found
 
 
@@ -153,9 +184,16 @@ def check(make, spec, inputs, seed=0):
         outputs, main = run(model, convert(one, dtype)), prediction(expected)
         for name in expected:
             size = deviation(outputs[name], expected[name]) if name in outputs else float("inf")
-            if name == main: first = max(first, size)
-            elif size > tolerance: others[name] = max(size, others.get(name, 0))
+            if name == main:
+                first = max(first, size)
+            elif size > tolerance:
+                others[name] = max(size, others.get(name, 0))
     main = prediction(before)
     vacuous = not before[main].numel() or torch.equal(before[main], reference[0][main])
-    return {"first": first, "others": others, "tolerance": tolerance, "vacuous": vacuous,
-            "noisy": is_noisy(model, convert(inputs[0], dtype))}
+    return {
+        "first": first,
+        "others": others,
+        "tolerance": tolerance,
+        "vacuous": vacuous,
+        "noisy": is_noisy(model, convert(inputs[0], dtype)),
+    }

@@ -1,4 +1,5 @@
 """Attention and transformers as people write them by hand."""
+
 import math
 
 import torch
@@ -30,15 +31,23 @@ def attend(q, k, v, bias=0):
 
 def projections(width=WIDTH, kv=WIDTH):
     "The four maps of an attention layer, and the maps around it."
-    return dict(i=nn.Linear(6, width), q=nn.Linear(width, width), k=nn.Linear(width, kv),
-                v=nn.Linear(width, kv), p=nn.Linear(width, width), o=nn.Linear(width, 3))
+    return dict(
+        i=nn.Linear(6, width),
+        q=nn.Linear(width, width),
+        k=nn.Linear(width, kv),
+        v=nn.Linear(width, kv),
+        p=nn.Linear(width, width),
+        o=nn.Linear(width, 3),
+    )
 
 
 def layer(mix, **parts):
     "A network with one attention layer, a residual and a mean over positions."
+
     def forward(m, x):
         x = m.i(x)
         return m.o((x + m.p(mix(m, x))).relu().mean(1))
+
     return Net(forward, **(projections() | parts)), *sequences()
 
 
@@ -52,6 +61,7 @@ def fused_qkv():
     def mix(m, x):
         q, k, v = m.qkv(x).chunk(3, -1)
         return merged(F.scaled_dot_product_attention(heads(q), heads(k), heads(v)))
+
     return layer(mix, qkv=nn.Linear(WIDTH, 3 * WIDTH), q=None, k=None, v=None)
 
 
@@ -61,6 +71,7 @@ def fused_qkv_permuted():
         b, n, c = x.shape
         q, k, v = m.qkv(x).reshape(b, n, 3, HEADS, c // HEADS).permute(2, 0, 3, 1, 4).unbind(0)
         return (attend(q, k, v)).transpose(1, 2).reshape(b, n, c)
+
     return layer(mix, qkv=nn.Linear(WIDTH, 3 * WIDTH), q=None, k=None, v=None)
 
 
@@ -69,6 +80,7 @@ def fused_qkv_heads_first():
     def mix(m, x):
         q, k, v = m.qkv(x).unflatten(-1, (HEADS, 3, -1)).unbind(3)
         return merged(attend(*(part.transpose(1, 2) for part in (q, k, v))))
+
     return layer(mix, qkv=nn.Linear(WIDTH, 3 * WIDTH), q=None, k=None, v=None)
 
 
@@ -78,6 +90,7 @@ def einsum_attention():
         q, k, v = (part(x).unflatten(-1, (HEADS, -1)) for part in (m.q, m.k, m.v))
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
         return torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).flatten(2)
+
     return layer(mix)
 
 
@@ -87,6 +100,7 @@ def causal_mask_triu():
         n = x.shape[1]
         mask = torch.triu(torch.full((n, n), float("-inf"), dtype=x.dtype), diagonal=1)
         return merged(attend(heads(m.q(x)), heads(m.k(x)), heads(m.v(x)), mask))
+
     return layer(mix)
 
 
@@ -104,6 +118,7 @@ def causal_mask_buffer():
             scores = (q @ k.transpose(-2, -1)) * 0.5
             scores = scores.masked_fill(self.mask[:, :, :n, :n] == 0, float("-inf"))
             return self.o(merged(scores.softmax(-1) @ v))
+
     return Causal(), *tokens()
 
 
@@ -112,6 +127,7 @@ def grouped_query_repeat():
     def mix(m, x):
         q, k, v = heads(m.q(x)), heads(m.k(x), 2), heads(m.v(x), 2)
         return merged(attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)))
+
     return layer(mix, **projections(kv=8))
 
 
@@ -121,6 +137,7 @@ def grouped_query_expand():
         q, k, v = heads(m.q(x)), heads(m.k(x), 2), heads(m.v(x), 2)
         k, v = (t[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2) for t in (k, v))
         return merged(attend(q, k, v))
+
     return layer(mix, **projections(kv=8))
 
 
@@ -129,6 +146,7 @@ def grouped_query_enable_gqa():
     def mix(m, x):
         q, k, v = heads(m.q(x)), heads(m.k(x), 2), heads(m.v(x), 2)
         return merged(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
+
     return layer(mix, **projections(kv=8))
 
 
@@ -136,6 +154,7 @@ def grouped_query_enable_gqa():
 def multi_query():
     def mix(m, x):
         return merged(attend(heads(m.q(x)), m.k(x)[:, None], m.v(x)[:, None]))
+
     return layer(mix, **projections(kv=4))
 
 
@@ -155,6 +174,7 @@ def rotary_halves():
 
     def mix(m, x):
         return merged(attend(rotate(heads(m.q(x))), rotate(heads(m.k(x))), heads(m.v(x))))
+
     return layer(mix)
 
 
@@ -167,6 +187,7 @@ def rotary_interleaved():
 
     def mix(m, x):
         return merged(attend(rotate(heads(m.q(x))), rotate(heads(m.k(x))), heads(m.v(x))))
+
     return layer(mix)
 
 
@@ -179,6 +200,7 @@ def rotary_complex():
 
     def mix(m, x):
         return merged(attend(rotate(heads(m.q(x))), rotate(heads(m.k(x))), heads(m.v(x))))
+
     return layer(mix)
 
 
@@ -192,6 +214,7 @@ def rotary_partial():
 
     def mix(m, x):
         return merged(attend(rotate(heads(m.q(x))), rotate(heads(m.k(x))), heads(m.v(x))))
+
     return layer(mix)
 
 
@@ -202,6 +225,7 @@ def alibi():
         slopes = 2.0 ** -torch.arange(1, HEADS + 1)
         bias = -(steps[:, None] - steps).abs() * slopes[:, None, None]
         return merged(attend(heads(m.q(x)), heads(m.k(x)), heads(m.v(x)), bias.to(x)))
+
     return layer(mix)
 
 
@@ -211,6 +235,7 @@ def t5_bias():
         steps = torch.arange(x.shape[1])
         bias = m.table((steps[:, None] - steps).clamp(-4, 4) + 4).permute(2, 0, 1)
         return merged(attend(heads(m.q(x)), heads(m.k(x)), heads(m.v(x)), bias))
+
     return layer(mix, table=nn.Embedding(9, HEADS))
 
 
@@ -226,6 +251,7 @@ def transformer_xl_relative():
         place = torch.einsum("bhqd,khd->bhqk", q + m.w[:, None], r)
         place = F.pad(place, (1, 0)).view(*place.shape[:2], n + 1, n)[:, :, 1:]  # the shift
         return merged(((content + place) / 2).softmax(-1) @ v)
+
     return layer(mix, r=nn.Linear(16, WIDTH), u=weight(HEADS, 4), w=weight(HEADS, 4))
 
 
@@ -235,8 +261,10 @@ def shaw_relative_keys():
         q, k, v = heads(m.q(x)), heads(m.k(x)), heads(m.v(x))
         steps = torch.arange(x.shape[1])
         keys = m.table[(steps[:, None] - steps).clamp(-3, 3) + 3]
-        return merged((q @ k.transpose(-2, -1) + torch.einsum("bhqd,qkd->bhqk", q, keys)
-                       ).softmax(-1) @ v)
+        return merged(
+            (q @ k.transpose(-2, -1) + torch.einsum("bhqd,qkd->bhqk", q, keys)).softmax(-1) @ v
+        )
+
     return layer(mix, table=weight(7, 4))
 
 
@@ -247,6 +275,7 @@ def linear_attention():
         q, k = F.elu(q) + 1, F.elu(k) + 1
         norm = (q * k.sum(2, keepdim=True)).sum(-1, keepdim=True)
         return merged(q @ (k.transpose(-2, -1) @ v) / norm)
+
     return layer(mix)
 
 
@@ -257,14 +286,16 @@ def causal_linear_attention():
         outer = torch.einsum("bhnd,bhne->bhnde", k, v).cumsum(2)
         norm = (q * k.cumsum(2)).sum(-1, keepdim=True)
         return merged(torch.einsum("bhnd,bhnde->bhne", q, outer) / norm)
+
     return layer(mix)
 
 
 @idiom
 def linformer():
     def mix(m, x):
-        short = torch.einsum("nk,bnc->bkc", m.e[:x.shape[1]], x)
+        short = torch.einsum("nk,bnc->bkc", m.e[: x.shape[1]], x)
         return merged(attend(heads(m.q(x)), heads(m.k(short)), heads(m.v(short))))
+
     return layer(mix, e=weight(12, 5))
 
 
@@ -273,8 +304,14 @@ def external_attention():
     def mix(m, x):
         scores = m.memory(m.q(x)).softmax(1)
         return m.values(scores / (1e-9 + scores.sum(2, keepdim=True)))
-    return layer(mix, memory=nn.Linear(WIDTH, 8, bias=False), values=nn.Linear(8, WIDTH, bias=False),
-                 k=None, v=None)
+
+    return layer(
+        mix,
+        memory=nn.Linear(WIDTH, 8, bias=False),
+        values=nn.Linear(8, WIDTH, bias=False),
+        k=None,
+        v=None,
+    )
 
 
 @idiom
@@ -282,6 +319,7 @@ def additive_attention():
     def mix(m, x):
         scores = m.score(torch.tanh(m.q(x)[:, :, None] + m.k(x)[:, None])).squeeze(-1)
         return scores.softmax(-1) @ m.v(x)
+
     return layer(mix, score=nn.Linear(WIDTH, 1))
 
 
@@ -290,7 +328,10 @@ def attention_pooling():
     def forward(m, x):
         h = m.i(x).tanh()
         return m.o((m.score(h).softmax(1) * h).sum(1))
-    return Net(forward, i=nn.Linear(6, 16), score=nn.Linear(16, 1), o=nn.Linear(16, 3)), *sequences()
+
+    return Net(
+        forward, i=nn.Linear(6, 16), score=nn.Linear(16, 1), o=nn.Linear(16, 3)
+    ), *sequences()
 
 
 @idiom
@@ -299,8 +340,14 @@ def query_pooling():
         h = m.i(x)
         pooled, _ = m.attention(m.query.expand(len(x), -1, -1), h, h)
         return m.o(pooled[:, 0])
-    return Net(forward, i=nn.Linear(6, 16), query=weight(1, 1, 16), o=nn.Linear(16, 3),
-               attention=nn.MultiheadAttention(16, 4, batch_first=True)), *sequences()
+
+    return Net(
+        forward,
+        i=nn.Linear(6, 16),
+        query=weight(1, 1, 16),
+        o=nn.Linear(16, 3),
+        attention=nn.MultiheadAttention(16, 4, batch_first=True),
+    ), *sequences()
 
 
 @idiom
@@ -309,6 +356,7 @@ def cosine_attention():
         q, k = F.normalize(heads(m.q(x)), dim=-1), F.normalize(heads(m.k(x)), dim=-1)
         scale = m.scale.clamp(max=math.log(100)).exp()
         return merged((scale * (q @ k.transpose(-2, -1))).softmax(-1) @ heads(m.v(x)))
+
     return layer(mix, scale=nn.Parameter(torch.full((HEADS, 1, 1), 1.0)))
 
 
@@ -316,6 +364,7 @@ def cosine_attention():
 def query_key_norm():
     def mix(m, x):
         return merged(attend(m.a(heads(m.q(x))), m.b(heads(m.k(x))), heads(m.v(x))))
+
     return layer(mix, a=nn.LayerNorm(4), b=nn.LayerNorm(4))
 
 
@@ -325,6 +374,7 @@ def talking_heads():
         q, k, v = heads(m.q(x)), heads(m.k(x)), heads(m.v(x))
         scores = torch.einsum("bhqk,hg->bgqk", q @ k.transpose(-2, -1), m.before).softmax(-1)
         return merged(torch.einsum("bhqk,hg->bgqk", scores, m.after) @ v)
+
     return layer(mix, before=weight(4, 4), after=weight(4, 4))
 
 
@@ -334,6 +384,7 @@ def channel_attention_xcit():
         q, k, v = (heads(part(x)).transpose(-2, -1) for part in (m.q, m.k, m.v))
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         return merged(((q @ k.transpose(-2, -1)) * m.scale).softmax(-1).matmul(v).transpose(-2, -1))
+
     return layer(mix, scale=nn.Parameter(torch.ones(HEADS, 1, 1)))
 
 
@@ -342,9 +393,15 @@ def memory_tokens():
     def forward(m, x):
         x = torch.cat([m.memory.expand(len(x), -1, -1), m.i(x)], 1)
         return m.o(m.layers(x)[:, 0])
+
     encoder = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
-    return Net(forward, i=nn.Linear(6, 16), memory=weight(1, 3, 16), o=nn.Linear(16, 3),
-               layers=nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False)), *sequences()
+    return Net(
+        forward,
+        i=nn.Linear(6, 16),
+        memory=weight(1, 3, 16),
+        o=nn.Linear(16, 3),
+        layers=nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False),
+    ), *sequences()
 
 
 @idiom
@@ -353,6 +410,7 @@ def sink_logit():
         scores = heads(m.q(x)) @ heads(m.k(x)).transpose(-2, -1)
         sink = m.sink.view(1, -1, 1, 1).expand(len(x), -1, x.shape[1], 1)
         return merged(torch.cat([scores, sink], -1).softmax(-1)[..., :-1] @ heads(m.v(x)))
+
     return layer(mix, sink=weight(HEADS))
 
 
@@ -363,6 +421,7 @@ def sliding_window():
         near = (steps[:, None] - steps).abs() <= 2
         q, k, v = heads(m.q(x)), heads(m.k(x)), heads(m.v(x))
         return merged(F.scaled_dot_product_attention(q, k, v, attn_mask=near))
+
     return layer(mix)
 
 
@@ -377,8 +436,15 @@ def swin_windows():
         y = attend(q, k, v, m.bias).transpose(1, 2).reshape(-1, 16, c)
         y = y.view(b, h // 4, w // 4, 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
         return m.o(torch.roll(m.p(y), (2, 2), (1, 2)).mean((1, 2)))
-    return Net(forward, i=nn.Conv2d(3, 16, 1), qkv=nn.Linear(16, 48), p=nn.Linear(16, 16),
-               bias=weight(4, 16, 16), o=nn.Linear(16, 3)), *images(8, other_size=12)
+
+    return Net(
+        forward,
+        i=nn.Conv2d(3, 16, 1),
+        qkv=nn.Linear(16, 48),
+        p=nn.Linear(16, 16),
+        bias=weight(4, 16, 16),
+        o=nn.Linear(16, 3),
+    ), *images(8, other_size=12)
 
 
 @idiom
@@ -386,6 +452,7 @@ def cross_attention():
     def forward(m, x, y):
         q, k, v = heads(m.q(m.i(x))), heads(m.k(m.j(y))), heads(m.v(m.j(y)))
         return m.o(merged(attend(q, k, v)).mean(1))
+
     parts = projections() | {"p": None, "j": nn.Linear(5, 16)}
     examples = [(torch.randn(n, 4 + n, 6), torch.randn(n, 3 + n, 5)) for n in (2, 3)]
     return Net(forward, **parts), *examples
@@ -398,9 +465,18 @@ def perceiver_latents():
         k, v = m.kv(m.i(x)).chunk(2, -1)
         latents = latents + merged(attend(heads(m.q(m.norm(latents))), heads(k), heads(v)))
         return m.o((latents + m.mlp(latents)).mean(1))
+
     mlp = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
-    return Net(forward, i=nn.Linear(6, 12), latents=weight(5, 16), norm=nn.LayerNorm(16), mlp=mlp,
-               q=nn.Linear(16, 16), kv=nn.Linear(12, 32), o=nn.Linear(16, 3)), *sequences()
+    return Net(
+        forward,
+        i=nn.Linear(6, 12),
+        latents=weight(5, 16),
+        norm=nn.LayerNorm(16),
+        mlp=mlp,
+        q=nn.Linear(16, 16),
+        kv=nn.Linear(12, 32),
+        o=nn.Linear(16, 3),
+    ), *sequences()
 
 
 @idiom
@@ -413,9 +489,17 @@ def slot_attention():
             updates = weights / weights.sum(-1, keepdim=True) @ m.v(keys)
             slots = m.cell(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return m.o(slots.mean(1))
-    return Net(forward, i=nn.Linear(6, 12), slots=weight(4, 16), q=nn.Linear(16, 10),
-               k=nn.Linear(12, 10), v=nn.Linear(12, 14), cell=nn.GRUCell(14, 16),
-               o=nn.Linear(16, 3)), *sequences()
+
+    return Net(
+        forward,
+        i=nn.Linear(6, 12),
+        slots=weight(4, 16),
+        q=nn.Linear(16, 10),
+        k=nn.Linear(12, 10),
+        v=nn.Linear(12, 14),
+        cell=nn.GRUCell(14, 16),
+        o=nn.Linear(16, 3),
+    ), *sequences()
 
 
 @idiom
@@ -424,19 +508,32 @@ def induced_set_attention():
         x = m.i(x)
         h, _ = m.a(m.points.expand(len(x), -1, -1), x, x)
         return m.o(m.b(x, h, h)[0].sum(1))
-    return Net(forward, i=nn.Linear(6, 16), points=weight(1, 4, 16), o=nn.Linear(16, 3),
-               a=nn.MultiheadAttention(16, 4, batch_first=True),
-               b=nn.MultiheadAttention(16, 2, batch_first=True)), *sequences()
+
+    return Net(
+        forward,
+        i=nn.Linear(6, 16),
+        points=weight(1, 4, 16),
+        o=nn.Linear(16, 3),
+        a=nn.MultiheadAttention(16, 4, batch_first=True),
+        b=nn.MultiheadAttention(16, 2, batch_first=True),
+    ), *sequences()
 
 
 @idiom
 def transformer_with_mask():
     def forward(m, source, target):
         mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
-        h = m.t(m.words(source), m.words(target), tgt_mask=mask.to(m.words.weight), tgt_is_causal=True)
+        h = m.t(
+            m.words(source), m.words(target), tgt_mask=mask.to(m.words.weight), tgt_is_causal=True
+        )
         return m.o(h)
-    net = Net(forward, words=nn.Embedding(50, 16), o=nn.Linear(16, 50),
-              t=nn.Transformer(16, 4, 1, 1, 24, batch_first=True))
+
+    net = Net(
+        forward,
+        words=nn.Embedding(50, 16),
+        o=nn.Linear(16, 50),
+        t=nn.Transformer(16, 4, 1, 1, 24, batch_first=True),
+    )
     pairs = zip(tokens(), tokens(length=5, other_length=6), strict=True)
     return net, *pairs
 
@@ -447,11 +544,17 @@ def encoder_with_padding_mask():
         h = m.layers(m.words(x), src_key_padding_mask=x == 0)
         keep = (x != 0).unsqueeze(-1)
         return m.o((h * keep).sum(1) / keep.sum(1))
+
     encoder = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True)
-    net = Net(forward, words=nn.Embedding(50, 16, padding_idx=0), o=nn.Linear(16, 3),
-              layers=nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False))
+    net = Net(
+        forward,
+        words=nn.Embedding(50, 16, padding_idx=0),
+        o=nn.Linear(16, 3),
+        layers=nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False),
+    )
     pair = tokens()
-    for ids in pair: ids[0, -2:] = 0
+    for ids in pair:
+        ids[0, -2:] = 0
     return net, *pair
 
 
@@ -461,6 +564,7 @@ def prefix_tuning():
         k = torch.cat([m.pk.expand(len(x), -1, -1), m.k(x)], 1)
         v = torch.cat([m.pv.expand(len(x), -1, -1), m.v(x)], 1)
         return merged(attend(heads(m.q(x)), heads(k), heads(v)))
+
     return layer(mix, pk=weight(1, 3, WIDTH), pv=weight(1, 3, WIDTH))
 
 
@@ -469,35 +573,55 @@ def learned_positions():
     def forward(m, x):
         h = m.words(x) + m.places(torch.arange(x.shape[1]))
         return m.o(m.layer(h)[:, -1])
-    return Net(forward, words=nn.Embedding(50, 16), places=nn.Embedding(12, 16),
-               layer=nn.TransformerEncoderLayer(16, 4, 24, batch_first=True),
-               o=nn.Linear(16, 3)), *tokens()
+
+    return Net(
+        forward,
+        words=nn.Embedding(50, 16),
+        places=nn.Embedding(12, 16),
+        layer=nn.TransformerEncoderLayer(16, 4, 24, batch_first=True),
+        o=nn.Linear(16, 3),
+    ), *tokens()
 
 
 @idiom
 def sinusoidal_positions():
     def forward(m, x):
-        phase = torch.outer(torch.arange(x.shape[1], dtype=m.words.weight.dtype),
-                            10.0 ** -torch.arange(8))
+        phase = torch.outer(
+            torch.arange(x.shape[1], dtype=m.words.weight.dtype), 10.0 ** -torch.arange(8)
+        )
         places = torch.stack([phase.sin(), phase.cos()], -1).flatten(1)
         return m.o(m.layer(m.words(x) * 4 + places).mean(1))
-    return Net(forward, words=nn.Embedding(50, 16), o=nn.Linear(16, 3),
-               layer=nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)), *tokens()
+
+    return Net(
+        forward,
+        words=nn.Embedding(50, 16),
+        o=nn.Linear(16, 3),
+        layer=nn.TransformerEncoderLayer(16, 4, 24, batch_first=True),
+    ), *tokens()
 
 
 @idiom
 def tied_decoder_gpt():
     def forward(m, x):
-        h = m.words(x) + m.places.weight[:x.shape[1]]
+        h = m.words(x) + m.places.weight[: x.shape[1]]
         a = m.norm(h)
         q, k, v = m.qkv(a).split(16, -1)
         h = h + m.p(merged(F.scaled_dot_product_attention(*map(heads, (q, k, v)), is_causal=True)))
         return F.linear(m.last(h + m.mlp(h)), m.words.weight)
-    mlp = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 32), nn.GELU(approximate="tanh"),
-                        nn.Linear(32, 16))
-    return Net(forward, words=nn.Embedding(50, 16), places=nn.Embedding(12, 16), mlp=mlp,
-               norm=nn.LayerNorm(16), qkv=nn.Linear(16, 48), p=nn.Linear(16, 16),
-               last=nn.LayerNorm(16)), *tokens()
+
+    mlp = nn.Sequential(
+        nn.LayerNorm(16), nn.Linear(16, 32), nn.GELU(approximate="tanh"), nn.Linear(32, 16)
+    )
+    return Net(
+        forward,
+        words=nn.Embedding(50, 16),
+        places=nn.Embedding(12, 16),
+        mlp=mlp,
+        norm=nn.LayerNorm(16),
+        qkv=nn.Linear(16, 48),
+        p=nn.Linear(16, 16),
+        last=nn.LayerNorm(16),
+    ), *tokens()
 
 
 @idiom
@@ -506,8 +630,10 @@ def latent_attention_mla():
         down = m.down(x)
         k, v = m.up(m.norm(down)).unflatten(-1, (HEADS, 8)).transpose(1, 2).chunk(2, -1)
         return merged(attend(heads(m.q(x)), k, v))
-    return layer(mix, down=nn.Linear(WIDTH, 6), norm=nn.RMSNorm(6), up=nn.Linear(6, 32),
-                 k=None, v=None)
+
+    return layer(
+        mix, down=nn.Linear(WIDTH, 6), norm=nn.RMSNorm(6), up=nn.Linear(6, 32), k=None, v=None
+    )
 
 
 @idiom
@@ -518,17 +644,21 @@ def differential_attention():
         weights = (a @ c.transpose(-2, -1)).softmax(-1)
         weights = weights - m.share * (b @ d.transpose(-2, -1)).softmax(-1)
         return merged(weights @ heads(m.v(x), 2))
+
     return layer(mix, share=nn.Parameter(torch.tensor(0.4)))
 
 
 @idiom
 def performer_features():
     def mix(m, x):
-        q, k = (torch.exp(heads(t) @ m.random - heads(t).square().sum(-1, keepdim=True) / 2)
-                for t in (m.q(x), m.k(x)))
+        q, k = (
+            torch.exp(heads(t) @ m.random - heads(t).square().sum(-1, keepdim=True) / 2)
+            for t in (m.q(x), m.k(x))
+        )
         v = heads(m.v(x))
         norm = (q @ k.sum(2).unsqueeze(-1)) + 1e-6
         return merged(q @ (k.transpose(-2, -1) @ v) / norm)
+
     model, *inputs = layer(mix)
     model.register_buffer("random", torch.randn(4, 5))
     return model, *inputs
@@ -540,6 +670,7 @@ def top_k_attention():
         scores = heads(m.q(x)) @ heads(m.k(x)).transpose(-2, -1)
         least = scores.topk(3, -1).values[..., -1:]
         return merged(scores.masked_fill(scores < least, -1e9).softmax(-1) @ heads(m.v(x)))
+
     return layer(mix)
 
 
@@ -552,18 +683,27 @@ def retention_decay():
         q, k, v = heads(m.q(x)), heads(m.k(x)), heads(m.v(x))
         y = (q @ k.transpose(-2, -1) * decay) @ v
         return m.norm(merged(y).flatten(0, 1)).view_as(x) * F.silu(m.g(x))
-    return layer(mix, rate=weight(HEADS), norm=nn.GroupNorm(HEADS, WIDTH), g=nn.Linear(WIDTH, WIDTH))
+
+    return layer(
+        mix, rate=weight(HEADS), norm=nn.GroupNorm(HEADS, WIDTH), g=nn.Linear(WIDTH, WIDTH)
+    )
 
 
 @idiom
 def flex_positions_2d():
     def forward(m, x):
         h = m.i(x)
-        h = h + m.rows[:, :, :h.shape[2], None] + m.columns[:, :, None, :h.shape[3]]
+        h = h + m.rows[:, :, : h.shape[2], None] + m.columns[:, :, None, : h.shape[3]]
         return m.o(m.layer(h.flatten(2).transpose(1, 2)).mean(1))
-    return Net(forward, i=nn.Conv2d(3, 16, 4, 4), rows=weight(1, 16, 6), columns=weight(1, 16, 6),
-               layer=nn.TransformerEncoderLayer(16, 4, 24, batch_first=True),
-               o=nn.Linear(16, 3)), *images(16, other_size=24)
+
+    return Net(
+        forward,
+        i=nn.Conv2d(3, 16, 4, 4),
+        rows=weight(1, 16, 6),
+        columns=weight(1, 16, 6),
+        layer=nn.TransformerEncoderLayer(16, 4, 24, batch_first=True),
+        o=nn.Linear(16, 3),
+    ), *images(16, other_size=24)
 
 
 @idiom
@@ -576,9 +716,14 @@ def axial_attention():
         columns = h.transpose(1, 2).reshape(b * c, r, w)
         columns, _ = m.b(columns, columns, columns)
         return m.o((h + columns.view(b, c, r, w).transpose(1, 2)).mean((1, 2)))
-    return Net(forward, i=nn.Conv2d(3, 16, 3), o=nn.Linear(16, 3),
-               a=nn.MultiheadAttention(16, 4, batch_first=True),
-               b=nn.MultiheadAttention(16, 2, batch_first=True)), *images(8, other_size=10)
+
+    return Net(
+        forward,
+        i=nn.Conv2d(3, 16, 3),
+        o=nn.Linear(16, 3),
+        a=nn.MultiheadAttention(16, 4, batch_first=True),
+        b=nn.MultiheadAttention(16, 2, batch_first=True),
+    ), *images(8, other_size=10)
 
 
 @idiom
@@ -587,8 +732,10 @@ def sequence_first_attention():
         h = m.i(x).transpose(0, 1)
         h = h + m.attention(h, h, h, need_weights=False)[0]
         return m.o(h.mean(0))
-    return Net(forward, i=nn.Linear(6, 16), attention=nn.MultiheadAttention(16, 4),
-               o=nn.Linear(16, 3)), *sequences()
+
+    return Net(
+        forward, i=nn.Linear(6, 16), attention=nn.MultiheadAttention(16, 4), o=nn.Linear(16, 3)
+    ), *sequences()
 
 
 @idiom
@@ -597,8 +744,13 @@ def attention_returns_weights():
         h = m.i(x)
         y, weights = m.attention(h, h, h)
         return m.o(y.mean(1)), weights
-    return Net(forward, i=nn.Linear(6, 16), o=nn.Linear(16, 3),
-               attention=nn.MultiheadAttention(16, 4, batch_first=True)), *sequences()
+
+    return Net(
+        forward,
+        i=nn.Linear(6, 16),
+        o=nn.Linear(16, 3),
+        attention=nn.MultiheadAttention(16, 4, batch_first=True),
+    ), *sequences()
 
 
 @idiom
@@ -608,8 +760,15 @@ def parallel_block():
         q, k, v, up = m.all(m.norm(h)).split([16, 16, 16, 48], -1)
         mixed = merged(F.scaled_dot_product_attention(heads(q), heads(k), heads(v)))
         return m.o((h + m.out(torch.cat([mixed, F.gelu(up)], -1))).mean(1))
-    return Net(forward, i=nn.Linear(6, 16), norm=nn.LayerNorm(16), all=nn.Linear(16, 96),
-               out=nn.Linear(64, 16), o=nn.Linear(16, 3)), *sequences()
+
+    return Net(
+        forward,
+        i=nn.Linear(6, 16),
+        norm=nn.LayerNorm(16),
+        all=nn.Linear(16, 96),
+        out=nn.Linear(64, 16),
+        o=nn.Linear(16, 3),
+    ), *sequences()
 
 
 @idiom
@@ -619,11 +778,18 @@ def adaptive_norm_dit():
         shift, scale, gate = m.condition(F.silu(m.time(t[:, None])))[:, None].chunk(3, -1)
         h = h + gate * m.mlp(m.norm(h) * (1 + scale) + shift)
         return m.o(h)
+
     mlp = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
     examples = [(x, torch.rand(len(x))) for x in sequences()]
-    return Net(forward, i=nn.Linear(6, 16), time=nn.Linear(1, 12), condition=nn.Linear(12, 48),
-               norm=nn.LayerNorm(16, elementwise_affine=False), mlp=mlp,
-               o=nn.Linear(16, 6)), *examples
+    return Net(
+        forward,
+        i=nn.Linear(6, 16),
+        time=nn.Linear(1, 12),
+        condition=nn.Linear(12, 48),
+        norm=nn.LayerNorm(16, elementwise_affine=False),
+        mlp=mlp,
+        o=nn.Linear(16, 6),
+    ), *examples
 
 
 @idiom
@@ -632,20 +798,29 @@ def vit_with_class_token():
         h = m.i(x).flatten(2).transpose(1, 2)
         h = torch.cat([m.first.expand(len(h), -1, -1), h], 1) + m.places
         return m.o(m.layers(h)[:, 0])
+
     encoder = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, activation="gelu")
-    return Net(forward, i=nn.Conv2d(3, 16, 4, 4), first=weight(1, 1, 16), places=weight(1, 17, 16),
-               layers=nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False),
-               o=nn.Linear(16, 3)), *images(16)
+    return Net(
+        forward,
+        i=nn.Conv2d(3, 16, 4, 4),
+        first=weight(1, 1, 16),
+        places=weight(1, 17, 16),
+        layers=nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False),
+        o=nn.Linear(16, 3),
+    ), *images(16)
 
 
 @idiom
 def einops_rearranged():
-    try: from einops import rearrange
-    except ImportError: return softmax_attention()
+    try:
+        from einops import rearrange
+    except ImportError:
+        return softmax_attention()
 
     def mix(m, x):
         q, k, v = (rearrange(part(x), "b n (h d) -> b h n d", h=HEADS) for part in (m.q, m.k, m.v))
         return rearrange(attend(q, k, v), "b h n d -> b n (h d)")
+
     return layer(mix)
 
 
@@ -654,9 +829,14 @@ def batch_and_heads_in_one():
     def mix(m, x):
         b, n, c = x.shape
 
-        def split(y): return y.view(b, n, HEADS, 4).transpose(1, 2).reshape(b * HEADS, n, 4)
-        y = torch.bmm(torch.bmm(split(m.q(x)), split(m.k(x)).transpose(1, 2)).softmax(-1), split(m.v(x)))
+        def split(y):
+            return y.view(b, n, HEADS, 4).transpose(1, 2).reshape(b * HEADS, n, 4)
+
+        y = torch.bmm(
+            torch.bmm(split(m.q(x)), split(m.k(x)).transpose(1, 2)).softmax(-1), split(m.v(x))
+        )
         return y.view(b, HEADS, n, 4).transpose(1, 2).reshape(b, n, c)
+
     return layer(mix)
 
 
@@ -668,4 +848,5 @@ def baddbmm_attention():
         zeros = torch.zeros(len(q), n, n, dtype=x.dtype)
         scores = torch.baddbmm(zeros, q, k.transpose(1, 2), beta=0, alpha=0.5).softmax(-1)
         return merged(torch.bmm(scores, v).view(b, HEADS, n, -1))
+
     return layer(mix)

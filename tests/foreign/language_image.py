@@ -1,4 +1,5 @@
 """open_clip: small towers for images and texts, of several kinds."""
+
 import open_clip
 import torch
 
@@ -51,8 +52,12 @@ def attentional_pooling():
 
 @add
 def coca():
-    vision = VISION | {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 4,
-                       "output_tokens": True}
+    vision = VISION | {
+        "attentional_pool": True,
+        "attn_pooler_heads": 4,
+        "attn_pooler_queries": 4,
+        "output_tokens": True,
+    }
     text = TEXT | {"embed_cls": True, "output_tokens": True}
     decoder = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 4, "layers": 1}
     return open_clip.CoCa(32, decoder, text, vision), *examples()
@@ -60,7 +65,12 @@ def coca():
 
 @add
 def clip_timm_tower():
-    vision = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}
+    vision = {
+        "timm_model_name": "resnet18",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 32,
+    }
     return open_clip.CLIP(16, vision, TEXT), *examples()
 
 

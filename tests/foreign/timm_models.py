@@ -1,4 +1,5 @@
 """timm: one model of each family, the smallest, on small images."""
+
 from functools import partial
 
 import timm
@@ -60,11 +61,16 @@ def _pair(name, size):
 
 OTHER_SIZES = {"eva02_tiny_patch14_224": 28}
 FEWER = {  # options that make a network smaller
-    "beit_base_patch16_224": {"depth": 3}, "samvit_base_patch16": {"depth": 3},
-    "naflexvit_base_patch16_gap": {"depth": 3}, "flexivit_small": {"depth": 3},
-    "cait_xxs24_224": {"depth": 4}, "xcit_nano_12_p16_224": {"depth": 4},
-    "mixer_s16_224": {"num_blocks": 3}, "gmlp_ti16_224": {"num_blocks": 3},
-    "convmixer_768_32": {"depth": 4}, "vit_small_patch16_dinov3": {"depth": 3},
+    "beit_base_patch16_224": {"depth": 3},
+    "samvit_base_patch16": {"depth": 3},
+    "naflexvit_base_patch16_gap": {"depth": 3},
+    "flexivit_small": {"depth": 3},
+    "cait_xxs24_224": {"depth": 4},
+    "xcit_nano_12_p16_224": {"depth": 4},
+    "mixer_s16_224": {"num_blocks": 3},
+    "gmlp_ti16_224": {"num_blocks": 3},
+    "convmixer_768_32": {"depth": 4},
+    "vit_small_patch16_dinov3": {"depth": 3},
 }
 BUILDERS = {
     name: partial(_pair, name, size) for size, names in SIZES.items() for name in names.split()
