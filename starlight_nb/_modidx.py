@@ -2307,6 +2307,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'starlight_nb/permutation/closure.py'),
                                                   'starlight_nb.permutation.closure._join_blocks_of_pairs': ( 'permutation.closure.html#_join_blocks_of_pairs',
                                                                                                               'starlight_nb/permutation/closure.py'),
+                                                  'starlight_nb.permutation.closure._pair_with_blocks': ( 'permutation.closure.html#_pair_with_blocks',
+                                                                                                          'starlight_nb/permutation/closure.py'),
                                                   'starlight_nb.permutation.closure._parts': ( 'permutation.closure.html#_parts',
                                                                                                'starlight_nb/permutation/closure.py'),
                                                   'starlight_nb.permutation.closure._parts_to_fix': ( 'permutation.closure.html#_parts_to_fix',
