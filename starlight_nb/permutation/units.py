@@ -9,8 +9,8 @@ from functools import partial, reduce
 import numpy as np
 
 # %% auto #0
-__all__ = ['CUT_IN_TWO_WAYS', 'UnionFind', 'Units', 'join', 'pair', 'product', 'rows', 'AxisTables', 'Axes', 'project', 'split',
-           'unify', 'restrict', 'contract', 'separate', 'reshape']
+__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'product', 'rows', 'AxisTables',
+           'Axes', 'project', 'split', 'unify', 'restrict', 'contract', 'separate', 'reshape']
 
 # %% ../../nbs/10b_permutation.units.ipynb #union-find
 class UnionFind:
@@ -192,17 +192,34 @@ def rows(units: Units,
     if (table == table[:, :1]).all(): return table[:, 0]
     if (table == table[:1]).all(): return np.zeros(len(table), int)
     if units.is_fixed(table): return units.new(len(table), units.reason(table))
-    if (units.first[table] >= 0).all(): return _rows_of_pairs(units, table)
-    blocks = units.block[table]
-    if (blocks < 0).all(): return _new_blocks(units, table)
-    if (blocks >= 0).all(): return _rows_of_blocks(units, table, units.find(blocks))
-    return _conflicting_rows(units, table)
+    kinds = _kinds(units, table)
+    if (kinds != kinds[0, 0]).any(): return _rows_of_kinds(units, table, kinds)
+    if kinds[0, 0] == PAIR: return _rows_of_pairs(units, table)
+    if kinds[0, 0] == PLAIN: return _new_blocks(units, table)
+    return _rows_of_blocks(units, table, units.find(units.block[table]))
 
 def _rows_of_pairs(units, table):
     "The rows of those parts of the pairs that differ from row to row."
     parts = [units.find(part[table]) for part in (units.first, units.second)]
     shared = [rows(units, part) for part in parts if not (part == part[:1]).all()]
     return reduce(partial(pair, units), shared) if shared else np.zeros(len(table), int)
+
+# %% ../../nbs/10b_permutation.units.ipynb #kinds
+PAIR, IN_BLOCK, PLAIN = range(3)
+
+def _kinds(units, table):
+    "What is known of each unit in a table."
+    kinds = np.where(units.block[table] >= 0, IN_BLOCK, PLAIN)
+    return np.where(units.first[table] >= 0, PAIR, kinds)
+
+def _rows_of_kinds(units, table, kinds):
+    "What the rows share whose columns are of several kinds."
+    differ = (table != table[:1]).any(axis=0)
+    if (kinds != kinds[:1])[:, differ].any(): return _conflicting_rows(units, table)
+    found = [rows(units, table[:, differ & (kinds[0] == kind)]) for kind in np.unique(kinds[0])
+             if (differ & (kinds[0] == kind)).any()]
+    for other in found[1:]: join(units, found[0], other)
+    return found[0]
 
 # %% ../../nbs/10b_permutation.units.ipynb #new-blocks
 def _new_blocks(units, table):
