@@ -258,6 +258,8 @@ def _rows_of_blocks(units, table, blocks):
     if alike and (counts == counts[0]).all() and len(np.unique(table)) == table.size:
         return _cross_blocks(units, table, blocks[0])
     if distinct.shape[1] < width: return rows(units, distinct)
+    contents, number = np.unique(table, axis=0, return_inverse=True)
+    if len(contents) < len(table): return rows(units, contents)[number.ravel()]
     whole = _whole_blocks(units, table, blocks)
     return _conflicting_rows(units, table) if whole is None else rows(units, whole)
 
