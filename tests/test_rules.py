@@ -139,7 +139,8 @@ CALLS = {
     "meshgrid_xy": lambda a, b: torch.meshgrid(vector(a), vector(b), indexing="xy")[0], "broadcast": lambda a: torch.broadcast_tensors(a, a[:, :1])[1],
     "pad": lambda a: F.pad(a, (1, 2)), "pad_negative": lambda a: F.pad(a, (-1, 0)), "pad_time": lambda a: F.pad(a, (0, 0, -1, 2)), "pad_reflect": lambda a: F.pad(a, (1, 1), mode="reflect"),
     "pad_circular": lambda a: F.pad(a.mT, (1, 1), mode="circular").mT, "unfold": lambda a: a.unfold(1, 2, 1).mean(-1), "unfold_units": lambda a: a.unfold(2, 2, 2).flatten(2),
-    "unfold_overlap": lambda a: a.unfold(2, 2, 1).mean(-1), "as_strided": lambda a: (a + 0).as_strided((2, TIME, UNITS), (TIME * UNITS, UNITS, 1)), "cartesian": lambda a, b: torch.cartesian_prod(vector(a), vector(b)).T,
+    "unfold_overlap": lambda a: a.unfold(2, 2, 1).mean(-1), "as_strided": lambda a: (a + 0).as_strided((2, TIME, UNITS), (TIME * UNITS, UNITS, 1)), "as_strided_view": lambda a: a.mT.as_strided((2, 3, 2, UNITS), (TIME * UNITS, UNITS, UNITS, 1)).mean(2),
+    "cartesian": lambda a, b: torch.cartesian_prod(vector(a), vector(b)).T,
     "combinations": lambda a: torch.combinations(vector(a)).T, "movedim": lambda a: a.movedim(-1, 0).movedim(0, -1), "view_dims": lambda a: a.view(2, TIME, 2, 2).mean(-1),
     "heads_sum": lambda a: a.view(2, TIME, 2, 2).sum(-2), "heads_softmax": lambda a: a.view(2, TIME, 2, 2).softmax(-1).flatten(2),
     # sums
