@@ -24,7 +24,7 @@ def _join_blocks_of_pairs(units, ids, pairs):
               if (units.first[own] >= 0).all() and len(own) > 1}
     for blocks in _families(units, ids, paired):
         table = np.array([paired[block] for block in blocks])
-        units.block[table] = -1
+        units.block[table] = units.block_size[table] = -1
         if len(blocks) > 1: join(units, np.array(blocks), rows(units, table))
 
 def _families(units, ids, members):
@@ -55,7 +55,7 @@ def _break_cycles(units, ids):
     if not len(cyclic): return
     for column in (units.first, units.second, units.block):
         units.pin(column[cyclic][column[cyclic] >= 0], CUT_IN_TWO_WAYS)
-        column[cyclic] = -1
+        column[cyclic] = units.block_size[cyclic] = -1
     units.pin(cyclic, CUT_IN_TWO_WAYS)
 
 # %% ../../nbs/10ba_permutation.closure.ipynb #congruence-closure
@@ -88,7 +88,7 @@ def _settle_blocks(units, ids, conflict):
     _join_blocks_of_pairs(units, ids, conflict)
     left = conflict[units.block[conflict] >= 0]
     if len(left): units.pin(np.concatenate([left, units.block[left]]), CUT_IN_TWO_WAYS)
-    units.block[left] = -1
+    units.block[left] = units.block_size[left] = -1
 
 # %% ../../nbs/10ba_permutation.closure.ipynb #hash
 def _hash(a, b):

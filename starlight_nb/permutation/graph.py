@@ -16,7 +16,7 @@ from .examples import (
 from ..states import Attributes, tensors_of
 
 # %% auto #0
-__all__ = ['Graph', 'record_graph', 'CountedOutputs', 'counted_outputs']
+__all__ = ['Graph', 'record_graph', 'ancestors', 'CountedOutputs', 'counted_outputs']
 
 # %% ../../nbs/10ab_permutation.graph.ipynb #contexts
 @contextmanager
@@ -163,7 +163,7 @@ def _line_of(error):
     return f" at {frames[-1].filename}:{frames[-1].lineno} `{frames[-1].line}`"
 
 # %% ../../nbs/10ab_permutation.graph.ipynb #behind
-def _ancestors(nodes):
+def ancestors(nodes):
     "These nodes and all that they depend on."
     found, left = set(), list(nodes)
     while left:
@@ -204,7 +204,7 @@ def counted_outputs(graph: Graph, choice) -> CountedOutputs:
     if callable(choice): last = list(graph.chosen)
     elif choice is not None: last = [graph.outputs[own] for own in chosen_names(tensors, choice)]
     else: last = [graph.outputs[prediction_name(tensors)]]
-    needed, weights = _ancestors(last), _of_weights(graph)
+    needed, weights = ancestors(last), _of_weights(graph)
     nodes = dict.fromkeys([*last, *graph.outputs.values()])
     before = [node for node in nodes if _is_on_the_way(graph, node, needed, weights)]
     counted = last if choice is not None else [node for node in nodes if node not in before]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from itertools import count, groupby
 import numpy as np
-from .spec import NOT_RUN, PermutationSpec, axis_length
+from .spec import NOT_RUN, UNNEEDED, PermutationSpec, axis_length
 from .closure import congruence_closure, refine_colours
 from .units import Units, project
 
@@ -26,11 +26,25 @@ def _pin_constants(trace, axes):
             constant = ~np.isin(representative[axis], known)
             trace.units.pin(axis[constant], "an axis of a constant")
 
+def _pin_unneeded(trace, axes):
+    "Pin the units of parameters on which no output that counts depends."
+    units, representative = trace.units, congruence_closure(trace.units)
+    needed = np.unique(representative[np.concatenate([[0], *trace.needed])])
+    while True:
+        parts = np.concatenate([column[needed] for column in (units.first, units.second,
+                                                              units.block)])
+        larger = np.union1d(needed, representative[parts[parts >= 0]])
+        if len(larger) == len(needed): break
+        needed = larger
+    for axis in (axis for own in axes.values() for axis in own):
+        units.pin(axis[~np.isin(representative[axis], needed)], UNNEEDED)
+
 def _state_units(trace):
     "The representative of each unit, and the representatives along each axis of each tensor."
     axes = {name: [project(trace.units, blocks, [i]) for i in range(len(blocks.sizes))]
             for name, blocks in trace.axes.items()}
     _pin_constants(trace, axes)
+    _pin_unneeded(trace, axes)
     representative = congruence_closure(trace.units)
     return representative, {name: [representative[axis] for axis in own]
                             for name, own in axes.items()}

@@ -36,8 +36,9 @@ def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     return own * factors * max(1, size / max(own_size, 1e-30))
 
 def other_signs(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    "The tensor with random signs, if some of its numbers are negative."
-    if tensor.is_complex() or not (tensor < 0).any(): return tensor
+    "A weight with random signs; vectors without negative numbers, such as variances, stay."
+    if not has_fractions(tensor) or tensor.is_complex(): return tensor
+    if tensor.ndim <= 1 and not (tensor < 0).any(): return tensor
     return tensor * (torch.randint(2, tensor.shape, generator=rng) * 2 - 1)
 
 # %% ../../nbs/10f_permutation.proof.ipynb #inputs

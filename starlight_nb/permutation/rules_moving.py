@@ -11,6 +11,7 @@ import numpy as np
 from .rule_table import (
     RULES, all_in_order, along, argument_of, dims_of, has_several_results, in_order, is_constant,
     new_axes, number_axes, operation, rule, shape_of, take_out)
+from .spec import ON_ITS_OWN
 from .units import (
     Axes, AxisTables, project, product, reshape, restrict, split, unify)
 
@@ -42,7 +43,10 @@ def _movedim(units, node, x, source, target):
 # %% ../../nbs/10be_permutation.rules_moving.ipynb #reshape
 @rule("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", "view_as",
       "reshape_as", "ravel", "_reshape_alias", "_reshape_copy", tables=True)
-def _reshape(units, node, x, *rest): return reshape(units, x, shape_of(node))
+def _reshape(units, node, x, *rest):
+    for labels, table in x.items():  # an axis of one entry is lost, and with it which one it was
+        if len(labels) == 1 == len(table): units.pin(table, ON_ITS_OWN)
+    return reshape(units, x, shape_of(node))
 
 @rule("atleast_1d", "atleast_2d", "atleast_3d", tables=True)
 def _with_axes(units, node, x):
@@ -64,6 +68,8 @@ def _narrow(units, node, x, dim, start, length):
 @rule("select", tables=True)
 def _select(units, node, x, dim, index):
     left = [d for d in range(x.rank) if d != dim % x.rank]
+    own = x.get((dim % x.rank,))
+    if own is not None: units.pin(own[[index]], ON_ITS_OWN)
     return number_axes(restrict(units, take_out(units, x, dim, [index]), left), left)
 
 # %% ../../nbs/10be_permutation.rules_moving.ipynb #parts

@@ -12,9 +12,9 @@ from ..states.copies import EXTRA
 from ..states.points import fill_tied
 
 # %% auto #0
-__all__ = ['NOT_RUN', 'NOT_REACHED', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index', 'SpecData', 'SpecSummary',
-           'PermutationSpec', 'as_real', 'check_state', 'check_permutation', 'permute_unchecked', 'permute', 'compose',
-           'invert']
+__all__ = ['NOT_RUN', 'NOT_REACHED', 'UNNEEDED', 'ON_ITS_OWN', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index',
+           'SpecData', 'SpecSummary', 'PermutationSpec', 'as_real', 'check_state', 'check_permutation',
+           'permute_unchecked', 'permute', 'compose', 'invert']
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-length
 def axis_length(axis: tuple) -> int:
@@ -91,11 +91,13 @@ class SpecData:
 # %% ../../nbs/10a_permutation.spec.ipynb #natural
 NOT_RUN = "no example runs it"
 NOT_REACHED = "not reached by the examples"
+UNNEEDED = "no output that counts depends on it"
+ON_ITS_OWN = "an entry that is used on its own"
 NATURAL = {  # reasons for which an axis has an order of its own
     "an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant",
     "a constant that is not in the state", "positions in an image", "positions in a kernel",
     "an axis of length one", "entries that are picked by an index", "the order of a stack",
-    NOT_RUN}
+    "positions or frequencies", ON_ITS_OWN, UNNEEDED, NOT_RUN}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #moving-share
 def _moving_share(spec, tensor, i):

@@ -10,7 +10,7 @@ from torch import nn
 from .examples import (
     EVALUATION, MODES, RANDOM, Example, WithoutNoise, clean_copy, counted_tensors, has_units,
     modules_in_training, run_example, split_examples)
-from .graph import CountedOutputs, Graph, counted_outputs, record_graph
+from .graph import Graph, ancestors, counted_outputs, record_graph
 from .rules import RULES, operation
 from .units import Axes, AxisTables, Units, separate
 from ..states import state_of, tensors_of, tied_names
@@ -140,6 +140,15 @@ def _walk(units, graph, counted, values):
     for node in counted.before:
         for table in tables_in(values[node]): units.pin(table, ON_THE_WAY)
 
+# %% ../../nbs/10d_permutation.trace.ipynb #needed
+def _needed_tables(graph, counted, values):
+    "The tables of units of all operations on which the outputs that count depend."
+    written = [node for node in graph.nodes if _makes_tensors(node) and _is_in_place(node)]
+    needed = ancestors([*counted.prediction, *counted.before, *written])
+    return [table.ravel() for node in needed for table in tables_in(values[node])]
+
+def _is_in_place(node): return operation(node).endswith("_")
+
 # %% ../../nbs/10d_permutation.trace.ipynb #trace
 class Graphs:
     "What the graphs of examples say of the units of a network's state."
@@ -147,7 +156,7 @@ class Graphs:
         self.state = tensors_of(model)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self.aliases, self.units = tied_names(model), Units()
-        self.examples, self.read = [], set()
+        self.examples, self.read, self.needed = [], set(), []
         self.values, self.names, self.free_outputs = {}, {}, {}
         self.axes, self.placed = {}, {}  # by tensor; those that no operation uses are placed too
     @property
@@ -160,6 +169,7 @@ class Graphs:
         counted = counted_outputs(graph, example.outputs)
         self.values |= dict.fromkeys(graph.nodes) | _read_tensors(self.units, graph, self.placed)
         _walk(self.units, graph, counted, self.values)
+        self.needed += _needed_tables(graph, counted, self.values)
         self.axes |= _used_axes(graph, self.values)
         self.read |= _summed_axes(graph)
         self.names |= graph.names

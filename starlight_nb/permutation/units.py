@@ -97,19 +97,38 @@ CUT_IN_TWO_WAYS = "an axis that is taken apart in two ways"
 def _merge_facts(units, low, high):
     "`low` now represents the classes of `high` as well."
     _merge_pairs(units, low, high)
-    _inherit(units.block, low, high)
-    in_block = units.block[high] >= 0
-    join(units, units.find(units.block[low[in_block]]), units.find(units.block[high[in_block]]))
     _inherit(units.fixed, low, high)
-    _inherit(units.block_size, low, high)
-    sizes_differ = units.block_size[high] != units.block_size[low]
-    conflict = low[(units.block_size[high] >= 0) & sizes_differ]
-    if len(conflict): units.pin(conflict, CUT_IN_TWO_WAYS)
+    for column in (units.block, units.block_size): _inherit(column, low, high)
+    in_block = units.block[high] >= 0
+    _merge_blocks(units, low[in_block], high[in_block])
 
 def _inherit(column, low, high):
     "Copy what is known of `high` to those of `low` of which nothing is known."
     missing = (column[high] >= 0) & (column[low] < 0)
     column[low[missing]] = column[high[missing]]
+
+# %% ../../nbs/10b_permutation.units.ipynb #merge-blocks
+def _merge_blocks(units, low, high):
+    "Let the blocks of `low` and `high` be the same, or one inside of the other."
+    same = units.block_size[low] == units.block_size[high]
+    blocks = [units.find(units.block[own[same]]) for own in (low, high)]
+    larger, smaller = low[~same], high[~same]
+    swapped = units.block_size[larger] < units.block_size[smaller]
+    larger, smaller = np.where(swapped, smaller, larger), np.where(swapped, larger, smaller)
+    outer, inner = units.find(units.block[larger]), units.find(units.block[smaller])
+    sizes = units.block_size[larger], units.block_size[smaller]
+    units.block[low[~same]], units.block_size[low[~same]] = inner, sizes[1]
+    join(units, *blocks)
+    for block, around, size, own in zip(inner, outer, *sizes): _nest(units, block, around, size, own)
+
+def _nest(units, inner, outer, outer_size, inner_size):
+    "Let a block of some size lie in a larger one; fix both where that cannot be."
+    inner, outer = units.find(inner), units.find(outer)
+    count, rest = divmod(outer_size, inner_size)
+    if rest: units.pin(np.array([inner, outer]), CUT_IN_TWO_WAYS)
+    elif units.block[inner] < 0: units.block[inner], units.block_size[inner] = outer, count
+    elif units.block_size[inner] == count: join(units, units.block[[inner]], np.array([outer]))
+    else: units.pin(np.array([inner, outer]), CUT_IN_TWO_WAYS)
 
 # %% ../../nbs/10b_permutation.units.ipynb #merge-pairs
 def _merge_pairs(units, low, high):
@@ -180,7 +199,7 @@ def _new_blocks(units, table):
     if len(np.unique(contents)) < contents.size: return _rows_with_repeats(units, table)
     blocks = units.new(len(contents))
     units.block[contents] = blocks[:, None]
-    units.block_size[blocks] = table.shape[1]
+    units.block_size[contents] = table.shape[1]
     return blocks[number.ravel()]
 
 def _rows_with_repeats(units, table):
@@ -198,15 +217,18 @@ def _conflicting_rows(units, table):
 def _rows_of_blocks(units, table, blocks):
     "What the rows share when every unit lies in a block: `blocks`, in the shape of `table`."
     width = table.shape[1]
-    one_block = (blocks == blocks[:, :1]).all()
-    if one_block and (units.block_size[blocks[:, 0]] == width).all(): return blocks[:, 0]
+    sizes = units.block_size[table]
+    one_block = (blocks == blocks[:, :1]).all() and (sizes == sizes[:, :1]).all()
+    if one_block and (sizes == width).all(): return blocks[:, 0]
+    if one_block and len(np.unique(table)) == table.size and not (sizes % width).any():
+        return _parts_of_blocks(units, table, blocks[:, 0])
     alike = (blocks == blocks[:1]).all()
     counts = np.unique(blocks[0], return_counts=True)[1]
     distinct = _distinct_columns(table)
     if alike and (counts == counts[0]).all() and len(np.unique(table)) == table.size:
         return _cross_blocks(units, table, blocks[0])
     if distinct.shape[1] < width: return rows(units, distinct)
-    whole = _whole_blocks(units, blocks)
+    whole = _whole_blocks(units, table, blocks)
     return _conflicting_rows(units, table) if whole is None else rows(units, whole)
 
 # %% ../../nbs/10b_permutation.units.ipynb #cross-blocks
@@ -219,16 +241,26 @@ def _cross_blocks(units, table, columns):
     cells = product(units, inside, across).T  # (rows, blocks)
     size = table.shape[1] // len(inside)
     units.block[table] = cells[:, which] if size > 1 else -1
-    units.block_size[cells] = size
+    units.block_size[table] = size if size > 1 else -1
     if size == 1: join(units, table, cells[:, which])
     return across
 
-def _whole_blocks(units, blocks):
+def _parts_of_blocks(units, table, blocks):
+    "A new block for each row, inside the one that the row is a part of."
+    parts = units.new(len(table))
+    units.block[parts] = blocks
+    units.block_size[parts] = units.block_size[table[:, 0]] // table.shape[1]
+    units.block[table] = parts[:, None]
+    units.block_size[table] = table.shape[1]
+    return parts
+
+def _whole_blocks(units, table, blocks):
     "The blocks of each row (rows, n), or None unless each row has n > 1 whole ones."
     found = []
-    for row in blocks:
-        inside, counts = np.unique(row, return_counts=True)
-        if len(inside) == 1 or (units.block_size[inside] != counts).any(): return None
+    for entries, row in zip(table, blocks):
+        inside, first, counts = np.unique(row, return_index=True, return_counts=True)
+        sizes = units.block_size[entries[first]]
+        if len(inside) == 1 or (sizes != counts).any(): return None
         found.append(inside)
     return np.stack(found) if len({len(inside) for inside in found}) == 1 else None
 

@@ -50,6 +50,12 @@ def _is_called(model, owner, called):
         if not _is_pytorch(outer) or isinstance(outer, (*CONTAINERS, nn.Sequential)): return False
     return True
 
+def _is_read_around(trace, name):
+    "Does code of a module around this name read the tensor?"
+    first = trace.aliases.get(name, name)
+    readers = {_calls(node)[-1] for node, own in trace.names.items() if own == first}
+    return any(reader == "" or name.startswith(f"{reader}.") for reader in readers)
+
 def _uncalled_aliases(trace, model):
     "Further names of tied tensors that some example reads, but not under this name."
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -57,7 +63,8 @@ def _uncalled_aliases(trace, model):
     names = {*trace.aliases, *trace.aliases.values()}
     return [name for name in trace.state
             if name in names and trace.aliases.get(name, name) in trace.axes
-            and not _is_called(model, _scope(model, name.rpartition(".")[0]), called)]
+            and not _is_called(model, _scope(model, name.rpartition(".")[0]), called)
+            and not _is_read_around(trace, name)]
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #unrun-modules
 def unrun_modules(trace: Trace, model: nn.Module) -> dict[str, list[str]]:

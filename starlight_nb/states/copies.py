@@ -129,7 +129,8 @@ def _copied(model):
                              f"({error}); remove it, or give the class a __deepcopy__") from error
 
 # %% ../../nbs/05a_states.copies.ipynb #containers
-_OF_MODULES = set(vars(nn.Module())) - {"_buffers"}  # attributes that PyTorch itself manages
+_OF_MODULES = {name for name in vars(nn.Module())  # attributes that PyTorch itself manages
+               if "hook" not in name and name != "_buffers"}
 
 def _containers(model):
     "The dicts, lists and sets in which a model's modules keep things beside the state."
