@@ -79,7 +79,7 @@ CALLS = {
     "relu_": lambda a: (a + 1).relu_(), "celu_": lambda a: F.celu(a + 1, inplace=True),
     **{name: getattr(torch, name) for name in BINARY},
     "lerp": lambda a, b: torch.lerp(a, b, 0.3), "where": lambda a, b: torch.where(a > 0, b, 0.0),
-    "addcmul": lambda a, b: torch.addcmul(a, a, b), "to": lambda a, b: a.float().to(b), "type_as": lambda a, b: a.type_as(b),
+    "addcmul": lambda a, b: torch.addcmul(a, a, b), "to": lambda a, b: a.float().to(b) + b, "type_as": lambda a, b: a.type_as(b),
     "ldexp": lambda a: torch.ldexp(a, numbers([1])), "masked_fill": lambda a, b: a.masked_fill(b > 0, 2.0),
     "fake_quantize": lambda a: torch.fake_quantize_per_tensor_affine(a.float(), 0.1, 0, -128, 127).double(),
     "fake_quantize_channels": lambda a: torch.fake_quantize_per_channel_affine(
