@@ -8,36 +8,35 @@ from functools import partial
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from .units import CUT_IN_TWO_WAYS, Units, join, pair, rows
+from .units import CUT_IN_TWO_WAYS, Units, join, product, rows
 
 # %% auto #0
 __all__ = ['congruence_closure', 'refine_colours']
 
 # %% ../../nbs/10ba_permutation.closure.ipynb #blocks-of-pairs
 def _join_blocks_of_pairs(units, ids, pairs):
-    "Let each block whose units are all pairs be what these have in common."
-    inside = np.unique(ids[units.block[ids] >= 0])
-    members = {}  # block -> the units in it
+    "Let each block be what the pairs in it have in common."
+    inside = np.unique(pairs[units.block[pairs] >= 0])
+    members = {}  # block and its size -> the pairs in it
     for unit, block in zip(inside.tolist(), ids[units.block[inside]].tolist()):
-        members.setdefault(block, []).append(unit)
-    paired = {block: own for block, own in members.items()
-              if (units.first[own] >= 0).all() and len(own) > 1}
-    for blocks in _families(units, ids, paired):
-        table = np.array([paired[block] for block in blocks])
+        members.setdefault((block, int(units.block_size[unit])), []).append(unit)
+    whole = {key: own for key, own in members.items() if len(own) > 1 and len(own) % key[1] == 0}
+    for family in _families(units, ids, whole, whole):
+        table = np.array([whole[key] for key in family])
         units.block[table] = units.block_size[table] = -1
-        if len(blocks) > 1: join(units, np.array(blocks), rows(units, table))
+        if len(family) > 1: join(units, np.array([block for block, _ in family]), rows(units, table))
 
-def _families(units, ids, members):
-    "Lists of blocks of the same size that share parts of their pairs."
-    found = {}  # part of a pair, and size -> the family's list
-    for block, own in members.items():
-        parts = ids[np.concatenate([units.first[own], units.second[own]])]
-        keys = {(part, len(own)) for part in parts.tolist()}
-        family = [block]
-        for other in {id(found[key]): found[key] for key in keys if key in found}.values():
+def _families(units, ids, members, pairs):
+    "Lists of keys with as many members each, whose `pairs` share parts."
+    found = {}  # part of a pair, and the number of members -> the family's list
+    for key, own in members.items():
+        parts = ids[np.concatenate([units.first[pairs[key]], units.second[pairs[key]]])]
+        shared = {(part, len(own)) for part in parts.tolist()}
+        family = [key]
+        for other in {id(found[part]): found[part] for part in shared if part in found}.values():
             family += other
-            keys |= {key for key, value in found.items() if value is other}
-        found |= dict.fromkeys(keys, family)
+            shared |= {part for part, value in found.items() if value is other}
+        found |= dict.fromkeys(shared, family)
     return list({id(family): family for family in found.values()}.values())
 
 # %% ../../nbs/10ba_permutation.closure.ipynb #cycles
@@ -70,7 +69,9 @@ def congruence_closure(units: Units) -> np.ndarray:
         equal = pairs[first][number.ravel()]  # for each pair the first one that has its parts
         parts, reasons = _parts_to_fix(units, ids, pairs)
         conflict = pairs[(units.block[pairs] >= 0) & (units.fixed[pairs] < 0)]
-        if (equal == pairs).all() and not len(parts) and not len(conflict): return ids
+        if (equal == pairs).all() and not len(parts) and not len(conflict):
+            if not _pair_with_blocks(units, ids): return ids
+            continue
         units.fixed[parts] = reasons
         join(units, pairs, equal)
         if len(conflict): _settle_blocks(units, ids, conflict)
@@ -89,6 +90,21 @@ def _settle_blocks(units, ids, conflict):
     left = conflict[units.block[conflict] >= 0]
     if len(left): units.pin(np.concatenate([left, units.block[left]]), CUT_IN_TWO_WAYS)
     units.block[left] = units.block_size[left] = -1
+
+# %% ../../nbs/10ba_permutation.closure.ipynb #blocks-that-are-pairs
+def _pair_with_blocks(units, ids) -> bool:
+    "Let units in a block that is a pair be pairs of the block and a place; were there any?"
+    inside = np.unique(ids[(units.block[ids] >= 0) & (units.fixed[ids] < 0)])
+    blocks = ids[units.block[inside]]
+    inside, blocks = inside[units.first[blocks] >= 0], blocks[units.first[blocks] >= 0]
+    members = {}  # block -> the units in it
+    for unit, block in zip(inside.tolist(), blocks.tolist()):
+        members.setdefault(block, []).append(unit)
+    for family in _families(units, ids, members, {block: [block] for block in members}):
+        table = np.array([members[block] for block in family])
+        units.block[table] = units.block_size[table] = -1
+        join(units, table, product(units, np.array(family), units.new(table.shape[1])))
+    return bool(members)
 
 # %% ../../nbs/10ba_permutation.closure.ipynb #hash
 def _hash(a, b):

@@ -135,8 +135,10 @@ def run_example(model: nn.Module,  # in evaluation mode
     if example.mode != EVALUATION:
         buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
         state = {name: own.clone() if name in buffers else own for name, own in state.items()}
-    with in_mode(model, example.mode), WithoutNoise() if example.noisy else nullcontext():
-        return torch.func.functional_call(model, state, example.positional, example.named,
+    without_noise = example.noisy and example.mode != EVALUATION
+    with in_mode(model, example.mode), WithoutNoise() if without_noise else nullcontext():
+        # a copy of `state`, since `functional_call` writes into what it gets
+        return torch.func.functional_call(model, dict(state), example.positional, example.named,
                                           tie_weights=False)
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #named-tensors

@@ -82,6 +82,7 @@ def _record(model, example):
 def _memory(tensor):
     "The same for two tensors that are the same numbers in memory; None for an empty one."
     if tensor.layout != torch.strided or not tensor.numel(): return None
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor): return None
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 def _places(tensors):

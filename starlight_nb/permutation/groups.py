@@ -37,7 +37,8 @@ def _pin_unneeded(trace, axes):
         if len(larger) == len(needed): break
         needed = larger
     for axis in (axis for own in axes.values() for axis in own):
-        units.pin(axis[~np.isin(representative[axis], needed)], UNNEEDED)
+        plain = units.first[representative[axis]] < 0
+        units.pin(axis[plain & ~np.isin(representative[axis], needed)], UNNEEDED)
 
 def _state_units(trace):
     "The representative of each unit, and the representatives along each axis of each tensor."

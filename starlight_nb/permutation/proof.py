@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from ..models import generator
 from .examples import (
-    Example, all_but, all_numbers, clean_copy, counted_tensors, has_fractions, map_inputs,
+    EVALUATION, Example, all_but, all_numbers, clean_copy, counted_tensors, has_fractions, map_inputs,
     named_tensors, run_example, split_examples)
 from .spec import (
     PermutationSpec, check_state, permute_unchecked, unit_positions)
@@ -19,8 +19,9 @@ from ..states import Attributes, tensors_of, working_copy
 from ..states.copies import clear_function_caches
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'UNSTEADY', 'random_values', 'other_signs',
-           'RandomNetwork', 'Proof', 'permutation_change', 'check_spec', 'without_groups', 'remove_failing_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'NOISE', 'UNSTEADY', 'random_values',
+           'other_signs', 'RandomNetwork', 'Proof', 'permutation_change', 'check_spec', 'without_groups',
+           'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
 def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -278,16 +279,21 @@ def _trials(spec):
 
 # %% ../../nbs/10f_permutation.proof.ipynb #proven
 TOGETHER = "groups that change the outputs when permuted together"
+NOISE = "the model draws random numbers in its forward pass"
 UNSTEADY = "the model returns other numbers each time, with the same weights and input"
+
+def _reason(spec, proof, group, change):
+    "Why a group is taken out that changed the outputs so much."
+    noise = any(example.noisy and example.mode == EVALUATION for example in proof.examples)
+    why = f"{NOISE}, and " if noise else ""
+    seen = next(iter(spec.members()[group]), "its blocks")
+    return f"{why}permuting it changed the outputs by {change:.1e} (first seen in {seen})"
 
 def _failing(spec, proof, groups):
     "Groups among these that change the outputs, each with the reason; none where all pass."
     change = permutation_change(spec, proof, set(groups))
     if change <= proof.tolerance: return {}
-    if len(groups) == 1:
-        seen = next(iter(spec.members()[groups[0]]), "its blocks")
-        return {groups[0]: f"permuting it changed the outputs by {change:.1e}; "
-                           f"it is first seen in {seen}"}
+    if len(groups) == 1: return {groups[0]: _reason(spec, proof, groups[0], change)}
     middle = len(groups) // 2
     found = _failing(spec, proof, groups[:middle]) | _failing(spec, proof, groups[middle:])
     return found or dict.fromkeys(groups, TOGETHER)

@@ -101,6 +101,7 @@ def _read_tensors(units, graph, placed):
 def _constant_axes(units, tensor):
     "Axis tables of a constant: fixed units, but for an axis along which it does not differ."
     axes = Axes(units.new(size, "a constant that is not in the state") for size in tensor.shape)
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor): return axes.tables()
     for i in range(tensor.ndim):
         if tensor.numel() and (tensor == tensor.narrow(i, 0, 1)).all(): axes[i] = axes[i] * 0
     return axes.tables()

@@ -155,9 +155,22 @@ def pair(units: Units,
     if units.is_fixed(a) and units.is_fixed(b):
         return units.new(a.size, units.reason(a)).reshape(a.shape)
     if units.is_fixed(a): a, b = b, a
-    ids = units.add(a.size).reshape(a.shape)
-    units.first[ids], units.second[ids] = a, b
+    ids, known = a.copy(), _moves_with(units, a, b)
+    other = ~known & _moves_with(units, b, a)
+    ids[other] = b[other]
+    new = ~known & ~other
+    ids[new] = units.add(int(new.sum()))
+    units.first[ids[new]], units.second[ids[new]] = a[new], b[new]
     return ids
+
+def _moves_with(units, a, b):
+    "Where is the unit of `b` that of `a`, a part of it, or a block that it lies in?"
+    a, b = units.find(a), units.find(b)
+    found = a == b
+    for column in (units.first, units.second, units.block):
+        around = column[a]
+        found |= (around >= 0) & (units.find(around) == b)
+    return found
 
 def product(units: Units,
             a: np.ndarray,  # a table

@@ -5,6 +5,7 @@
 # %% ../../nbs/05a_states.copies.ipynb #imports
 from __future__ import annotations
 import copy, functools, sys
+from collections import OrderedDict, defaultdict
 from functools import partial
 import numpy as np
 import torch
@@ -132,6 +133,8 @@ def _copied(model):
 _OF_MODULES = {name for name in vars(nn.Module())  # attributes that PyTorch itself manages
                if "hook" not in name and name != "_buffers"}
 
+_CHANGEABLE = (dict, OrderedDict, defaultdict, list, set)
+
 def _containers(model):
     "The dicts, lists and sets in which a model's modules keep things beside the state."
     seen, found = set(), []
@@ -140,7 +143,7 @@ def _containers(model):
         seen.add(id(container))
         found.append(container)
         for value in _own_values(container):
-            if isinstance(value, (dict, list, set)): add(value)
+            if type(value) in _CHANGEABLE: add(value)
             elif _is_plain_object(value): add(vars(value))
     for module in model.modules(): add(vars(module))
     return found
