@@ -2744,6 +2744,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                           'starlight_nb/permutation/rules_moving.py'),
                                                        'starlight_nb.permutation.rules_moving._permute': ( 'permutation.rules_moving.html#_permute',
                                                                                                            'starlight_nb/permutation/rules_moving.py'),
+                                                       'starlight_nb.permutation.rules_moving._places_in_memory': ( 'permutation.rules_moving.html#_places_in_memory',
+                                                                                                                    'starlight_nb/permutation/rules_moving.py'),
                                                        'starlight_nb.permutation.rules_moving._quarter_turns': ( 'permutation.rules_moving.html#_quarter_turns',
                                                                                                                  'starlight_nb/permutation/rules_moving.py'),
                                                        'starlight_nb.permutation.rules_moving._repeat': ( 'permutation.rules_moving.html#_repeat',

@@ -60,7 +60,8 @@ def _slice(units, node, x, dim=0, start=None, stop=None, step=1):
 
 @rule("narrow", tables=True)
 def _narrow(units, node, x, dim, start, length):
-    if not isinstance(start, int): raise ValueError("a place that depends on numbers in the input")
+    if not isinstance(start, int):
+        return in_order(units, x, dim, "a place that is computed", length)
     start %= max(x.sizes[dim % x.rank], 1)
     return _slice(units, node, x, dim, start, start + length)
 
@@ -296,8 +297,6 @@ def _extended(units, widths, table, axis):
     return np.concatenate([before, table, after], axis)
 
 # %% ../../nbs/10be_permutation.rules_moving.ipynb #windows
-MOST_ENTRIES = 10**6  # of a table that `as_strided` makes
-
 @rule("unfold", tables=True)
 def _windows(units, node, x, dim, size, step):
     if not x.rank: return reshape(units, x, (1,))
@@ -313,15 +312,27 @@ def _windows(units, node, x, dim, size, step):
             result |= split(units, labels, table.take(index, place))
     return result
 
+# %% ../../nbs/10be_permutation.rules_moving.ipynb #strided
+MOST_ENTRIES = 10**6  # of a table that `as_strided` makes
+
+def _places_in_memory(offset, shape, strides):
+    "For each entry of a tensor its place in memory, in an array of this shape."
+    places = np.asarray(offset)
+    for size, stride in zip(shape, strides): places = places[..., None] + stride * np.arange(size)
+    return places
+
 @rule("as_strided", tables=True)
-def _strided(units, node, x, size, stride, offset=0):
+def _strided(units, node, x, size, stride, offset=None):
     source = node.args[0].meta["val"]
-    if not source.is_contiguous() or math.prod(size) > MOST_ENTRIES or source.storage_offset():
-        raise ValueError("a tensor that is not in one piece")
-    index = np.asarray(offset or 0)
-    for length, step in zip(size, stride): index = index[..., None] + step * np.arange(length)
+    if max(math.prod(size), source.numel()) > MOST_ENTRIES: raise ValueError("too many entries")
+    start = source.storage_offset()
+    places = _places_in_memory(start, source.shape, source.stride())
+    wanted = _places_in_memory(start if offset is None else offset, size, stride)
+    entry = np.full(max(places.max(), wanted.max()) + 1, -1)
+    entry[places] = np.arange(places.size).reshape(places.shape)
+    if (entry[wanted] < 0).any(): raise ValueError("entries that are not in the tensor")
     table = project(units, x, range(x.rank)).ravel()
-    return split(units, range(len(size)), table[index])
+    return split(units, range(len(size)), table[entry[wanted]])
 
 # %% ../../nbs/10be_permutation.rules_moving.ipynb #complex-views
 @rule("view_as_real", tables=True)
