@@ -3170,6 +3170,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'starlight_nb/permutation/units.py'),
                                                 'starlight_nb.permutation.units._aligned': ( 'permutation.units.html#_aligned',
                                                                                              'starlight_nb/permutation/units.py'),
+                                                'starlight_nb.permutation.units._atoms': ( 'permutation.units.html#_atoms',
+                                                                                           'starlight_nb/permutation/units.py'),
                                                 'starlight_nb.permutation.units._axes_that_match': ( 'permutation.units.html#_axes_that_match',
                                                                                                      'starlight_nb/permutation/units.py'),
                                                 'starlight_nb.permutation.units._conflicting_rows': ( 'permutation.units.html#_conflicting_rows',

@@ -341,6 +341,21 @@ def project(units: Units,
         order += kept
     return result.transpose([order.index(label) for label in labels])
 
+# %% ../../nbs/10b_permutation.units.ipynb #connected
+def _connected(*keys):
+    "The labels of all keys, as sorted tuples: labels of one key are in the same tuple."
+    groups = []
+    for key in keys:
+        touched = [group for group in groups if set(group) & set(key)]
+        groups = [group for group in groups if group not in touched]
+        groups.append(tuple(sorted(set(key).union(*touched))))
+    return groups
+
+def _varying(x):
+    "The labels of the axes along which a tensor may have different values."
+    return {label for labels, table in x.items() if table.any()
+            for label, size in zip(labels, table.shape) if size > 1}
+
 # %% ../../nbs/10b_permutation.units.ipynb #split
 def split(units: Units,
           labels,             # a label for each dimension of the table
@@ -348,6 +363,7 @@ def split(units: Units,
          ) -> AxisTables:
     "A table as the product of the smallest tables that it is the product of."
     table = units.find(table)
+    if table.ndim == 1: return AxisTables({tuple(labels): table})
     varying = _varying_dims(table)
     still = [i for i in range(table.ndim) if i not in varying]
     result = AxisTables({(labels[i],): np.zeros(table.shape[i], int) for i in still})
@@ -369,30 +385,21 @@ def _factors(units, labels, table):
     if len(labels) > 1 and units.is_fixed(table):
         why = units.reason(table)
         return {(label,): units.new(size, why) for label, size in zip(labels, table.shape)}
-    if len(labels) > 1 and (units.first[table] >= 0).all():
-        parts = [units.find(part[table]) for part in (units.first, units.second)]
-        dims = [_varying_dims(part) for part in parts]
-        if sorted(dims[0] + dims[1]) == list(range(len(labels))):
-            factors = {}
-            for part, own in zip(parts, dims):
-                factors |= split(units, [labels[i] for i in own], _drop_dims(part, own))
-            return factors
-    return {tuple(labels): table}
+    parts = [part for part in _atoms(units, table) if _varying_dims(part)]
+    groups = _connected(*(_varying_dims(part) for part in parts))
+    if len(groups) < 2: return {tuple(labels): table}
+    factors = {}
+    for dims in groups:
+        own = [_drop_dims(part, dims) for part in parts if _varying_dims(part)[0] in dims]
+        own_labels = [labels[i] for i in dims]
+        factors |= split(units, own_labels, reduce(partial(pair, units), own))
+    return factors
 
-# %% ../../nbs/10b_permutation.units.ipynb #connected
-def _connected(*keys):
-    "The labels of all keys, as sorted tuples: labels of one key are in the same tuple."
-    groups = []
-    for key in keys:
-        touched = [group for group in groups if set(group) & set(key)]
-        groups = [group for group in groups if group not in touched]
-        groups.append(tuple(sorted(set(key).union(*touched))))
-    return groups
-
-def _varying(x):
-    "The labels of the axes along which a tensor may have different values."
-    return {label for labels, table in x.items() if table.any()
-            for label, size in zip(labels, table.shape) if size > 1}
+def _atoms(units, table):
+    "The tables of the parts of pairs, of their parts, and so on."
+    if not (units.first[table] >= 0).all(): return [table]
+    parts = (units.find(part[table]) for part in (units.first, units.second))
+    return [atom for part in parts for atom in _atoms(units, part)]
 
 # %% ../../nbs/10b_permutation.units.ipynb #unify
 def unify(units: Units,
