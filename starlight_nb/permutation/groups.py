@@ -8,7 +8,8 @@ from itertools import count, groupby
 import numpy as np
 from .spec import NOT_RUN, UNNEEDED, PermutationSpec, axis_length
 from .closure import congruence_closure, refine_colours
-from .units import Units, project
+from .tables import project
+from .units import Units
 
 # %% auto #0
 __all__ = ['ALONE', 'UNSAID', 'FreeUnits', 'spec_from_trace']

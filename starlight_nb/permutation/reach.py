@@ -13,7 +13,7 @@ from .spec import (
     NOT_REACHED, PermutationSpec, as_real, unit_positions)
 from .trace import Trace, tables_in
 from .closure import congruence_closure
-from .units import project
+from .tables import project
 
 # %% auto #0
 __all__ = ['TRIES', 'BESIDE', 'groups_without_gradient', 'unreached_groups', 'remove_unreached_groups']

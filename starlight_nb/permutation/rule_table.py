@@ -4,7 +4,8 @@
 
 # %% ../../nbs/10bb_permutation.rule_table.ipynb #imports
 from __future__ import annotations
-from .units import Axes, AxisTables, Units, project, restrict
+from .tables import Axes, AxisTables, project, restrict
+from .units import Units
 
 # %% auto #0
 __all__ = ['RULES', 'rule', 'operation', 'shape_of', 'has_several_results', 'argument_of', 'is_read', 'label_axes', 'number_axes',

@@ -8,7 +8,7 @@ from functools import partial, reduce
 import numpy as np
 from .rule_table import (
     has_several_results, in_order, new_axes, operation, rule, shape_of)
-from .units import AxisTables, unify
+from .tables import AxisTables, unify
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'OTHER_FUNCTIONS', 'VIEWS']

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from .rule_table import (
     has_several_results, operation, rule, shape_of)
-from .units import (
-    Axes, Units, join, product, rows)
+from .tables import Axes
+from .units import Units, join, product, rows
 
 # %% auto #0
 __all__ = ['DIMS', 'POOLINGS', 'WITH_INDICES', 'RESIZINGS', 'image', 'positions']

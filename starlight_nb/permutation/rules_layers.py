@@ -6,8 +6,9 @@
 from __future__ import annotations
 import numpy as np
 from .rule_table import has_several_results, operation, rule
-from .units import (
-    Axes, AxisTables, join, project, restrict, rows, separate, split, unify)
+from .tables import (
+    Axes, AxisTables, project, restrict, separate, split, unify)
+from .units import join, rows
 
 # %% auto #0
 __all__ = ['GATES', 'STEPS']

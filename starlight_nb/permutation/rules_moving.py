@@ -12,8 +12,9 @@ from .rule_table import (
     RULES, all_in_order, along, argument_of, dims_of, has_several_results, in_order, is_constant,
     new_axes, number_axes, operation, rule, shape_of, take_out)
 from .spec import ON_ITS_OWN
-from .units import (
-    Axes, AxisTables, project, product, reshape, restrict, split, unify)
+from .tables import (
+    Axes, AxisTables, project, reshape, restrict, split, unify)
+from .units import product
 
 # %% auto #0
 __all__ = ['COPIES', 'MOST_ENTRIES', 'not_constant', 'expanded']

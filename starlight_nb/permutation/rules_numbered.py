@@ -10,8 +10,7 @@ from starlight_nb.permutation.rule_table import (
     all_in_order, fix, in_order, is_constant, label_axes, new_axes, number_axes, rule, shape_of,
     take_out)
 from .rules_moving import expanded
-from .units import (
-    Axes, AxisTables, project, reshape, restrict, unify)
+from .tables import Axes, AxisTables, project, reshape, restrict, unify
 
 # %% auto #0
 __all__ = ['PICKED']

@@ -11,8 +11,9 @@ from .rule_table import (
     along, argument_of, batch_labels, dims_of, fix, has_several_results, in_order, label_axes,
     new_axes, number_axes, operation, rule, shape_of)
 from .rules_entries import _elementwise
-from .units import (
-    Axes, AxisTables, contract, join, product, project, reshape, restrict, separate, unify)
+from .tables import (
+    Axes, AxisTables, contract, project, reshape, restrict, separate, unify)
+from .units import join, product
 
 # %% auto #0
 __all__ = ['FUSED_ATTENTION', 'one_diagonal', 'attend']

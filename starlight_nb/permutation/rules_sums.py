@@ -8,7 +8,7 @@ from .rule_table import (
     all_in_order, argument_of, dims_of, fix, has_several_results, in_order, is_read, new_axes,
     number_axes, operation, rule, shape_of)
 from .rules_entries import _elementwise
-from .units import AxisTables, project, restrict, unify
+from .tables import AxisTables, project, restrict, unify
 
 # %% auto #0
 __all__ = ['LOOKED_UP', 'RUNNING', 'ONE_DIM', 'TWO_DIMS', 'ALL_DIMS', 'FOUND', 'reduced']

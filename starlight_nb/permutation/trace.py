@@ -12,7 +12,8 @@ from .examples import (
     modules_in_training, run_example, split_examples)
 from .graph import Graph, ancestors, counted_outputs, record_graph
 from .rules import RULES, operation
-from .units import Axes, AxisTables, Units, separate
+from .tables import Axes, AxisTables, separate
+from .units import Units
 from ..states import state_of, tensors_of, tied_names
 
 # %% auto #0

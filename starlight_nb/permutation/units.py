@@ -4,13 +4,11 @@
 
 # %% ../../nbs/10b_permutation.units.ipynb #imports
 from __future__ import annotations
-import math
 from functools import partial, reduce
 import numpy as np
 
 # %% auto #0
-__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'product', 'rows', 'AxisTables',
-           'Axes', 'project', 'split', 'unify', 'restrict', 'contract', 'separate', 'reshape']
+__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'product', 'rows']
 
 # %% ../../nbs/10b_permutation.units.ipynb #union-find
 class UnionFind:
@@ -155,12 +153,10 @@ def pair(units: Units,
     if units.is_fixed(a) and units.is_fixed(b):
         return units.new(a.size, units.reason(a)).reshape(a.shape)
     if units.is_fixed(a): a, b = b, a
-    ids, known = a.copy(), _moves_with(units, a, b)
-    other = ~known & _moves_with(units, b, a)
-    ids[other] = b[other]
-    new = ~known & ~other
-    ids[new] = units.add(int(new.sum()))
-    units.first[ids[new]], units.second[ids[new]] = a[new], b[new]
+    if _moves_with(units, a, b).all(): return a
+    if _moves_with(units, b, a).all(): return b
+    ids = units.add(a.size).reshape(a.shape)
+    units.first[ids], units.second[ids] = a, b
     return ids
 
 def _moves_with(units, a, b):
@@ -295,193 +291,3 @@ def _whole_blocks(units, table, blocks):
         if len(inside) == 1 or (sizes != counts).any(): return None
         found.append(inside)
     return np.stack(found) if len({len(inside) for inside in found}) == 1 else None
-
-# %% ../../nbs/10b_permutation.units.ipynb #axis-tables
-class AxisTables(dict):
-    "The axes of a tensor: tables of units, by the labels of the axes that each one describes."
-    @property
-    def sizes(self) -> dict:
-        "The length of each axis, by its label."
-        return {label: size for labels, table in self.items()
-                for label, size in zip(labels, table.shape)}
-
-    @property
-    def rank(self) -> int:
-        "The number of axes."
-        return sum(len(labels) for labels in self)
-
-    def relabel(self, names: dict) -> AxisTables:
-        "The same tables with `names[label]` in place of each label."
-        return AxisTables({tuple(names[label] for label in labels): table
-                           for labels, table in self.items()})
-
-# %% ../../nbs/10b_permutation.units.ipynb #axes
-class Axes(list):
-    "The axes of a tensor that are described one by one: a list of arrays of units."
-    def tables(self) -> AxisTables:
-        "The same as `AxisTables`, with the labels 0, 1, 2, ..."
-        return AxisTables({(i,): axis for i, axis in enumerate(self)})
-
-# %% ../../nbs/10b_permutation.units.ipynb #project
-def project(units: Units,
-            x: AxisTables,  # the axes of a tensor
-            labels,         # labels of some of them, in the order wanted
-           ) -> np.ndarray:
-    "The table of the units of these axes of `x`, one dimension for each label."
-    result = np.zeros((), int)
-    order = []
-    for own, table in x.items():
-        kept = [label for label in own if label in labels]
-        if not kept: continue
-        table = np.moveaxis(table, [own.index(label) for label in kept], range(len(kept)))
-        if len(kept) < len(own):
-            shape = table.shape[:len(kept)]
-            table = rows(units, table.reshape(math.prod(shape), -1)).reshape(shape)
-        result = product(units, result, table)
-        order += kept
-    return result.transpose([order.index(label) for label in labels])
-
-# %% ../../nbs/10b_permutation.units.ipynb #connected
-def _connected(*keys):
-    "The labels of all keys, as sorted tuples: labels of one key are in the same tuple."
-    groups = []
-    for key in keys:
-        touched = [group for group in groups if set(group) & set(key)]
-        groups = [group for group in groups if group not in touched]
-        groups.append(tuple(sorted(set(key).union(*touched))))
-    return groups
-
-def _varying(x):
-    "The labels of the axes along which a tensor may have different values."
-    return {label for labels, table in x.items() if table.any()
-            for label, size in zip(labels, table.shape) if size > 1}
-
-# %% ../../nbs/10b_permutation.units.ipynb #split
-def split(units: Units,
-          labels,             # a label for each dimension of the table
-          table: np.ndarray,  # units
-         ) -> AxisTables:
-    "A table as the product of the smallest tables that it is the product of."
-    table = units.find(table)
-    if table.ndim == 1: return AxisTables({tuple(labels): table})
-    varying = _varying_dims(table)
-    still = [i for i in range(table.ndim) if i not in varying]
-    result = AxisTables({(labels[i],): np.zeros(table.shape[i], int) for i in still})
-    if varying:
-        result |= _factors(units, [labels[i] for i in varying], _drop_dims(table, varying))
-    return result
-
-def _varying_dims(table):
-    "The dimensions along which the units of a table differ."
-    return [i for i in range(table.ndim) if (table != table.take([0], i)).any()]
-
-def _drop_dims(table, kept):
-    "The table without the dimensions along which its units do not differ."
-    return table[tuple(slice(None) if i in kept else 0 for i in range(table.ndim))]
-
-# %% ../../nbs/10b_permutation.units.ipynb #factors
-def _factors(units, labels, table):
-    "The tables whose product is a table that varies along all of its dimensions."
-    if len(labels) > 1 and units.is_fixed(table):
-        why = units.reason(table)
-        return {(label,): units.new(size, why) for label, size in zip(labels, table.shape)}
-    parts = [part for part in _atoms(units, table) if _varying_dims(part)]
-    groups = _connected(*(_varying_dims(part) for part in parts))
-    if len(groups) < 2: return {tuple(labels): table}
-    factors = {}
-    for dims in groups:
-        own = [_drop_dims(part, dims) for part in parts if _varying_dims(part)[0] in dims]
-        own_labels = [labels[i] for i in dims]
-        factors |= split(units, own_labels, reduce(partial(pair, units), own))
-    return factors
-
-def _atoms(units, table):
-    "The tables of the parts of pairs, of their parts, and so on."
-    if not (units.first[table] >= 0).all(): return [table]
-    parts = (units.find(part[table]) for part in (units.first, units.second))
-    return [atom for part in parts for atom in _atoms(units, part)]
-
-# %% ../../nbs/10b_permutation.units.ipynb #unify
-def unify(units: Units,
-          x: AxisTables,  # the axes of a tensor
-          y: AxisTables,  # those of another; axes of the same label meet
-         ) -> AxisTables:
-    "The axes of an elementwise result; where axes of `x` and `y` meet, their units are joined."
-    sizes = y.sizes
-    for label, size in x.sizes.items(): sizes[label] = max(size, sizes.get(label, 1))
-    varying_x, varying_y = _varying(x), _varying(y)
-    result = AxisTables()
-    for labels in _connected(*x, *y):
-        own_x = [label for label in labels if label in varying_x]
-        own_y = [label for label in labels if label in varying_y]
-        common = [label for label in own_x if label in varying_y]
-        if common: join(units, project(units, x, common), project(units, y, common))
-        table_x = _aligned(project(units, x, own_x), own_x, labels)
-        table_y = _aligned(project(units, y, own_y), own_y, labels)
-        if set(own_y) <= set(own_x): table = table_x
-        elif set(own_x) <= set(own_y): table = table_y
-        else: table = pair(units, *np.broadcast_arrays(table_x, table_y))
-        result |= split(units, labels, np.broadcast_to(table, [sizes[i] for i in labels]))
-    return result
-
-def _aligned(table, own, labels):
-    "A table with the axes `own` (in the order of `labels`), with axes of length 1 for the others."
-    return table.reshape([table.shape[own.index(i)] if i in own else 1 for i in labels])
-
-# %% ../../nbs/10b_permutation.units.ipynb #contract
-def restrict(units: Units,
-             x: AxisTables,  # the axes of a tensor
-             labels,         # labels of those that stay
-            ) -> AxisTables:
-    "The axes that are left of `x` when all but these are summed over."
-    kept = [[label for label in own if label in labels] for own in x]
-    return AxisTables({tuple(own): project(units, x, own) for own in kept if own})
-
-def contract(units: Units,
-             x: AxisTables,  # the axes of a tensor
-             y: AxisTables,  # those of another; axes of the same label meet
-             result,         # the labels of the axes that the product has
-            ) -> AxisTables:
-    "The axes of a product of two tensors, summed over all axes but those in `result`."
-    common = set(x.sizes) & set(y.sizes)
-    unify(units, restrict(units, x, common), restrict(units, y, common))
-    return unify(units, restrict(units, x, result), restrict(units, y, result))
-
-# %% ../../nbs/10b_permutation.units.ipynb #separate
-def separate(units: Units,
-             x: AxisTables,  # the axes of a tensor, labelled 0, 1, 2, ...
-            ) -> Axes:
-    "Its axes described one by one; those that were not are made independent of each other."
-    for labels, table in x.items():
-        if len(labels) > 1:
-            axes = [project(units, AxisTables({labels: table}), [label]) for label in labels]
-            join(units, table, reduce(partial(product, units), axes))
-    axes = (project(units, x, [label]) for label in sorted(x.sizes))
-    return Axes(axis if axis.any() else units.new(len(axis)) for axis in axes)
-
-# %% ../../nbs/10b_permutation.units.ipynb #reshape
-def _axes_that_match(old, new):
-    "Pairs of lists of axes, of equal total length, that a reshape turns into each other."
-    olds = [i for i, size in enumerate(old) if size != 1]
-    news = [i for i, size in enumerate(new) if size != 1]
-    while olds or news:
-        left, right = [olds.pop(0)], [news.pop(0)]
-        while (a := math.prod(old[i] for i in left)) != (b := math.prod(new[i] for i in right)):
-            if a < b: left.append(olds.pop(0))
-            else: right.append(news.pop(0))
-        yield left, right
-
-def reshape(units: Units,
-            x: AxisTables,  # the axes of a tensor, labelled 0, 1, 2, ...
-            shape,          # the new shape, of as many entries
-           ) -> AxisTables:
-    "The axes of the tensor after a reshape."
-    sizes = x.sizes
-    result = AxisTables({(i,): units.new(1) for i, size in enumerate(shape) if size == 1})
-    matches = list(_axes_that_match([sizes[i] for i in range(x.rank)], shape))
-    for labels in _connected(*x, *(old for old, _ in matches)):
-        new = [i for old, own in matches if old[0] in labels for i in own]
-        if new:
-            table = project(units, x, labels).reshape([shape[i] for i in new])
-            result |= split(units, new, table)
-    return result

@@ -14,7 +14,8 @@ from .groups import FreeUnits
 from .spec import NOT_RUN
 from .trace import Trace
 from .closure import congruence_closure
-from .units import AxisTables, join, project
+from .tables import AxisTables, project
+from .units import join
 from .units import product as product_table
 
 # %% auto #0
