@@ -2313,6 +2313,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'starlight_nb/permutation/closure.py'),
                                                   'starlight_nb.permutation.closure._parts_to_fix': ( 'permutation.closure.html#_parts_to_fix',
                                                                                                       'starlight_nb/permutation/closure.py'),
+                                                  'starlight_nb.permutation.closure._rows_in_block': ( 'permutation.closure.html#_rows_in_block',
+                                                                                                       'starlight_nb/permutation/closure.py'),
                                                   'starlight_nb.permutation.closure._send': ( 'permutation.closure.html#_send',
                                                                                               'starlight_nb/permutation/closure.py'),
                                                   'starlight_nb.permutation.closure._settle_blocks': ( 'permutation.closure.html#_settle_blocks',

@@ -140,6 +140,19 @@ def _send(units, ids, colour, received, occurring, message):
 
 def _parts(units, ids, pairs): return ids[units.first[pairs]], ids[units.second[pairs]]
 
+# %% ../../nbs/10bj_permutation.closure.ipynb #rows-in-block
+def _rows_in_block(units, ids):
+    "For each unit in a block, which of the rows that were joined to this block it comes from."
+    result = np.zeros(units.count, np.uint64)
+    inside = np.unique(ids[units.block[ids] >= 0])
+    rows_of, number = np.unique(units.block[inside], return_inverse=True)  # as they were made
+    order = np.argsort(ids[rows_of], kind="stable")
+    blocks, first = np.unique(ids[rows_of][order], return_index=True)
+    rank = np.empty(len(rows_of), int)
+    rank[order] = np.arange(len(order)) - first[np.searchsorted(blocks, ids[rows_of][order])]
+    result[inside] = rank[number.ravel()]
+    return result
+
 # %% ../../nbs/10bj_permutation.closure.ipynb #refine-colours
 def refine_colours(units: Units,
                    ids: np.ndarray,  # the representative of every unit, from `congruence_closure`
@@ -148,6 +161,7 @@ def refine_colours(units: Units,
     rng = np.random.default_rng(0)
     draw = partial(rng.integers, 2**63, dtype=np.uint64)
     colour = np.where(units.fixed[:units.count] >= 0, draw(size=units.count), np.uint64(1))
+    colour += _rows_in_block(units, ids)
     arrays = {array.tobytes(): array for array in map(ids.take, units.occurrences)}
     occurring = np.concatenate(list(arrays.values()))
     message = np.repeat(draw(size=len(arrays)), [len(array) for array in arrays.values()])

@@ -113,7 +113,7 @@ def _merge_blocks(units, low, high):
     larger, smaller = low[~same], high[~same]
     swapped = units.block_size[larger] < units.block_size[smaller]
     larger, smaller = np.where(swapped, smaller, larger), np.where(swapped, larger, smaller)
-    outer, inner = units.find(units.block[larger]), units.find(units.block[smaller])
+    outer, inner = units.block[larger], units.block[smaller]
     sizes = units.block_size[larger], units.block_size[smaller]
     units.block[low[~same]], units.block_size[low[~same]] = inner, sizes[1]
     join(units, *blocks)
