@@ -131,7 +131,7 @@ def _units_of_part(units, x, tied, dim):
 
 @rule("cat", "concat", "concatenate", tables=True)
 def _concatenation(units, node, parts, dim=0):
-    parts = [x for x in parts if tuple(x.sizes.values()) != (0,)]
+    parts = [x for x in parts if 0 not in x.sizes.values()] or parts[:1]
     dim %= parts[0].rank
     rests = (restrict(units, x, [d for d in x.sizes if d != dim]) for x in parts)
     rest = reduce(partial(unify, units), rests)
