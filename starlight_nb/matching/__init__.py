@@ -88,13 +88,14 @@ def align(model_a: nn.Module,
           method: str = "weights",
           *,
           partial: bool = False,  # match only the groups that the paper's released code matched
+          outputs=None,           # which outputs must stay, as for `infer_spec`
           **options,           # of the method, such as `data`
          ) -> nn.Module:
     """A copy of `model_b` whose units are in the order of `model_a`; neither argument is changed.
 
     Raises the errors of `infer_spec` and of the method."""
     check_choice("method", method, METHODS)
-    spec = infer_spec(model_a, example_inputs)
+    spec = infer_spec(model_a, example_inputs, outputs=outputs)
     if partial: spec = partial_spec(spec, model_a, example_inputs)
     if "data" in options: options = {"model": model_a} | options
     state_a, state_b = tensors_of(model_a), tensors_of(model_b)

@@ -21,29 +21,35 @@ _all_ = [
 # %% auto #0
 __all__ = ['infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert', 'permute']
 
+# %% ../../nbs/10_permutation.ipynb #proven-spec
+def _proven_spec(model, trace):
+    "The proven spec of a trace, and what to tell of modules that no example runs."
+    message = unrun_message(place_unrun(trace, model), model)
+    spec = spec_from_trace(trace)
+    if spec.groups:
+        proof = Proof(trace.clean, trace.examples)
+        spec = remove_unreached_groups(remove_failing_groups(spec, proof), trace, proof)
+    return spec, message
+
 # %% ../../nbs/10_permutation.ipynb #infer-spec
 def infer_spec(model: nn.Module,  # not changed
                example_inputs,    # a tensor such as a batch of two examples, a tuple of inputs,
                                   # a dict of named ones, or a list of several such examples
                *,
-               outputs=None,      # which outputs count, besides the default: their name or names,
-                                  # or a function that takes them out of what the model returns
+               outputs=None,      # which outputs must stay: their name or names, or a function of
+                                  # what the model returns; None: the prediction, and others
+                                  # on which it does not depend
               ) -> PermutationSpec:
     """Find the permutation symmetries of `model` from its graph, and prove them on it.
 
     The spec holds for every example, and what any of them reaches counts. What keeps its order
     is listed in `.pinned`. Warnings name what no example runs, and say when nothing can be
     permuted. Raises `ValueError` where the model cannot be traced or does not take the inputs,
-    and `TypeError` where it is no module."""
+    or does not return such outputs, and `TypeError` where it is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
-    trace = Trace(model, example_inputs, outputs)
-    message = unrun_message(place_unrun(trace, model), model)
+    spec, message = _proven_spec(model, Trace(model, example_inputs, outputs))
     if message: warnings.warn(message, stacklevel=2)
-    spec = spec_from_trace(trace)
-    if spec.groups:
-        proof = Proof(trace.clean, trace.examples)
-        spec = remove_unreached_groups(remove_failing_groups(spec, proof), trace, proof)
     if not spec.groups:
         warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",
                       stacklevel=2)
