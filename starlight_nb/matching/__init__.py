@@ -13,7 +13,8 @@ from .straight_through import match_straight_through
 from .weights import (
     Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights, matching_of)
 from ..permutation import PermutationSpec, infer_spec, permute
-from ..permutation.examples import all_but, returned_numbers, split_examples
+from ..permutation.examples import (
+    all_but, call_example, returned_numbers, split_examples)
 from ..runtime.settings import check_choice
 from ..states import forget_caches, load_tensors, tensors_of, working_copy
 _all_ = [
@@ -102,7 +103,7 @@ def align(model_a: nn.Module,
     permutation = match(method, spec, state_a, state_b, **options).permutation
     result = working_copy(model_b)
     examples = split_examples(example_inputs, all_but(spec.free_outputs))
-    forget_caches(result, lambda: [result(*own.positional, **own.named) for own in examples])
+    forget_caches(result, lambda: [call_example(result, example) for example in examples])
     load_tensors(result, permute(spec, permutation, state_b))
     _check_aligned(model_b, result, examples)
     return result

@@ -16,9 +16,10 @@ from .spec import as_real
 from ..states import forget_caches, tensors_of, working_copy
 
 # %% auto #0
-__all__ = ['EVALUATION', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors', 'has_fractions',
-           'has_units', 'modules_in_training', 'in_mode', 'clean_copy', 'WithoutNoise', 'run_example', 'named_tensors',
-           'prediction_name', 'chosen_names', 'counted_tensors', 'all_numbers', 'returned_numbers', 'all_but']
+__all__ = ['EVALUATION', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors', 'call_example',
+           'has_fractions', 'has_units', 'modules_in_training', 'in_mode', 'clean_copy', 'WithoutNoise', 'run_example',
+           'named_tensors', 'prediction_name', 'chosen_names', 'counted_tensors', 'all_numbers', 'returned_numbers',
+           'all_but']
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #split-inputs
 EVALUATION = "evaluation"
@@ -59,7 +60,10 @@ class _ChangedTensors(TorchFunctionMode):
 
 def map_inputs(change, inputs):
     "A copy of inputs of any kind, with `change(tensor)` in place of each tensor."
-    with _ChangedTensors(change): return copy.deepcopy(inputs)
+    try:
+        with _ChangedTensors(change): return copy.deepcopy(inputs)
+    except Exception as error:
+        raise ValueError(f"example_inputs: they cannot be copied ({error})") from error
 
 def input_tensors(inputs) -> list[torch.Tensor]:
     "The tensors in inputs of any kind; the same ones, not copies."
@@ -69,6 +73,12 @@ def input_tensors(inputs) -> list[torch.Tensor]:
         return tensor
     map_inputs(note, inputs)
     return found
+
+# %% ../../nbs/10aa_permutation.examples.ipynb #call-example
+def call_example(model: nn.Module, example: Example):
+    "What a model returns for an example, which stays as it is."
+    positional, named = map_inputs(torch.clone, (example.positional, example.named))
+    return model(*positional, **named)
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #has-units
 def has_fractions(tensor: torch.Tensor) -> bool:
@@ -111,7 +121,7 @@ def clean_copy(model: nn.Module, example: Example) -> nn.Module:
     for module in copied.modules():
         config = getattr(module, "config", None)
         if getattr(config, "use_cache", False) is True: config.use_cache = False
-    forget_caches(copied, lambda: copied(*example.positional, **example.named))
+    forget_caches(copied, lambda: call_example(copied, example))
     return copied
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #run-example
@@ -135,10 +145,11 @@ def run_example(model: nn.Module,  # in evaluation mode
     if example.mode != EVALUATION:
         buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
         state = {name: own.clone() if name in buffers else own for name, own in state.items()}
+    positional, named = map_inputs(torch.clone, (example.positional, example.named))
     without_noise = example.noisy and example.mode != EVALUATION
     with in_mode(model, example.mode), WithoutNoise() if without_noise else nullcontext():
         # a copy of `state`, since `functional_call` writes into what it gets
-        return torch.func.functional_call(model, dict(state), example.positional, example.named,
+        return torch.func.functional_call(model, dict(state), positional, named,
                                           tie_weights=False)
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #named-tensors
@@ -202,8 +213,7 @@ def all_numbers(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 def returned_numbers(model: nn.Module, example: Example) -> torch.Tensor:
     "All numbers of the outputs that count, as the model is, in double precision."
-    returned = model(*example.positional, **example.named)
-    return all_numbers(counted_tensors(example, returned))
+    return all_numbers(counted_tensors(example, call_example(model, example)))
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #all-but
 def all_but(names):

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/10a_permutation.spec.ipynb #imports
 from __future__ import annotations
-import html, json, math
+import html, json, math, re
 from dataclasses import dataclass, field
 from functools import lru_cache
 import torch
@@ -136,10 +136,16 @@ def _reasons(spec):
     "Each reason that is not natural, with the axes and tensors that it pins."
     found = {}
     for name, text in spec.pinned.items():
-        if name in spec.groups: continue
         for reason in text.split("; "):
+            group = reason.removeprefix("units of '").removesuffix("', pinned")
+            reason = spec.pinned.get(group, reason)
             if reason not in NATURAL or reason == NOT_RUN: found.setdefault(reason, []).append(name)
-    return found
+    groups = {units for text in spec.pinned.values() for units in _pinned_groups(text)}
+    return {why: [name for name in names if name not in groups] for why, names in found.items()}
+
+def _pinned_groups(text):
+    "The groups of which a text says that their units are pinned."
+    return re.findall("units of '(.*?)', pinned", text)
 
 def _listed(reasons):
     "Reasons with their axes, those with most axes first, in one line."
