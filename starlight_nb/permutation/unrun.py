@@ -31,7 +31,7 @@ def _is_pytorch(module): return type(module).__module__.startswith("torch.nn")
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
-def _scope(model, owner):
+def _outside_containers(model, owner):
     "The name of the module whose code uses what lies in `owner`."
     while owner and isinstance(model.get_submodule(owner), CONTAINERS):
         owner = owner.rpartition(".")[0]
@@ -63,7 +63,7 @@ def _uncalled_aliases(trace, model):
     names = {*trace.aliases, *trace.aliases.values()}
     return [name for name in trace.state
             if name in names and trace.aliases.get(name, name) in trace.axes
-            and not _is_called(model, _scope(model, name.rpartition(".")[0]), called)
+            and not _is_called(model, _outside_containers(model, name.rpartition(".")[0]), called)
             and not _is_read_around(trace, name)]
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #unrun-modules
@@ -103,10 +103,27 @@ def _long_axes(shape): return sum(size > 1 for size in shape)
 
 def _is_bare(trace, model, owner):
     "Is `owner` in a class of one's own, without unread matrices?"
-    layer = model.get_submodule(_scope(model, owner))
+    layer = model.get_submodule(_outside_containers(model, owner))
     if _is_pytorch(layer): return False
     return all(_long_axes(trace.state[name].shape) < 2 for name in trace.unread
                if name.rpartition(".")[0] == owner)
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #caller
+def _is_container(module):
+    "May the code around a module use what it has, one by one?"
+    chain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return chain or isinstance(module, CONTAINERS)
+
+def _caller(trace, model, name):
+    "The name of the module that is called, and whose code uses a module or tensor."
+    first = {id(module): own for own, module in model.named_modules()}
+    called = {call for node in trace.values for call in _calls(node)}
+    owner = name.rpartition(".")[0]
+    while owner:
+        module = model.get_submodule(owner)
+        if first[id(module)] in called and not _is_container(module): return first[id(module)]
+        owner = owner.rpartition(".")[0]
+    return ""
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #unrun-axes
 class UnrunAxis(NamedTuple):
@@ -116,26 +133,28 @@ class UnrunAxis(NamedTuple):
     role: str
     tensor: str | None = None
     axis: int = 0
-    scope: str | None = None  # a running module that alone uses the tensor
+    scope: str = ""           # the module whose code uses it
 
 def _unrun_axes(trace, model, module, name):
     "The axes of one tensor that have a role."
     owner, _, attribute = name.rpartition(".")
     shape = trace.state[name].shape
-    roles, scope = _roles(model.get_submodule(owner), attribute, len(shape)), None
-    if _is_bare(trace, model, owner):
-        roles = ["elementwise"] * len(shape)
-        within = _scope(model, owner)
-        if len(within) < len(module): scope = within
+    layer = model.get_submodule(owner)
+    roles = _roles(layer, attribute, len(shape))
+    if _is_bare(trace, model, owner): roles = ["elementwise"] * len(shape)
+    if isinstance(layer, EMBEDDINGS) and module == owner: roles = [None, "elementwise"]
+    scope = _caller(trace, model, module)
     return [UnrunAxis(module, length, role, name, i, scope)
             for i, (length, role) in enumerate(zip(shape, roles)) if role and length > 1]
 
-def _hidden_axes(model, module, name):
+def _hidden_axes(trace, model, module, name):
     "Lengths of units in the layer of a tensor, as axes without a tensor."
     layer = model.get_submodule(name.rpartition(".")[0])
     if isinstance(layer, CONVOLUTIONS) and layer.groups == 1: return []
     lengths = {getattr(layer, attribute, None) for attribute in HIDDEN_LENGTHS}
-    return [UnrunAxis(module, n, "makes") for n in lengths if isinstance(n, int) and n > 1]
+    scope = _caller(trace, model, module)
+    return [UnrunAxis(module, n, "makes", scope=scope) for n in lengths
+            if isinstance(n, int) and n > 1]
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #activations
 def _visible(node):
@@ -146,6 +165,16 @@ def _visible(node):
         other = _calls(user)
         shared = sum(1 for a, b in zip(own, other) if a == b)
         found |= {*own[shared - 1:], *other[shared - 1:]}
+    return found
+
+def _visible_through(model, node):
+    "The names of `_visible`, and of the modules around those that are containers."
+    found = set()
+    for name in _visible(node):
+        found.add(name)
+        while name and _is_container(model.get_submodule(name)):
+            name = name.rpartition(".")[0]
+            found.add(name)
     return found
 
 def _tensors_of(value):
@@ -179,52 +208,62 @@ def _candidates(tables):
 # %% ../../nbs/10h_permutation.unrun.ipynb #choices
 class _Choices:
     "What unrun axes could read, by length."
-    def __init__(self, trace):
+    def __init__(self, trace, model):
         self.free = FreeUnits(trace.units, congruence_closure(trace.units))
         self.found = {}  # length -> pairs of a candidate and the modules in which it is visible
         for node, value in trace.values.items():
             if node in trace.names: continue
-            scopes = _visible(node)
+            scopes = _visible_through(model, node)
             for candidate in (own for tables in _tensors_of(value) for own in _candidates(tables)):
                 self.found.setdefault(candidate.length, []).append((candidate, scopes))
-    def of(self, length, scope=None):
-        "The different choices {key: candidate} of this length, in a scope or in all."
+    def shorter(self, length, scope):
+        "The lengths below this one of what a scope sees."
+        return [n for n, found in self.found.items()
+                if 1 < n < length and any(scope in scopes for _, scopes in found)]
+    def of(self, length, scope):
+        "The different choices {key: candidate} of this length in a scope."
         known, choices = set(), {}
         for candidate, scopes in self.found.get(length, ()):
             runs = (candidate.whole, *(array.tobytes() for array in candidate.runs))
-            if scope not in (None, *scopes) or runs in known: continue
+            if scope not in scopes or runs in known: continue
             known.add(runs)
-            choices[candidate.whole, self._moving(candidate)] = candidate
+            choices[candidate.whole, self.moving(candidate)] = candidate
         return choices
-    def _moving(self, candidate):
+    def moving(self, candidate):
         "For each entry of a candidate, the free units that it moves with."
         entries = [[self.free.parts(unit) for unit in self.free.representative[array].tolist()]
                    for array in candidate.runs]
         return tuple(sum(parts, ()) for parts in product(*entries))
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #free-choices
-def _moving_choices(choices, length):
-    "The candidates of a length with units that move."
-    return [own for (_, moving), own in choices.of(length).items() if any(moving)]
+def _moving_choices(choices, length, scope):
+    "The candidates of a length with units that move, in a scope."
+    return [own for (_, moving), own in choices.of(length, scope).items() if any(moving)]
 
-def _parts_of(choices, length):
+def _parts_of(choices, length, scope):
     "The shorter lengths that divide this one, or give it together with one or two others."
-    shorter = [n for n in choices.found if 1 < n < length]
+    shorter = choices.shorter(length, scope)
     others = {*shorter, *(a + b for a in shorter for b in shorter)}
     return [n for n in shorter if length % n == 0 or length - n in others]
 
-def _choices_to_keep(choices, axis):
+def _is_made(axes, axis):
+    "Does another unrun tensor in the same scope make units of this length?"
+    return any(other.role == "makes" and other.tensor not in (None, axis.tensor)
+               and (other.length, other.scope) == (axis.length, axis.scope) for other in axes)
+
+def _choices_to_keep(choices, axes, axis):
     "The candidates that must keep their order if it is not known which of them an axis reads."
-    exact = _moving_choices(choices, axis.length)
-    if exact or axis.role != "reads" or choices.of(axis.length): return exact
-    parts = _parts_of(choices, axis.length)
-    return [own for n in parts for own in _moving_choices(choices, n)]
+    exact = _moving_choices(choices, axis.length, axis.scope)
+    if exact or axis.role != "reads" or choices.of(axis.length, axis.scope): return exact
+    if _is_made(axes, axis): return []
+    parts = _parts_of(choices, axis.length, axis.scope)
+    return [own for n in parts for own in _moving_choices(choices, n, axis.scope)]
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #only-choice
 def _stems(choices, axes):
     "The modules that make units with which the network could go on."
     return {axis.module for axis in axes
-            if axis.role == "makes" and _moving_choices(choices, axis.length)}
+            if axis.role == "makes" and _moving_choices(choices, axis.length, axis.scope)}
 
 def _only_choice(choices, axis, stems):
     "The candidate that an axis reads for sure; None where there may be others."
@@ -233,11 +272,109 @@ def _only_choice(choices, axis, stems):
     only = next(iter(found.values())) if len(found) == 1 else None
     return only if only and only.whole else None
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #joining
+# %% ../../nbs/10h_permutation.unrun.ipynb #axis-units
 def _axis_units(trace, name, i):
     "The units along an axis of a tensor that the examples read, under any of its names."
     return project(trace.units, trace.axes[trace.aliases.get(name, name)], [i])
 
+# %% ../../nbs/10h_permutation.unrun.ipynb #siblings
+def _shapes(trace, module):
+    "The shapes of all tensors in a module, by their names in it."
+    return {name[len(module) + 1:]: tuple(tensor.shape) for name, tensor in trace.state.items()
+            if name.startswith(f"{module}.")}
+
+def _is_read(trace, name): return trace.aliases.get(name, name) in trace.axes
+
+def _sibling_modules(trace, model, module, unrun):
+    "The names of modules of the same class and shapes, with the same caller, that run."
+    found, shapes = dict(model.named_modules()), _shapes(trace, module)
+    if module not in found: return []
+    def holder(name): return _outside_containers(model, name.rpartition(".")[0])
+    return [name for name, other in found.items()
+            if type(other) is type(found[module]) and name not in ("", *unrun)
+            and holder(name) == holder(module) and _shapes(trace, name) == shapes
+            and all(_is_read(trace, f"{name}.{own}") for own in shapes)]
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #sibling-tensors
+def _tables_in(model, owner):
+    "The tables of embeddings right in a module."
+    layers = model.get_submodule(owner).named_children()
+    return [f"{owner}.{name}.weight".lstrip(".") for name, layer in layers
+            if isinstance(layer, EMBEDDINGS)]
+
+def _sibling_tensors(trace, model, name):
+    "The tensors that run, of the same shape and in the same module of one's own class."
+    owner, shape = name.rpartition(".")[0], trace.state[name].shape
+    own = [other for other in trace.state if other.rpartition(".")[0] == owner]
+    alike = [other for other in own or () if other != name and _is_read(trace, other)
+             and trace.state[other].shape == shape]
+    if name in trace.parameters: return alike if len(alike) > 1 else []
+    return alike or [other for other in _tables_in(model, owner) if _is_read(trace, other)
+                     and trace.state[other].shape == shape]
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #sibling-units
+class _Siblings:
+    "The units that siblings of unrun modules have, by module and axis."
+    def __init__(self, trace, model, modules, axes):
+        self.trace, self.model = trace, model
+        self.names = {module: _sibling_modules(trace, model, module, modules)
+                      for module in modules}
+        self.units = {axis: list(self._units(axis)) for axis in axes if axis.tensor}
+    def _units(self, axis):
+        "Pairs of a sibling and its units along the axis that corresponds to this one."
+        if axis.tensor == axis.module:
+            for name in _sibling_tensors(self.trace, self.model, axis.tensor):
+                yield "", _axis_units(self.trace, name, axis.axis)
+        for sibling in self.names[axis.module]:
+            name = sibling + axis.tensor[len(axis.module):]
+            yield sibling, _axis_units(self.trace, name, axis.axis)
+    def holder(self, module):
+        "The module right around a module."
+        return self.model.get_submodule(module.rpartition(".")[0])
+    def is_sure(self, axis):
+        "Do siblings decide alone?"
+        return axis.tensor == axis.module or len(self.names[axis.module]) > 1
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #by-siblings
+class _Agreement:
+    "What siblings say of unrun axes."
+    def __init__(self, trace, siblings, choices):
+        self.siblings, self.choices, self.owners = siblings, choices, {}
+        if any(siblings.names.values()): self._note_owners(trace)
+        self.readers = {(axis.module, axis.tensor) for axis in siblings.units
+                        if axis.role == "reads" and self._found(axis)}
+    def _note_owners(self, trace):
+        "Note in which tensors each free unit is."
+        for name, tables in trace.axes.items():
+            for table in tables.values():
+                for unit in set(self.choices.moving(Candidate((table.ravel(),), table.size))):
+                    self.owners.setdefault(unit, set()).add(name)
+    def _found(self, axis):
+        "The different units of siblings along an axis, without those that only a sibling has."
+        found = {}
+        for sibling, array in self.siblings.units[axis]:
+            moving = self.choices.moving(own := Candidate((array,), len(array)))
+            inner = all(name.startswith(f"{sibling}.") for unit in moving
+                        for name in self.owners.get(unit, ()))
+            if not (sibling and moving and inner): found[moving] = own
+        return found
+    def _may_read_others(self, module):
+        "Does a single sibling, under another attribute, read with several layers?"
+        container = isinstance(self.siblings.holder(module), CONTAINERS)
+        return not container and sum(own == module for own, _ in self.readers) > 1
+    def of(self, axis):
+        "A list of what to pin, and what to join or None; None where siblings do not decide."
+        if not self.siblings.units.get(axis): return None
+        found, sure = self._found(axis), self.siblings.is_sure(axis)
+        if not sure and self._may_read_others(axis.module): return None
+        if not found: return [], None
+        choices = self.choices.of(axis.length, axis.scope)
+        if len(found) == 1 and (sure or choices.keys() == {(True, moving) for moving in found}):
+            (moving, own), = found.items()
+            return [], own if any(moving) else None
+        return (list(found.values()), None) if axis.role == "makes" and sure else None
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #joining
 def _new_tables(trace, name, moving):
     "The axis tables of a tensor that no example reads, with new units; these axes may move."
     tables = AxisTables()
@@ -273,34 +410,45 @@ def _report(modules, joined, kept):
 # %% ../../nbs/10h_permutation.unrun.ipynb #plan
 class _Plan:
     "For each axis that no example runs: which candidate it is joined with, or which are pinned."
-    def __init__(self, trace, axes):
-        self.trace, self.choices = trace, _Choices(trace)
-        self.joined, self.pinned = {}, []
+    def __init__(self, trace, model, modules, axes):
+        self.trace, self.axes, self.joined, self.pinned = trace, axes, {}, []
+        siblings = _Siblings(trace, model, modules, axes)  # before the choices: may add units
+        self.choices = _Choices(trace, model)
+        self.agreement = _Agreement(trace, siblings, self.choices)
         self.stems = _stems(self.choices, axes)
         for axis in axes: self._decide(axis)
+    def _by_length(self, axis):
+        "What to pin, and what to join or None, by the length of an axis."
+        keep = _choices_to_keep(self.choices, self.axes, axis)
+        only = _only_choice(self.choices, axis, self.stems) if keep else None
+        return [] if only else keep, only
     def _decide(self, axis):
         tied = self.trace.aliases.get(axis.tensor, axis.tensor) in self.trace.axes
         if tied and axis.role != "reads":
             self.joined.setdefault(axis.tensor, {})
             return
-        keep = _choices_to_keep(self.choices, axis)
-        only = _only_choice(self.choices, axis, self.stems) if keep else None
+        said = None if tied else self.agreement.of(axis)
+        keep, only = said or self._by_length(axis)
         if only: self.joined.setdefault(axis.tensor, {})[axis.axis] = only
-        else: self.pinned += [(axis.module, array) for own in keep for array in own.runs]
-        if tied and keep and not only:
+        self.pinned += [(axis.module, array) for own in keep for array in own.runs]
+        if tied and keep:
             self.pinned.append((axis.module, _axis_units(self.trace, axis.tensor, axis.axis)))
         if only and not tied and axis.role == "reads":
             self.trace.read.add((axis.tensor, axis.axis))
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #place-unrun
+def _all_axes(trace, model, modules):
+    "The axes of all tensors of these modules, and the hidden ones."
+    return [axis for module, names in modules.items() for name in names
+            for axis in [*_unrun_axes(trace, model, module, name),
+                         *_hidden_axes(trace, model, module, name)]]
+
 def place_unrun(trace: Trace,  # changed in place
                 model: nn.Module) -> Unrun:
     "Let modules that no example runs move along with what they read, or pin what they could read."
     modules = unrun_modules(trace, model)
     if not modules: return Unrun()
-    plan = _Plan(trace, [axis for module, names in modules.items() for name in names
-                         for axis in [*_unrun_axes(trace, model, module, name),
-                                      *_hidden_axes(model, module, name)]])
+    plan = _Plan(trace, model, modules, _all_axes(trace, model, modules))
     _join(trace, plan.joined)
     for module, units in plan.pinned:
         trace.units.pin(units, f"{module} could read it, and no example runs that")
@@ -314,10 +462,10 @@ def _listed(names, count=5):
 
 def unrun_message(found: Unrun, model: nn.Module) -> str:
     "What to tell of modules that no example runs; empty where there are none."
-    clauses = [("moved along with a tied tensor, or with the only axis of their length: {}",
-                found.moved),
+    clauses = [("moved along with a tied tensor, with the only axis of their length that their "
+                "caller sees, or like others of their kind: {}", found.moved),
                ("could read several axes, which keep their order: {}", found.kept),
-               ("may not be safe, since nothing that moves has their lengths: {}", found.unknown)]
+               ("may not be safe, since nothing that moves has their lengths where they could be run: {}", found.unknown)]
     told = [clause.format(_listed(names)) for clause, names in clauses if names]
     if not told: return ""
     return (f"{type(model).__name__} has parts that no example runs ({'; '.join(told)}); "
