@@ -160,7 +160,7 @@ def _hidden_axes(trace, model, module, name):
 def _visible(node):
     "The names of the modules whose code can use what a node holds."
     own = _calls(node)
-    found = {own[-1]}
+    found = {own[-1]} if node.all_input_nodes else {*own}  # inputs come from outside
     for user in node.users:
         other = _calls(user)
         shared = sum(1 for a, b in zip(own, other) if a == b)
