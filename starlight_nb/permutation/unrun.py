@@ -150,6 +150,7 @@ def _unrun_axes(trace, model, module, name):
 def _hidden_axes(trace, model, module, name):
     "Lengths of units in the layer of a tensor, as axes without a tensor."
     layer = model.get_submodule(name.rpartition(".")[0])
+    if name == module: return []  # the layer runs
     if isinstance(layer, CONVOLUTIONS) and layer.groups == 1: return []
     lengths = {getattr(layer, attribute, None) for attribute in HIDDEN_LENGTHS}
     scope = _caller(trace, model, module)
@@ -205,11 +206,40 @@ def _candidates(tables):
             if len(arrays) == 1 or arrays and labels[0]:  # axis 0 is that of a batch
                 yield Candidate(arrays, math.prod(map(len, arrays)))
 
+# %% ../../nbs/10h_permutation.unrun.ipynb #axis-units
+def _axis_units(trace, name, i):
+    "The units along an axis of a tensor that the examples read, under any of its names."
+    return project(trace.units, trace.axes[trace.aliases.get(name, name)], [i])
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #moving
+class _Moving:
+    "The units along axes of tensors that the examples read, and which of them move."
+    def __init__(self, trace):
+        self.trace, self.known = trace, {}
+        self.state = {(name, i): _axis_units(trace, name, i) for name in trace.axes
+                      for i in range(len(trace.state[name].shape))}  # first: it may add units
+        self.free = FreeUnits(trace.units, congruence_closure(trace.units))
+    def is_read(self, name):
+        "Do the examples read a tensor, under any of its names?"
+        return self.trace.aliases.get(name, name) in self.trace.axes
+    def along(self, name, i):
+        "The units along an axis of a tensor, as a candidate."
+        array = self.state[self.trace.aliases.get(name, name), i]
+        return Candidate((array,), len(array))
+    def moving(self, candidate):
+        "For each entry of a candidate, the free units that it moves with."
+        key = tuple(array.tobytes() for array in candidate.runs)
+        if key not in self.known:
+            entries = [[self.free.parts(unit) for unit in self.free.representative[array].tolist()]
+                       for array in candidate.runs]
+            self.known[key] = tuple(sum(parts, ()) for parts in product(*entries))
+        return self.known[key]
+
 # %% ../../nbs/10h_permutation.unrun.ipynb #choices
-class _Choices:
+class _Choices(_Moving):
     "What unrun axes could read, by length."
     def __init__(self, trace, model):
-        self.free = FreeUnits(trace.units, congruence_closure(trace.units))
+        super().__init__(trace)
         self.found = {}  # length -> pairs of a candidate and the modules in which it is visible
         for node, value in trace.values.items():
             if node in trace.names: continue
@@ -222,18 +252,8 @@ class _Choices:
                 if 1 < n < length and any(scope in scopes for _, scopes in found)]
     def of(self, length, scope):
         "The different choices {key: candidate} of this length in a scope."
-        known, choices = set(), {}
-        for candidate, scopes in self.found.get(length, ()):
-            runs = (candidate.whole, *(array.tobytes() for array in candidate.runs))
-            if scope not in scopes or runs in known: continue
-            known.add(runs)
-            choices[candidate.whole, self.moving(candidate)] = candidate
-        return choices
-    def moving(self, candidate):
-        "For each entry of a candidate, the free units that it moves with."
-        entries = [[self.free.parts(unit) for unit in self.free.representative[array].tolist()]
-                   for array in candidate.runs]
-        return tuple(sum(parts, ()) for parts in product(*entries))
+        found = (own for own, scopes in self.found.get(length, ()) if scope in scopes)
+        return {(own.whole, self.moving(own)): own for own in found}
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #free-choices
 def _moving_choices(choices, length, scope):
@@ -263,7 +283,7 @@ def _choices_to_keep(choices, axes, axis):
 def _stems(choices, axes):
     "The modules that make units with which the network could go on."
     return {axis.module for axis in axes
-            if axis.role == "makes" and _moving_choices(choices, axis.length, axis.scope)}
+            if not (axis.scope and axis.tensor == axis.module) and axis.role == "makes" and _moving_choices(choices, axis.length, axis.scope)}
 
 def _only_choice(choices, axis, stems):
     "The candidate that an axis reads for sure; None where there may be others."
@@ -272,107 +292,140 @@ def _only_choice(choices, axis, stems):
     only = next(iter(found.values())) if len(found) == 1 else None
     return only if only and only.whole else None
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #axis-units
-def _axis_units(trace, name, i):
-    "The units along an axis of a tensor that the examples read, under any of its names."
-    return project(trace.units, trace.axes[trace.aliases.get(name, name)], [i])
+# %% ../../nbs/10h_permutation.unrun.ipynb #cousins
+def _inside(trace, module):
+    "What is left of the names of all tensors in a module, or of a tensor: with a dot, or empty."
+    return {name[len(module):]: trace.state[name].shape for name in trace.state
+            if name == module or name.startswith(f"{module}.")}
+
+def _answer(choices, places):
+    "An answer of axes that all should have the same units; None where they do not."
+    found = {choices.moving(own): own for own in (choices.along(*place) for place in places)}
+    if len(found) > 1: return None
+    return [], next((own for moving, own in found.items() if any(moving)), None)
+
+class _Cousins:
+    "Modules of the same class as the one around an unrun part, in which the part runs."
+    def __init__(self, model, choices, modules):
+        self.trace, self.choices = choices.trace, choices
+        self.layers, self.modules = dict(model.named_modules()), modules
+        self.holder = {module: _outside_containers(model, module.rpartition(".")[0])
+                       for module in modules}
+        self.names = {module: self._names(module, names) for module, names in modules.items()}
+    def _names(self, module, names):
+        holder, inside = self.holder[module], _inside(self.trace, module)
+        if not holder or _is_container(self.layers[holder]): return []
+        part = module[len(holder):]
+        return [name for name, layer in self.layers.items()
+                if type(layer) is type(self.layers[holder]) and name != holder
+                and _inside(self.trace, name + part) == inside
+                and all(self.choices.is_read(name + own[len(holder):]) for own in names)]
+    def _beside(self, axis, cousin):
+        "The axes with the same units that move as this axis has in a cousin: (rest of name, axis)."
+        part = axis.module[len(self.holder[axis.module]):]
+        rest = axis.tensor[len(self.holder[axis.module]):]
+        moving = self.choices.moving(self.choices.along(cousin + rest, axis.axis))
+        others = ((own, i) for own, shape in _inside(self.trace, cousin).items()
+                  for i in range(len(shape)) if any(moving) and shape[i] == axis.length
+                  if own != part and not own.startswith(f"{part}."))
+        return {(own, i) for own, i in others if self.choices.is_read(cousin + own)
+                and self.choices.moving(self.choices.along(cousin + own, i)) == moving}
+    def of(self, axis):
+        "What cousins answer for an axis."
+        cousins = self.names[axis.module]
+        if not cousins or axis.tensor is None: return ([], None) if cousins else None
+        beside = set.intersection(*(self._beside(axis, cousin) for cousin in cousins))
+        places = [(self.holder[axis.module] + own, i) for own, i in sorted(beside)]
+        return _answer(self.choices, [place for place in places
+                                      if self.choices.is_read(place[0])])
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #siblings
-def _shapes(trace, module):
-    "The shapes of all tensors in a module, by their names in it."
-    return {name[len(module) + 1:]: tuple(tensor.shape) for name, tensor in trace.state.items()
-            if name.startswith(f"{module}.")}
+class _Siblings:
+    "Modules of the same class and shapes as an unrun one, with the same caller, that run."
+    def __init__(self, model, choices, modules, axes):
+        self.model, self.choices, self.owners = model, choices, {}
+        self.names = {module: self._names(module, names) for module, names in modules.items()}
+        if any(self.names.values()): self._note_owners()
+        self.readers = {(axis.module, axis.tensor) for axis in axes
+                        if axis.role == "reads" and axis.tensor and self._places(axis)}
+    def _names(self, module, names):
+        layers, inside = dict(self.model.named_modules()), _inside(self.choices.trace, module)
+        def holder(name): return _outside_containers(self.model, name.rpartition(".")[0])
+        return [name for name, layer in layers.items()
+                if type(layer) is type(layers.get(module)) and name not in ("", module)
+                and holder(name) == holder(module)
+                and _inside(self.choices.trace, name) == inside
+                and all(self.choices.is_read(name + own[len(module):]) for own in names)]
+    def _note_owners(self):
+        "Note in which tensors each free unit is."
+        for name, i in self.choices.state:
+            for unit in set(self.choices.moving(self.choices.along(name, i))):
+                self.owners.setdefault(unit, set()).add(name)
 
-def _is_read(trace, name): return trace.aliases.get(name, name) in trace.axes
+# %% ../../nbs/10h_permutation.unrun.ipynb #siblings-answer
+class _SiblingAnswers(_Siblings):
+    "What siblings say of axes."
+    def _places(self, axis):
+        "The axes of siblings in the place of an axis, without those that only a sibling has."
+        places = ((name, (name + axis.tensor[len(axis.module):], axis.axis))
+                  for name in self.names[axis.module])
+        return [place for name, place in places if not self._is_inner(name, place)]
+    def _is_inner(self, sibling, place):
+        moving = self.choices.moving(self.choices.along(*place))
+        owners = {name for unit in moving for name in self.owners.get(unit, ())}
+        return any(moving) and all(name.startswith(f"{sibling}.") for name in owners)
+    def _may_read_others(self, module):
+        "Does a single sibling, under another attribute, read with several layers?"
+        around = self.model.get_submodule(module.rpartition(".")[0])
+        count = sum(own == module for own, _ in self.readers)
+        return not isinstance(around, CONTAINERS) and count > 1
+    def of(self, axis):
+        "What siblings answer for an axis."
+        names = self.names[axis.module]
+        if not names or axis.tensor is None: return None
+        places = self._places(axis)
+        if not places: return [], None
+        return self._of_one(axis, places) if len(names) == 1 else self._of_many(axis, places)
+    def _of_one(self, axis, places):
+        only = self.choices.of(axis.length, axis.scope).keys()
+        moving = self.choices.moving(self.choices.along(*places[0]))
+        if only != {(True, moving)} or self._may_read_others(axis.module): return None
+        return _answer(self.choices, places)
+    def _of_many(self, axis, places):
+        said = _answer(self.choices, places)
+        if said or axis.role != "makes": return said
+        return [self.choices.along(*place) for place in places], None
 
-def _sibling_modules(trace, model, module, unrun):
-    "The names of modules of the same class and shapes, with the same caller, that run."
-    found, shapes = dict(model.named_modules()), _shapes(trace, module)
-    if module not in found: return []
-    def holder(name): return _outside_containers(model, name.rpartition(".")[0])
-    return [name for name, other in found.items()
-            if type(other) is type(found[module]) and name not in ("", *unrun)
-            and holder(name) == holder(module) and _shapes(trace, name) == shapes
-            and all(_is_read(trace, f"{name}.{own}") for own in shapes)]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #sibling-tensors
+# %% ../../nbs/10h_permutation.unrun.ipynb #twins
 def _tables_in(model, owner):
     "The tables of embeddings right in a module."
     layers = model.get_submodule(owner).named_children()
     return [f"{owner}.{name}.weight".lstrip(".") for name, layer in layers
             if isinstance(layer, EMBEDDINGS)]
 
-def _sibling_tensors(trace, model, name):
-    "The tensors that run, of the same shape and in the same module of one's own class."
-    owner, shape = name.rpartition(".")[0], trace.state[name].shape
-    own = [other for other in trace.state if other.rpartition(".")[0] == owner]
-    alike = [other for other in own or () if other != name and _is_read(trace, other)
-             and trace.state[other].shape == shape]
-    if name in trace.parameters: return alike if len(alike) > 1 else []
-    return alike or [other for other in _tables_in(model, owner) if _is_read(trace, other)
-                     and trace.state[other].shape == shape]
+def _is_twin(choices, name, other):
+    "Is a tensor that runs of the same shape, or a matrix of the shape of the last axes?"
+    own, shape = (tuple(choices.trace.state[key].shape) for key in (name, other))
+    rows = _long_axes(shape) > 1 and own[1:] == shape
+    return name != other and choices.is_read(other) and (own == shape or rows)
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #sibling-units
-class _Siblings:
-    "The units that siblings of unrun modules have, by module and axis."
-    def __init__(self, trace, model, modules, axes):
-        self.trace, self.model = trace, model
-        self.names = {module: _sibling_modules(trace, model, module, modules)
-                      for module in modules}
-        self.units = {axis: list(self._units(axis)) for axis in axes if axis.tensor}
-    def _units(self, axis):
-        "Pairs of a sibling and its units along the axis that corresponds to this one."
-        if axis.tensor == axis.module:
-            for name in _sibling_tensors(self.trace, self.model, axis.tensor):
-                yield "", _axis_units(self.trace, name, axis.axis)
-        for sibling in self.names[axis.module]:
-            name = sibling + axis.tensor[len(axis.module):]
-            yield sibling, _axis_units(self.trace, name, axis.axis)
-    def holder(self, module):
-        "The module right around a module."
-        return self.model.get_submodule(module.rpartition(".")[0])
-    def is_sure(self, axis):
-        "Do siblings decide alone?"
-        return axis.tensor == axis.module or len(self.names[axis.module]) > 1
+def _twins(model, choices, name):
+    "The tensors that a tensor moves like if they agree."
+    trace, owner = choices.trace, name.rpartition(".")[0]
+    beside = [other for other in trace.state if other.rpartition(".")[0] == owner]
+    twins = [other for other in beside if _is_twin(choices, name, other)]
+    if name in trace.parameters: return twins if len(twins) > 1 else []
+    return twins or [other for other in _tables_in(model, owner)
+                     if _is_twin(choices, name, other)]
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #by-siblings
-class _Agreement:
-    "What siblings say of unrun axes."
-    def __init__(self, trace, siblings, choices):
-        self.siblings, self.choices, self.owners = siblings, choices, {}
-        if any(siblings.names.values()): self._note_owners(trace)
-        self.readers = {(axis.module, axis.tensor) for axis in siblings.units
-                        if axis.role == "reads" and self._found(axis)}
-    def _note_owners(self, trace):
-        "Note in which tensors each free unit is."
-        for name, tables in trace.axes.items():
-            for table in tables.values():
-                for unit in set(self.choices.moving(Candidate((table.ravel(),), table.size))):
-                    self.owners.setdefault(unit, set()).add(name)
-    def _found(self, axis):
-        "The different units of siblings along an axis, without those that only a sibling has."
-        found = {}
-        for sibling, array in self.siblings.units[axis]:
-            moving = self.choices.moving(own := Candidate((array,), len(array)))
-            inner = all(name.startswith(f"{sibling}.") for unit in moving
-                        for name in self.owners.get(unit, ()))
-            if not (sibling and moving and inner): found[moving] = own
-        return found
-    def _may_read_others(self, module):
-        "Does a single sibling, under another attribute, read with several layers?"
-        container = isinstance(self.siblings.holder(module), CONTAINERS)
-        return not container and sum(own == module for own, _ in self.readers) > 1
-    def of(self, axis):
-        "A list of what to pin, and what to join or None; None where siblings do not decide."
-        if not self.siblings.units.get(axis): return None
-        found, sure = self._found(axis), self.siblings.is_sure(axis)
-        if not sure and self._may_read_others(axis.module): return None
-        if not found: return [], None
-        choices = self.choices.of(axis.length, axis.scope)
-        if len(found) == 1 and (sure or choices.keys() == {(True, moving) for moving in found}):
-            (moving, own), = found.items()
-            return [], own if any(moving) else None
-        return (list(found.values()), None) if axis.role == "makes" and sure else None
+def _twins_answer(model, choices, axis):
+    "What twins answer for an axis."
+    if axis.tensor != axis.module: return None
+    rank = len(choices.trace.state[axis.tensor].shape)
+    places = [(name, axis.axis - rank + len(choices.trace.state[name].shape))
+              for name in _twins(model, choices, axis.tensor)]
+    places = [place for place in places if place[1] >= 0]
+    return _answer(choices, places) if places else None
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #joining
 def _new_tables(trace, name, moving):
@@ -412,10 +465,11 @@ class _Plan:
     "For each axis that no example runs: which candidate it is joined with, or which are pinned."
     def __init__(self, trace, model, modules, axes):
         self.trace, self.axes, self.joined, self.pinned = trace, axes, {}, []
-        siblings = _Siblings(trace, model, modules, axes)  # before the choices: may add units
         self.choices = _Choices(trace, model)
-        self.agreement = _Agreement(trace, siblings, self.choices)
         self.stems = _stems(self.choices, axes)
+        self.witnesses = [partial(_twins_answer, model, self.choices),
+                          _Cousins(model, self.choices, modules).of,
+                          _SiblingAnswers(model, self.choices, modules, axes).of, self._by_length]
         for axis in axes: self._decide(axis)
     def _by_length(self, axis):
         "What to pin, and what to join or None, by the length of an axis."
@@ -423,12 +477,12 @@ class _Plan:
         only = _only_choice(self.choices, axis, self.stems) if keep else None
         return [] if only else keep, only
     def _decide(self, axis):
-        tied = self.trace.aliases.get(axis.tensor, axis.tensor) in self.trace.axes
+        tied = axis.tensor and self.choices.is_read(axis.tensor)
         if tied and axis.role != "reads":
             self.joined.setdefault(axis.tensor, {})
             return
-        said = None if tied else self.agreement.of(axis)
-        keep, only = said or self._by_length(axis)
+        answers = (witness(axis) for witness in self.witnesses[3 * bool(tied):])
+        keep, only = next(answer for answer in answers if answer)
         if only: self.joined.setdefault(axis.tensor, {})[axis.axis] = only
         self.pinned += [(axis.module, array) for own in keep for array in own.runs]
         if tied and keep:
