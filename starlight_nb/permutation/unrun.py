@@ -4,7 +4,7 @@
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #imports
 from __future__ import annotations
-import math
+import inspect, math, types
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from itertools import pairwise, product
@@ -18,8 +18,8 @@ from .units import AxisTables, join, project
 from .units import product as product_table
 
 # %% auto #0
-__all__ = ['CONTAINERS', 'NORMS', 'EMBEDDINGS', 'CONVOLUTIONS', 'HIDDEN_LENGTHS', 'unrun_modules', 'UnrunAxis', 'Candidate',
-           'Unrun', 'place_unrun', 'unrun_message']
+__all__ = ['CONTAINERS', 'NORMS', 'EMBEDDINGS', 'CONVOLUTIONS', 'HIDDEN_LENGTHS', 'WITHOUT_NAMES', 'unrun_modules', 'UnrunAxis',
+           'Candidate', 'Unrun', 'place_unrun', 'unrun_message']
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #roots
 def _prefixes(name):
@@ -240,19 +240,20 @@ class _Choices(_Moving):
     "What unrun axes could read, by length."
     def __init__(self, trace, model):
         super().__init__(trace)
-        self.found = {}  # length -> pairs of a candidate and the modules in which it is visible
+        self.found = {}  # length -> a candidate, where it is visible, and whether it is an input
         for node, value in trace.values.items():
             if node in trace.names: continue
-            scopes = _visible_through(model, node)
+            scopes, given = _visible_through(model, node), not node.all_input_nodes
             for candidate in (own for tables in _tensors_of(value) for own in _candidates(tables)):
-                self.found.setdefault(candidate.length, []).append((candidate, scopes))
+                self.found.setdefault(candidate.length, []).append((candidate, scopes, given))
     def shorter(self, length, scope):
         "The lengths below this one of what a scope sees."
         return [n for n, found in self.found.items()
-                if 1 < n < length and any(scope in scopes for _, scopes in found)]
-    def of(self, length, scope):
-        "The different choices {key: candidate} of this length in a scope."
-        found = (own for own, scopes in self.found.get(length, ()) if scope in scopes)
+                if 1 < n < length and any(scope in scopes for _, scopes, _ in found)]
+    def of(self, length, scope, role="reads"):
+        "The different choices {key: candidate} of this length in a scope; inputs are only read."
+        found = (own for own, scopes, given in self.found.get(length, ())
+                 if scope in scopes and (role == "reads" or not given))
         return {(own.whole, self.moving(own)): own for own in found}
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #free-choices
@@ -288,9 +289,41 @@ def _stems(choices, axes):
 def _only_choice(choices, axis, stems):
     "The candidate that an axis reads for sure; None where there may be others."
     if axis.module in stems: return None
-    found = choices.of(axis.length, axis.scope)
+    found = choices.of(axis.length, axis.scope, axis.role)
     only = next(iter(found.values())) if len(found) == 1 else None
     return only if only and only.whole else None
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #unused
+WITHOUT_NAMES = {"children", "modules", "named_children", "named_modules", "_modules", "getattr",
+                 "get_submodule", "parameters", "named_parameters", "buffers", "named_buffers"}
+
+def _words(code):
+    "The names and texts that a function's code uses, also in functions inside it."
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    texts = (const for const in code.co_consts if isinstance(const, str))
+    return {*code.co_names, *texts}.union(*map(_words, inner))
+
+def _words_of(kind):
+    "The names that the code of a class of one's own uses, without its constructors."
+    own = (base for base in kind.__mro__ if not base.__module__.startswith("torch.nn"))
+    found = [(key, getattr(value, "fget", None) or getattr(value, "__func__", value))
+             for base in own for key, value in vars(base).items() if callable(value)
+             or isinstance(value, (property, staticmethod, classmethod))]
+    functions = (inspect.unwrap(value) for key, value in found if key != "__init__")
+    return set().union(*(_words(function.__code__) for function in functions
+                         if isinstance(function, types.FunctionType)))
+
+def _unused(model, modules):
+    "Those of these modules and tensors whose names no code uses."
+    words = {kind: _words_of(kind) for kind in set(map(type, model.modules()))}
+    known, found = set().union(*words.values()), set()
+    for module in modules:
+        holder = _outside_containers(model, module.rpartition(".")[0])
+        layer = model.get_submodule(holder)
+        attribute = module[len(holder):].lstrip(".").split(".")[0]
+        by_name = not _is_pytorch(layer) and not words[type(layer)] & WITHOUT_NAMES
+        if by_name and attribute not in known: found.add(module)
+    return found
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #cousins
 def _inside(trace, module):
@@ -387,7 +420,7 @@ class _SiblingAnswers(_Siblings):
         if not places: return [], None
         return self._of_one(axis, places) if len(names) == 1 else self._of_many(axis, places)
     def _of_one(self, axis, places):
-        only = self.choices.of(axis.length, axis.scope).keys()
+        only = self.choices.of(axis.length, axis.scope, axis.role).keys()
         moving = self.choices.moving(self.choices.along(*places[0]))
         if only != {(True, moving)} or self._may_read_others(axis.module): return None
         return _answer(self.choices, places)
@@ -451,14 +484,16 @@ class Unrun:
     "The modules that no example runs, by what was done; each in one of the lists."
     moved: list[str] = field(default_factory=list)    # move along with what they read
     kept: list[str] = field(default_factory=list)     # what they could read keeps its order
+    unused: list[str] = field(default_factory=list)   # no code uses them; as they are
     unknown: list[str] = field(default_factory=list)  # nothing that moves has their lengths
 
-def _report(modules, joined, kept):
+def _report(modules, joined, kept, unused):
     "Each module by what was done."
-    moved = {module for module, names in modules.items() if joined.keys() & set(names)} - kept
-    unknown = modules.keys() - moved - kept
+    moved = {module for module, names in modules.items() if joined.keys() & set(names)}
+    moved -= kept | unused
+    unknown = modules.keys() - moved - kept - unused
     return Unrun(*([module for module in modules if module in own]
-                   for own in (moved, kept, unknown)))
+                   for own in (moved, kept, unused, unknown)))
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #plan
 class _Plan:
@@ -466,6 +501,7 @@ class _Plan:
     def __init__(self, trace, model, modules, axes):
         self.trace, self.axes, self.joined, self.pinned = trace, axes, {}, []
         self.choices = _Choices(trace, model)
+        self.without_use, self.unused = _unused(model, modules), set()
         self.stems = _stems(self.choices, axes)
         self.witnesses = [partial(_twins_answer, model, self.choices),
                           _Cousins(model, self.choices, modules).of,
@@ -483,6 +519,9 @@ class _Plan:
             return
         answers = (witness(axis) for witness in self.witnesses[3 * bool(tied):])
         keep, only = next(answer for answer in answers if answer)
+        if keep and axis.module in self.without_use:
+            self.unused.add(axis.module)
+            keep = []
         if only: self.joined.setdefault(axis.tensor, {})[axis.axis] = only
         self.pinned += [(axis.module, array) for own in keep for array in own.runs]
         if tied and keep:
@@ -506,7 +545,7 @@ def place_unrun(trace: Trace,  # changed in place
     _join(trace, plan.joined)
     for module, units in plan.pinned:
         trace.units.pin(units, f"{module} could read it, and no example runs that")
-    return _report(modules, plan.joined, {module for module, _ in plan.pinned})
+    return _report(modules, plan.joined, {module for module, _ in plan.pinned}, plan.unused)
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #message
 def _listed(names, count=5):
@@ -519,6 +558,7 @@ def unrun_message(found: Unrun, model: nn.Module) -> str:
     clauses = [("moved along with a tied tensor, with the only axis of their length that their "
                 "caller sees, or like others of their kind: {}", found.moved),
                ("could read several axes, which keep their order: {}", found.kept),
+               ("left as they are, since no code of the network uses them: {}", found.unused),
                ("may not be safe, since nothing that moves has their lengths where they could be run: {}", found.unknown)]
     told = [clause.format(_listed(names)) for clause, names in clauses if names]
     if not told: return ""
