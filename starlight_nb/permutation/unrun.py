@@ -4,257 +4,20 @@
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #imports
 from __future__ import annotations
-import inspect, math, types
+import inspect, types
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from itertools import pairwise, product
-from typing import NamedTuple
 from torch import nn
-from .groups import FreeUnits
+from .scopes import (
+    CONTAINERS, EMBEDDINGS, Choices, axis_units, hidden_axes, is_container, is_pytorch, long_axes,
+    outside_containers, unrun_axes, unrun_modules)
 from .spec import NOT_RUN
 from .trace import Trace
-from .closure import congruence_closure
-from .units import AxisTables, join, project
+from .units import AxisTables, join
 from .units import product as product_table
 
 # %% auto #0
-__all__ = ['CONTAINERS', 'NORMS', 'EMBEDDINGS', 'CONVOLUTIONS', 'HIDDEN_LENGTHS', 'WITHOUT_NAMES', 'unrun_modules', 'UnrunAxis',
-           'Candidate', 'Unrun', 'place_unrun', 'unrun_message']
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #roots
-def _prefixes(name):
-    "The names of the modules that a tensor lies in, from the outermost on, without the network."
-    parts = name.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts))]
-
-def _is_pytorch(module): return type(module).__module__.startswith("torch.nn")
-
-CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-def _outside_containers(model, owner):
-    "The name of the module whose code uses what lies in `owner`."
-    while owner and isinstance(model.get_submodule(owner), CONTAINERS):
-        owner = owner.rpartition(".")[0]
-    return owner
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #calls
-def _calls(node):
-    "The names of the modules that an operation is called in, from the network inwards."
-    return list(node.meta.get("calls", ("",)))
-
-def _is_called(model, owner, called):
-    "Is a module called, or one of PyTorch's around it that uses its tensors?"
-    while owner and id(model.get_submodule(owner)) not in called:
-        owner = owner.rpartition(".")[0]
-        outer = model.get_submodule(owner)
-        if not _is_pytorch(outer) or isinstance(outer, (*CONTAINERS, nn.Sequential)): return False
-    return True
-
-def _is_read_around(trace, name):
-    "Does code of a module around this name read the tensor?"
-    first = trace.aliases.get(name, name)
-    readers = {_calls(node)[-1] for node, own in trace.names.items() if own == first}
-    return any(reader == "" or name.startswith(f"{reader}.") for reader in readers)
-
-def _uncalled_aliases(trace, model):
-    "Further names of tied tensors that some example reads, but not under this name."
-    modules = dict(model.named_modules(remove_duplicate=False))
-    called = {id(modules.get(name)) for node in trace.values for name in _calls(node)}
-    names = {*trace.aliases, *trace.aliases.values()}
-    return [name for name in trace.state
-            if name in names and trace.aliases.get(name, name) in trace.axes
-            and not _is_called(model, _outside_containers(model, name.rpartition(".")[0]), called)
-            and not _is_read_around(trace, name)]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #unrun-modules
-def unrun_modules(trace: Trace, model: nn.Module) -> dict[str, list[str]]:
-    "The unread tensors of each module that no example runs, and of each tensor on its own."
-    aliases = _uncalled_aliases(trace, model)
-    read = {name for name in trace.state if trace.aliases.get(name, name) in trace.axes}
-    running = {prefix for name in read.difference(aliases) for prefix in _prefixes(name)}
-    found = {}
-    for name in [*trace.unread, *aliases]:
-        outermost = next((prefix for prefix in _prefixes(name) if prefix not in running), None)
-        own = name in trace.parameters or not _is_pytorch(
-            model.get_submodule(name.rpartition(".")[0]))
-        if outermost or own: found.setdefault(outermost or name, []).append(name)
-    return found
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #roles
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-CONVOLUTIONS = (nn.modules.conv._ConvNd,)
-
-def _roles(layer, attribute, rank):
-    "For each axis of a tensor of a layer its role; None for an axis with an order of its own."
-    if isinstance(layer, NORMS): return ["elementwise"] * rank
-    if attribute != "weight": return ["makes"] * rank
-    if isinstance(layer, EMBEDDINGS): return [None, "makes"]
-    if isinstance(layer, nn.Linear): return ["makes", "reads"]
-    if not isinstance(layer, CONVOLUTIONS): return ["makes"] * rank
-    kernel = [None] * (rank - 2)
-    if layer.groups > 1: return ["makes", "makes", *kernel]
-    return ["reads", "makes", *kernel] if layer.transposed else ["makes", "reads", *kernel]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #scope
-HIDDEN_LENGTHS = ("in_channels", "hidden_size", "embed_dim", "kdim", "vdim")
-
-def _long_axes(shape): return sum(size > 1 for size in shape)
-
-def _is_bare(trace, model, owner):
-    "Is `owner` in a class of one's own, without unread matrices?"
-    layer = model.get_submodule(_outside_containers(model, owner))
-    if _is_pytorch(layer): return False
-    return all(_long_axes(trace.state[name].shape) < 2 for name in trace.unread
-               if name.rpartition(".")[0] == owner)
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #caller
-def _is_container(module):
-    "May the code around a module use what it has, one by one?"
-    chain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return chain or isinstance(module, CONTAINERS)
-
-def _caller(trace, model, name):
-    "The name of the module that is called, and whose code uses a module or tensor."
-    first = {id(module): own for own, module in model.named_modules()}
-    called = {call for node in trace.values for call in _calls(node)}
-    owner = name.rpartition(".")[0]
-    while owner:
-        module = model.get_submodule(owner)
-        if first[id(module)] in called and not _is_container(module): return first[id(module)]
-        owner = owner.rpartition(".")[0]
-    return ""
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #unrun-axes
-class UnrunAxis(NamedTuple):
-    "An axis of a tensor that no example runs."
-    module: str               # as in `unrun_modules`
-    length: int
-    role: str
-    tensor: str | None = None
-    axis: int = 0
-    scope: str = ""           # the module whose code uses it
-
-def _unrun_axes(trace, model, module, name):
-    "The axes of one tensor that have a role."
-    owner, _, attribute = name.rpartition(".")
-    shape = trace.state[name].shape
-    layer = model.get_submodule(owner)
-    roles = _roles(layer, attribute, len(shape))
-    if _is_bare(trace, model, owner): roles = ["elementwise"] * len(shape)
-    if isinstance(layer, EMBEDDINGS) and module == owner: roles = [None, "elementwise"]
-    scope = _caller(trace, model, module)
-    return [UnrunAxis(module, length, role, name, i, scope)
-            for i, (length, role) in enumerate(zip(shape, roles)) if role and length > 1]
-
-def _hidden_axes(trace, model, module, name):
-    "Lengths of units in the layer of a tensor, as axes without a tensor."
-    layer = model.get_submodule(name.rpartition(".")[0])
-    if name == module: return []  # the layer runs
-    if isinstance(layer, CONVOLUTIONS) and layer.groups == 1: return []
-    lengths = {getattr(layer, attribute, None) for attribute in HIDDEN_LENGTHS}
-    scope = _caller(trace, model, module)
-    return [UnrunAxis(module, n, "makes", scope=scope) for n in lengths
-            if isinstance(n, int) and n > 1]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #activations
-def _visible(node):
-    "The names of the modules whose code can use what a node holds."
-    own = _calls(node)
-    found = {own[-1]} if node.all_input_nodes else {*own}  # inputs come from outside
-    for user in node.users:
-        other = _calls(user)
-        shared = sum(1 for a, b in zip(own, other) if a == b)
-        found |= {*own[shared - 1:], *other[shared - 1:]}
-    return found
-
-def _visible_through(model, node):
-    "The names of `_visible`, and of the modules around those that are containers."
-    found = set()
-    for name in _visible(node):
-        found.add(name)
-        while name and _is_container(model.get_submodule(name)):
-            name = name.rpartition(".")[0]
-            found.add(name)
-    return found
-
-def _tensors_of(value):
-    "All `AxisTables` in the result of an operation."
-    if isinstance(value, AxisTables): return [value]
-    if not isinstance(value, tuple): return []
-    return [tables for item in value for tables in _tensors_of(item)]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #runs
-class Candidate(NamedTuple):
-    "Units that an unrun axis could read."
-    runs: tuple        # arrays of units, of axes side by side
-    length: int
-    whole: bool = True  # False: the axis is one of several in a table
-
-def _candidates(tables):
-    "All runs of axes of a tensor, and the single axes of its tables."
-    keys = sorted(tables)
-    for labels in keys:
-        if len(labels) < 2: continue
-        for size in tables[labels].shape: yield Candidate((tables[labels].ravel(),), size, False)
-    for first in range(len(keys)):
-        for last in range(first + 1, len(keys) + 1):
-            labels = [label for own in keys[first:last] for label in own]
-            if any(b != a + 1 for a, b in pairwise(labels)): continue
-            arrays = [tables[own].ravel() for own in keys[first:last]]
-            arrays = tuple(array for array in arrays if len(array) > 1)
-            if len(arrays) == 1 or arrays and labels[0]:  # axis 0 is that of a batch
-                yield Candidate(arrays, math.prod(map(len, arrays)))
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #axis-units
-def _axis_units(trace, name, i):
-    "The units along an axis of a tensor that the examples read, under any of its names."
-    return project(trace.units, trace.axes[trace.aliases.get(name, name)], [i])
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #moving
-class _Moving:
-    "The units along axes of tensors that the examples read, and which of them move."
-    def __init__(self, trace):
-        self.trace, self.known = trace, {}
-        self.state = {(name, i): _axis_units(trace, name, i) for name in trace.axes
-                      for i in range(len(trace.state[name].shape))}  # first: it may add units
-        self.free = FreeUnits(trace.units, congruence_closure(trace.units))
-    def is_read(self, name):
-        "Do the examples read a tensor, under any of its names?"
-        return self.trace.aliases.get(name, name) in self.trace.axes
-    def along(self, name, i):
-        "The units along an axis of a tensor, as a candidate."
-        array = self.state[self.trace.aliases.get(name, name), i]
-        return Candidate((array,), len(array))
-    def moving(self, candidate):
-        "For each entry of a candidate, the free units that it moves with."
-        key = tuple(array.tobytes() for array in candidate.runs)
-        if key not in self.known:
-            entries = [[self.free.parts(unit) for unit in self.free.representative[array].tolist()]
-                       for array in candidate.runs]
-            self.known[key] = tuple(sum(parts, ()) for parts in product(*entries))
-        return self.known[key]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #choices
-class _Choices(_Moving):
-    "What unrun axes could read, by length."
-    def __init__(self, trace, model):
-        super().__init__(trace)
-        self.found = {}  # length -> a candidate, where it is visible, and whether it is an input
-        for node, value in trace.values.items():
-            if node in trace.names: continue
-            scopes, given = _visible_through(model, node), not node.all_input_nodes
-            for candidate in (own for tables in _tensors_of(value) for own in _candidates(tables)):
-                self.found.setdefault(candidate.length, []).append((candidate, scopes, given))
-    def shorter(self, length, scope):
-        "The lengths below this one of what a scope sees."
-        return [n for n, found in self.found.items()
-                if 1 < n < length and any(scope in scopes for _, scopes, _ in found)]
-    def of(self, length, scope, role="reads"):
-        "The different choices {key: candidate} of this length in a scope; inputs are only read."
-        found = (own for own, scopes, given in self.found.get(length, ())
-                 if scope in scopes and (role == "reads" or not given))
-        return {(own.whole, self.moving(own)): own for own in found}
+__all__ = ['WITHOUT_NAMES', 'Unrun', 'place_unrun', 'unrun_message']
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #free-choices
 def _moving_choices(choices, length, scope):
@@ -281,10 +44,14 @@ def _choices_to_keep(choices, axes, axis):
     return [own for n in parts for own in _moving_choices(choices, n, axis.scope)]
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #only-choice
+def _is_stem(choices, axis):
+    "Does a module make units along an axis with which the network could go on?"
+    if axis.role != "makes" or axis.scope and axis.tensor == axis.module: return False
+    return bool(_moving_choices(choices, axis.length, axis.scope))
+
 def _stems(choices, axes):
-    "The modules that make units with which the network could go on."
-    return {axis.module for axis in axes
-            if not (axis.scope and axis.tensor == axis.module) and axis.role == "makes" and _moving_choices(choices, axis.length, axis.scope)}
+    "The modules that make such units."
+    return {axis.module for axis in axes if _is_stem(choices, axis)}
 
 def _only_choice(choices, axis, stems):
     "The candidate that an axis reads for sure; None where there may be others."
@@ -293,7 +60,7 @@ def _only_choice(choices, axis, stems):
     only = next(iter(found.values())) if len(found) == 1 else None
     return only if only and only.whole else None
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #unused
+# %% ../../nbs/10h_permutation.unrun.ipynb #words
 WITHOUT_NAMES = {"children", "modules", "named_children", "named_modules", "_modules", "getattr",
                  "get_submodule", "parameters", "named_parameters", "buffers", "named_buffers"}
 
@@ -313,19 +80,20 @@ def _words_of(kind):
     return set().union(*(_words(function.__code__) for function in functions
                          if isinstance(function, types.FunctionType)))
 
+# %% ../../nbs/10h_permutation.unrun.ipynb #unused
 def _unused(model, modules):
     "Those of these modules and tensors whose names no code uses."
     words = {kind: _words_of(kind) for kind in set(map(type, model.modules()))}
     known, found = set().union(*words.values()), set()
     for module in modules:
-        holder = _outside_containers(model, module.rpartition(".")[0])
+        holder = outside_containers(model, module.rpartition(".")[0])
         layer = model.get_submodule(holder)
         attribute = module[len(holder):].lstrip(".").split(".")[0]
-        by_name = not _is_pytorch(layer) and not words[type(layer)] & WITHOUT_NAMES
+        by_name = not is_pytorch(layer) and not words[type(layer)] & WITHOUT_NAMES
         if by_name and attribute not in known: found.add(module)
     return found
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #cousins
+# %% ../../nbs/10h_permutation.unrun.ipynb #answers
 def _inside(trace, module):
     "What is left of the names of all tensors in a module, or of a tensor: with a dot, or empty."
     return {name[len(module):]: trace.state[name].shape for name in trace.state
@@ -337,22 +105,27 @@ def _answer(choices, places):
     if len(found) > 1: return None
     return [], next((own for moving, own in found.items() if any(moving)), None)
 
+# %% ../../nbs/10h_permutation.unrun.ipynb #cousins
 class _Cousins:
     "Modules of the same class as the one around an unrun part, in which the part runs."
     def __init__(self, model, choices, modules):
         self.trace, self.choices = choices.trace, choices
         self.layers, self.modules = dict(model.named_modules()), modules
-        self.holder = {module: _outside_containers(model, module.rpartition(".")[0])
+        self.holder = {module: outside_containers(model, module.rpartition(".")[0])
                        for module in modules}
         self.names = {module: self._names(module, names) for module, names in modules.items()}
     def _names(self, module, names):
         holder, inside = self.holder[module], _inside(self.trace, module)
-        if not holder or _is_container(self.layers[holder]): return []
+        if not holder or is_container(self.layers[holder]): return []
         part = module[len(holder):]
         return [name for name, layer in self.layers.items()
                 if type(layer) is type(self.layers[holder]) and name != holder
                 and _inside(self.trace, name + part) == inside
                 and all(self.choices.is_read(name + own[len(holder):]) for own in names)]
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #cousin-answers
+class _CousinAnswers(_Cousins):
+    "What cousins say of axes."
     def _beside(self, axis, cousin):
         "The axes with the same units that move as this axis has in a cousin: (rest of name, axis)."
         part = axis.module[len(self.holder[axis.module]):]
@@ -376,14 +149,15 @@ class _Cousins:
 class _Siblings:
     "Modules of the same class and shapes as an unrun one, with the same caller, that run."
     def __init__(self, model, choices, modules, axes):
-        self.model, self.choices, self.owners = model, choices, {}
+        self.model, self.choices = model, choices
+        self.owners = {}  # free unit -> the tensors that have it
         self.names = {module: self._names(module, names) for module, names in modules.items()}
         if any(self.names.values()): self._note_owners()
         self.readers = {(axis.module, axis.tensor) for axis in axes
                         if axis.role == "reads" and axis.tensor and self._places(axis)}
     def _names(self, module, names):
         layers, inside = dict(self.model.named_modules()), _inside(self.choices.trace, module)
-        def holder(name): return _outside_containers(self.model, name.rpartition(".")[0])
+        def holder(name): return outside_containers(self.model, name.rpartition(".")[0])
         return [name for name, layer in layers.items()
                 if type(layer) is type(layers.get(module)) and name not in ("", module)
                 and holder(name) == holder(module)
@@ -396,8 +170,8 @@ class _Siblings:
                 self.owners.setdefault(unit, set()).add(name)
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #siblings-answer
-class _SiblingAnswers(_Siblings):
-    "What siblings say of axes."
+class _SiblingPlaces(_Siblings):
+    "The axes of siblings that correspond to an axis."
     def _places(self, axis):
         "The axes of siblings in the place of an axis, without those that only a sibling has."
         places = ((name, (name + axis.tensor[len(axis.module):], axis.axis))
@@ -412,6 +186,10 @@ class _SiblingAnswers(_Siblings):
         around = self.model.get_submodule(module.rpartition(".")[0])
         count = sum(own == module for own, _ in self.readers)
         return not isinstance(around, CONTAINERS) and count > 1
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #siblings-say
+class _SiblingAnswers(_SiblingPlaces):
+    "What siblings say of axes."
     def of(self, axis):
         "What siblings answer for an axis."
         names = self.names[axis.module]
@@ -439,7 +217,7 @@ def _tables_in(model, owner):
 def _is_twin(choices, name, other):
     "Is a tensor that runs of the same shape, or a matrix of the shape of the last axes?"
     own, shape = (tuple(choices.trace.state[key].shape) for key in (name, other))
-    rows = _long_axes(shape) > 1 and own[1:] == shape
+    rows = long_axes(shape) > 1 and own[1:] == shape
     return name != other and choices.is_read(other) and (own == shape or rows)
 
 def _twins(model, choices, name):
@@ -451,6 +229,7 @@ def _twins(model, choices, name):
     return twins or [other for other in _tables_in(model, owner)
                      if _is_twin(choices, name, other)]
 
+# %% ../../nbs/10h_permutation.unrun.ipynb #twins-answer
 def _twins_answer(model, choices, axis):
     "What twins answer for an axis."
     if axis.tensor != axis.module: return None
@@ -476,7 +255,7 @@ def _join(trace, joined):
             trace.axes[name] = _new_tables(trace, name, own)
         for i, candidate in own.items():
             table = reduce(partial(product_table, trace.units), candidate.runs)
-            join(trace.units, _axis_units(trace, name, i), table.ravel())
+            join(trace.units, axis_units(trace, name, i), table.ravel())
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #report
 @dataclass
@@ -496,28 +275,36 @@ def _report(modules, joined, kept, unused):
                    for own in (moved, kept, unused, unknown)))
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #plan
-class _Plan:
-    "For each axis that no example runs: which candidate it is joined with, or which are pinned."
+class _Witnesses:
+    "All that say something of an axis that no example runs, the best first."
     def __init__(self, trace, model, modules, axes):
-        self.trace, self.axes, self.joined, self.pinned = trace, axes, {}, []
-        self.choices = _Choices(trace, model)
-        self.without_use, self.unused = _unused(model, modules), set()
+        self.trace, self.axes = trace, axes
+        self.choices = Choices(trace, model)
+        self.without_use = _unused(model, modules)
         self.stems = _stems(self.choices, axes)
         self.witnesses = [partial(_twins_answer, model, self.choices),
-                          _Cousins(model, self.choices, modules).of,
+                          _CousinAnswers(model, self.choices, modules).of,
                           _SiblingAnswers(model, self.choices, modules, axes).of, self._by_length]
-        for axis in axes: self._decide(axis)
     def _by_length(self, axis):
         "What to pin, and what to join or None, by the length of an axis."
         keep = _choices_to_keep(self.choices, self.axes, axis)
         only = _only_choice(self.choices, axis, self.stems) if keep else None
         return [] if only else keep, only
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #decide
+class _Plan(_Witnesses):
+    "For each axis that no example runs: which candidate it is joined with, or which are pinned."
+    def __init__(self, trace, model, modules, axes):
+        super().__init__(trace, model, modules, axes)
+        self.joined, self.pinned, self.unused = {}, [], set()
+        for axis in axes: self._decide(axis)
     def _decide(self, axis):
         tied = axis.tensor and self.choices.is_read(axis.tensor)
         if tied and axis.role != "reads":
             self.joined.setdefault(axis.tensor, {})
             return
-        answers = (witness(axis) for witness in self.witnesses[3 * bool(tied):])
+        witnesses = [self._by_length] if tied else self.witnesses
+        answers = (witness(axis) for witness in witnesses)
         keep, only = next(answer for answer in answers if answer)
         if keep and axis.module in self.without_use:
             self.unused.add(axis.module)
@@ -525,7 +312,7 @@ class _Plan:
         if only: self.joined.setdefault(axis.tensor, {})[axis.axis] = only
         self.pinned += [(axis.module, array) for own in keep for array in own.runs]
         if tied and keep:
-            self.pinned.append((axis.module, _axis_units(self.trace, axis.tensor, axis.axis)))
+            self.pinned.append((axis.module, axis_units(self.trace, axis.tensor, axis.axis)))
         if only and not tied and axis.role == "reads":
             self.trace.read.add((axis.tensor, axis.axis))
 
@@ -533,8 +320,8 @@ class _Plan:
 def _all_axes(trace, model, modules):
     "The axes of all tensors of these modules, and the hidden ones."
     return [axis for module, names in modules.items() for name in names
-            for axis in [*_unrun_axes(trace, model, module, name),
-                         *_hidden_axes(trace, model, module, name)]]
+            for axis in [*unrun_axes(trace, model, module, name),
+                         *hidden_axes(trace, model, module, name)]]
 
 def place_unrun(trace: Trace,  # changed in place
                 model: nn.Module) -> Unrun:
