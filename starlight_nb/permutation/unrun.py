@@ -76,9 +76,10 @@ def _words_of(kind):
     found = [(key, getattr(value, "fget", None) or getattr(value, "__func__", value))
              for base in own for key, value in vars(base).items() if callable(value)
              or isinstance(value, (property, staticmethod, classmethod))]
-    functions = (inspect.unwrap(value) for key, value in found if key != "__init__")
-    return set().union(*(_words(function.__code__) for function in functions
-                         if isinstance(function, types.FunctionType)))
+    functions = ((key, inspect.unwrap(value)) for key, value in found)
+    codes = [(key, function.__code__) for key, function in functions
+             if isinstance(function, types.FunctionType)]
+    return set().union(*(_words(code) for key, code in codes if key != "__init__"))
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #unused
 def _unused(model, modules):
@@ -296,7 +297,8 @@ class _Plan(_Witnesses):
     "For each axis that no example runs: which candidate it is joined with, or which are pinned."
     def __init__(self, trace, model, modules, axes):
         super().__init__(trace, model, modules, axes)
-        self.joined, self.pinned, self.unused = {}, [], set()
+        self.joined, self.pinned = {}, []
+        self.unused = set()
         for axis in axes: self._decide(axis)
     def _decide(self, axis):
         tied = axis.tensor and self.choices.is_read(axis.tensor)
@@ -346,7 +348,8 @@ def unrun_message(found: Unrun, model: nn.Module) -> str:
                 "caller sees, or like others of their kind: {}", found.moved),
                ("could read several axes, which keep their order: {}", found.kept),
                ("left as they are, since no code of the network uses them: {}", found.unused),
-               ("may not be safe, since nothing that moves has their lengths where they could be run: {}", found.unknown)]
+               ("may not be safe, since nothing that moves has their lengths where they could be "
+                "run: {}", found.unknown)]
     told = [clause.format(_listed(names)) for clause, names in clauses if names]
     if not told: return ""
     return (f"{type(model).__name__} has parts that no example runs ({'; '.join(told)}); "
