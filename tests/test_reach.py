@@ -593,6 +593,284 @@ def test_a_head_may_read_layers_side_by_side(parts):
         torch.testing.assert_close(aligned(x, wide), b(x, wide))
 
 
+class Block(nn.Module):
+    "A residual block with a norm, a table and a layer that only the mode `other` runs."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 7), nn.Linear(7, 12)
+        self.norm, self.shift = nn.LayerNorm(12), nn.Parameter(torch.randn(12))
+
+    def forward(self, x, other):
+        if other:
+            x = self.norm(x) + self.shift
+        return x + self.second(self.first(x).relu())
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before, self.stem = nn.Linear(6, 12), nn.Linear(12, 12)
+        self.last = nn.Linear(12, 3)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        with torch.no_grad():
+            for block in self.blocks:
+                block.norm.weight.normal_()
+
+    def forward(self, x, other=False):
+        x = self.stem(self.before(x).relu())
+        for block in self.blocks:
+            x = block(x, other)
+        return self.last(x)
+
+
+class Biases(nn.Module):
+    "Heads with biases; two more, one of them with two rows, are used in the other mode."
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.first, self.second, self.third = (nn.Parameter(torch.randn(3, 4)) for _ in range(3))
+        self.rows = nn.Parameter(torch.randn(2, 3, 4))
+
+    def forward(self, x, other=False):
+        x = self.stem(x).unflatten(1, (3, 4))
+        x = (x + self.first).tanh() + (x + self.second).relu()
+        if other:
+            x = x * self.third + self.rows[1]
+        return self.last(x.flatten(1))
+
+
+class Experts(nn.Module):
+    "Three experts between layers of the same width; each row goes to one of them."
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.before = nn.Linear(6, 12), nn.Linear(12, 12)
+        self.after, self.last = nn.Linear(12, 12), nn.Linear(12, 3)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12)) for _ in range(3))
+
+    def forward(self, x, other=False):
+        x = self.before(self.stem(x).relu()).relu()
+        used = self.experts[2:] if other else self.experts[:2]
+        return self.last(self.after(sum(expert(x) for expert in used)).relu())
+
+
+class Wrapper(nn.Module):
+    "A layer, and the layer that it stands in for."
+
+    def __init__(self):
+        super().__init__()
+        self.original, self.copy = nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x, other):
+        return self.original(x) if other else self.copy(x)
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.hidden, self.last = nn.Linear(6, 12), nn.Linear(12, 12), Wrapper()
+
+    def forward(self, x, other=False):
+        return self.last(self.hidden(self.stem(x).relu()).relu(), other)
+
+
+class Rounded(nn.Module):
+    "A layer with a copy of its weights that is rounded to whole numbers."
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+        self.bias = nn.Parameter(torch.randn(outputs))
+        self.register_buffer("whole", (10 * self.weight.data).round())
+        self.register_buffer("whole_bias", (10 * self.bias.data).round())
+
+    def forward(self, x, other=False):
+        weight, bias = (self.whole, self.whole_bias) if other else (self.weight, self.bias)
+        return x @ weight.T + bias
+
+
+class Copies(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Rounded(6, 12), Rounded(12, 12), Rounded(12, 3)])
+
+    def forward(self, x, other=False):
+        for layer in self.layers:
+            x = layer(x, other).tanh()
+        return x
+
+
+class Codes(nn.Module):
+    "A table of codes, and its average over time, which another mode reads."
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.hidden, self.last = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        self.table = nn.Embedding(5, 12)
+        self.register_buffer("average", torch.randn(5, 12))
+
+    def forward(self, x, other=False):
+        table = self.average if other else self.table.weight
+        x = self.stem(x)
+        x = x + (x @ table.T).softmax(1) @ table
+        return self.last(self.hidden(x.relu()).relu())
+
+
+class Merge(nn.Module):
+    "Adds what an earlier block made, where there is one."
+
+    def __init__(self):
+        super().__init__()
+        self.own, self.earlier = (nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12))
+                                  for _ in range(2))
+        self.out = nn.Linear(12, 12)
+
+    def forward(self, x, earlier=None):
+        x = x + self.own(x)
+        if earlier is not None:
+            x = x + self.earlier(earlier) * self.own[0].bias.mean()
+        return self.out(x.relu())
+
+
+class Merges(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.merges = nn.ModuleList(Merge() for _ in range(3))
+
+    def forward(self, x, other=False):
+        stream = self.stem(x)
+        x = self.merges[0](stream, stream if other else None)
+        for merge in self.merges[1:]:
+            x = merge(x, x)
+        return self.last(x)
+
+
+class Vocabulary(nn.Module):
+    "Reads words where it is not given vectors."
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.hidden = nn.Embedding(5, 12), nn.Linear(12, 7)
+
+    def forward(self, x, other):
+        return self.hidden(x + self.words.weight[:len(x)] if other else x)
+
+
+class Embedded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.text, self.last = nn.Linear(6, 12), Vocabulary(), nn.Linear(7, 3)
+
+    def forward(self, x, other=False):
+        return self.last(self.text(self.stem(x), other).relu())
+
+
+class Features(nn.Module):
+    "Returns its last hidden units; a classifier follows in the other mode."
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.middle = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.wide, self.classifier = nn.Linear(5, 20), nn.Linear(20, 12)
+
+    def forward(self, x, other):
+        x = self.middle(self.stem(x).relu()).relu()
+        return self.classifier(self.wide(x).relu()) if other else x
+
+
+class Featured(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features, self.last = Features(), nn.Linear(5, 12)
+
+    def forward(self, x, other=False):
+        x = self.features(x, other)
+        return x if other else self.last(x)
+
+
+class Forgotten(nn.Module):
+    "A layer that is made and never used."
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last, self.forgotten = nn.Linear(6, 12), nn.Linear(12, 3), nn.Linear(12, 12)
+
+    def forward(self, x, other=False):
+        return self.last(self.stem(x).relu())
+
+
+UNRUN = {
+    "a norm and a parameter of a block": (Blocks, r"moved along.*: blocks\.0\.shift"),
+    "more biases": (Biases, r"moved along.*: third, rows"),
+    "an expert": (Experts, r"moved along.*: experts\.2"),
+    "a layer and its stand-in": (Wrapped, r"moved along.*: last\.original"),
+    "copies in whole numbers": (Copies, r"moved along.*: layers\.0\.whole"),
+    "an average of codes": (Codes, r"moved along.*: average"),
+    "a layer that the first block skips": (Merges, r"moved along.*: merges\.0\.earlier"),
+    "words instead of vectors": (Embedded, r"moved along.*: text\.words"),
+    "a classifier behind features": (Featured, r"moved along.*: features\.wide"),
+    "a layer that no code uses": (Forgotten, r"no code of the network uses them: forgotten"),
+}
+
+
+@pytest.mark.parametrize("name", UNRUN)
+def test_unrun_parts_cost_no_symmetries_where_the_network_shows_how_they_move(name):
+    torch.manual_seed(0)
+    kind, message = UNRUN[name]
+    model, x = kind(), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match=message):
+        spec = infer_spec(model, x)
+    assert spec.coverage == 1
+    for other in (False, True):
+        assert change(model, spec, lambda network: network(x.double(), other)) < 1e-9
+
+
+def test_attention_to_other_inputs_is_not_taken_for_attention_to_the_same():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(12, 5), nn.Linear(12, 5), nn.Linear(12, 12)
+
+        def forward(self, x, other):
+            return (self.query(x) @ self.key(other).mT).softmax(-1) @ self.value(other)
+
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+            self.same, self.cross = Layer(), Layer()
+
+        def forward(self, x, other=None):
+            x = self.stem(x)
+            x = x + self.same(x, x)
+            return self.last(x if other is None else x + self.cross(x, other))
+
+    model, x, other = Attending(), torch.randn(4, 6), torch.randn(4, 12)
+    with pytest.warns(UserWarning, match="could read several axes, .*: cross"):
+        spec = infer_spec(model, x)
+    assert change(model, spec, lambda network: network(x.double(), other.double())) < 1e-9
+
+
+def test_a_single_sibling_says_nothing_of_an_exit():
+    class Exits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 12)
+            self.early, self.late = nn.Linear(12, 3), nn.Linear(12, 3)
+
+        def forward(self, x, early=False):
+            hidden = self.first(x).relu()
+            return self.early(hidden) if early else self.late(self.second(hidden).relu())
+
+    model, x = Exits(), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="could read several axes, .*: early"):
+        assert not infer_spec(model, x).groups
+
+
 def test_a_module_that_can_read_nothing_is_named_all_the_same():
     model = Tasks()
     model.other = nn.Linear(50, 40)

@@ -4,241 +4,244 @@
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #imports
 from __future__ import annotations
-import math
+import inspect, types
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from itertools import pairwise, product
-from typing import NamedTuple
 from torch import nn
-from .groups import FreeUnits
+from .scopes import (
+    CONTAINERS, EMBEDDINGS, Choices, axis_units, hidden_axes, is_container, is_pytorch, long_axes,
+    outside_containers, unrun_axes, unrun_modules)
 from .spec import NOT_RUN
 from .trace import Trace
-from .closure import congruence_closure
-from .tables import AxisTables, project
+from .tables import AxisTables
 from .units import join
 from .units import product as product_table
 
 # %% auto #0
-__all__ = ['CONTAINERS', 'NORMS', 'EMBEDDINGS', 'CONVOLUTIONS', 'HIDDEN_LENGTHS', 'unrun_modules', 'UnrunAxis', 'Candidate',
-           'Unrun', 'place_unrun', 'unrun_message']
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #roots
-def _prefixes(name):
-    "The names of the modules that a tensor lies in, from the outermost on, without the network."
-    parts = name.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts))]
-
-def _is_pytorch(module): return type(module).__module__.startswith("torch.nn")
-
-CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-def _scope(model, owner):
-    "The name of the module whose code uses what lies in `owner`."
-    while owner and isinstance(model.get_submodule(owner), CONTAINERS):
-        owner = owner.rpartition(".")[0]
-    return owner
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #calls
-def _calls(node):
-    "The names of the modules that an operation is called in, from the network inwards."
-    return list(node.meta.get("calls", ("",)))
-
-def _is_called(model, owner, called):
-    "Is a module called, or one of PyTorch's around it that uses its tensors?"
-    while owner and id(model.get_submodule(owner)) not in called:
-        owner = owner.rpartition(".")[0]
-        outer = model.get_submodule(owner)
-        if not _is_pytorch(outer) or isinstance(outer, (*CONTAINERS, nn.Sequential)): return False
-    return True
-
-def _is_read_around(trace, name):
-    "Does code of a module around this name read the tensor?"
-    first = trace.aliases.get(name, name)
-    readers = {_calls(node)[-1] for node, own in trace.names.items() if own == first}
-    return any(reader == "" or name.startswith(f"{reader}.") for reader in readers)
-
-def _uncalled_aliases(trace, model):
-    "Further names of tied tensors that some example reads, but not under this name."
-    modules = dict(model.named_modules(remove_duplicate=False))
-    called = {id(modules.get(name)) for node in trace.values for name in _calls(node)}
-    names = {*trace.aliases, *trace.aliases.values()}
-    return [name for name in trace.state
-            if name in names and trace.aliases.get(name, name) in trace.axes
-            and not _is_called(model, _scope(model, name.rpartition(".")[0]), called)
-            and not _is_read_around(trace, name)]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #unrun-modules
-def unrun_modules(trace: Trace, model: nn.Module) -> dict[str, list[str]]:
-    "The unread tensors of each module that no example runs, and of each tensor on its own."
-    aliases = _uncalled_aliases(trace, model)
-    read = {name for name in trace.state if trace.aliases.get(name, name) in trace.axes}
-    running = {prefix for name in read.difference(aliases) for prefix in _prefixes(name)}
-    found = {}
-    for name in [*trace.unread, *aliases]:
-        outermost = next((prefix for prefix in _prefixes(name) if prefix not in running), None)
-        own = name in trace.parameters or not _is_pytorch(
-            model.get_submodule(name.rpartition(".")[0]))
-        if outermost or own: found.setdefault(outermost or name, []).append(name)
-    return found
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #roles
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-CONVOLUTIONS = (nn.modules.conv._ConvNd,)
-
-def _roles(layer, attribute, rank):
-    "For each axis of a tensor of a layer its role; None for an axis with an order of its own."
-    if isinstance(layer, NORMS): return ["elementwise"] * rank
-    if attribute != "weight": return ["makes"] * rank
-    if isinstance(layer, EMBEDDINGS): return [None, "makes"]
-    if isinstance(layer, nn.Linear): return ["makes", "reads"]
-    if not isinstance(layer, CONVOLUTIONS): return ["makes"] * rank
-    kernel = [None] * (rank - 2)
-    if layer.groups > 1: return ["makes", "makes", *kernel]
-    return ["reads", "makes", *kernel] if layer.transposed else ["makes", "reads", *kernel]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #scope
-HIDDEN_LENGTHS = ("in_channels", "hidden_size", "embed_dim", "kdim", "vdim")
-
-def _long_axes(shape): return sum(size > 1 for size in shape)
-
-def _is_bare(trace, model, owner):
-    "Is `owner` in a class of one's own, without unread matrices?"
-    layer = model.get_submodule(_scope(model, owner))
-    if _is_pytorch(layer): return False
-    return all(_long_axes(trace.state[name].shape) < 2 for name in trace.unread
-               if name.rpartition(".")[0] == owner)
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #unrun-axes
-class UnrunAxis(NamedTuple):
-    "An axis of a tensor that no example runs."
-    module: str               # as in `unrun_modules`
-    length: int
-    role: str
-    tensor: str | None = None
-    axis: int = 0
-    scope: str | None = None  # a running module that alone uses the tensor
-
-def _unrun_axes(trace, model, module, name):
-    "The axes of one tensor that have a role."
-    owner, _, attribute = name.rpartition(".")
-    shape = trace.state[name].shape
-    roles, scope = _roles(model.get_submodule(owner), attribute, len(shape)), None
-    if _is_bare(trace, model, owner):
-        roles = ["elementwise"] * len(shape)
-        within = _scope(model, owner)
-        if len(within) < len(module): scope = within
-    return [UnrunAxis(module, length, role, name, i, scope)
-            for i, (length, role) in enumerate(zip(shape, roles)) if role and length > 1]
-
-def _hidden_axes(model, module, name):
-    "Lengths of units in the layer of a tensor, as axes without a tensor."
-    layer = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(layer, CONVOLUTIONS) and layer.groups == 1: return []
-    lengths = {getattr(layer, attribute, None) for attribute in HIDDEN_LENGTHS}
-    return [UnrunAxis(module, n, "makes") for n in lengths if isinstance(n, int) and n > 1]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #activations
-def _visible(node):
-    "The names of the modules whose code can use what a node holds."
-    own = _calls(node)
-    found = {own[-1]}
-    for user in node.users:
-        other = _calls(user)
-        shared = sum(1 for a, b in zip(own, other) if a == b)
-        found |= {*own[shared - 1:], *other[shared - 1:]}
-    return found
-
-def _tensors_of(value):
-    "All `AxisTables` in the result of an operation."
-    if isinstance(value, AxisTables): return [value]
-    if not isinstance(value, tuple): return []
-    return [tables for item in value for tables in _tensors_of(item)]
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #runs
-class Candidate(NamedTuple):
-    "Units that an unrun axis could read."
-    runs: tuple        # arrays of units, of axes side by side
-    length: int
-    whole: bool = True  # False: the axis is one of several in a table
-
-def _candidates(tables):
-    "All runs of axes of a tensor, and the single axes of its tables."
-    keys = sorted(tables)
-    for labels in keys:
-        if len(labels) < 2: continue
-        for size in tables[labels].shape: yield Candidate((tables[labels].ravel(),), size, False)
-    for first in range(len(keys)):
-        for last in range(first + 1, len(keys) + 1):
-            labels = [label for own in keys[first:last] for label in own]
-            if any(b != a + 1 for a, b in pairwise(labels)): continue
-            arrays = [tables[own].ravel() for own in keys[first:last]]
-            arrays = tuple(array for array in arrays if len(array) > 1)
-            if len(arrays) == 1 or arrays and labels[0]:  # axis 0 is that of a batch
-                yield Candidate(arrays, math.prod(map(len, arrays)))
-
-# %% ../../nbs/10h_permutation.unrun.ipynb #choices
-class _Choices:
-    "What unrun axes could read, by length."
-    def __init__(self, trace):
-        self.free = FreeUnits(trace.units, congruence_closure(trace.units))
-        self.found = {}  # length -> pairs of a candidate and the modules in which it is visible
-        for node, value in trace.values.items():
-            if node in trace.names: continue
-            scopes = _visible(node)
-            for candidate in (own for tables in _tensors_of(value) for own in _candidates(tables)):
-                self.found.setdefault(candidate.length, []).append((candidate, scopes))
-    def of(self, length, scope=None):
-        "The different choices {key: candidate} of this length, in a scope or in all."
-        known, choices = set(), {}
-        for candidate, scopes in self.found.get(length, ()):
-            runs = (candidate.whole, *(array.tobytes() for array in candidate.runs))
-            if scope not in (None, *scopes) or runs in known: continue
-            known.add(runs)
-            choices[candidate.whole, self._moving(candidate)] = candidate
-        return choices
-    def _moving(self, candidate):
-        "For each entry of a candidate, the free units that it moves with."
-        entries = [[self.free.parts(unit) for unit in self.free.representative[array].tolist()]
-                   for array in candidate.runs]
-        return tuple(sum(parts, ()) for parts in product(*entries))
+__all__ = ['WITHOUT_NAMES', 'Unrun', 'place_unrun', 'unrun_message']
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #free-choices
-def _moving_choices(choices, length):
-    "The candidates of a length with units that move."
-    return [own for (_, moving), own in choices.of(length).items() if any(moving)]
+def _moving_choices(choices, length, scope):
+    "The candidates of a length with units that move, in a scope."
+    return [own for (_, moving), own in choices.of(length, scope).items() if any(moving)]
 
-def _parts_of(choices, length):
+def _parts_of(choices, length, scope):
     "The shorter lengths that divide this one, or give it together with one or two others."
-    shorter = [n for n in choices.found if 1 < n < length]
+    shorter = choices.shorter(length, scope)
     others = {*shorter, *(a + b for a in shorter for b in shorter)}
     return [n for n in shorter if length % n == 0 or length - n in others]
 
-def _choices_to_keep(choices, axis):
+def _is_made(axes, axis):
+    "Does another unrun tensor in the same scope make units of this length?"
+    return any(other.role == "makes" and other.tensor not in (None, axis.tensor)
+               and (other.length, other.scope) == (axis.length, axis.scope) for other in axes)
+
+def _choices_to_keep(choices, axes, axis):
     "The candidates that must keep their order if it is not known which of them an axis reads."
-    exact = _moving_choices(choices, axis.length)
-    if exact or axis.role != "reads" or choices.of(axis.length): return exact
-    parts = _parts_of(choices, axis.length)
-    return [own for n in parts for own in _moving_choices(choices, n)]
+    exact = _moving_choices(choices, axis.length, axis.scope)
+    if exact or axis.role != "reads" or choices.of(axis.length, axis.scope): return exact
+    if _is_made(axes, axis): return []
+    parts = _parts_of(choices, axis.length, axis.scope)
+    return [own for n in parts for own in _moving_choices(choices, n, axis.scope)]
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #only-choice
+def _is_stem(choices, axis):
+    "Does a module make units along an axis with which the network could go on?"
+    if axis.role != "makes" or axis.scope and axis.tensor == axis.module: return False
+    return bool(_moving_choices(choices, axis.length, axis.scope))
+
 def _stems(choices, axes):
-    "The modules that make units with which the network could go on."
-    return {axis.module for axis in axes
-            if axis.role == "makes" and _moving_choices(choices, axis.length)}
+    "The modules that make such units."
+    return {axis.module for axis in axes if _is_stem(choices, axis)}
 
 def _only_choice(choices, axis, stems):
     "The candidate that an axis reads for sure; None where there may be others."
     if axis.module in stems: return None
-    found = choices.of(axis.length, axis.scope)
+    found = choices.of(axis.length, axis.scope, axis.role)
     only = next(iter(found.values())) if len(found) == 1 else None
     return only if only and only.whole else None
 
-# %% ../../nbs/10h_permutation.unrun.ipynb #joining
-def _axis_units(trace, name, i):
-    "The units along an axis of a tensor that the examples read, under any of its names."
-    return project(trace.units, trace.axes[trace.aliases.get(name, name)], [i])
+# %% ../../nbs/10h_permutation.unrun.ipynb #words
+WITHOUT_NAMES = {"children", "modules", "named_children", "named_modules", "_modules", "getattr",
+                 "get_submodule", "parameters", "named_parameters", "buffers", "named_buffers"}
 
+def _words(code):
+    "The names and texts that a function's code uses, also in functions inside it."
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    texts = (const for const in code.co_consts if isinstance(const, str))
+    return {*code.co_names, *texts}.union(*map(_words, inner))
+
+def _words_of(kind):
+    "The names that the code of a class of one's own uses, without its constructors."
+    own = (base for base in kind.__mro__ if not base.__module__.startswith("torch.nn"))
+    found = [(key, getattr(value, "fget", None) or getattr(value, "__func__", value))
+             for base in own for key, value in vars(base).items() if callable(value)
+             or isinstance(value, (property, staticmethod, classmethod))]
+    functions = ((key, inspect.unwrap(value)) for key, value in found)
+    codes = [(key, function.__code__) for key, function in functions
+             if isinstance(function, types.FunctionType)]
+    return set().union(*(_words(code) for key, code in codes if key != "__init__"))
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #unused
+def _unused(model, modules):
+    "Those of these modules and tensors whose names no code uses."
+    words = {kind: _words_of(kind) for kind in set(map(type, model.modules()))}
+    known, found = set().union(*words.values()), set()
+    for module in modules:
+        holder = outside_containers(model, module.rpartition(".")[0])
+        layer = model.get_submodule(holder)
+        attribute = module[len(holder):].lstrip(".").split(".")[0]
+        by_name = not is_pytorch(layer) and not words[type(layer)] & WITHOUT_NAMES
+        if by_name and attribute not in known: found.add(module)
+    return found
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #answers
+def _inside(trace, module):
+    "What is left of the names of all tensors in a module, or of a tensor: with a dot, or empty."
+    return {name[len(module):]: trace.state[name].shape for name in trace.state
+            if name == module or name.startswith(f"{module}.")}
+
+def _answer(choices, places):
+    "An answer of axes that all should have the same units; None where they do not."
+    found = {choices.moving(own): own for own in (choices.along(*place) for place in places)}
+    if len(found) > 1: return None
+    return [], next((own for moving, own in found.items() if any(moving)), None)
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #cousins
+class _Cousins:
+    "Modules of the same class as the one around an unrun part, in which the part runs."
+    def __init__(self, model, choices, modules):
+        self.trace, self.choices = choices.trace, choices
+        self.layers, self.modules = dict(model.named_modules()), modules
+        self.holder = {module: outside_containers(model, module.rpartition(".")[0])
+                       for module in modules}
+        self.names = {module: self._names(module, names) for module, names in modules.items()}
+    def _names(self, module, names):
+        holder, inside = self.holder[module], _inside(self.trace, module)
+        if not holder or is_container(self.layers[holder]): return []
+        part = module[len(holder):]
+        return [name for name, layer in self.layers.items()
+                if type(layer) is type(self.layers[holder]) and name != holder
+                and _inside(self.trace, name + part) == inside
+                and all(self.choices.is_read(name + own[len(holder):]) for own in names)]
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #cousin-answers
+class _CousinAnswers(_Cousins):
+    "What cousins say of axes."
+    def _beside(self, axis, cousin):
+        "The axes with the same units that move as this axis has in a cousin: (rest of name, axis)."
+        part = axis.module[len(self.holder[axis.module]):]
+        rest = axis.tensor[len(self.holder[axis.module]):]
+        moving = self.choices.moving(self.choices.along(cousin + rest, axis.axis))
+        others = ((own, i) for own, shape in _inside(self.trace, cousin).items()
+                  for i in range(len(shape)) if any(moving) and shape[i] == axis.length
+                  if own != part and not own.startswith(f"{part}."))
+        return {(own, i) for own, i in others if self.choices.is_read(cousin + own)
+                and self.choices.moving(self.choices.along(cousin + own, i)) == moving}
+    def of(self, axis):
+        "What cousins answer for an axis."
+        cousins = self.names[axis.module]
+        if not cousins or axis.tensor is None: return ([], None) if cousins else None
+        beside = set.intersection(*(self._beside(axis, cousin) for cousin in cousins))
+        places = [(self.holder[axis.module] + own, i) for own, i in sorted(beside)]
+        return _answer(self.choices, [place for place in places
+                                      if self.choices.is_read(place[0])])
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #siblings
+class _Siblings:
+    "Modules of the same class and shapes as an unrun one, with the same caller, that run."
+    def __init__(self, model, choices, modules, axes):
+        self.model, self.choices = model, choices
+        self.owners = {}  # free unit -> the tensors that have it
+        self.names = {module: self._names(module, names) for module, names in modules.items()}
+        if any(self.names.values()): self._note_owners()
+        self.readers = {(axis.module, axis.tensor) for axis in axes
+                        if axis.role == "reads" and axis.tensor and self._places(axis)}
+    def _names(self, module, names):
+        layers, inside = dict(self.model.named_modules()), _inside(self.choices.trace, module)
+        def holder(name): return outside_containers(self.model, name.rpartition(".")[0])
+        return [name for name, layer in layers.items()
+                if type(layer) is type(layers.get(module)) and name not in ("", module)
+                and holder(name) == holder(module)
+                and _inside(self.choices.trace, name) == inside
+                and all(self.choices.is_read(name + own[len(module):]) for own in names)]
+    def _note_owners(self):
+        "Note in which tensors each free unit is."
+        for name, i in self.choices.state:
+            for unit in set(self.choices.moving(self.choices.along(name, i))):
+                self.owners.setdefault(unit, set()).add(name)
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #siblings-answer
+class _SiblingPlaces(_Siblings):
+    "The axes of siblings that correspond to an axis."
+    def _places(self, axis):
+        "The axes of siblings in the place of an axis, without those that only a sibling has."
+        places = ((name, (name + axis.tensor[len(axis.module):], axis.axis))
+                  for name in self.names[axis.module])
+        return [place for name, place in places if not self._is_inner(name, place)]
+    def _is_inner(self, sibling, place):
+        moving = self.choices.moving(self.choices.along(*place))
+        owners = {name for unit in moving for name in self.owners.get(unit, ())}
+        return any(moving) and all(name.startswith(f"{sibling}.") for name in owners)
+    def _may_read_others(self, module):
+        "Does a single sibling, under another attribute, read with several layers?"
+        around = self.model.get_submodule(module.rpartition(".")[0])
+        count = sum(own == module for own, _ in self.readers)
+        return not isinstance(around, CONTAINERS) and count > 1
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #siblings-say
+class _SiblingAnswers(_SiblingPlaces):
+    "What siblings say of axes."
+    def of(self, axis):
+        "What siblings answer for an axis."
+        names = self.names[axis.module]
+        if not names or axis.tensor is None: return None
+        places = self._places(axis)
+        if not places: return [], None
+        return self._of_one(axis, places) if len(names) == 1 else self._of_many(axis, places)
+    def _of_one(self, axis, places):
+        only = self.choices.of(axis.length, axis.scope, axis.role).keys()
+        moving = self.choices.moving(self.choices.along(*places[0]))
+        if only != {(True, moving)} or self._may_read_others(axis.module): return None
+        return _answer(self.choices, places)
+    def _of_many(self, axis, places):
+        said = _answer(self.choices, places)
+        if said or axis.role != "makes": return said
+        return [self.choices.along(*place) for place in places], None
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #twins
+def _tables_in(model, owner):
+    "The tables of embeddings right in a module."
+    layers = model.get_submodule(owner).named_children()
+    return [f"{owner}.{name}.weight".lstrip(".") for name, layer in layers
+            if isinstance(layer, EMBEDDINGS)]
+
+def _is_twin(choices, name, other):
+    "Is a tensor that runs of the same shape, or a matrix of the shape of the last axes?"
+    own, shape = (tuple(choices.trace.state[key].shape) for key in (name, other))
+    rows = long_axes(shape) > 1 and own[1:] == shape
+    return name != other and choices.is_read(other) and (own == shape or rows)
+
+def _twins(model, choices, name):
+    "The tensors that a tensor moves like if they agree."
+    trace, owner = choices.trace, name.rpartition(".")[0]
+    beside = [other for other in trace.state if other.rpartition(".")[0] == owner]
+    twins = [other for other in beside if _is_twin(choices, name, other)]
+    if name in trace.parameters: return twins if len(twins) > 1 else []
+    return twins or [other for other in _tables_in(model, owner)
+                     if _is_twin(choices, name, other)]
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #twins-answer
+def _twins_answer(model, choices, axis):
+    "What twins answer for an axis."
+    if axis.tensor != axis.module: return None
+    rank = len(choices.trace.state[axis.tensor].shape)
+    places = [(name, axis.axis - rank + len(choices.trace.state[name].shape))
+              for name in _twins(model, choices, axis.tensor)]
+    places = [place for place in places if place[1] >= 0]
+    return _answer(choices, places) if places else None
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #joining
 def _new_tables(trace, name, moving):
     "The axis tables of a tensor that no example reads, with new units; these axes may move."
     tables = AxisTables()
@@ -254,7 +257,7 @@ def _join(trace, joined):
             trace.axes[name] = _new_tables(trace, name, own)
         for i, candidate in own.items():
             table = reduce(partial(product_table, trace.units), candidate.runs)
-            join(trace.units, _axis_units(trace, name, i), table.ravel())
+            join(trace.units, axis_units(trace, name, i), table.ravel())
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #report
 @dataclass
@@ -262,50 +265,77 @@ class Unrun:
     "The modules that no example runs, by what was done; each in one of the lists."
     moved: list[str] = field(default_factory=list)    # move along with what they read
     kept: list[str] = field(default_factory=list)     # what they could read keeps its order
+    unused: list[str] = field(default_factory=list)   # no code uses them; as they are
     unknown: list[str] = field(default_factory=list)  # nothing that moves has their lengths
 
-def _report(modules, joined, kept):
+def _report(modules, joined, kept, unused):
     "Each module by what was done."
-    moved = {module for module, names in modules.items() if joined.keys() & set(names)} - kept
-    unknown = modules.keys() - moved - kept
+    moved = {module for module, names in modules.items() if joined.keys() & set(names)}
+    moved -= kept | unused
+    unknown = modules.keys() - moved - kept - unused
     return Unrun(*([module for module in modules if module in own]
-                   for own in (moved, kept, unknown)))
+                   for own in (moved, kept, unused, unknown)))
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #plan
-class _Plan:
-    "For each axis that no example runs: which candidate it is joined with, or which are pinned."
-    def __init__(self, trace, axes):
-        self.trace, self.choices = trace, _Choices(trace)
-        self.joined, self.pinned = {}, []
+class _Witnesses:
+    "All that say something of an axis that no example runs, the best first."
+    def __init__(self, trace, model, modules, axes):
+        self.trace, self.axes = trace, axes
+        self.choices = Choices(trace, model)
+        self.without_use = _unused(model, modules)
         self.stems = _stems(self.choices, axes)
+        self.witnesses = [partial(_twins_answer, model, self.choices),
+                          _CousinAnswers(model, self.choices, modules).of,
+                          _SiblingAnswers(model, self.choices, modules, axes).of, self._by_length]
+    def _by_length(self, axis):
+        "What to pin, and what to join or None, by the length of an axis."
+        keep = _choices_to_keep(self.choices, self.axes, axis)
+        only = _only_choice(self.choices, axis, self.stems) if keep else None
+        return [] if only else keep, only
+
+# %% ../../nbs/10h_permutation.unrun.ipynb #decide
+class _Plan(_Witnesses):
+    "For each axis that no example runs: which candidate it is joined with, or which are pinned."
+    def __init__(self, trace, model, modules, axes):
+        super().__init__(trace, model, modules, axes)
+        self.joined, self.pinned = {}, []
+        self.unused = set()
         for axis in axes: self._decide(axis)
     def _decide(self, axis):
-        tied = self.trace.aliases.get(axis.tensor, axis.tensor) in self.trace.axes
+        tied = axis.tensor and self.choices.is_read(axis.tensor)
         if tied and axis.role != "reads":
             self.joined.setdefault(axis.tensor, {})
             return
-        keep = _choices_to_keep(self.choices, axis)
-        only = _only_choice(self.choices, axis, self.stems) if keep else None
+        witnesses = [self._by_length] if tied else self.witnesses
+        answers = (witness(axis) for witness in witnesses)
+        keep, only = next(answer for answer in answers if answer)
+        if keep and axis.module in self.without_use:
+            self.unused.add(axis.module)
+            keep = []
         if only: self.joined.setdefault(axis.tensor, {})[axis.axis] = only
-        else: self.pinned += [(axis.module, array) for own in keep for array in own.runs]
-        if tied and keep and not only:
-            self.pinned.append((axis.module, _axis_units(self.trace, axis.tensor, axis.axis)))
+        self.pinned += [(axis.module, array) for own in keep for array in own.runs]
+        if tied and keep:
+            self.pinned.append((axis.module, axis_units(self.trace, axis.tensor, axis.axis)))
         if only and not tied and axis.role == "reads":
             self.trace.read.add((axis.tensor, axis.axis))
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #place-unrun
+def _all_axes(trace, model, modules):
+    "The axes of all tensors of these modules, and the hidden ones."
+    return [axis for module, names in modules.items() for name in names
+            for axis in [*unrun_axes(trace, model, module, name),
+                         *hidden_axes(trace, model, module, name)]]
+
 def place_unrun(trace: Trace,  # changed in place
                 model: nn.Module) -> Unrun:
     "Let modules that no example runs move along with what they read, or pin what they could read."
     modules = unrun_modules(trace, model)
     if not modules: return Unrun()
-    plan = _Plan(trace, [axis for module, names in modules.items() for name in names
-                         for axis in [*_unrun_axes(trace, model, module, name),
-                                      *_hidden_axes(model, module, name)]])
+    plan = _Plan(trace, model, modules, _all_axes(trace, model, modules))
     _join(trace, plan.joined)
     for module, units in plan.pinned:
         trace.units.pin(units, f"{module} could read it, and no example runs that")
-    return _report(modules, plan.joined, {module for module, _ in plan.pinned})
+    return _report(modules, plan.joined, {module for module, _ in plan.pinned}, plan.unused)
 
 # %% ../../nbs/10h_permutation.unrun.ipynb #message
 def _listed(names, count=5):
@@ -315,10 +345,12 @@ def _listed(names, count=5):
 
 def unrun_message(found: Unrun, model: nn.Module) -> str:
     "What to tell of modules that no example runs; empty where there are none."
-    clauses = [("moved along with a tied tensor, or with the only axis of their length: {}",
-                found.moved),
+    clauses = [("moved along with a tied tensor, with the only axis of their length that their "
+                "caller sees, or like others of their kind: {}", found.moved),
                ("could read several axes, which keep their order: {}", found.kept),
-               ("may not be safe, since nothing that moves has their lengths: {}", found.unknown)]
+               ("left as they are, since no code of the network uses them: {}", found.unused),
+               ("may not be safe, since nothing that moves has their lengths where they could be "
+                "run: {}", found.unknown)]
     told = [clause.format(_listed(names)) for clause, names in clauses if names]
     if not told: return ""
     return (f"{type(model).__name__} has parts that no example runs ({'; '.join(told)}); "
