@@ -3010,6 +3010,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'starlight_nb/permutation/scopes.py'),
                                                  'starlight_nb.permutation.scopes._candidates': ( 'permutation.scopes.html#_candidates',
                                                                                                   'starlight_nb/permutation/scopes.py'),
+                                                 'starlight_nb.permutation.scopes._constants': ( 'permutation.scopes.html#_constants',
+                                                                                                 'starlight_nb/permutation/scopes.py'),
                                                  'starlight_nb.permutation.scopes._is_bare': ( 'permutation.scopes.html#_is_bare',
                                                                                                'starlight_nb/permutation/scopes.py'),
                                                  'starlight_nb.permutation.scopes._is_called': ( 'permutation.scopes.html#_is_called',

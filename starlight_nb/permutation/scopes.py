@@ -238,13 +238,22 @@ class MovingAxes:
         return self.known[key]
 
 # %% ../../nbs/10ga_permutation.scopes.ipynb #choices
+def _constants(trace):
+    "The nodes that depend neither on an input nor on the state."
+    found = set()
+    for node in trace.values:
+        known = node in trace.inputs or node in trace.names
+        if not known and all(source in found for source in node.all_input_nodes): found.add(node)
+    return found
+
 class Choices(MovingAxes):
     "What unrun axes could read, by length."
     def __init__(self, trace, model):
         super().__init__(trace)
         self.found = {}  # length -> a candidate, where it is visible, and whether it is an input
+        constants = _constants(trace)
         for node, value in trace.values.items():
-            if node in trace.names: continue
+            if node in trace.names or node in constants: continue
             scopes, given = _visible_through(model, node), not node.all_input_nodes
             for candidate in (own for tables in _tensors_of(value) for own in _candidates(tables)):
                 self.found.setdefault(candidate.length, []).append((candidate, scopes, given))

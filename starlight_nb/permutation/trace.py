@@ -158,7 +158,7 @@ class Graphs:
         self.state = tensors_of(model)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self.aliases, self.units = tied_names(model), Units()
-        self.examples, self.read, self.needed = [], set(), []
+        self.examples, self.read, self.needed, self.inputs = [], set(), [], set()
         self.values, self.names, self.free_outputs = {}, {}, {}
         self.axes, self.placed = {}, {}  # by tensor; those that no operation uses are placed too
     @property
@@ -175,6 +175,7 @@ class Graphs:
         self.axes |= _used_axes(graph, self.values)
         self.read |= _summed_axes(graph)
         self.names |= graph.names
+        self.inputs |= graph.inputs
         self.free_outputs |= counted.free
         self.examples.append(_with_names(example, graph, counted))
 
