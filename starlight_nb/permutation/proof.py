@@ -19,9 +19,9 @@ from ..states import Attributes, tensors_of, working_copy
 from ..states.copies import clear_function_caches
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'NOISE', 'UNSTEADY', 'random_values',
-           'other_signs', 'RandomNetwork', 'Proof', 'permutation_change', 'check_spec', 'without_groups',
-           'remove_failing_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'EMPTY', 'DRAWS', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'NOISE', 'UNSTEADY',
+           'random_values', 'other_signs', 'RandomNetwork', 'Proof', 'permutation_change', 'check_spec',
+           'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
 def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -123,9 +123,11 @@ class RandomNetwork:
         return found
 
 # %% ../../nbs/10f_permutation.proof.ipynb #sizes
+EMPTY = "the outputs that count have no numbers"
+
 def _size(outputs):
     "The largest of these outputs that is finite; 0 where none is, or where one is not a number."
-    if not outputs.numel(): raise ValueError("the outputs that count have no numbers")
+    if not outputs.numel(): raise ValueError(EMPTY)
     if outputs.isnan().any(): return 0.0
     return float(outputs[outputs.isfinite()].abs().amax()) if outputs.isfinite().any() else 0.0
 
@@ -138,6 +140,7 @@ def _change(outputs, reference, size):
     return float(changes.max()) if len(changes) else 0.0
 
 # %% ../../nbs/10f_permutation.proof.ipynb #proof
+DRAWS = 6  # of random weights, where there are no outputs: no objects in an image, say
 ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
 
 class Proof:
@@ -145,10 +148,13 @@ class Proof:
     def __init__(self, clean: nn.Module,  # without caches: see `clean_copy`; not changed
                  examples: list[Example], rng: torch.Generator | None = None):
         self.rng, self.clean, self.examples = rng or generator(0, "proof"), clean, examples
-        for self.attempt in ATTEMPTS:
+        unable = None  # an attempt of which other draws are no better
+        for self.attempt in [own for own in ATTEMPTS for _ in range(DRAWS)]:
+            if self.attempt == unable: continue
             self.network = RandomNetwork(clean, examples, self.rng, *self.attempt)
             problem = self.try_network()
             if not problem: return
+            unable = None if EMPTY in problem else self.attempt
         raise ValueError(f"model: with random weights, for the proof, {problem}")
     def try_network(self) -> str:
         "Run the network as it is; what is wrong with that, or nothing."

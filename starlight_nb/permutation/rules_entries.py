@@ -110,7 +110,7 @@ def _drawn(units, node, x, *rest):
       sym_constrain_range_for_size _set_grad_enabled set_grad_enabled _enter_autocast
       _exit_autocast _record_function_enter _record_function_exit item _local_scalar_dense size
       is_nonzero numel dim _assert is_floating_point is_complex _enter_inference_mode
-      _exit_inference_mode _print""".split(), tables=True)
+      _exit_inference_mode _print _is_all_true _is_any_true""".split(), tables=True)
 def _assertion(units, node, *arguments): return None
 
 @rule("equal", "allclose", tables=True)

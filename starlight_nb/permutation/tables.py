@@ -124,7 +124,8 @@ def unify(units: Units,
          ) -> AxisTables:
     "The axes of an elementwise result; where axes of `x` and `y` meet, their units are joined."
     sizes = y.sizes
-    for label, size in x.sizes.items(): sizes[label] = max(size, sizes.get(label, 1))
+    for label, size in x.sizes.items():
+        if sizes.get(label, 1) == 1: sizes[label] = size
     varying_x, varying_y = _varying(x), _varying(y)
     result = AxisTables()
     for labels in _connected(*x, *y):
