@@ -6,6 +6,7 @@
 from __future__ import annotations
 from dataclasses import replace
 from functools import partial
+from itertools import product
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,17 +25,19 @@ __all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'EMPTY', 'DRAWS', 'ATTEMPTS',
            'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
-def random_values(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def random_values(tensor: torch.Tensor, rng: torch.Generator,
+                  enlarge: bool = True,  # tensors of small numbers
+                 ) -> torch.Tensor:
     "Random numbers near those of `tensor`, on the CPU; no two of its units stay equal."
     if tensor.is_complex():
-        parts = (random_values(part, rng) for part in (tensor.real, tensor.imag))
+        parts = (random_values(part, rng, enlarge) for part in (tensor.real, tensor.imag))
         return torch.complex(*parts)
     own = tensor.detach().cpu()
     factors = (0.5 + torch.rand(own.shape, generator=rng)).to(own.dtype)
     size = 1 if own.ndim <= 1 else (len(own) / own.numel()) ** 0.5
     if not own.count_nonzero(): return factors * size
     own_size = float(own.float().square().mean().sqrt())
-    return own * factors * max(1, size / max(own_size, 1e-30))
+    return own * factors * (max(1, size / max(own_size, 1e-30)) if enlarge else 1)
 
 def other_signs(tensor: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     "A weight with random signs; vectors without negative numbers, such as variances, stay."
@@ -98,21 +101,23 @@ class RandomNetwork:
                  examples: list[Example],
                  rng: torch.Generator,
                  double: bool = True,      # in double precision?
-                 random: bool = True):     # with random inputs?
+                 random: bool = True,      # with random inputs?
+                 enlarge: bool = True):    # with small weights enlarged?
         self.clean, self.model = clean, working_copy(clean).cpu()
         if double: _to_double(self.model)
         change = partial(_proof_input, rng=rng, double=double, random=random)
         self.examples = [self._changed(example, change) for example in examples]
         self.state = tensors_of(self.model)
-        self.draw(rng)
+        self.draw(rng, enlarge)
         self.attributes = Attributes(self.model)
     def _changed(self, example, change):
         positional, named = map_inputs(change, (example.positional, example.named))
         return example._replace(positional=positional, named=named)
-    def draw(self, rng):
+    def draw(self, rng, enlarge=True):
         "Overwrite the state by random numbers near its own; constants beside it stay."
         for tensor in {own.data_ptr(): own for own in self.state.values()}.values():
-            if has_fractions(tensor) and tensor.numel(): tensor.copy_(random_values(tensor, rng))
+            if has_fractions(tensor) and tensor.numel(): tensor.copy_(
+                random_values(tensor, rng, enlarge))
     def outputs(self, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         "For each example, all numbers of the outputs that count, with this state."
         found = []
@@ -123,7 +128,7 @@ class RandomNetwork:
         return found
 
 # %% ../../nbs/10f_permutation.proof.ipynb #sizes
-EMPTY = "the outputs that count have no numbers"
+EMPTY = "the outputs that count have no numbers; another example, or `outputs`, may have some"
 
 def _size(outputs):
     "The largest of these outputs that is finite; 0 where none is, or where one is not a number."
@@ -149,9 +154,10 @@ class Proof:
                  examples: list[Example], rng: torch.Generator | None = None):
         self.rng, self.clean, self.examples = rng or generator(0, "proof"), clean, examples
         unable = None  # an attempt of which other draws are no better
-        for self.attempt in [own for own in ATTEMPTS for _ in range(DRAWS)]:
+        for self.attempt, draw in product(ATTEMPTS, range(DRAWS)):
             if self.attempt == unable: continue
-            self.network = RandomNetwork(clean, examples, self.rng, *self.attempt)
+            enlarge = draw < DRAWS / 2
+            self.network = RandomNetwork(clean, examples, self.rng, *self.attempt, enlarge)
             problem = self.try_network()
             if not problem: return
             unable = None if EMPTY in problem else self.attempt

@@ -97,7 +97,7 @@ NATURAL = {  # reasons for which an axis has an order of its own
     "an axis of the input", "reaches the output", "a vocabulary", "an axis of a constant",
     "a constant that is not in the state", "positions in an image", "positions in a kernel",
     "an axis of length one", "entries that are picked by an index", "the order of a stack",
-    "positions or frequencies", ON_ITS_OWN, UNNEEDED, NOT_RUN}
+    "positions or frequencies", "values that are found in order", ON_ITS_OWN, UNNEEDED, NOT_RUN}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #moving-share
 def _moving_share(spec, tensor, i):
