@@ -13,19 +13,7 @@ from .units import CUT_IN_TWO_WAYS, Units, join, product, rows
 # %% auto #0
 __all__ = ['congruence_closure', 'refine_colours']
 
-# %% ../../nbs/10bj_permutation.closure.ipynb #blocks-of-pairs
-def _join_blocks_of_pairs(units, ids, pairs):
-    "Let each block be what the pairs in it have in common."
-    inside = np.unique(pairs[units.block[pairs] >= 0])
-    members = {}  # block and its size -> the pairs in it
-    for unit, block in zip(inside.tolist(), ids[units.block[inside]].tolist()):
-        members.setdefault((block, int(units.block_size[unit])), []).append(unit)
-    whole = {key: own for key, own in members.items() if len(own) > 1 and len(own) % key[1] == 0}
-    for family in _families(units, ids, whole, whole):
-        table = np.array([whole[key] for key in family])
-        units.block[table] = units.block_size[table] = -1
-        if len(family) > 1: join(units, np.array([block for block, _ in family]), rows(units, table))
-
+# %% ../../nbs/10bj_permutation.closure.ipynb #families
 def _families(units, ids, members, pairs):
     "Lists of keys with as many members each, whose `pairs` share parts."
     found = {}  # part of a pair, and the number of members -> the family's list
@@ -38,6 +26,20 @@ def _families(units, ids, members, pairs):
             shared |= {part for part, value in found.items() if value is other}
         found |= dict.fromkeys(shared, family)
     return list({id(family): family for family in found.values()}.values())
+
+# %% ../../nbs/10bj_permutation.closure.ipynb #blocks-of-pairs
+def _join_blocks_of_pairs(units, ids, pairs):
+    "Let each block be what the pairs in it have in common."
+    inside = np.unique(pairs[units.block[pairs] >= 0])
+    members = {}  # block and its size -> the pairs in it
+    for unit, block in zip(inside.tolist(), ids[units.block[inside]].tolist()):
+        members.setdefault((block, int(units.block_size[unit])), []).append(unit)
+    whole = {key: own for key, own in members.items() if len(own) > 1 and len(own) % key[1] == 0}
+    for family in _families(units, ids, whole, whole):
+        table = np.array([whole[key] for key in family])
+        units.block[table] = units.block_size[table] = -1
+        if len(family) == 1: continue
+        join(units, np.array([block for block, _ in family]), rows(units, table))
 
 # %% ../../nbs/10bj_permutation.closure.ipynb #cycles
 def _break_cycles(units, ids):

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #imports
 from __future__ import annotations
-import copy, dataclasses
+import copy
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from .spec import as_real
-from ..states import forget_caches, tensors_of, working_copy
+from ..states import forget_caches, working_copy
 
 # %% auto #0
 __all__ = ['EVALUATION', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors', 'call_example',

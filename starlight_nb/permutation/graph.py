@@ -143,6 +143,7 @@ def record_graph(model: nn.Module,   # in evaluation mode; it is afterwards what
             raise ValueError(_diagnosis(model, example, argument, error)) from error
     return _graph(recorded, names, tensors_of(model), input_tensors((positional, named)))
 
+# %% ../../nbs/10ab_permutation.graph.ipynb #diagnosis
 def _diagnosis(model, example, argument, error):
     "Do the inputs not fit, or can the model not be recorded?"
     name = type(model).__name__

@@ -27,6 +27,7 @@ def _pin_constants(trace, axes):
             constant = ~np.isin(representative[axis], known)
             trace.units.pin(axis[constant], "an axis of a constant")
 
+# %% ../../nbs/10e_permutation.groups.ipynb #unneeded
 def _pin_unneeded(trace, axes):
     "Pin the units of parameters on which no output that counts depends."
     units, representative = trace.units, congruence_closure(trace.units)
@@ -41,6 +42,7 @@ def _pin_unneeded(trace, axes):
         plain = units.first[representative[axis]] < 0
         units.pin(axis[plain & ~np.isin(representative[axis], needed)], UNNEEDED)
 
+# %% ../../nbs/10e_permutation.groups.ipynb #state-units
 def _state_units(trace):
     "The representative of each unit, and the representatives along each axis of each tensor."
     axes = {name: [project(trace.units, blocks, [i]) for i in range(len(blocks.sizes))]
@@ -77,13 +79,25 @@ class FreeUnits:
                 yield part
 
 # %% ../../nbs/10e_permutation.groups.ipynb #groups
-class _Groups:
+class _NamedGroups:
     "Groups of units, and the number of each unit in its group."
     def __init__(self, free):
         self.free = free
         self.sizes = {}    # group -> how many units
         self.blocks = {}   # nested group -> the group of its blocks
         self.numbers = {}  # unit -> (group, number)
+    def _block(self, unit):
+        "The group and the number of the block that a unit lies in; (None, 0) where there is none."
+        block = self.free.units.block[unit]
+        if block < 0: return None, 0
+        return self.numbers.get(self.free.representative[block], (None, 0))
+    def _unused_name(self, layer):
+        names = (f"{layer}/{i}" if i > 1 else layer for i in count(1))
+        return next(name for name in names if name not in self.sizes)
+
+# %% ../../nbs/10e_permutation.groups.ipynb #groups-add
+class _Groups(_NamedGroups):
+    "Groups that units of one role are added to."
     def add(self, alike, layer):
         "Number the units of one role, first seen in `layer`."
         group = self._unused_name(layer)
@@ -97,14 +111,6 @@ class _Groups:
             self.blocks[group] = outer
         self.sizes[group] = len(alike)
         self.numbers |= {unit: (group, number) for number, unit in enumerate(alike)}
-    def _block(self, unit):
-        "The group and the number of the block that a unit lies in; (None, 0) where there is none."
-        block = self.free.units.block[unit]
-        if block < 0: return None, 0
-        return self.numbers.get(self.free.representative[block], (None, 0))
-    def _unused_name(self, layer):
-        names = (f"{layer}/{i}" if i > 1 else layer for i in count(1))
-        return next(name for name in names if name not in self.sizes)
 
 # %% ../../nbs/10e_permutation.groups.ipynb #find-groups
 def _first_seen(free, axes):

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from ..models import generator
 from .examples import (
-    EVALUATION, Example, all_but, all_numbers, clean_copy, counted_tensors, has_fractions, map_inputs,
-    named_tensors, run_example, split_examples)
+    EVALUATION, Example, all_but, all_numbers, clean_copy, counted_tensors, has_fractions,
+    map_inputs, named_tensors, run_example, split_examples)
 from .spec import (
     PermutationSpec, check_state, permute_unchecked, unit_positions)
 from ..states import Attributes, tensors_of, working_copy
@@ -21,7 +21,7 @@ from ..states.copies import clear_function_caches
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'EMPTY', 'DRAWS', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'NOISE', 'UNSTEADY',
-           'random_values', 'other_signs', 'RandomNetwork', 'Proof', 'permutation_change', 'check_spec',
+           'random_values', 'other_signs', 'RandomNetwork', 'Measured', 'Proof', 'permutation_change', 'check_spec',
            'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
@@ -80,6 +80,11 @@ def _outputs(model, state, example):
         returned = run_example(model, state, example)
     return all_numbers(counted_tensors(example, returned))
 
+def _changed(example, change):
+    "The example with `change(tensor)` in place of each of its input tensors."
+    positional, named = map_inputs(change, (example.positional, example.named))
+    return example._replace(positional=positional, named=named)
+
 # %% ../../nbs/10f_permutation.proof.ipynb #precision
 TOLERANCE = 1e-9
 LOW_PRECISION_TOLERANCE = 1e-4
@@ -106,18 +111,15 @@ class RandomNetwork:
         self.clean, self.model = clean, working_copy(clean).cpu()
         if double: _to_double(self.model)
         change = partial(_proof_input, rng=rng, double=double, random=random)
-        self.examples = [self._changed(example, change) for example in examples]
+        self.examples = [_changed(example, change) for example in examples]
         self.state = tensors_of(self.model)
         self.draw(rng, enlarge)
         self.attributes = Attributes(self.model)
-    def _changed(self, example, change):
-        positional, named = map_inputs(change, (example.positional, example.named))
-        return example._replace(positional=positional, named=named)
     def draw(self, rng, enlarge=True):
         "Overwrite the state by random numbers near its own; constants beside it stay."
         for tensor in {own.data_ptr(): own for own in self.state.values()}.values():
-            if has_fractions(tensor) and tensor.numel(): tensor.copy_(
-                random_values(tensor, rng, enlarge))
+            if not has_fractions(tensor) or not tensor.numel(): continue
+            tensor.copy_(random_values(tensor, rng, enlarge))
     def outputs(self, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         "For each example, all numbers of the outputs that count, with this state."
         found = []
@@ -145,10 +147,30 @@ def _change(outputs, reference, size):
     return float(changes.max()) if len(changes) else 0.0
 
 # %% ../../nbs/10f_permutation.proof.ipynb #proof
+class Measured:
+    "A network with random weights, run as it is; what other states do is compared with that."
+    def try_network(self) -> str:
+        "Run the network as it is; what is wrong with that, or nothing."
+        try:
+            with _PrecisionMonitor() as monitor: self.measure()
+        except Exception as error: return f"it cannot be run ({str(error).strip()})"
+        self.tolerance = LOW_PRECISION_TOLERANCE if monitor.low else TOLERANCE
+        if not all(self.sizes): return "its outputs were all 0, or not finite"
+        return ""
+    def measure(self):
+        "Run the network as it is, to compare other states to it."
+        with torch.no_grad(): self.reference = self.network.outputs(self.network.state)
+        self.sizes = [_size(outputs) for outputs in self.reference]
+    def change(self, state: dict[str, torch.Tensor]) -> float:
+        "How far another state moves the outputs of any example, relative to their largest."
+        with torch.no_grad(): outputs = self.network.outputs(state)
+        return max(map(_change, outputs, self.reference, self.sizes))
+
+# %% ../../nbs/10f_permutation.proof.ipynb #proof-class
 DRAWS = 6  # of random weights, where there are no outputs: no objects in an image, say
 ATTEMPTS = [(True, True), (True, False), (False, False)]  # double precision, random inputs
 
-class Proof:
+class Proof(Measured):
     "A network with random weights, and how far other states move its outputs."
     def __init__(self, clean: nn.Module,  # without caches: see `clean_copy`; not changed
                  examples: list[Example], rng: torch.Generator | None = None):
@@ -162,18 +184,6 @@ class Proof:
             if not problem: return
             unable = None if EMPTY in problem else self.attempt
         raise ValueError(f"model: with random weights, for the proof, {problem}")
-    def try_network(self) -> str:
-        "Run the network as it is; what is wrong with that, or nothing."
-        try:
-            with _PrecisionMonitor() as monitor: self.measure()
-        except Exception as error: return f"it cannot be run ({str(error).strip()})"
-        self.tolerance = LOW_PRECISION_TOLERANCE if monitor.low else TOLERANCE
-        if not all(self.sizes): return "its outputs were all 0, or not finite"
-        return ""
-    def measure(self):
-        "Run the network as it is, to compare other states to it."
-        with torch.no_grad(): self.reference = self.network.outputs(self.network.state)
-        self.sizes = [_size(outputs) for outputs in self.reference]
     def redraw(self):
         "Give the network other random numbers, with other signs, if it can be run with them."
         before = {name: tensor.clone() for name, tensor in self.network.state.items()}
@@ -182,10 +192,6 @@ class Proof:
         if not self.try_network(): return
         for name, tensor in self.network.state.items(): tensor.copy_(before[name])
         self.measure()
-    def change(self, state: dict[str, torch.Tensor]) -> float:
-        "How far another state moves the outputs of any example, relative to their largest."
-        with torch.no_grad(): outputs = self.network.outputs(state)
-        return max(map(_change, outputs, self.reference, self.sizes))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #permutation-change
 def permutation_change(spec: PermutationSpec,
@@ -310,6 +316,7 @@ def _failing(spec, proof, groups):
     found = _failing(spec, proof, groups[:middle]) | _failing(spec, proof, groups[middle:])
     return found or dict.fromkeys(groups, TOGETHER)
 
+# %% ../../nbs/10f_permutation.proof.ipynb #remove-failing
 def remove_failing_groups(spec: PermutationSpec,
                           proof: Proof,  # of the same network
                          ) -> PermutationSpec:

@@ -54,6 +54,7 @@ def _gradients(proof, names):
     except Exception: return {}  # an operation without a gradient
     return {name: as_real(own).nan_to_num() for name, own in zip(leaves, found) if own is not None}
 
+# %% ../../nbs/10g_permutation.reach.ipynb #without-gradient
 def groups_without_gradient(spec: PermutationSpec,
                             proof: Proof,  # of the same network
                            ) -> list[str]:

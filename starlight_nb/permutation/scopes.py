@@ -246,6 +246,7 @@ def _constants(trace):
         if not known and all(source in found for source in node.all_input_nodes): found.add(node)
     return found
 
+# %% ../../nbs/10ga_permutation.scopes.ipynb #choices-class
 class Choices(MovingAxes):
     "What unrun axes could read, by length."
     def __init__(self, trace, model):

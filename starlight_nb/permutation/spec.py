@@ -13,8 +13,8 @@ from ..states.points import fill_tied
 
 # %% auto #0
 __all__ = ['NOT_RUN', 'NOT_REACHED', 'UNNEEDED', 'ON_ITS_OWN', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index',
-           'SpecData', 'SpecSummary', 'PermutationSpec', 'as_real', 'check_state', 'check_permutation',
-           'permute_unchecked', 'permute', 'compose', 'invert']
+           'SpecFields', 'SpecData', 'SpecSummary', 'SpecInLines', 'PermutationSpec', 'as_real', 'check_state',
+           'check_permutation', 'permute_unchecked', 'permute', 'compose', 'invert']
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-length
 def axis_length(axis: tuple) -> int:
@@ -62,8 +62,8 @@ def axis_index(axis: tuple,                         # segments of factors; no `N
 
 # %% ../../nbs/10a_permutation.spec.ipynb #spec-data
 @dataclass(frozen=True)
-class SpecData:
-    "The data of a spec, and the permutations that it allows."
+class SpecFields:
+    "The data of a spec."
     groups: dict[str, int]            # name and number of units, in the order of the forward pass
     axes: dict[str, tuple]            # for each tensor one description an axis, or None
     shapes: dict[str, tuple]          # the shape of each tensor
@@ -72,6 +72,10 @@ class SpecData:
     blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
     tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
     free_outputs: tuple = ()  # names of outputs that do not count: their entries may move
+
+# %% ../../nbs/10a_permutation.spec.ipynb #spec-orders
+class SpecData(SpecFields):
+    "The data of a spec, and the permutations that it allows."
     def identity(self) -> dict[str, torch.Tensor]:
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
@@ -156,6 +160,20 @@ def _listed(reasons):
 def _counted(number, word): return f"{number} {word}{'s' if number != 1 else ''}"
 
 def _is_unreached(reason): return reason in (NOT_RUN, NOT_REACHED) or "no example runs" in reason
+
+# %% ../../nbs/10a_permutation.spec.ipynb #spec-in-lines
+class SpecInLines(SpecSummary):
+    "A spec that says in three lines what moves and what does not."
+    def summary(self) -> str:
+        "Three lines: what moves, what is pinned and why, what the examples do not reach."
+        reasons = _reasons(self)
+        pinned = {why: names for why, names in reasons.items() if not _is_unreached(why)}
+        unreached = {why: names for why, names in reasons.items() if _is_unreached(why)}
+        free = f"; outputs {', '.join(self.free_outputs)} may move" if self.free_outputs else ""
+        count = sum(self.groups.values())
+        return (f"moves: {count} units in {_counted(len(self.groups), 'group')}, "
+                f"{100 * self.coverage:.1f} % of the hidden axes{free}\n"
+                f"pinned: {_listed(pinned)}\nnot reached: {_listed(unreached)}")
 
 # %% ../../nbs/10a_permutation.spec.ipynb #tables
 def _units_label(group, groups, blocks):
@@ -249,7 +267,7 @@ def _check_tied(spec):
             raise ValueError(f"text: tied[{name!r}]: shapes has no {first!r} of the same shape")
 
 # %% ../../nbs/10a_permutation.spec.ipynb #permutationspec
-class PermutationSpec(SpecSummary):
+class PermutationSpec(SpecInLines):
     "Which axes of which tensors of a state are permuted together; plain data, as JSON and tables."
     def to_json(self) -> str:
         "The spec as JSON text."
@@ -264,15 +282,6 @@ class PermutationSpec(SpecSummary):
         _check_axes(spec)
         _check_tied(spec)
         return spec
-    def summary(self) -> str:
-        "Three lines: what moves, what is pinned and why, what the examples do not reach."
-        reasons = _reasons(self)
-        pinned = {why: names for why, names in reasons.items() if not _is_unreached(why)}
-        unreached = {why: names for why, names in reasons.items() if _is_unreached(why)}
-        free = f"; outputs {', '.join(self.free_outputs)} may move" if self.free_outputs else ""
-        return (f"moves: {sum(self.groups.values())} units in {_counted(len(self.groups), 'group')}, "
-                f"{100 * self.coverage:.1f} % of the hidden axes{free}\n"
-                f"pinned: {_listed(pinned)}\nnot reached: {_listed(unreached)}")
     def _table(self):
         "The headline, and the name, units and axes of each group."
         share = f"{100 * self.coverage:.1f} % of the hidden axes are permutable"

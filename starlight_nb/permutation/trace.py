@@ -17,7 +17,7 @@ from .units import Units
 from ..states import state_of, tensors_of, tied_names
 
 # %% auto #0
-__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'tables_in', 'Graphs', 'Trace']
+__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'tables_in', 'GraphFacts', 'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #arguments
 def _positional(node):
@@ -152,20 +152,26 @@ def _needed_tables(graph, counted, values):
 def _is_in_place(node): return operation(node).endswith("_")
 
 # %% ../../nbs/10d_permutation.trace.ipynb #trace
-class Graphs:
-    "What the graphs of examples say of the units of a network's state."
+class GraphFacts:
+    "What is known of the units of a network's state; nothing at first."
     def __init__(self, model: nn.Module):
         self.state = tensors_of(model)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self.aliases, self.units = tied_names(model), Units()
-        self.examples, self.read, self.needed, self.inputs = [], set(), [], set()
-        self.values, self.names, self.free_outputs = {}, {}, {}
+        self.examples, self.needed = [], []
+        self.read, self.inputs = set(), set()
+        self.values, self.names = {}, {}
+        self.free_outputs = {}
         self.axes, self.placed = {}, {}  # by tensor; those that no operation uses are placed too
     @property
     def unread(self) -> list[str]:
         "First names of parameters and statistics that no graph reads; none of single numbers."
         return [name for name, tensor in self.state.items() if has_units(tensor)
                 and name not in self.axes and name not in self.aliases]
+
+# %% ../../nbs/10d_permutation.trace.ipynb #graphs-add
+class Graphs(GraphFacts):
+    "What the graphs of examples say of the units of a network's state."
     def add(self, example: Example, graph: Graph):
         "Let the graph of an example say what it knows of the units."
         counted = counted_outputs(graph, example.outputs)
@@ -179,6 +185,7 @@ class Graphs:
         self.free_outputs |= counted.free
         self.examples.append(_with_names(example, graph, counted))
 
+# %% ../../nbs/10d_permutation.trace.ipynb #with-names
 def _is_random(node):
     "Does an operation draw random numbers?"
     return getattr(getattr(node.target, "_schema", None), "name", None) in RANDOM

@@ -117,7 +117,8 @@ def _merge_blocks(units, low, high):
     sizes = units.block_size[larger], units.block_size[smaller]
     units.block[low[~same]], units.block_size[low[~same]] = inner, sizes[1]
     join(units, *blocks)
-    for block, around, size, own in zip(inner, outer, *sizes): _nest(units, block, around, size, own)
+    for block, around, size, own in zip(inner, outer, *sizes):
+        _nest(units, block, around, size, own)
 
 def _nest(units, inner, outer, outer_size, inner_size):
     "Let a block of some size lie in a larger one; fix both where that cannot be."
@@ -168,6 +169,7 @@ def _moves_with(units, a, b):
         found |= (around >= 0) & (units.find(around) == b)
     return found
 
+# %% ../../nbs/10b_permutation.units.ipynb #product
 def product(units: Units,
             a: np.ndarray,  # a table
             b: np.ndarray,  # another one
@@ -273,6 +275,7 @@ def _cross_blocks(units, table, columns):
     if size == 1: join(units, table, cells[:, which])
     return across
 
+# %% ../../nbs/10b_permutation.units.ipynb #parts-of-blocks
 def _parts_of_blocks(units, table, blocks):
     "A new block for each row, inside the one that the row is a part of."
     parts = units.new(len(table))
