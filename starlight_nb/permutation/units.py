@@ -46,6 +46,7 @@ class Units(UnionFind):
         super().__init__()
         self.reasons = []      # why units are fixed
         self.occurrences = []  # arrays of units, one for each occurrence of an axis in the network
+        self.picks = {}        # operation and index by which it picks -> units of the axis
         self.pin(self.add(1), "an axis of length one")
 
     def new(self, size: int, why: str | None = None) -> np.ndarray:
