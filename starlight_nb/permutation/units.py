@@ -8,7 +8,7 @@ from functools import partial, reduce
 import numpy as np
 
 # %% auto #0
-__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'product', 'rows']
+__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'within', 'product', 'rows']
 
 # %% ../../nbs/10b_permutation.units.ipynb #union-find
 class UnionFind:
@@ -168,6 +168,11 @@ def _moves_with(units, a, b):
         around = column[a]
         found |= (around >= 0) & (units.find(around) == b)
     return found
+
+def within(units: Units, a: np.ndarray, b: np.ndarray) -> bool:
+    "Do all units of one array move with those of another, and are not the same?"
+    if (units.find(a) == units.find(b)).all(): return False
+    return bool(_moves_with(units, a, b).all() or _moves_with(units, b, a).all())
 
 def product(units: Units,
             a: np.ndarray,  # a table
