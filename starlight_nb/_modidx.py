@@ -3108,6 +3108,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'starlight_nb/permutation/tables.py'),
                                                  'starlight_nb.permutation.tables._factors': ( 'permutation.tables.html#_factors',
                                                                                                'starlight_nb/permutation/tables.py'),
+                                                 'starlight_nb.permutation.tables._meet': ( 'permutation.tables.html#_meet',
+                                                                                            'starlight_nb/permutation/tables.py'),
                                                  'starlight_nb.permutation.tables._varying': ( 'permutation.tables.html#_varying',
                                                                                                'starlight_nb/permutation/tables.py'),
                                                  'starlight_nb.permutation.tables._varying_dims': ( 'permutation.tables.html#_varying_dims',

@@ -15,8 +15,8 @@ __all__ = ['FOLLOWED', 'PICKS_OF_ITSELF', 'ALONG_AN_AXIS', 'BY_A_LIST', 'IN_FRON
            'written_to']
 
 # %% ../../nbs/10bba_permutation.look_ups.ipynb #followed
-FOLLOWED = """alias clone contiguous detach expand flatten getitem permute repeat reshape select slice
-    split squeeze t to _to_copy transpose unbind unsqueeze view _unsafe_view
+FOLLOWED = """alias clone contiguous detach expand flatten getitem permute repeat reshape select
+    slice split squeeze t to _to_copy transpose unbind unsqueeze view _unsafe_view
     bincount cumsum histc""".split()
 PICKS_OF_ITSELF = "gather index index_select".split()
 

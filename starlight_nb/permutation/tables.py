@@ -131,9 +131,7 @@ def unify(units: Units,
         own_x = [label for label in labels if label in varying_x]
         own_y = [label for label in labels if label in varying_y]
         common = [label for label in own_x if label in varying_y]
-        met = [project(units, own, common) for own in (x, y)]
-        nested = common and within(units, *met)
-        if common and not nested: join(units, *met)
+        nested = common and _meet(units, x, y, common)
         table_x = _aligned(project(units, x, own_x), own_x, labels)
         table_y = _aligned(project(units, y, own_y), own_y, labels)
         if nested: table = pair(units, *np.broadcast_arrays(table_x, table_y))
@@ -142,6 +140,14 @@ def unify(units: Units,
         else: table = pair(units, *np.broadcast_arrays(table_x, table_y))
         result |= split(units, labels, np.broadcast_to(table, [sizes[i] for i in labels]))
     return result
+
+# %% ../../nbs/10ba_permutation.tables.ipynb #meet
+def _meet(units, x, y, common):
+    "Join the units of axes along which both tensors vary, or else say that one lies in the other."
+    met = [project(units, own, common) for own in (x, y)]
+    nested = within(units, *met)
+    if not nested: join(units, *met)
+    return nested
 
 def _aligned(table, own, labels):
     "A table with the axes `own` (in the order of `labels`), with axes of length 1 for the others."
