@@ -11,7 +11,7 @@ from .tables import AxisTables, project, unify
 from .units import Units, join
 
 # %% auto #0
-__all__ = ['FOLLOWED', 'PICKS_OF_ITSELF', 'ALONG_AN_AXIS', 'BY_A_LIST', 'IN_FRONT', 'LOOKED_UP', 'look_up', 'picked_from',
+__all__ = ['FOLLOWED', 'PICKS_OF_ITSELF', 'ALONG_AN_AXIS', 'BY_A_LIST', 'OTHER_NAMES', 'LOOKED_UP', 'look_up', 'picked_from',
            'written_to']
 
 # %% ../../nbs/10bba_permutation.look_ups.ipynb #followed
@@ -42,17 +42,19 @@ def _uses(numbers):
 ALONG_AN_AXIS = """gather index_add index_copy index_reduce index_select scatter scatter_add
     scatter_reduce""".split()
 BY_A_LIST = "index _unsafe_index index_put _unsafe_index_put _index_put_impl".split()
-IN_FRONT = {"embedding": ("weight", "indices"), "_grouped_mm": ("mat2", "offs")}
+OTHER_NAMES = {"embedding": ("weight", "indices"), "_grouped_mm": ("mat2", "offs"),
+               "take_along_dim": ("self", "indices")}
 
 def _pick(node, numbers):
     "Which index of an operation the numbers are, and the length of the axis; or None."
     name = operation(node).rstrip("_")
     if name in BY_A_LIST: return _pick_by_list(node, numbers)
     if name == "one_hot": return 0, shape_of(node)[-1]
-    source, own = IN_FRONT.get(name, ("self", "index"))
-    if name not in ALONG_AN_AXIS and name not in IN_FRONT: return None
-    if argument_of(node, own) is not numbers: return None
-    return 0, shape_of(argument_of(node, source))[argument_of(node, "dim", 0)]
+    if name not in ALONG_AN_AXIS and name not in OTHER_NAMES: return None
+    source, index = OTHER_NAMES.get(name, ("self", "index"))
+    dim = argument_of(node, "dim", 0)
+    if argument_of(node, index) is not numbers or dim is None: return None
+    return 0, shape_of(argument_of(node, source))[dim]
 
 def _pick_by_list(node, numbers):
     "The same for `x[:, numbers]`; there are no flags among the other indices."
