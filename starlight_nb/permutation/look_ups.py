@@ -11,23 +11,27 @@ from .tables import AxisTables, project, unify
 from .units import Units, join
 
 # %% auto #0
-__all__ = ['FOLLOWED', 'PICKS_OF_ITSELF', 'ALONG_AN_AXIS', 'BY_A_LIST', 'OTHER_NAMES', 'LOOKED_UP', 'look_up', 'picked_from',
+__all__ = ['FOLLOWED', 'PICKED_FROM', 'ALONG_AN_AXIS', 'BY_A_LIST', 'OTHER_NAMES', 'LOOKED_UP', 'look_up', 'picked_from',
            'written_to']
 
 # %% ../../nbs/10bba_permutation.look_ups.ipynb #followed
 FOLLOWED = """alias clone contiguous detach expand flatten getitem permute repeat reshape select
     slice split squeeze t to _to_copy transpose unbind unsqueeze view _unsafe_view
     bincount cumsum histc""".split()
-PICKS_OF_ITSELF = "gather index index_select".split()
+PICKED_FROM = "gather index index_select".split()
 
 def _next(node, numbers):
     "The nodes with the positions in `numbers` after an operation that keeps them, or None."
     name = operation(node)
     if name == "sort": return [user for user in node.users if user.args[1] == 0]
     if name == "argsort": return []
-    of_itself = name in PICKS_OF_ITSELF and node.all_input_nodes.count(numbers) == 1
-    if of_itself and argument_of(node, "self") is numbers: return [node]
-    return [node] if name in FOLLOWED else None
+    if name in FOLLOWED or name in PICKED_FROM and _is_picked_from(node, numbers): return [node]
+    return None
+
+def _is_picked_from(node, numbers):
+    "Does an operation pick some of these numbers, and not by them?"
+    by = argument_of(node, "indices") or [argument_of(node, "index")]
+    return argument_of(node, "self") is numbers and numbers not in by
 
 def _uses(numbers):
     "Pairs of an operation that does something else with positions, and of what it reads."
