@@ -145,7 +145,7 @@ def unify(units: Units,
 def _meet(units, x, y, common):
     "Join the units of axes along which both tensors vary, or else say that one lies in the other."
     met = [project(units, own, common) for own in (x, y)]
-    nested = within(units, *met)
+    nested = within(units, *met) or within(units, *reversed(met))
     if not nested: join(units, *met)
     return nested
 

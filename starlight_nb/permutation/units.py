@@ -8,7 +8,7 @@ from functools import partial, reduce
 import numpy as np
 
 # %% auto #0
-__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'within', 'product', 'rows']
+__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'product', 'within', 'rows']
 
 # %% ../../nbs/10b_permutation.units.ipynb #union-find
 class UnionFind:
@@ -169,11 +169,6 @@ def _moves_with(units, a, b):
         found |= (around >= 0) & (units.find(around) == b)
     return found
 
-def within(units: Units, a: np.ndarray, b: np.ndarray) -> bool:
-    "Do all units of one array move with those of another, and are not the same?"
-    if (units.find(a) == units.find(b)).all(): return False
-    return bool(_moves_with(units, a, b).all() or _moves_with(units, b, a).all())
-
 def product(units: Units,
             a: np.ndarray,  # a table
             b: np.ndarray,  # another one
@@ -184,6 +179,15 @@ def product(units: Units,
     if not b.any(): return np.broadcast_to(a, shape).copy()
     if not a.any(): return np.broadcast_to(b, shape).copy()
     return pair(units, *np.broadcast_arrays(a, b))
+
+# %% ../../nbs/10b_permutation.units.ipynb #within
+def within(units: Units,
+           a: np.ndarray,  # units, of any shape
+           b: np.ndarray,  # units in the same shape
+          ) -> bool:
+    "Is each unit of `b` the block that the unit of `a` at its place lies in?"
+    blocks = units.block[units.find(a)]
+    return bool((blocks >= 0).all() and (units.find(blocks) == units.find(b)).all())
 
 # %% ../../nbs/10b_permutation.units.ipynb #rows
 def rows(units: Units,
