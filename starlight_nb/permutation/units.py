@@ -44,9 +44,8 @@ class Units(UnionFind):
 
     def __init__(self):
         super().__init__()
-        self.reasons = []      # why units are fixed
+        self.reasons, self.picks = [], {}  # why units are fixed; by which axes others are picked
         self.occurrences = []  # arrays of units, one for each occurrence of an axis in the network
-        self.picks = {}        # operation and index by which it picks -> units of the axis
         self.pin(self.add(1), "an axis of length one")
 
     def new(self, size: int, why: str | None = None) -> np.ndarray:
