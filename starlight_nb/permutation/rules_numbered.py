@@ -6,6 +6,7 @@
 from __future__ import annotations
 import math
 from functools import partial, reduce
+from .look_ups import picked_from, written_to
 from starlight_nb.permutation.rule_table import (
     all_in_order, fix, in_order, is_constant, label_axes, new_axes, number_axes, rule, shape_of,
     take_out)
@@ -20,7 +21,7 @@ PICKED = "entries that are picked by an index"
 
 @rule("embedding")
 def _embedding(units, node, weight, indices, *rest):
-    units.pin(weight[0], "a vocabulary")
+    picked_from(units, node, weight.tables(), 0, "a vocabulary")
     return Axes([*indices, weight[1]])
 
 @rule("embedding_renorm")
@@ -35,7 +36,9 @@ def _embedding_bag(units, node, weight, indices, *rest):
 
 @rule("one_hot", tables=True)
 def _one_hot(units, node, x, *rest):
-    return AxisTables(x | {(x.rank,): units.new(shape_of(node)[-1], PICKED)})
+    axis = units.picks.get((node, 0))
+    if axis is None: axis = units.new(shape_of(node)[-1], PICKED)
+    return AxisTables(x | {(x.rank,): axis})
 
 # %% ../../nbs/10bg_permutation.rules_numbered.ipynb #indexed-axes
 def _is_mask(node, i):
@@ -68,7 +71,8 @@ def _picked_part(units, node, x, indices, shape):
     "The axes of `x[indices]`, and their labels in order; `shape` is a known one of the part."
     places = _places(node, indices)
     picked = [dim for _, dims in places for dim in dims]
-    fix(units, x, [dim for dim in picked if not is_constant(x, dim)], PICKED)
+    for i, dims in places:
+        for dim in dims: picked_from(units, node, x, dim, PICKED, i)
     kept = [dim for dim in range(x.rank) if dim not in picked]
     adjacent = picked == list(range(picked[0], picked[-1] + 1))
     before = [dim for dim in kept if dim < picked[0]] if adjacent else []
@@ -88,11 +92,11 @@ def _index(units, node, x, indices):
 def _index_put(units, node, x, indices, values, *rest):
     shape = node.args[2].meta["val"].shape
     part, labels = _picked_part(units, node, x, indices, shape)
-    picked = [dim for _, dims in _places(node, indices) for dim in dims]
     own = label_axes(values, labels[len(labels) - values.rank:])
     left = [label for label in own.sizes if label >= 0]
     unify(units, part, own)
-    for dim in picked: x = in_order(units, x, dim, PICKED)
+    for i, dims in _places(node, indices):
+        for dim in dims: x = written_to(units, node, x, dim, PICKED, i)
     return unify(units, x, restrict(units, own, left))
 
 # %% ../../nbs/10bg_permutation.rules_numbered.ipynb #one-axis
@@ -100,7 +104,7 @@ def _index_put(units, node, x, indices, values, *rest):
 def _index_select(units, node, x, dim, indices):
     if x.rank == 0: return x
     dim %= x.rank
-    fix(units, x, [] if is_constant(x, dim) else [dim], PICKED)
+    picked_from(units, node, x, dim, PICKED)
     rest = restrict(units, x, [label for label in x.sizes if label != dim])
     return AxisTables(rest | {(dim,): project(units, reshape(
         units, indices, [math.prod(indices.sizes.values())]), [0])})
@@ -111,7 +115,7 @@ def _index_add(units, node, x, dim, indices, source, *rest):
     if indices.rank:
         place = source.relabel({i: i - dim for i in source.sizes})
         unify(units, indices, restrict(units, place, [0]))
-    x = in_order(units, x, dim, PICKED)
+    x = written_to(units, node, x, dim, PICKED)
     others = [label for label in x.sizes if label != dim]
     return unify(units, x, restrict(units, source, others))
 
@@ -150,7 +154,7 @@ def _first_entries(units, x, sizes, skipped):
 def _gather(units, node, x, dim, numbers, *rest):
     if numbers.rank == 0: return numbers
     dim %= numbers.rank
-    fix(units, x, [] if is_constant(x, dim) else [dim], PICKED)
+    picked_from(units, node, x, dim, PICKED)
     x = _first_entries(units, x, [numbers.sizes[i] for i in range(numbers.rank)], dim)
     others = [label for label in range(x.rank) if label != dim]
     return unify(units, restrict(units, x, others), numbers)
@@ -187,4 +191,5 @@ def _scatter(units, node, x, dim, numbers, source=None, *rest):
     if isinstance(source, AxisTables) and source.rank:
         cut = _first_entries(units, source, sizes, None)
         written = unify(units, numbers, cut)
-    return unify(units, in_order(units, x, dim, PICKED), restrict(units, written, others))
+    x = written_to(units, node, x, dim, PICKED)
+    return unify(units, x, restrict(units, written, others))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from functools import partial, reduce
 import numpy as np
+from .look_ups import picked_from
 from .rule_table import (
     along, argument_of, batch_labels, dims_of, fix, has_several_results, in_order, label_axes,
     new_axes, number_axes, operation, rule, shape_of)
@@ -341,11 +342,11 @@ def _grouped_product(units, node, x, weight, ends=None, bias=None, *rest):
     why = "experts that rows are counted out for"
     if x.rank == 3 and weight.rank == 3 and ends is None: return _matmul(units, node, x, weight)
     if (x.rank, weight.rank) != (2, 3): raise ValueError("a product in other groups")
-    fix(units, weight, [0], why)
+    picked_from(units, node, weight, 0, why)
     fix(units, x, [0], why)
     weight = restrict(units, label_axes(weight, "ekn"), "kn")
     result = contract(units, label_axes(x, "mk"), weight, "mn")
     if bias is not None:
-        fix(units, bias, [0], why)
+        picked_from(units, node, bias, 0, why)
         result = unify(units, result, restrict(units, label_axes(bias, "en"), "n"))
     return number_axes(result, "mn")

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/10bf_permutation.rules_sums.ipynb #imports
 from __future__ import annotations
+from .look_ups import LOOKED_UP, look_up
 from .rule_table import (
     all_in_order, argument_of, dims_of, fix, has_several_results, in_order, is_read, new_axes,
     number_axes, operation, rule, shape_of)
@@ -11,7 +12,7 @@ from .rules_entries import _elementwise
 from .tables import AxisTables, project, restrict, unify
 
 # %% auto #0
-__all__ = ['LOOKED_UP', 'RUNNING', 'ONE_DIM', 'TWO_DIMS', 'ALL_DIMS', 'FOUND', 'reduced']
+__all__ = ['RUNNING', 'ONE_DIM', 'TWO_DIMS', 'ALL_DIMS', 'FOUND', 'reduced']
 
 # %% ../../nbs/10bf_permutation.rules_sums.ipynb #reduction
 def reduced(units, x: AxisTables, dims=None, keepdim=False) -> AxisTables:
@@ -58,11 +59,9 @@ def _quantile(units, node, x, share, dim=None, keepdim=False, *rest):
     return AxisTables(result | {(0,): units.new(share.sizes[0], "an axis of shares")})
 
 # %% ../../nbs/10bf_permutation.rules_sums.ipynb #extreme
-LOOKED_UP = "an axis in which a position is looked up"
-
 def _with_positions(units, node, x, dim, keepdim):
     "The axes of the values, and of their positions."
-    if is_read(node, 1): fix(units, x, dims_of(x, dim), LOOKED_UP)
+    if is_read(node, 1): look_up(units, node, x, dim % max(x.rank, 1))
     return (reduced(units, x, dim, keepdim),) * 2
 
 @rule("max", "min", "median", "nanmedian", tables=True)
@@ -81,7 +80,8 @@ def _kth_value(units, node, x, number, dim=-1, keepdim=False):
 
 @rule("argmax", "argmin", tables=True)
 def _position(units, node, x, dim=None, keepdim=False):
-    fix(units, x, dims_of(x, dim), LOOKED_UP)
+    if isinstance(dim, int) and x.rank: look_up(units, node, x, dim % x.rank)
+    else: fix(units, x, dims_of(x, dim), LOOKED_UP)
     return reduced(units, x, dim, keepdim)
 
 # %% ../../nbs/10bf_permutation.rules_sums.ipynb #sorting
@@ -90,7 +90,7 @@ def _sorted(units, node, x, *rest):
     if x.rank == 0: return x, x
     dim = (0 if operation(node) == "msort" else argument_of(node, "dim", -1)) % x.rank
     several = has_several_results(node)
-    if several and is_read(node, 1): fix(units, x, [dim], LOOKED_UP)
+    if several and is_read(node, 1): look_up(units, node, x, dim)
     left = restrict(units, x, [label for label in x.sizes if label != dim])
     values = AxisTables(left | {(dim,): units.new(shape_of(node)[dim], "sorted")})
     return (values, values) if several else values

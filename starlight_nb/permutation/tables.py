@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from functools import partial, reduce
 import numpy as np
-from .units import Units, join, pair, product, rows
+from .units import Units, join, pair, product, rows, within
 
 # %% auto #0
 __all__ = ['AxisTables', 'Axes', 'project', 'split', 'unify', 'restrict', 'contract', 'separate', 'reshape']
@@ -132,14 +132,23 @@ def unify(units: Units,
         own_x = [label for label in labels if label in varying_x]
         own_y = [label for label in labels if label in varying_y]
         common = [label for label in own_x if label in varying_y]
-        if common: join(units, project(units, x, common), project(units, y, common))
+        nested = common and _meet(units, x, y, common)
         table_x = _aligned(project(units, x, own_x), own_x, labels)
         table_y = _aligned(project(units, y, own_y), own_y, labels)
-        if set(own_y) <= set(own_x): table = table_x
+        if nested: table = pair(units, *np.broadcast_arrays(table_x, table_y))
+        elif set(own_y) <= set(own_x): table = table_x
         elif set(own_x) <= set(own_y): table = table_y
         else: table = pair(units, *np.broadcast_arrays(table_x, table_y))
         result |= split(units, labels, np.broadcast_to(table, [sizes[i] for i in labels]))
     return result
+
+# %% ../../nbs/10ba_permutation.tables.ipynb #meet
+def _meet(units, x, y, common):
+    "Join the units of axes along which both tensors vary, or else say that one lies in the other."
+    met = [project(units, own, common) for own in (x, y)]
+    nested = within(units, *met) or within(units, *reversed(met))
+    if not nested: join(units, *met)
+    return nested
 
 def _aligned(table, own, labels):
     "A table with the axes `own` (in the order of `labels`), with axes of length 1 for the others."

@@ -8,7 +8,7 @@ from functools import partial, reduce
 import numpy as np
 
 # %% auto #0
-__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'product', 'rows']
+__all__ = ['CUT_IN_TWO_WAYS', 'PAIR', 'IN_BLOCK', 'PLAIN', 'UnionFind', 'Units', 'join', 'pair', 'product', 'within', 'rows']
 
 # %% ../../nbs/10b_permutation.units.ipynb #union-find
 class UnionFind:
@@ -44,7 +44,7 @@ class Units(UnionFind):
 
     def __init__(self):
         super().__init__()
-        self.reasons = []      # why units are fixed
+        self.reasons, self.picks = [], {}  # why units are fixed; by which axes others are picked
         self.occurrences = []  # arrays of units, one for each occurrence of an axis in the network
         self.pin(self.add(1), "an axis of length one")
 
@@ -180,6 +180,15 @@ def product(units: Units,
     if not b.any(): return np.broadcast_to(a, shape).copy()
     if not a.any(): return np.broadcast_to(b, shape).copy()
     return pair(units, *np.broadcast_arrays(a, b))
+
+# %% ../../nbs/10b_permutation.units.ipynb #within
+def within(units: Units,
+           a: np.ndarray,  # units, of any shape
+           b: np.ndarray,  # units in the same shape
+          ) -> bool:
+    "Is each unit of `b` the block that the unit of `a` at its place lies in?"
+    blocks = units.block[units.find(a)]
+    return bool((blocks >= 0).all() and (units.find(blocks) == units.find(b)).all())
 
 # %% ../../nbs/10b_permutation.units.ipynb #rows
 def rows(units: Units,
