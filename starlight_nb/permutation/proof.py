@@ -21,8 +21,8 @@ from ..states.copies import clear_function_caches
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'EMPTY', 'DRAWS', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'NOISE', 'UNSTEADY',
-           'random_values', 'other_signs', 'RandomNetwork', 'Measured', 'Proof', 'permutation_change', 'check_spec',
-           'without_groups', 'remove_failing_groups']
+           'random_values', 'other_signs', 'RandomCopy', 'RandomNetwork', 'Measured', 'Proof', 'permutation_change',
+           'check_spec', 'without_groups', 'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
 def random_values(tensor: torch.Tensor, rng: torch.Generator,
@@ -100,7 +100,7 @@ class _PrecisionMonitor(TorchDispatchMode):
         return result
 
 # %% ../../nbs/10f_permutation.proof.ipynb #random-network
-class RandomNetwork:
+class RandomCopy:
     "A copy of a model with random weights, and inputs for it."
     def __init__(self, clean: nn.Module,   # without caches; not changed
                  examples: list[Example],
@@ -120,6 +120,10 @@ class RandomNetwork:
         for tensor in {own.data_ptr(): own for own in self.state.values()}.values():
             if not has_fractions(tensor) or not tensor.numel(): continue
             tensor.copy_(random_values(tensor, rng, enlarge))
+
+# %% ../../nbs/10f_permutation.proof.ipynb #random-outputs
+class RandomNetwork(RandomCopy):
+    "A copy of a model with random weights that is run on its inputs, with any state."
     def outputs(self, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         "For each example, all numbers of the outputs that count, with this state."
         found = []
@@ -174,7 +178,8 @@ class Proof(Measured):
     "A network with random weights, and how far other states move its outputs."
     def __init__(self, clean: nn.Module,  # without caches: see `clean_copy`; not changed
                  examples: list[Example], rng: torch.Generator | None = None):
-        self.rng, self.clean, self.examples = rng or generator(0, "proof"), clean, examples
+        self.rng = rng or generator(0, "proof")
+        self.clean, self.examples = clean, examples
         unable = None  # an attempt of which other draws are no better
         for self.attempt, draw in product(ATTEMPTS, range(DRAWS)):
             if self.attempt == unable: continue

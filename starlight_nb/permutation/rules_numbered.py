@@ -14,10 +14,15 @@ from .rules_moving import expanded
 from .tables import Axes, AxisTables, project, reshape, restrict, unify
 
 # %% auto #0
-__all__ = ['PICKED']
+__all__ = ['PICKED', 'PICKED_UNITS']
 
 # %% ../../nbs/10bg_permutation.rules_numbered.ipynb #embedding
 PICKED = "entries that are picked by an index"
+PICKED_UNITS = "hidden units that are picked by an index"
+
+def _picked(node):
+    "Why an axis keeps its order: are entries of a table picked, or hidden units?"
+    return PICKED if node.args[0].op == "get_attr" else PICKED_UNITS
 
 @rule("embedding")
 def _embedding(units, node, weight, indices, *rest):
@@ -72,7 +77,7 @@ def _picked_part(units, node, x, indices, shape):
     places = _places(node, indices)
     picked = [dim for _, dims in places for dim in dims]
     for i, dims in places:
-        for dim in dims: picked_from(units, node, x, dim, PICKED, i)
+        for dim in dims: picked_from(units, node, x, dim, _picked(node), i)
     kept = [dim for dim in range(x.rank) if dim not in picked]
     adjacent = picked == list(range(picked[0], picked[-1] + 1))
     before = [dim for dim in kept if dim < picked[0]] if adjacent else []
@@ -104,7 +109,7 @@ def _index_put(units, node, x, indices, values, *rest):
 def _index_select(units, node, x, dim, indices):
     if x.rank == 0: return x
     dim %= x.rank
-    picked_from(units, node, x, dim, PICKED)
+    picked_from(units, node, x, dim, _picked(node))
     rest = restrict(units, x, [label for label in x.sizes if label != dim])
     return AxisTables(rest | {(dim,): project(units, reshape(
         units, indices, [math.prod(indices.sizes.values())]), [0])})
@@ -154,7 +159,7 @@ def _first_entries(units, x, sizes, skipped):
 def _gather(units, node, x, dim, numbers, *rest):
     if numbers.rank == 0: return numbers
     dim %= numbers.rank
-    picked_from(units, node, x, dim, PICKED)
+    picked_from(units, node, x, dim, _picked(node))
     x = _first_entries(units, x, [numbers.sizes[i] for i in range(numbers.rank)], dim)
     others = [label for label in range(x.rank) if label != dim]
     return unify(units, restrict(units, x, others), numbers)
