@@ -334,6 +334,7 @@ CALLS = {
 
 # Where a rule fixes more than it must, and why. Most are chances of small numbers: windows of two, numbers that pick the ends.
 STRICTER = {
+    "roll": "all units move together by one place, which no group says",
     "heaviside": "the second tensor counts only where the first is 0",
     "nextafter": "the second tensor counts for less than the tolerance",
     "diagonal_off": "a diagonal may be read backwards", "trapezoid": "the two ends, and what is between, may change places",
@@ -347,9 +348,6 @@ STRICTER = {
 }
 
 # What a rule cannot help: `split` takes an axis whose entries are all one unit for an axis of a constant.
-KNOWN_FAULTS = {"roll": "an axis whose entries have become one unit counts as constant"}
-
-
 def count_of_inputs(function):
     "How many tensors a call takes: functions written in C do not say it."
     if function in [getattr(torch, name) for name in BINARY]:
@@ -425,8 +423,7 @@ def generated(orders):
     return found
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=KNOWN_FAULTS[name])] if name in KNOWN_FAULTS else []) for name in CALLS])
+@pytest.mark.parametrize("name", CALLS)
 def test_what_a_rule_says_is_true_and_all_that_is_true(name):
     net = Net(CALLS[name]).eval()
     with warnings.catch_warnings():

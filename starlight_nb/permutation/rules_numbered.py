@@ -22,7 +22,8 @@ PICKED_UNITS = "hidden units that are picked by an index"
 
 def _picked(node):
     "Why an axis keeps its order: are entries of a table picked, or hidden units?"
-    return PICKED if getattr(node.args[0], "op", "") == "get_attr" else PICKED_UNITS
+    source = node and node.args[0]
+    return PICKED if getattr(source, "op", "") == "get_attr" else PICKED_UNITS
 
 @rule("embedding")
 def _embedding(units, node, weight, indices, *rest):
