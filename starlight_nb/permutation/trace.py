@@ -17,7 +17,7 @@ from .units import Units
 from ..states import state_of, tensors_of, tied_names
 
 # %% auto #0
-__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'tables_in', 'GraphFacts', 'Graphs', 'Trace']
+__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'DROPOUT_ARGUMENTS', 'tables_in', 'GraphFacts', 'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #arguments
 def _positional(node):
@@ -229,19 +229,30 @@ def _check_repeatable(model, example):
         raise ValueError("model: returns other numbers each time")
     return example._replace(noisy=noise.found)
 
-def _training_graph(model, example):
-    "The example and its graph; None where it cannot be traced, or not repeated."
-    try:
-        example = _check_repeatable(model, example)
-        return example, record_graph(model, example)
-    except Exception: return None  # of a model's own code for training, which is not asked for
+def _or_none(function, *arguments):
+    "A function's result; None where a model's own code for training fails, which is not asked for."
+    try: return function(*arguments)
+    except Exception: return None
 
 # %% ../../nbs/10d_permutation.trace.ipynb #says-more
+DROPOUT_ARGUMENTS = {"dropout": (1, 2), "feature_dropout": (1, 2), "alpha_dropout": (1, 2),
+                     "feature_alpha_dropout": (1, 2), "scaled_dot_product_attention": (4,)}
+
+def _operations(nodes):
+    "The operations of a graph and their arguments, but for those of dropout."
+    found = []
+    for node in nodes:
+        left_out = DROPOUT_ARGUMENTS.get(operation(node), ())
+        arguments = [own for i, own in enumerate(node.args) if i not in left_out]
+        kept = {name: own for name, own in node.kwargs.items() if name != "dropout_p"}
+        found.append(f"{node} {node.target} {arguments} {kept}")
+    return tuple(found)
+
 def _says_more(trace, graph, missing, branching):
     "Does a graph read tensors that are missing, or differ where modules have code for training?"
     if missing.intersection(graph.names.values()): return True
-    known = {str(node.graph) for node in trace.values if node.op == "output"}
-    return bool(branching) and str(graph.nodes[-1].graph) not in known
+    known = {_operations(own.nodes) for own in {node.graph for node in trace.values}}
+    return bool(branching) and _operations(graph.nodes) not in known
 
 # %% ../../nbs/10d_permutation.trace.ipynb #trace-class-itself
 class _TrainingGraphs(Graphs):
@@ -256,8 +267,11 @@ class _TrainingGraphs(Graphs):
             for example in examples:
                 missing = self.parameters & set(self.unread)
                 if not (missing or branching): continue
-                found = _training_graph(model, example._replace(mode=mode))
-                if found and _says_more(self, found[1], missing, branching): self.add(*found)
+                training = example._replace(mode=mode)
+                graph = _or_none(record_graph, model, training)
+                if not graph or not _says_more(self, graph, missing, branching): continue
+                repeatable = _or_none(_check_repeatable, model, training)
+                if repeatable: self.add(repeatable, graph)
 
 # %% ../../nbs/10d_permutation.trace.ipynb #all-examples
 class Trace(_TrainingGraphs):
