@@ -17,7 +17,7 @@ from .units import Units
 from ..states import state_of, tensors_of, tied_names
 
 # %% auto #0
-__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'DROPOUT_ARGUMENTS', 'tables_in', 'GraphFacts', 'Graphs', 'Trace']
+__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'PASSED_ON', 'tables_in', 'GraphFacts', 'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #arguments
 def _positional(node):
@@ -235,19 +235,23 @@ def _or_none(function, *arguments):
     except Exception: return None
 
 # %% ../../nbs/10d_permutation.trace.ipynb #says-more
-DROPOUT_ARGUMENTS = {"dropout": (1, 2), "feature_dropout": (1, 2), "alpha_dropout": (1, 2),
-                     "feature_alpha_dropout": (1, 2), "scaled_dot_product_attention": (4,)}
+PASSED_ON = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "contiguous",
+             "clone", "alias", "detach")
 
 def _operations(nodes):
-    "The operations of a graph and their arguments, but for those of dropout."
-    found = []
+    "The operations of a graph, with the numbers of their sources; none of those that pass on."
+    number, found = {}, []
     for node in nodes:
-        left_out = DROPOUT_ARGUMENTS.get(operation(node), ())
-        arguments = [own for i, own in enumerate(node.args) if i not in left_out]
-        kept = {name: own for name, own in node.kwargs.items() if name != "dropout_p"}
-        found.append(f"{node} {node.target} {arguments} {kept}")
+        if operation(node).rstrip("_") in PASSED_ON:
+            number[node] = number[node.args[0]]
+            continue
+        number[node] = len(found)
+        arguments = list(torch.fx.node.map_arg(node.args, number.get))
+        if operation(node) == "scaled_dot_product_attention": arguments[4:5] = []  # its dropout
+        found.append(f"{node.target} {arguments} {torch.fx.node.map_arg(node.kwargs, number.get)}")
     return tuple(found)
 
+# %% ../../nbs/10d_permutation.trace.ipynb #is-new
 def _says_more(trace, graph, missing, branching):
     "Does a graph read tensors that are missing, or differ where modules have code for training?"
     if missing.intersection(graph.names.values()): return True
