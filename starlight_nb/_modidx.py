@@ -2507,6 +2507,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'starlight_nb/permutation/proof.py'),
                                                 'starlight_nb.permutation.proof.RandomCopy.__init__': ( 'permutation.proof.html#randomcopy.__init__',
                                                                                                         'starlight_nb/permutation/proof.py'),
+                                                'starlight_nb.permutation.proof.RandomCopy.copy_from': ( 'permutation.proof.html#randomcopy.copy_from',
+                                                                                                         'starlight_nb/permutation/proof.py'),
                                                 'starlight_nb.permutation.proof.RandomCopy.draw': ( 'permutation.proof.html#randomcopy.draw',
                                                                                                     'starlight_nb/permutation/proof.py'),
                                                 'starlight_nb.permutation.proof.RandomNetwork': ( 'permutation.proof.html#randomnetwork',

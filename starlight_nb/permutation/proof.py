@@ -107,14 +107,19 @@ class RandomCopy:
                  rng: torch.Generator,
                  double: bool = True,      # in double precision?
                  random: bool = True,      # with random inputs?
-                 enlarge: bool = True):    # with small weights enlarged?
+                 enlarge: bool = True,     # with small weights enlarged?
+                 state=None):              # the weights; None: random ones
         self.clean, self.model = clean, working_copy(clean).cpu()
         if double: _to_double(self.model)
         change = partial(_proof_input, rng=rng, double=double, random=random)
         self.examples = [_changed(example, change) for example in examples]
         self.state = tensors_of(self.model)
-        self.draw(rng, enlarge)
+        if state is None: self.draw(rng, enlarge)
+        else: self.copy_from(state)
         self.attributes = Attributes(self.model)
+    def copy_from(self, state):
+        "Overwrite the state by another one, of any precision."
+        for name, tensor in self.state.items(): tensor.copy_(state[name])
     def draw(self, rng, enlarge=True):
         "Overwrite the state by random numbers near its own; constants beside it stay."
         for tensor in {own.data_ptr(): own for own in self.state.values()}.values():
@@ -195,7 +200,7 @@ class Proof(Measured):
         for tensor in self.network.state.values(): tensor.copy_(other_signs(tensor, self.rng))
         self.network.draw(self.rng)
         if not self.try_network(): return
-        for name, tensor in self.network.state.items(): tensor.copy_(before[name])
+        self.network.copy_from(before)
         self.measure()
 
 # %% ../../nbs/10f_permutation.proof.ipynb #permutation-change

@@ -44,7 +44,8 @@ def _smallest_tensors(spec, state):
 def _gradients(proof, names):
     "The gradients of a random sum of all outputs by these tensors; empty where there are none."
     random = proof.attempt[1]
-    network = RandomNetwork(proof.clean, proof.examples, proof.rng, double=False, random=random)
+    network = RandomNetwork(proof.clean, proof.examples, proof.rng, double=False, random=random,
+                            state=proof.network.state)
     leaves = {name: network.state[name].detach().requires_grad_() for name in names}
     try:
         outputs = torch.cat(network.outputs(network.state | leaves))
