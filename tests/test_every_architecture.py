@@ -345,6 +345,13 @@ def test_two_groups_of_two_that_must_move_together_are_caught():
 # --- what a spec tells
 
 
+def test_entries_that_a_constant_picks_leave_the_others_free():
+    model = Apply(lambda self, x: self.b(self.a(x)) + self.c(self.a(x)[..., [-2, -1]]),
+                  a=nn.Linear(5, 8), b=nn.Linear(8, 2), c=nn.Linear(2, 2))
+    spec = infer_spec(model, X)
+    assert sizes(spec) == [2, 6] and change(model, spec, lambda network: network(X.double())) < 1e-12
+
+
 def test_a_summary_has_three_lines():
     class Parts(nn.Module):
         def __init__(self):
@@ -354,7 +361,7 @@ def test_a_summary_has_three_lines():
 
         def forward(self, x):
             hidden = self.a(x + self.positions[:x.shape[1]]).relu()
-            return self.c(self.b(hidden)[..., torch.tensor([3, 1, 2, 0])])
+            return self.c(self.b(hidden)[..., torch.tensor([3, 1, 1, 0])])
     lines = infer_spec(Parts(), X).summary().splitlines()
     assert [line.partition(":")[0] for line in lines] == ["moves", "pinned", "not reached"]
     assert "b.weight[0]" in lines[1] and "positions" in lines[2]

@@ -343,7 +343,7 @@ STRICTER = {
     "shared_heads": "queries that share a key keep their order",
     "chunk": "the halves of an axis, once cut, have roles of their own",
     "pdist_of_units": "an order of units is an order of their pairs", "masked_select": "entries that are not picked, and whole columns",
-    "index_units": "entries that are picked, or not, are alike", "index_fill_units": "entries that are filled, or not, are alike",
+    "index_fill_units": "entries that are filled, or not, are alike",
     "gather_units": "entries that are not picked are alike", "take": "entries that are not picked are alike",
 }
 

@@ -111,6 +111,11 @@ def _graph(recorded, names, state, inputs):
     found = {node: known[place] for node, place in memory.items() if place in known}
     inputs = {node for node, place in memory.items() if place in given}
     returned = list(zip(names, nodes[-1].args[0]))
+    for node, tensor in read.items():
+        if node not in found and node not in inputs: node.meta["constant"] = tensor
+    for node in nodes:
+        sources = (source.meta["varies"] for source in node.all_input_nodes)
+        node.meta["varies"] = node in inputs or any(sources)
     outputs = {name: node for name, node in returned if name is not None}
     chosen = [node for name, node in returned if name is None]
     return Graph(nodes, read, found, inputs, outputs, chosen)

@@ -6,15 +6,16 @@
 from __future__ import annotations
 import math
 from functools import partial, reduce
+import torch
 from .look_ups import picked_from, written_to
 from starlight_nb.permutation.rule_table import (
-    all_in_order, fix, in_order, is_constant, label_axes, new_axes, number_axes, rule, shape_of,
-    take_out)
+    all_in_order, fix, in_order, is_constant, label_axes, new_axes, number_axes, operation, rule,
+    shape_of, take_out)
 from .rules_moving import expanded
 from .tables import Axes, AxisTables, project, reshape, restrict, unify
 
 # %% auto #0
-__all__ = ['PICKED', 'PICKED_UNITS']
+__all__ = ['PICKED', 'PICKED_UNITS', 'AS_IT_IS']
 
 # %% ../../nbs/10bg_permutation.rules_numbered.ipynb #embedding
 PICKED = "entries that are picked by an index"
@@ -23,7 +24,7 @@ PICKED_UNITS = "hidden units that are picked by an index"
 def _picked(node):
     "Why an axis keeps its order: are entries of a table picked, or hidden units?"
     source = node and node.args[0]
-    return PICKED if getattr(source, "op", "") == "get_attr" else PICKED_UNITS
+    return PICKED_UNITS if source and source.meta["varies"] else PICKED
 
 @rule("embedding")
 def _embedding(units, node, weight, indices, *rest):
@@ -88,9 +89,27 @@ def _picked_part(units, node, x, indices, shape):
     labels = [*before, *range(-numbers.rank, 0), *after]
     return AxisTables(restrict(units, x, kept) | numbers), labels
 
+# %% ../../nbs/10bg_permutation.rules_numbered.ipynb #known-numbers
+AS_IT_IS = ("lift_fresh_copy", "detach", "alias", "clone", "to", "_to_copy")
+
+def _constant_numbers(index):
+    "The numbers in an index that is a constant of one axis without repeats; None for others."
+    while index is not None and operation(index).rstrip("_") in AS_IT_IS: index = index.args[0]
+    numbers = None if index is None else index.meta.get("constant")
+    if numbers is None or numbers.ndim != 1 or numbers.dtype == torch.bool: return None
+    return numbers.tolist() if len(numbers.unique()) == len(numbers) else None
+
+def _known_part(units, x, indices):
+    "The axes of `x[indices]` where one constant picks entries; None otherwise."
+    picked = [i for i, index in enumerate(indices) if index is not None]
+    numbers = _constant_numbers(indices[picked[0]]) if len(picked) == 1 else None
+    return None if numbers is None else take_out(units, x, picked[0], numbers)
+
 # %% ../../nbs/10bg_permutation.rules_numbered.ipynb #index-rules
 @rule("index", "_unsafe_index", tables=True)
 def _index(units, node, x, indices):
+    known = _known_part(units, x, node.args[1])
+    if known is not None: return known
     part, labels = _picked_part(units, node, x, indices, shape_of(node))
     return number_axes(part, labels)
 
@@ -110,6 +129,8 @@ def _index_put(units, node, x, indices, values, *rest):
 def _index_select(units, node, x, dim, indices):
     if x.rank == 0: return x
     dim %= x.rank
+    known = _known_part(units, x, [None] * dim + [node and node.args[2]])
+    if known is not None: return known
     picked_from(units, node, x, dim, _picked(node))
     rest = restrict(units, x, [label for label in x.sizes if label != dim])
     return AxisTables(rest | {(dim,): project(units, reshape(
@@ -160,7 +181,7 @@ def _first_entries(units, x, sizes, skipped):
 def _gather(units, node, x, dim, numbers, *rest):
     if numbers.rank == 0: return numbers
     dim %= numbers.rank
-    picked_from(units, node, x, dim, _picked(node))
+    picked_from(units, node, x, dim, PICKED)
     x = _first_entries(units, x, [numbers.sizes[i] for i in range(numbers.rank)], dim)
     others = [label for label in range(x.rank) if label != dim]
     return unify(units, restrict(units, x, others), numbers)
