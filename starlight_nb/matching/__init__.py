@@ -102,7 +102,7 @@ def align(model_a: nn.Module,
     state_a, state_b = tensors_of(model_a), tensors_of(model_b)
     permutation = match(method, spec, state_a, state_b, **options).permutation
     result = working_copy(model_b)
-    examples = split_examples(example_inputs, all_but(spec.free_outputs))
+    examples = split_examples(example_inputs, outputs or all_but(spec.free_outputs))
     forget_caches(result, lambda: [call_example(result, example) for example in examples])
     load_tensors(result, permute(spec, permutation, state_b))
     _check_aligned(model_b, result, examples)

@@ -4,7 +4,9 @@
 
 # %% ../../nbs/10_permutation.ipynb #imports
 from __future__ import annotations
-import warnings
+import random as python_random, warnings
+import numpy as np
+import torch
 from torch import nn
 from .groups import spec_from_trace
 from .proof import Proof, check_spec, remove_failing_groups
@@ -19,9 +21,12 @@ _all_ = [
 ]
 
 # %% auto #0
-__all__ = ['infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert', 'permute']
+__all__ = ['CLEAR', 'infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
+           'permute']
 
 # %% ../../nbs/10_permutation.ipynb #proven-spec
+CLEAR = ("model", "example_inputs", "outputs")  # how clear errors begin: with an argument
+
 def _proven_spec(model, trace):
     "The proven spec of a trace, and what to tell of modules that no example runs."
     message = unrun_message(place_unrun(trace, model), model)
@@ -30,6 +35,22 @@ def _proven_spec(model, trace):
         proof = Proof(trace.clean, trace.examples)
         spec = remove_unreached_groups(remove_failing_groups(spec, proof), trace, proof)
     return spec, message
+
+def _inferred(model, example_inputs, outputs):
+    "The spec and a message; other errors than clear ones become one `ValueError`."
+    random = python_random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            return _proven_spec(model, Trace(model, example_inputs, outputs))
+    except (ValueError, TypeError) as error:
+        if str(error).startswith(CLEAR): raise
+        raise ValueError(f"model: its symmetries cannot be inferred ({error})") from error
+    except Exception as error:
+        raise ValueError("model: its symmetries cannot be inferred "
+                         f"({type(error).__name__}: {error})") from error
+    finally:
+        python_random.setstate(random[0])
+        np.random.set_state(random[1])
 
 # %% ../../nbs/10_permutation.ipynb #infer-spec
 def infer_spec(model: nn.Module,  # not changed
@@ -48,7 +69,7 @@ def infer_spec(model: nn.Module,  # not changed
     or does not return such outputs, and `TypeError` where it is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
-    spec, message = _proven_spec(model, Trace(model, example_inputs, outputs))
+    spec, message = _inferred(model, example_inputs, outputs)
     if message: warnings.warn(message, stacklevel=2)
     if not spec.groups:
         warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",

@@ -178,13 +178,16 @@ def _named_parts(value):
 def prediction_name(outputs: dict[str, torch.Tensor]) -> str:
     "The name of the output that is the model's prediction; `ValueError` where there is none."
     if not outputs: raise ValueError("model: returns no tensor")
-    logits = [name for name in outputs if "logits" in name.rpartition(".")[2]]
+    logits = [name for name in outputs if any(map(_is_logits, name.split(".")))]
     numbers = [name for name, own in outputs.items() if own.numel() > 1]
     return next(iter([*logits, *numbers, *outputs]))
 
+def _is_logits(part): return "logits" in part and "pre_logits" not in part
+
 def chosen_names(outputs: dict[str, torch.Tensor], choice) -> list[str]:
-    "The names of the outputs that a user's name or names stand for; `ValueError` for unknown ones."
-    wanted = [choice] if isinstance(choice, str) else list(choice)
+    "The names of the outputs that a user's names or numbers stand for; `ValueError` for others."
+    wanted = [choice] if isinstance(choice, (str, int)) else list(choice)
+    if not wanted: raise ValueError("outputs: at least one name is needed")
     found = []
     for name in wanted:
         own = [other for other in outputs if f"{other}.".startswith(f"{name}.")]

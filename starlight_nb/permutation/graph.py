@@ -16,7 +16,7 @@ from .examples import (
 from ..states import Attributes, tensors_of
 
 # %% auto #0
-__all__ = ['Graph', 'record_graph', 'ancestors', 'CountedOutputs', 'counted_outputs']
+__all__ = ['NO_TENSOR', 'Graph', 'record_graph', 'ancestors', 'CountedOutputs', 'counted_outputs']
 
 # %% ../../nbs/10ab_permutation.graph.ipynb #contexts
 @contextmanager
@@ -63,6 +63,8 @@ def _note_calls(stack):
     tracer.create_node = create_and_note
 
 # %% ../../nbs/10ab_permutation.graph.ipynb #record
+NO_TENSOR = "the function for `outputs` returns no tensor"
+
 def _record(model, example):
     "The recorded module, and the names of its outputs; those of a user's function have none."
     names = []
@@ -71,8 +73,9 @@ def _record(model, example):
         returned = model(*example.positional, **example.named)
         outputs = named_tensors(returned)
         if not outputs: raise ValueError("it returns no tensor")
-        chosen = example.outputs(returned) if callable(example.outputs) else ()
-        chosen = named_tensors(chosen).values()
+        chosen = named_tensors(example.outputs(returned) if callable(example.outputs) else ())
+        if callable(example.outputs) and not chosen: raise ValueError(NO_TENSOR)
+        chosen = chosen.values()
         names.extend([*outputs, *(None for _ in chosen)])
         return [*outputs.values(), *chosen]
     record = make_fx(forward, pre_dispatch=True, _error_on_data_dependent_ops=False)
@@ -156,7 +159,8 @@ def _diagnosis(model, example, argument, error):
     except Exception as own:
         return f"{argument}: {name} does not accept them{_line_of(own)}: {str(own).strip()}"
     try:
-        if callable(example.outputs): example.outputs(returned)
+        if callable(example.outputs) and not named_tensors(example.outputs(returned)):
+            return "outputs: the function returns no tensor"
     except Exception as own:
         return f"outputs: the function fails{_line_of(own)}: {type(own).__name__}: {own}"
     return f"model: {name} cannot be traced{_line_of(error)}: {str(error).strip()}"

@@ -20,9 +20,10 @@ from ..states import Attributes, tensors_of, working_copy
 from ..states.copies import clear_function_caches
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'EMPTY', 'DRAWS', 'ATTEMPTS', 'SMALL', 'TOGETHER', 'NOISE', 'UNSTEADY',
-           'random_values', 'other_signs', 'RandomCopy', 'RandomNetwork', 'Measured', 'Proof', 'permutation_change',
-           'check_spec', 'without_groups', 'remove_failing_groups']
+__all__ = ['TOLERANCE', 'LOW_PRECISION_TOLERANCE', 'EMPTY', 'SMALL_SHARE', 'LOW_PRECISION_SHARE', 'MANY', 'DRAWS', 'ATTEMPTS',
+           'SMALL', 'TOGETHER', 'NOISE', 'UNSTEADY', 'random_values', 'other_signs', 'RandomCopy', 'RandomNetwork',
+           'Measured', 'Proof', 'permutation_change', 'check_spec', 'without_groups', 'reason_of_change',
+           'remove_failing_groups']
 
 # %% ../../nbs/10f_permutation.proof.ipynb #randomised
 def random_values(tensor: torch.Tensor, rng: torch.Generator,
@@ -140,18 +141,24 @@ class RandomNetwork(RandomCopy):
 
 # %% ../../nbs/10f_permutation.proof.ipynb #sizes
 EMPTY = "the outputs that count have no numbers; another example, or `outputs`, may have some"
+SMALL_SHARE = 0.05      # of the outputs, that are smaller than the one that is compared with
+LOW_PRECISION_SHARE = 0.5
+MANY = 100_000          # outputs; of more, a part is looked at
 
-def _size(outputs):
-    "The largest of these outputs that is finite; 0 where none is, or where one is not a number."
+def _size(outputs, share):
+    "A size below which this share of the outputs lies, without zeros; 0 where none is finite."
     if not outputs.numel(): raise ValueError(EMPTY)
-    if outputs.isnan().any(): return 0.0
-    return float(outputs[outputs.isfinite()].abs().amax()) if outputs.isfinite().any() else 0.0
+    sizes = outputs[outputs.isfinite()].abs()
+    sizes = sizes[sizes > 0]
+    if not len(sizes) or outputs.isnan().any(): return 0.0
+    some = sizes[::1 + len(sizes) // MANY]
+    return float(some.kthvalue(1 + int(share * (len(some) - 1))).values)
 
 def _change(outputs, reference, size):
-    "How far outputs are from others, relative to `size`."
+    "How far outputs are from others, relative to these, or to `size` where they are smaller."
     if outputs.shape != reference.shape: return torch.inf
     differ = outputs != reference  # infinities that are equal do not
-    changes = (outputs - reference)[differ].abs() / size
+    changes = (outputs - reference)[differ].abs() / reference[differ].abs().clamp(min=size)
     if changes.isnan().any(): return torch.inf
     return float(changes.max()) if len(changes) else 0.0
 
@@ -161,19 +168,20 @@ class Measured:
     def try_network(self) -> str:
         "Run the network as it is; what is wrong with that, or nothing."
         try:
-            with _PrecisionMonitor() as monitor: self.measure()
+            with _PrecisionMonitor() as monitor: self.reference = self.run(self.network.state)
+            if not all(outputs.numel() for outputs in self.reference): raise ValueError(EMPTY)
         except Exception as error: return f"it cannot be run ({str(error).strip()})"
         self.tolerance = LOW_PRECISION_TOLERANCE if monitor.low else TOLERANCE
+        share = LOW_PRECISION_SHARE if monitor.low else SMALL_SHARE
+        self.sizes = [_size(outputs, share) for outputs in self.reference]
         if not all(self.sizes): return "its outputs were all 0, or not finite"
         return ""
-    def measure(self):
-        "Run the network as it is, to compare other states to it."
-        with torch.no_grad(): self.reference = self.network.outputs(self.network.state)
-        self.sizes = [_size(outputs) for outputs in self.reference]
-    def change(self, state: dict[str, torch.Tensor]) -> float:
-        "How far another state moves the outputs of any example, relative to their largest."
-        with torch.no_grad(): outputs = self.network.outputs(state)
-        return max(map(_change, outputs, self.reference, self.sizes))
+    def run(self, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        "The outputs of each example with this state."
+        with torch.no_grad(): return self.network.outputs(state)
+    def change(self, state: dict[str, torch.Tensor], reference=None) -> float:
+        "How far a state moves the outputs of any example, from its own or from other ones."
+        return max(map(_change, self.run(state), reference or self.reference, self.sizes))
 
 # %% ../../nbs/10f_permutation.proof.ipynb #proof-class
 DRAWS = 6  # of random weights, where there are no outputs: no objects in an image, say
@@ -201,17 +209,20 @@ class Proof(Measured):
         self.network.draw(self.rng)
         if not self.try_network(): return
         self.network.copy_from(before)
-        self.measure()
+        self.try_network()
 
 # %% ../../nbs/10f_permutation.proof.ipynb #permutation-change
 def permutation_change(spec: PermutationSpec,
                        proof: Proof,  # of the same network
                        groups: set[str],
+                       state: dict[str, torch.Tensor] | None = None,  # None: the proof's own
                       ) -> float:
-    "How far a derangement of these groups moves the outputs, relative to the largest."
+    "How far a derangement of these groups moves the outputs, relative to these."
+    reference = None if state is None else proof.run(state)
+    state = proof.network.state if state is None else state
     permutation = spec.assemble(lambda group, size: _derangement(size, proof.rng)
                                 if group in groups else torch.arange(size))
-    return proof.change(permute_unchecked(spec, permutation, proof.network.state))
+    return proof.change(permute_unchecked(spec, permutation, state), reference)
 
 # %% ../../nbs/10f_permutation.proof.ipynb #culprits
 def _culprits(spec, changes):
@@ -228,16 +239,17 @@ def check_spec(model: nn.Module,
                spec: PermutationSpec,
                example_inputs,  # a tensor, a tuple of inputs, a dict of named ones, or a list of
                                 # several such examples
-               tolerance: float | None = None,  # of changes, relative to the largest output;
+               tolerance: float | None = None,  # of changes, relative to the outputs;
                                                 # None: 1e-9, or 1e-4 in lower precision
                generator: torch.Generator | None = None,  # of weights, inputs and permutations
+               outputs=None,  # which outputs must stay; None: all but those in `spec.free_outputs`
               ) -> dict[str, float]:
     """The largest change of any example's outputs under each group, and under all together.
 
     Raises `ValueError`, naming the groups, where one changes the outputs by more than
     `tolerance`, and where the model does not fit the spec."""
     check_state(spec, tensors_of(model), "model")
-    examples = split_examples(example_inputs, all_but(spec.free_outputs))
+    examples = split_examples(example_inputs, outputs or all_but(spec.free_outputs))
     proof = Proof(clean_copy(model, examples[0]), examples, rng=generator)
     if tolerance is None: tolerance = proof.tolerance
     changes = {group: permutation_change(spec, proof, {group}) for group in spec.groups}
@@ -310,7 +322,7 @@ TOGETHER = "groups that change the outputs when permuted together"
 NOISE = "the model draws random numbers in its forward pass"
 UNSTEADY = "the model returns other numbers each time, with the same weights and input"
 
-def _reason(spec, proof, group, change):
+def reason_of_change(spec, proof, group, change):
     "Why a group is taken out that changed the outputs so much."
     noise = any(example.noisy and example.mode == EVALUATION for example in proof.examples)
     why = f"{NOISE}, and " if noise else ""
@@ -321,7 +333,7 @@ def _failing(spec, proof, groups):
     "Groups among these that change the outputs, each with the reason; none where all pass."
     change = permutation_change(spec, proof, set(groups))
     if change <= proof.tolerance: return {}
-    if len(groups) == 1: return {groups[0]: _reason(spec, proof, groups[0], change)}
+    if len(groups) == 1: return {groups[0]: reason_of_change(spec, proof, groups[0], change)}
     middle = len(groups) // 2
     found = _failing(spec, proof, groups[:middle]) | _failing(spec, proof, groups[middle:])
     return found or dict.fromkeys(groups, TOGETHER)

@@ -8,7 +8,7 @@ import torch
 from .groups import FreeUnits
 from .examples import has_fractions
 from .proof import (
-    Proof, RandomNetwork, random_values, without_groups)
+    Proof, RandomNetwork, permutation_change, random_values, reason_of_change, without_groups)
 from .spec import (
     NOT_REACHED, PermutationSpec, as_real, unit_positions)
 from .trace import Trace, tables_in
@@ -60,11 +60,13 @@ def groups_without_gradient(spec: PermutationSpec,
                             proof: Proof,  # of the same network
                            ) -> list[str]:
     "The groups that a backward pass does not show to be reached."
-    smallest = _smallest_tensors(spec, proof.network.state)
-    gradients = _gradients(proof, dict.fromkeys(smallest.values()))
+    state, least = proof.network.state, proof.tolerance * min(proof.sizes)
+    smallest = _smallest_tensors(spec, state)
+    effects = {name: gradient.abs() * as_real(state[name]).abs() > least for name, gradient
+               in _gradients(proof, dict.fromkeys(smallest.values())).items()}
     return [group for group in spec.groups if not any(
-        gradients[name].index_select(i, positions).any()
-        for name, i, positions in _slots(spec, group) if name in gradients)]
+        effects[name].index_select(i, positions).any()
+        for name, i, positions in _slots(spec, group) if name in effects)]
 
 # %% ../../nbs/10g_permutation.reach.ipynb #refill
 TRIES = 8  # networks of random weights
@@ -78,17 +80,29 @@ def _refilled(spec, group, proof):
         state[name] = state[name].index_copy(i, positions, others.index_select(i, positions))
     return state
 
+def _late_failures(spec, proof, groups, failed):
+    "The groups that no outputs depend on; those that fail where outputs do are added to `failed`."
+    left = []
+    for group in groups:
+        state = _refilled(spec, group, proof)
+        if not proof.change(state) > proof.tolerance: left.append(group)
+        else:
+            change = permutation_change(spec, proof, {group}, state)
+            if not change <= proof.tolerance:
+                failed[group] = reason_of_change(spec, proof, group, change)
+    return left
+
+# %% ../../nbs/10g_permutation.reach.ipynb #unreached
 def unreached_groups(spec: PermutationSpec,  # proven
                      proof: Proof,           # of the same network; gets other random weights
-                    ) -> list[str]:
-    "The groups on which the outputs of no example depend."
-    left = groups_without_gradient(spec, proof)
+                    ) -> tuple[list[str], dict[str, str]]:
+    "The groups on which the outputs of no example depend, and reasons against others."
+    left, failed = groups_without_gradient(spec, proof), {}
     for _ in range(TRIES):
         if not left: break
-        left = [group for group in left
-                if not proof.change(_refilled(spec, group, proof)) > proof.tolerance]
+        left = _late_failures(spec, proof, left, failed)
         proof.redraw()
-    return left
+    return left, failed
 
 # %% ../../nbs/10g_permutation.reach.ipynb #remove
 class _Reached:
@@ -125,8 +139,8 @@ def remove_unreached_groups(spec: PermutationSpec,  # proven
                             proof: Proof,           # of the same network; gets other weights
                            ) -> PermutationSpec:
     "The spec without the groups that no example reaches; these are listed in `pinned`."
-    unreached = unreached_groups(spec, proof)
-    if not unreached: return spec
-    beside = _Reached(spec, trace).beside(unreached)
+    unreached, failed = unreached_groups(spec, proof)
+    if not unreached and not failed: return spec
+    beside = _Reached(spec, trace).beside(unreached) if unreached else []
     reasons = dict.fromkeys(beside, BESIDE) | dict.fromkeys(unreached, NOT_REACHED)
-    return without_groups(spec, reasons)
+    return without_groups(spec, reasons | failed)

@@ -17,7 +17,7 @@ from .units import Units
 from ..states import state_of, tensors_of, tied_names
 
 # %% auto #0
-__all__ = ['SUMMED_AXIS', 'ON_THE_WAY', 'PASSED_ON', 'tables_in', 'GraphFacts', 'Graphs', 'Trace']
+__all__ = ['OVERLAPS', 'SUMMED_AXIS', 'ON_THE_WAY', 'PASSED_ON', 'tables_in', 'GraphFacts', 'Graphs', 'Trace']
 
 # %% ../../nbs/10d_permutation.trace.ipynb #arguments
 def _positional(node):
@@ -88,12 +88,15 @@ def tables_in(value) -> list:
     return [table for item in value for table in tables_in(item)]
 
 # %% ../../nbs/10d_permutation.trace.ipynb #placeholders
-def _read_tensors(units, graph, placed):
+OVERLAPS = "a part of its numbers belongs to another tensor, too"
+
+def _read_tensors(units, graph, placed, overlapping):
     "The axis tables of every tensor read; `placed` keeps those of the state, by name."
     values = {}
     for node, tensor in graph.read.items():
         name = graph.names.get(node)
-        if name and name not in placed: placed[name] = _new_axes(units, tensor, None)
+        why = OVERLAPS if name in overlapping else None
+        if name and name not in placed: placed[name] = _new_axes(units, tensor, why)
         if name: values[node] = placed[name]
         elif node in graph.inputs: values[node] = _new_axes(units, tensor, "an axis of the input")
         else: values[node] = _constant_axes(units, tensor)
@@ -102,6 +105,7 @@ def _read_tensors(units, graph, placed):
 def _constant_axes(units, tensor):
     "Axis tables of a constant: fixed units, but for an axis along which it does not differ."
     axes = Axes(units.new(size, "a constant that is not in the state") for size in tensor.shape)
+    if tensor.layout != torch.strided: return axes.tables()
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor): return axes.tables()
     for i in range(tensor.ndim):
         if tensor.numel() and (tensor == tensor.narrow(i, 0, 1)).all(): axes[i] = axes[i] * 0
@@ -151,6 +155,24 @@ def _needed_tables(graph, counted, values):
 
 def _is_in_place(node): return operation(node).endswith("_")
 
+# %% ../../nbs/10d_permutation.trace.ipynb #overlapping
+def _range(tensor):
+    "The storage of a tensor, and where in it its numbers begin and end."
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride()))
+    start = tensor.storage_offset()
+    return tensor.untyped_storage().data_ptr(), start, start + last
+
+def _overlapping(state):
+    "The names of tensors that share a part of their numbers with others, and not all."
+    found, ranges = set(), {}
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or not tensor.numel(): continue
+        ranges.setdefault((*_range(tensor), tuple(tensor.shape), tensor.stride()), name)
+    ordered = sorted(ranges)
+    for one, other in zip(ordered, ordered[1:]):
+        if one[0] == other[0] and other[1] <= one[2]: found |= {ranges[one], ranges[other]}
+    return found
+
 # %% ../../nbs/10d_permutation.trace.ipynb #trace
 class GraphFacts:
     "What is known of the units of a network's state; nothing at first."
@@ -158,6 +180,7 @@ class GraphFacts:
         self.state = tensors_of(model)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self.aliases, self.units = tied_names(model), Units()
+        self.overlapping = _overlapping(self.state)
         self.examples, self.needed = [], []
         self.read, self.inputs = set(), set()
         self.values, self.names = {}, {}
@@ -175,7 +198,8 @@ class Graphs(GraphFacts):
     def add(self, example: Example, graph: Graph):
         "Let the graph of an example say what it knows of the units."
         counted = counted_outputs(graph, example.outputs)
-        self.values |= dict.fromkeys(graph.nodes) | _read_tensors(self.units, graph, self.placed)
+        self.values |= dict.fromkeys(graph.nodes) | _read_tensors(
+            self.units, graph, self.placed, self.overlapping)
         _walk(self.units, graph, counted, self.values)
         self.needed += _needed_tables(graph, counted, self.values)
         self.axes |= _used_axes(graph, self.values)
