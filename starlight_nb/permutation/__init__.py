@@ -24,17 +24,28 @@ _all_ = [
 __all__ = ['CLEAR', 'infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
            'permute']
 
+# %% ../../nbs/10_permutation.ipynb #cautions
+def _cautions(model, trace):
+    "What a user should know of the examples and of the outputs."
+    name, where = type(model).__name__, ", ".join(filter(None, sorted(trace.choices)))
+    if trace.choices:
+        yield (f"{name} makes choices by values{' in ' + where if where else ''}; the spec holds "
+               "for inputs that lead to the same ones, and example_inputs may be a list of several")
+    if trace.free_outputs and trace.by_default:
+        yield (f"{name} returns {', '.join(trace.free_outputs)} on the way to its prediction; "
+               "a permutation may change their order, unless `outputs` names them")
+
 # %% ../../nbs/10_permutation.ipynb #proven-spec
 CLEAR = ("model", "example_inputs", "outputs")  # how clear errors begin: with an argument
 
 def _proven_spec(model, trace):
-    "The proven spec of a trace, and what to tell of modules that no example runs."
-    message = unrun_message(place_unrun(trace, model), model)
+    "The proven spec of a trace, and what to tell of it."
+    messages = [unrun_message(place_unrun(trace, model), model), *_cautions(model, trace)]
     spec = spec_from_trace(trace)
     if spec.groups:
         proof = Proof(trace.clean, trace.examples)
         spec = remove_unreached_groups(remove_failing_groups(spec, proof), trace, proof)
-    return spec, message
+    return spec, "; ".join(filter(None, messages))
 
 def _inferred(model, example_inputs, outputs):
     "The spec and a message; other errors than clear ones become one `ValueError`."

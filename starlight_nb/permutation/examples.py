@@ -210,7 +210,8 @@ def counted_tensors(example: Example,
 
 def all_numbers(tensors: list[torch.Tensor]) -> torch.Tensor:
     "All numbers of several tensors, side by side in double precision."
-    if not tensors: raise ValueError("outputs: no tensor counts")
+    if not tensors: raise ValueError("outputs: no tensor counts; where a function chose "
+                                      "some, give it here as well")
     dense = [own.to_dense() if own.is_sparse else own for own in tensors]
     return torch.cat([as_real(own).double().flatten() for own in dense])
 

@@ -16,7 +16,7 @@ from .examples import (
 from ..states import Attributes, tensors_of
 
 # %% auto #0
-__all__ = ['NO_TENSOR', 'Graph', 'record_graph', 'ancestors', 'CountedOutputs', 'counted_outputs']
+__all__ = ['NO_TENSOR', 'PREDICTIONS', 'Graph', 'record_graph', 'ancestors', 'CountedOutputs', 'counted_outputs']
 
 # %% ../../nbs/10ab_permutation.graph.ipynb #contexts
 @contextmanager
@@ -202,6 +202,15 @@ def _is_on_the_way(graph, node, needed, weights):
         behind.add(other)
     return False
 
+# %% ../../nbs/10ab_permutation.graph.ipynb #predictions-too
+PREDICTIONS = ("logit", "score", "prob", "pred", "class", "label", "box")
+
+def _predictions_too(graph, prediction):
+    "The nodes of outputs that are predictions by their name, or by the shape of the prediction."
+    shape = prediction.meta["val"].shape
+    return {node for name, node in graph.outputs.items() if node.meta["val"].shape == shape
+            or any(word in name.rpartition(".")[2].lower() for word in PREDICTIONS)}
+
 # %% ../../nbs/10ab_permutation.graph.ipynb #counted-outputs
 class CountedOutputs(NamedTuple):
     "Which outputs of a graph count: nodes, by what they are."
@@ -218,7 +227,9 @@ def counted_outputs(graph: Graph, choice) -> CountedOutputs:
     needed, weights = ancestors(last), _of_weights(graph)
     nodes = dict.fromkeys([*last, *graph.outputs.values()])
     before = [node for node in nodes if _is_on_the_way(graph, node, needed, weights)]
-    counted = last if choice is not None else [node for node in nodes if node not in before]
+    kept = _predictions_too(graph, last[0])
+    counted = [node for node in nodes if node not in before or node in kept]
+    if choice is not None: counted = last
     free = {name: node for name, node in graph.outputs.items() if node not in counted}
     return CountedOutputs([node for node in counted if node not in before],
                           [node for node in counted if node in before], free)

@@ -184,6 +184,7 @@ class GraphFacts:
         self.examples, self.needed = [], []
         self.read, self.inputs = set(), set()
         self.values, self.names = {}, {}
+        self.choices = set()
         self.free_outputs = {}
         self.axes, self.placed = {}, {}  # by tensor; those that no operation uses are placed too
     @property
@@ -205,6 +206,7 @@ class Graphs(GraphFacts):
         self.axes |= _used_axes(graph, self.values)
         self.read |= _summed_axes(graph)
         self.names |= graph.names
+        self.choices |= {node.meta["calls"][-1] for node in graph.nodes if _is_choice(node)}
         self.inputs |= graph.inputs
         self.free_outputs |= counted.free
         self.examples.append(_with_names(example, graph, counted))
@@ -213,6 +215,10 @@ class Graphs(GraphFacts):
 def _is_random(node):
     "Does an operation draw random numbers?"
     return getattr(getattr(node.target, "_schema", None), "name", None) in RANDOM
+
+def _is_choice(node):
+    "Does Python code read a number here that depends on the input?"
+    return operation(node) in ("item", "_local_scalar_dense") and node.meta["varies"]
 
 def _with_names(example, graph, counted):
     "The example as a proof runs it: with the names of the outputs that count."
@@ -309,7 +315,7 @@ class Trace(_TrainingGraphs):
                  outputs=None):           # which outputs count: see `infer_spec`
         super().__init__(model)
         several = isinstance(example_inputs, list)
-        examples = split_examples(example_inputs, outputs)
+        examples, self.by_default = split_examples(example_inputs, outputs), outputs is None
         self.clean = clean_copy(model, examples[0])
         for i, example in enumerate(examples):
             argument = f"example_inputs[{i}]" if several else "example_inputs"
