@@ -14,7 +14,7 @@ from .weights import (
     Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights, matching_of)
 from ..permutation import PermutationSpec, infer_spec, permute
 from ..permutation.examples import (
-    all_but, call_example, returned_numbers, split_examples)
+    all_but, call_example, returned_numbers, split_examples, turn_off_caches)
 from ..runtime.settings import check_choice
 from ..states import forget_caches, load_tensors, tensors_of, working_copy
 _all_ = [
@@ -68,6 +68,7 @@ ALIGNED_LOW = 0.1  # the same in half precision
 def _returned(model, examples):
     "All numbers that a copy of the model returns for examples, in double precision."
     copied = working_copy(model)
+    turn_off_caches(copied)
     copied.eval()
     with torch.no_grad():
         return torch.cat([returned_numbers(copied, example) for example in examples])

@@ -17,9 +17,9 @@ from ..states import forget_caches, working_copy
 
 # %% auto #0
 __all__ = ['EVALUATION', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors', 'call_example',
-           'has_fractions', 'has_units', 'modules_in_training', 'in_mode', 'clean_copy', 'WithoutNoise', 'run_example',
-           'named_tensors', 'prediction_name', 'chosen_names', 'counted_tensors', 'all_numbers', 'returned_numbers',
-           'all_but']
+           'has_fractions', 'has_units', 'modules_in_training', 'in_mode', 'turn_off_caches', 'clean_copy',
+           'WithoutNoise', 'run_example', 'named_tensors', 'prediction_name', 'chosen_names', 'counted_tensors',
+           'all_numbers', 'returned_numbers', 'all_but']
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #split-inputs
 EVALUATION = "evaluation"
@@ -114,13 +114,17 @@ def in_mode(model, mode):
         for module in modules: module.training = False
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #clean-copy
+def turn_off_caches(model: nn.Module):
+    "Let models of Hugging Face return no keys and values for the next call."
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "use_cache", False) is True: config.use_cache = False
+
 def clean_copy(model: nn.Module, example: Example) -> nn.Module:
     "A copy of the model in evaluation mode, without caches of earlier weights."
     copied = working_copy(model)
     copied.eval()
-    for module in copied.modules():
-        config = getattr(module, "config", None)
-        if getattr(config, "use_cache", False) is True: config.use_cache = False
+    turn_off_caches(copied)
     forget_caches(copied, lambda: call_example(copied, example))
     return copied
 
