@@ -42,6 +42,7 @@ bench-studies: $(VENV)/.installed-bench
 	@$(BIN)/python tests/bench/star_barriers.py $(OPTIONS)
 	@$(BIN)/python tests/bench/estimators.py $(OPTIONS)
 	@$(BIN)/python tests/bench/architectures.py
+	@$(BIN)/python tests/bench/inference.py
 	@$(BIN)/python tests/bench/costs.py
 
 export: $(VENV)/.installed-dev

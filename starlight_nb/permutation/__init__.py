@@ -75,9 +75,11 @@ def infer_spec(model: nn.Module,  # not changed
     """Find the permutation symmetries of `model` from its graph, and prove them on it.
 
     The spec holds for every example, and what any of them reaches counts. What keeps its order
-    is listed in `.pinned`. Warnings name what no example runs, and say when nothing can be
-    permuted. Raises `ValueError` where the model cannot be traced or does not take the inputs,
-    or does not return such outputs, and `TypeError` where it is no module."""
+    is listed in `.pinned`. Warnings name what no example runs, choices that the examples settle
+    and outputs that may change their order, and say when nothing can be permuted.
+
+    Raises `ValueError` where the model cannot be traced, does not take the inputs or does not
+    return such outputs, and `TypeError` where it is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
     spec, message = _inferred(model, example_inputs, outputs)

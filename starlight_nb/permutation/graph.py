@@ -11,12 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
-from .examples import (
-    Example, chosen_names, in_mode, input_tensors, map_inputs, named_tensors, prediction_name)
+from starlight_nb.permutation.examples import (
+    Example, call_example, chosen_names, in_mode, input_tensors, map_inputs, named_tensors,
+    prediction_name)
 from ..states import Attributes, tensors_of
 
 # %% auto #0
-__all__ = ['NO_TENSOR', 'PREDICTIONS', 'Graph', 'record_graph', 'ancestors', 'CountedOutputs', 'counted_outputs']
+__all__ = ['PREDICTIONS', 'Graph', 'record_graph', 'ancestors', 'CountedOutputs', 'counted_outputs']
 
 # %% ../../nbs/10ab_permutation.graph.ipynb #contexts
 @contextmanager
@@ -63,8 +64,6 @@ def _note_calls(stack):
     tracer.create_node = create_and_note
 
 # %% ../../nbs/10ab_permutation.graph.ipynb #record
-NO_TENSOR = "the function for `outputs` returns no tensor"
-
 def _record(model, example):
     "The recorded module, and the names of its outputs; those of a user's function have none."
     names = []
@@ -74,7 +73,7 @@ def _record(model, example):
         outputs = named_tensors(returned)
         if not outputs: raise ValueError("it returns no tensor")
         chosen = named_tensors(example.outputs(returned) if callable(example.outputs) else ())
-        if callable(example.outputs) and not chosen: raise ValueError(NO_TENSOR)
+        if callable(example.outputs) and not chosen: raise ValueError("outputs: no tensor")
         chosen = chosen.values()
         names.extend([*outputs, *(None for _ in chosen)])
         return [*outputs.values(), *chosen]
@@ -155,7 +154,7 @@ def record_graph(model: nn.Module,   # in evaluation mode; it is afterwards what
 def _diagnosis(model, example, argument, error):
     "Do the inputs not fit, or can the model not be recorded?"
     name = type(model).__name__
-    try: returned = model(*example.positional, **example.named)
+    try: returned = call_example(model, example)
     except Exception as own:
         return f"{argument}: {name} does not accept them{_line_of(own)}: {str(own).strip()}"
     try:

@@ -168,9 +168,11 @@ def _overlapping(state):
     for name, tensor in state.items():
         if tensor.layout != torch.strided or not tensor.numel(): continue
         ranges.setdefault((*_range(tensor), tuple(tensor.shape), tensor.stride()), name)
-    ordered = sorted(ranges)
-    for one, other in zip(ordered, ordered[1:]):
-        if one[0] == other[0] and other[1] <= one[2]: found |= {ranges[one], ranges[other]}
+    farthest = None  # of the ranges so far in this storage, the one that ends last
+    for own in sorted(ranges):
+        if farthest and farthest[0] == own[0] and own[1] <= farthest[2]:
+            found |= {ranges[farthest], ranges[own]}
+        if not farthest or farthest[0] != own[0] or own[2] > farthest[2]: farthest = own
     return found
 
 # %% ../../nbs/10d_permutation.trace.ipynb #trace
