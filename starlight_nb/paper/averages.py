@@ -38,6 +38,7 @@ class _AveragedNetworks(MeasuredValues):
     run: int = 0                 # number of the draws, or of the order
     n_source: int | None = None
     star_seed: int | None = None
+    examples: int = 0            # training examples that refresh drawn networks; 0: all
 
     @property
     def names(self) -> tuple[str, str]:
@@ -64,7 +65,8 @@ class Posterior(_AveragedNetworks):
         "The configuration under which what is measured is stored."
         return entry_config(
             "average", method=self.method, members=[member.key for member in self.members],
-            run=self.run, counts=list(self.counts), compared=self.compared, shifts=list(SHIFTS))
+            run=self.run, counts=list(self.counts), compared=self.compared, shifts=list(SHIFTS),
+            examples=self.examples if self.drawn else 0)
     @property
     def needs(self) -> tuple[Member, ...]:
         "The networks; of a star domain the sources too."
@@ -86,10 +88,10 @@ def _ensembles(sources, counts, runs):
         found.append(Posterior("deep ensemble", members, counts, counts[-1], run))
     return found
 
-def _star_posteriors(n_source, seed, star, counts, compared, runs):
+def _star_posteriors(n_source, seed, star, counts, compared, runs, examples):
     "The star alone, its star domain and its Gaussian."
     def posterior(method, counts, compared, run=0):
-        return Posterior(method, (star,), counts, compared, run, n_source, seed)
+        return Posterior(method, (star,), counts, compared, run, n_source, seed, examples)
     domains = [posterior("star domain", counts, compared, run) for run in range(runs)]
     gaussians = [posterior("Gaussian", (compared,), compared, run) for run in range(runs)]
     return [posterior("star", (1,), 1), *domains, *gaussians]
@@ -99,6 +101,7 @@ def posteriors(sources: list[Member],                 # of the ensembles
                stars: list[tuple[int, int, Member]],  # as `Study.stars` returns them
                runs: int,                             # of each method with draws or orders
                counts: list[int],                     # measure after so many networks
+               examples: int = 0,                     # for training statistics of draws; 0: all
               ) -> list[Posterior]:
     """Every posterior in every run.
 
@@ -111,7 +114,8 @@ def posteriors(sources: list[Member],                 # of the ensembles
     found = [Posterior("single network", (source,), (1,), 1) for source in sources]
     found += _ensembles(sources, within, runs)
     for n_source, seed, star in stars:
-        found += _star_posteriors(n_source, seed, star, tuple(sorted(counts)), compared, runs)
+        found += _star_posteriors(n_source, seed, star, tuple(sorted(counts)), compared, runs,
+                                  examples)
     return found
 
 # %% ../../nbs/50l_paper.averages.ipynb #states-of
@@ -125,7 +129,8 @@ def _drawn_states(models, posterior):
     sample = sample_star_domain if posterior.method == "star domain" else sample_gaussian
     rng = generator(posterior.run, f"{posterior.method} draws")
     return sample(result, sources, max(posterior.counts), rng,
-                  spec=models.spec(), model=models.network(), data=models.data)
+                  spec=models.spec(), model=models.network(),
+                  data=models.measured_data(posterior.examples))
 
 def _states(models, posterior):
     "The states to average over, one at a time."

@@ -16,14 +16,14 @@ from .parts import PairPart, Part
 from starlight_nb.paper.study import (
     COLUMNS, MeasuredValues, Path, SettingModels, Study, matched_states, member_state,
     setting_columns)
-from .tables import summary_cell
+from .tables import summary_cell, with_interval
 from ..runtime.settings import check_choice
 from ..statistics import bootstrap_function, bootstrap_ratio
 
 # %% auto #0
-__all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison', 'matching_methods',
-           'forward_orders', 'relative_barriers', 'order_range', 'gap_closed', 'rematch_options', 'PlaneRow',
-           'PlanePart', 'plane_rises']
+__all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'GAPS', 'GAP_HEADINGS', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison',
+           'matching_methods', 'forward_orders', 'relative_barriers', 'order_range', 'gap_closed', 'gap_table',
+           'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #specs
 SPECS = {  # the star's options, the matching of its pairs, and that in a random order
@@ -119,23 +119,44 @@ def order_range(frame: pd.DataFrame,   # with the columns `spec` and `matching`
     return means.groupby(by, sort=False).agg(["min", "max", "count"]).reset_index()
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #gap-closed
-def _share(partial, complete, star):
-    "The share of the gap from the three mean barriers."
-    return (partial - complete) / (partial - star)
+def _gap_parts(rows):
+    "The barriers of one setting: regular and star, each under partial and complete matching."
+    pairs = {"regular": "regular-regular", "star": "star-heldout"}
+    matchings = {"partial": "partial", "complete": "forward"}
+    return [rows[(rows.pair == pair) & (rows.matching == matching)]
+            for pair in pairs.values() for matching in matchings.values()]
+
+GAPS = {  # what is compared, from the means of `_gap_parts`
+    "gap, partial": lambda rp, rc, sp, sc: rp - sp,
+    "share": lambda rp, rc, sp, sc: (rp - rc) / (rp - sp),
+    "gap, complete": lambda rp, rc, sp, sc: rc - sc}
 
 def gap_closed(frame: pd.DataFrame,   # with the column `matching`
                split: str = "train",  # or test
               ) -> pd.DataFrame:
-    "For each setting, the `share` of the gap that complete matching closes, from `low` to `high`."
+    """For each setting the gap between regular solutions and stars under partial and complete
+    matching, and the `share` of the former that complete matching closes: one row a setting and
+    quantity, `value` from `low` to `high`."""
     found = []
     for setting, rows in _loss_barriers(frame, split).groupby("setting", sort=False):
-        regular, star = rows[rows.pair == "regular-regular"], rows[rows.pair == "star-heldout"]
-        parts = [regular[regular.matching == "partial"], regular[regular.matching == "forward"],
-                 star[star.matching == "partial"]]
-        share = _share(*(part.value.mean() for part in parts))
-        low, high = bootstrap_function(_share, *parts)
-        found.append(dict(setting=setting, share=share, low=low, high=high))
-    return pd.DataFrame(found).set_index("setting")
+        parts = _gap_parts(rows)
+        for quantity, function in GAPS.items():
+            low, high = bootstrap_function(function, *parts)
+            value = function(*(part.value.mean() for part in parts))
+            found.append(dict(setting=setting, quantity=quantity, value=value, low=low, high=high))
+    return pd.DataFrame(found).set_index(["setting", "quantity"])
+
+# %% ../../nbs/50o_paper.comparisons.ipynb #gap-table
+GAP_HEADINGS = {"gap, partial": "gap under partial matching",
+                "share": "share that complete matching closes",
+                "gap, complete": "gap under complete matching"}
+
+def gap_table(gaps: pd.DataFrame,  # of `gap_closed`
+             ) -> pd.DataFrame:
+    "One row a setting, one column a quantity, each with its interval."
+    texts = [with_interval(*row) for row in gaps[["value", "low", "high"]].to_numpy()]
+    table = gaps.assign(text=texts).text.unstack("quantity", sort=False)
+    return table[list(GAP_HEADINGS)].rename(columns=GAP_HEADINGS).reset_index()
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #rematch-options
 def rematch_options(every: list[int],  # re-match after so many epochs
@@ -159,7 +180,7 @@ def _measure_plane_row(models, own):
     plane = Plane(models.network(), *solutions, member_state(models, own.pairs[0].a))
     if own.row < 0: points = plane_segments(plane, own.points).reshape(-1, 2)
     else: points = plane_grid(plane, own.steps)[own.row]
-    losses = plane_losses(plane, models.data, points)
+    losses = plane_losses(plane, models.measured_data(own.examples), points)
     return torch.from_numpy(np.column_stack([points, losses]))
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #plane-row
@@ -170,6 +191,7 @@ class _RowOfPlane(MeasuredValues):
     steps: int                # points along each axis
     points: int               # on each segment
     row: int                  # -1: the segments
+    examples: int = 0         # training examples that are measured; 0: all
     @property
     def name(self) -> str:
         "The star, both solutions, and the row."
@@ -188,7 +210,8 @@ class PlaneRow(_RowOfPlane):
         "The configuration under which coordinates and losses are stored."
         star, *ends = self.needs
         return entry_config("plane", star=star.key, ends=[end.key for end in ends],
-                            steps=self.steps, points=self.points, row=self.row)
+                            steps=self.steps, points=self.points, row=self.row,
+                            examples=self.examples)
     def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
         "`values`, coordinates and losses (points, 3)."
         return {"values": _measure_plane_row(models, self)}
@@ -248,7 +271,8 @@ class PlanePart(_PlanePairs):
     @property
     def measurements(self) -> list[PlaneRow | Path]:
         "The rows of the plane, and the direct path."
-        rows = [PlaneRow(self.pairs, self.steps, self.study.points, row)
+        examples = self.study.setting.measured_examples
+        rows = [PlaneRow(self.pairs, self.steps, self.study.points, row, examples)
                 for row in range(-1, self.steps)]
         return rows + self.direct.measurements
     def rows(self) -> pd.DataFrame:

@@ -45,6 +45,11 @@ class _Timings:
     parameters: int
     memory: int                # bytes that one job needs, with all sources of a star
     device: str                # its name
+    @property
+    def measured(self) -> tuple[int, int]:
+        "Training and test examples on which losses between models are measured."
+        train, test = self.examples
+        return self.setting.measured_examples or train, test
 
 # %% ../../nbs/50f_paper.costs.ipynb #cost
 def _steps(recipe, examples):
@@ -66,12 +71,17 @@ class Cost(_Timings):
         return epochs + sources * self.rematch  # all of them at the end
     def path(self, points: int = 11) -> float:
         "Seconds to match a pair and to evaluate its path on both splits."
-        refreshing = (points - 2) * self.examples[0] * self.refresh  # not at the ends
-        return self.match + refreshing + points * sum(self.examples) * self.evaluation
+        train, test = self.measured
+        refreshing = (points - 2) * train * self.refresh  # not at the ends
+        return self.match + refreshing + points * (train + test) * self.evaluation
     def evaluations(self, count: int, split: str = "train") -> float:
-        "Seconds to refresh so many networks and to evaluate them on a split (train or test)."
-        evaluated = self.examples[split == "test"]
-        return count * (self.examples[0] * self.refresh + evaluated * self.evaluation)
+        "Seconds to refresh so many points of segments and to evaluate them on train or test."
+        train, test = self.measured
+        evaluated = test if split == "test" else train
+        return count * (train * self.refresh + evaluated * self.evaluation)
+    def networks(self, count: int) -> float:
+        "Seconds to refresh so many networks, and to evaluate them, on all examples."
+        return count * (self.examples[0] * self.refresh + sum(self.examples) * self.evaluation)
 
 # %% ../../nbs/50f_paper.costs.ipynb #timed
 def _seconds(function, device):

@@ -17,10 +17,11 @@ from ..runtime.store import Store
 from ..star import t_sampler
 
 # %% auto #0
-__all__ = ['NAMES', 'FROM_TWO', 'COUNTS', 'ExperimentFailed', 'OutOfTime', 'Experiment', 'resolve_experiment']
+__all__ = ['NAMES', 'MAY_BE_EMPTY', 'FROM_TWO', 'COUNTS', 'ExperimentFailed', 'OutOfTime', 'Experiment', 'resolve_experiment']
 
 # %% ../../nbs/50i_paper.experiment.ipynb #check-parameter
 NAMES = ("settings", "widths", "depths", "others")  # parameters that name settings of the profile
+MAY_BE_EMPTY = ("others", "depths")
 FROM_TWO = ("heldouts", "heldout_counts", "points", "point_counts")
 
 def _check_value(key, item):
@@ -35,7 +36,7 @@ def _check_value(key, item):
 def _check_parameter(key, value):
     "`ValueError` unless a parameter's value, or every value in its list, makes sense."
     values = value if isinstance(value, list) else [value]
-    if not values and key != "others":
+    if not values and key not in MAY_BE_EMPTY:
         raise ValueError(f"{key}: at least one value is needed, not an empty list")
     if len(set(map(str, values))) < len(values):
         raise ValueError(f"{key}: a value occurs twice in {value}")

@@ -91,10 +91,12 @@ def algorithms_of(kind: str) -> dict[str, int]:
     "The versions of the algorithms that make an entry of a kind."
     return {name: ALGORITHMS[name] for name in KINDS[kind]}
 
-def entry_config(kind: str,  # a key of `KINDS`
-                 **parts,    # everything else that the entry is made from
+def entry_config(kind: str,          # a key of `KINDS`
+                 examples: int = 0,  # training examples that are measured; 0: all
+                 **parts,            # everything else that the entry is made from
                 ) -> dict:
     "The configuration of an entry, with the versions of its algorithms."
+    if examples: parts["examples"] = examples  # entries of all examples keep their keys
     return dict(kind=kind, algorithms=algorithms_of(kind), **parts)
 
 # %% ../../nbs/50c_paper.members.ipynb #measurement

@@ -40,7 +40,8 @@ class PairPart(Part):
     @property
     def measurements(self) -> list[Path]:
         "The paths."
-        return [Path(pair, self.points or self.study.points) for pair in self.pairs]
+        points, examples = self.points or self.study.points, self.study.setting.measured_examples
+        return [Path(pair, points, examples) for pair in self.pairs]
     def rows(self) -> pd.DataFrame:
         "Losses, accuracies and barriers of the paths, and of each model alone."
         rows = [row for path in self.measurements for row in path_rows(self.study.models, path)]

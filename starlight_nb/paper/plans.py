@@ -95,7 +95,8 @@ def fig4_bma(experiment) -> Plan:
     for study in experiment.studies:
         sources = study.members("source", experiment.sources)
         stars = study.stars([experiment.sources], experiment.stars)
-        found = posteriors(sources, stars, experiment.repeats, experiment.draws)
+        found = posteriors(sources, stars, experiment.repeats, experiment.draws,
+                           study.setting.measured_examples)
         parts.append(AveragePart(study, found))
         parts.append(PairPart(study, star_pairs(stars, [], SOURCES_OF_A_STAR), single=False))
     return Plan(parts, AVERAGE_COLUMNS)
@@ -104,7 +105,7 @@ def fig4_bma(experiment) -> Plan:
 def _row(study, sources, stars, heldouts, orders):
     "The pairs of one row of Table 1."
     solutions, trained = study.members("heldout", heldouts), study.stars([sources], stars)
-    pairs = [pair for matching in row_matchings(orders)
+    pairs = [pair for matching in row_matchings(orders, study.setting.partial)
              for pair in regular_pairs(solutions, matching)]
     return PairPart(study, pairs + star_pairs(trained, solutions, heldouts))
 

@@ -61,7 +61,7 @@ class Predictor(_MergedModels):
     def seconds(self, cost) -> float:
         "Expected seconds to match the networks, where that is needed, and to evaluate them."
         matched = self.method.startswith("matched") * len(self.members) * cost.match
-        return matched + len(self.members) * cost.path(2)
+        return matched + cost.networks(len(self.members))
 
 # %% ../../nbs/50m_paper.predictors.ipynb #predictors
 def _set_predictors(study, count, first, stars):

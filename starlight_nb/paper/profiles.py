@@ -23,11 +23,12 @@ __all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'SEEDS_OF_A_SET', 'TABLES', 'SE
            'report_name', 'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
-WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed"}
+WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed",
+          bool: "true or false is needed"}
 
 def _check_kind(where, value, kind):
     "`ValueError` unless `value` has the kind; a count is at least 1, and True is no count."
-    right = isinstance(value, kind) and not isinstance(value, bool)
+    right = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
     if not right or kind is int and value < 1:
         raise ValueError(f"{where}: {WANTED[kind]}, not {value!r}")
 
@@ -56,6 +57,9 @@ class Setting:
     paper: str = ""      # the same setting of the paper, as `paper.published` names it
     variant: str = ""    # marks the names of models that are not made as the profile says
     seed_set: int = 0    # which of ten disjoint sets of seeds
+    partial: bool = False  # in Table 1, also matched as in the paper's released code
+    measured_examples: int = 0  # training examples on which losses between models are measured
+                                # and their statistics refreshed, the first ones; 0: all
 
 # %% ../../nbs/50b_paper.profiles.ipynb #recipes
 def _recipes(where, table):
@@ -84,7 +88,8 @@ def _check_model(where, architecture, model):
 # %% ../../nbs/50b_paper.profiles.ipynb #setting-2
 SETTING_KEYS = {
     "dataset": None, "architecture": None, "recipe": None, "sources": int, "heldouts": int,
-    "label": str, "paper": str, "model": dict, "star": dict}
+    "label": str, "paper": str, "model": dict, "star": dict, "partial": bool,
+    "measured_examples": int}
 REQUIRED = ("dataset", "architecture", "recipe", "sources", "heldouts")
 
 SEEDS_OF_A_SET = 10_000  # of each role
@@ -107,7 +112,8 @@ def _setting(name, table, seed_set):
     recipe, star_recipe = _recipes(where, table)
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], model,
                    recipe, star_recipe, table["sources"], table["heldouts"], table.get("paper", ""),
-                   seed_set=seed_set)
+                   seed_set=seed_set, partial=table.get("partial", False),
+                   measured_examples=table.get("measured_examples", 0))
 
 # %% ../../nbs/50b_paper.profiles.ipynb #profile
 @dataclass(frozen=True)
@@ -249,6 +255,10 @@ def _highest(part):
 
 def check_fits(setting: Setting, data: Dataset) -> None:
     "`ValueError` unless the setting's network takes examples of every split of `data`."
+    if setting.measured_examples > len(data.train):
+        raise ValueError(f"settings.{setting.name}.measured_examples: at most the "
+                         f"{len(data.train):,} training examples of {setting.dataset!r}, "
+                         f"not {setting.measured_examples:,}")
     model = build(setting.architecture, num_classes=data.num_classes, **setting.model).eval()
     for name, part in data.splits.items():
         try:

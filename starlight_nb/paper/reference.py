@@ -67,6 +67,7 @@ def beside_fig2(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     tables = [comparison_table(found, {RATIO: _ratios_elsewhere(frame, same, rows)})]
     for name, line in lines.items():
         labels = [study.setting.label for study in experiment.named(name)]
+        if not labels: continue
         tables.append(compare_fit(name, fit_line(frame[frame.setting.isin(labels)]), line))
     return pd.concat(tables, ignore_index=True)
 
@@ -76,18 +77,20 @@ def beside_relationship(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     return compare_fit("widths", fit_line(frame), line)
 
 # %% ../../nbs/50u_paper.reference.ipynb #beside-tables
+def _usual(frame):
+    "Which rows are of models alone, or of pairs that were matched in the forward order."
+    return frame.matching.isna() | (frame.matching == "forward")
+
 def beside_table1(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     "Losses and barriers on the training data."
     rows, same = published("table1_barriers", split="train"), _same(experiment)
-    usual = frame.matching.isna() | (frame.matching == "forward")
-    found = compare(frame[usual], rows[rows.metric.isin(["loss", "loss_barrier"])], same)
+    found = compare(frame[_usual(frame)], rows[rows.metric.isin(["loss", "loss_barrier"])], same)
     return comparison_table(found, {RATIO: _ratios_elsewhere(frame, same, rows)})
 
 def beside_test_metrics(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     "Losses, accuracies and barriers on the test data."
     rows, same = published("appendix_test_metrics"), _same(experiment)
-    usual = (frame.split == "test") & (frame.matching != "none")
-    found = compare(frame[usual], rows, same)
+    found = compare(frame[(frame.split == "test") & _usual(frame)], rows, same)
     ratios = _ratios_elsewhere(frame, same, rows, split="test")
     return comparison_table(found, {f"{RATIO}, test": ratios})
 

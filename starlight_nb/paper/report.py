@@ -40,10 +40,12 @@ def write_table(experiment, table: pd.DataFrame, suffix: str = "") -> str:
 def _three_decimals(value):
     return f"{value:.3f}" if isinstance(value, float) else value
 
-def save_table(experiment, table: pd.DataFrame) -> pd.DataFrame:
-    "Write the table of an experiment, numbers with three decimals; returns it as written."
+def save_table(experiment, table: pd.DataFrame,
+               suffix: str = "",  # for a second table of the same experiment
+              ) -> pd.DataFrame:
+    "Write a table of an experiment, numbers with three decimals; returns it as written."
     table = table.map(_three_decimals)
-    experiment.summary["tables"].append(write_table(experiment, table))
+    experiment.summary["tables"].append(write_table(experiment, table, suffix))
     return table
 
 # %% ../../nbs/50h_paper.report.ipynb #save-figure

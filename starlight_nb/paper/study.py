@@ -44,6 +44,11 @@ class _SettingNetworks:
     def data(self) -> Dataset:
         "The setting's data set, on the device."
         return data_of(self.setting, self.environment)
+    def measured_data(self, examples: int) -> Dataset:
+        "Its test examples and the first so many training examples (0: all), without validation."
+        data = self.data
+        train = data.train.subset(examples) if examples else data.train
+        return dataclasses.replace(data, train=train, val=None)
     def network(self):
         "A network with the setting's architecture, on the device."
         network = build(self.setting.architecture, num_classes=self.data.num_classes,
@@ -167,11 +172,10 @@ def matched_states(models: SettingModels, pair: Pair) -> tuple[dict, dict]:
     return state_a, permute(models.spec(), permutation, state_b)
 
 # %% ../../nbs/50d_paper.study.ipynb #measure
-def _measure_path(models, pair, points):
+def _measure_path(models, pair, points, examples):
     "The values of a path as tensors: `ts`, `loss/SPLIT`, and `METRIC/SPLIT`, such as accuracy."
-    data = dataclasses.replace(models.data, val=None)
-    curve = path_losses(models.network(), *matched_states(models, pair), data, points,
-                        recipe=models.setting.recipe)
+    curve = path_losses(models.network(), *matched_states(models, pair),
+                        models.measured_data(examples), points, recipe=models.setting.recipe)
     values = {"ts": curve.ts}
     values |= {f"loss/{split}": losses for split, losses in curve.loss.items()}
     values |= {f"{metric}/{split}": shares for metric, own in curve.metrics.items()
@@ -183,7 +187,8 @@ def _measure_path(models, pair, points):
 class Path(MeasuredValues):
     "Losses and accuracies along the segment between the two models of a pair."
     pair: Pair
-    points: int  # on the path, both ends included
+    points: int        # on the path, both ends included
+    examples: int = 0  # training examples that are measured, the first ones; 0: all
     @property
     def name(self) -> str:
         "The names of both models."
@@ -192,14 +197,15 @@ class Path(MeasuredValues):
     def config(self) -> dict:
         "The configuration under which the values are stored."
         return entry_config("path", a=self.pair.a.key, b=self.pair.b.key,
-                            matching=self.pair.matching, points=self.points)
+                            matching=self.pair.matching, points=self.points,
+                            examples=self.examples)
     @property
     def needs(self) -> tuple[Member, ...]:
         "Both models."
         return self.pair.a, self.pair.b
     def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
         "`ts`, and `loss/SPLIT` and `METRIC/SPLIT`, each (points,)."
-        return _measure_path(models, self.pair, self.points)
+        return _measure_path(models, self.pair, self.points, self.examples)
     def seconds(self, cost) -> float:
         "Expected seconds to match the pair and to evaluate the path."
         return cost.path(self.points)

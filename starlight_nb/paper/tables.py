@@ -62,6 +62,8 @@ def _columns(frame, metric):
     barrier = frame.metric == f"{metric}_barrier"
     columns = {f"regular {metric}": single & ~star, f"star {metric}": single & star,
                "regular-regular, unmatched": barrier & (frame.matching == "none")}
+    partial = barrier & (frame.matching == "partial")
+    if partial.any(): columns["regular-regular, partial"] = partial
     forward = barrier & (frame.matching == "forward")
     for kind in ("regular-regular", "star-heldout", "star-source"):
         columns[kind] = forward & (frame.pair == kind)
@@ -90,7 +92,8 @@ def barrier_table(frame: pd.DataFrame,   # tidy rows of barriers and of single m
 def order_spread(frame: pd.DataFrame,  # tidy rows; `matching` names the order
                  split: str = "train") -> pd.DataFrame:
     "How much the regular-regular barrier of each setting varies over orders, and over pairs."
-    matched = (frame.pair == "regular-regular") & (frame.matching != "none")
+    complete = ~frame.matching.isin(["none", "partial"])
+    matched = (frame.pair == "regular-regular") & complete
     rows = frame[(frame.metric == "loss_barrier") & (frame.split == split) & matched]
     pairs = rows.groupby(["setting", "model_a", "model_b"], sort=False)
     settings = pairs.value.agg(["mean", "std", "count"]).groupby("setting", sort=False)

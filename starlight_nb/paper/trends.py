@@ -16,10 +16,12 @@ __all__ = ['SAMPLING_NAMES', 'SAMPLING_COLUMNS', 'row_matchings', 'network_width
            'sampling_options', 'sampling_table', 'one_sampling', 'compare_samplings']
 
 # %% ../../nbs/50n_paper.trends.ipynb #row-pairs
-def row_matchings(orders: int,  # random matching orders, beside the forward one
+def row_matchings(orders: int,           # random matching orders, beside the forward one
+                  partial: bool = False  # also as in the paper's released code
                  ) -> list[str]:
     "How the regular solutions of a row are matched: not at all, forward, and in random orders."
-    return ["none", "forward", *(f"random-{order}" for order in range(orders))]
+    random = [f"random-{order}" for order in range(orders)]
+    return ["none", *["partial"] * partial, "forward", *random]
 
 # %% ../../nbs/50n_paper.trends.ipynb #network-widths
 def network_widths(studies: list[Study]) -> dict[str, int]:
@@ -59,10 +61,13 @@ def trend_fits(experiment,           # an `Experiment` with parameters that name
                frame: pd.DataFrame,  # its tidy rows
                *series: str,         # the parameters: widths, depths
               ) -> tuple[dict[str, pd.DataFrame], dict[str, Line]]:
-    "The points of each series of settings, and the line through them, by the parameter's name."
+    """The points of each series of settings, and the line through them, by the parameter's name.
+
+    A series without settings is left out."""
     points, lines = {}, {}
     for name in series:
         labels = [study.setting.label for study in experiment.named(name)]
+        if not labels: continue
         rows = frame[frame.setting.isin(labels)]
         points[name], lines[name] = barrier_points(rows), fit_line(rows)
     return points, lines
