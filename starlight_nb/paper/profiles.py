@@ -57,6 +57,7 @@ class Setting:
     paper: str = ""      # the same setting of the paper, as `paper.published` names it
     variant: str = ""    # marks the names of models that are not made as the profile says
     seed_set: int = 0    # which of ten disjoint sets of seeds
+    nearest: str = ""    # the setting of the paper that is nearest, in the same form
     partial: bool = False  # in Table 1, also matched as in the paper's released code
     measured_examples: int = 0  # training examples on which losses between models are measured
                                 # and their statistics refreshed, the first ones; 0: all
@@ -89,7 +90,7 @@ def _check_model(where, architecture, model):
 SETTING_KEYS = {
     "dataset": None, "architecture": None, "recipe": None, "sources": int, "heldouts": int,
     "label": str, "paper": str, "model": dict, "star": dict, "partial": bool,
-    "measured_examples": int}
+    "nearest": str, "measured_examples": int}
 REQUIRED = ("dataset", "architecture", "recipe", "sources", "heldouts")
 
 SEEDS_OF_A_SET = 10_000  # of each role
@@ -112,7 +113,8 @@ def _setting(name, table, seed_set):
     recipe, star_recipe = _recipes(where, table)
     return Setting(name, table.get("label", name), table["dataset"], table["architecture"], model,
                    recipe, star_recipe, table["sources"], table["heldouts"], table.get("paper", ""),
-                   seed_set=seed_set, partial=table.get("partial", False),
+                   seed_set=seed_set, nearest=table.get("nearest", ""),
+                   partial=table.get("partial", False),
                    measured_examples=table.get("measured_examples", 0))
 
 # %% ../../nbs/50b_paper.profiles.ipynb #profile

@@ -45,16 +45,19 @@ def paper_settings() -> dict[str, dict[str, str]]:
     rows = pd.concat(tables)[IDENTITY].drop_duplicates().fillna("")
     return {", ".join(filter(None, row.values())): row for row in rows.to_dict("records")}
 
-def same_settings(settings: list[Setting]) -> dict[str, dict[str, str]]:
+def same_settings(settings: list[Setting],
+                  key: str = "paper",  # or nearest: what is near takes the place of the same
+                 ) -> dict[str, dict[str, str]]:
     """For our settings that are the paper's, by label: the columns of `published` that find them.
 
     Raises `ValueError` where a setting names one that the paper does not have."""
     known = paper_settings()
     same = {}
     for setting in settings:
-        if not setting.paper: continue
-        check_choice(f"settings.{setting.name}.paper", setting.paper, known)
-        same[setting.label] = known[setting.paper]
+        named = getattr(setting, key)
+        if not named: continue
+        check_choice(f"settings.{setting.name}.{key}", named, known)
+        same[setting.label] = known[named]
     return same
 
 # %% ../../nbs/50k_paper.published.ipynb #compare
@@ -194,14 +197,14 @@ def _verdict_same_setting(row):
     return f"apart: {row.ratio:.3g} times the paper's"
 
 # %% ../../nbs/50k_paper.published.ipynb #row-of-same-setting
-def _row_same_setting(row):
+def _row_same_setting(row, nearest):
     "The table's row for one row of `compare`."
     quantity = f"{row.pair}, {row.split} {row.metric.replace('_', ' ')}"
     paper = f"{row.published:.3f}"
     if pd.notna(row.std): paper += f" ± {row.std:.3f}"
     return dict(setting=row.setting, quantity=quantity + _conditions(row),
                 ours=with_interval(row.ours, row.low, row.high, 3),
-                paper=f"{paper}, the same setting", verdict=_verdict_same_setting(row))
+                paper=f"{paper}, {nearest.get(row.setting, 'the same setting')}", verdict=_verdict_same_setting(row))
 
 # %% ../../nbs/50k_paper.published.ipynb #row-of-other-settings
 def _range_text(low, high, digits):
@@ -215,26 +218,29 @@ def _verdict_other_settings(row):
     if row.overlap: return "interval overlaps"
     return "above" if row.low > row.highest else "below"
 
-def _row_other_settings(quantity, row):
+def _row_other_settings(quantity, row, nearest):
     "The table's row for one row of `compare_ratios`."
     ratios = _range_text(row.lowest, row.highest, 2)
-    settings = "setting" if row.rows == 1 else "settings"
+    settings = f"{row.rows} other setting{'s' * (row.rows > 1)}"
+    settings = nearest.get(row.setting, settings)
     sources = _range_text(row.fewest, row.most, 0)
     return dict(setting=row.setting, quantity=quantity + _conditions(row),
                 ours=with_interval(row.ratio, row.low, row.high),
-                paper=f"{ratios}, in {row.rows} other {settings} with N = {sources}",
+                paper=f"{ratios}, in {settings} with N = {sources}",
                 verdict=_verdict_other_settings(row))
 
 # %% ../../nbs/50k_paper.published.ipynb #comparison-table
 def comparison_table(
     compared: pd.DataFrame | None = None,            # of `compare`
     ratios: dict[str, pd.DataFrame] | None = None,   # frames of `compare_ratios`, by quantity
+    nearest: dict[str, str] | None = None,  # our labels, and the paper's settings beside which
 ) -> pd.DataFrame:
     "A table of text: setting, quantity, ours, paper, verdict."
-    rows = []
-    if compared is not None: rows += [_row_same_setting(row) for row in compared.itertuples()]
+    rows, nearest = [], nearest or {}
+    if compared is not None:
+        rows += [_row_same_setting(row, nearest) for row in compared.itertuples()]
     for quantity, frame in (ratios or {}).items():
-        rows += [_row_other_settings(quantity, row) for row in frame.itertuples()]
+        rows += [_row_other_settings(quantity, row, nearest) for row in frame.itertuples()]
     return pd.DataFrame(rows, columns=["setting", "quantity", "ours", "paper", "verdict"])
 
 def save_comparison(experiment: Experiment,

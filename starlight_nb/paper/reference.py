@@ -7,7 +7,7 @@ from __future__ import annotations
 import pandas as pd
 from .predictors import error_ratios
 from .published import (
-    compare, compare_ratios, comparison_table, paper_ratios, published, published_series,
+    IDENTITY, compare, compare_ratios, comparison_table, paper_ratios, published, published_series,
     published_widths, same_settings)
 from .tables import barrier_ratios
 from .trends import compare_fit, compare_samplings
@@ -34,6 +34,33 @@ def _ratios_elsewhere(frame, same, rows, split="train", by=("setting",), same_n=
 def _same(experiment):
     "Those of an experiment's settings that are the paper's."
     return same_settings([study.setting for study in experiment.studies])
+def _usual(frame):
+    "Which rows are of models alone, or of pairs that were matched in the forward order."
+    if "matching" not in frame: return pd.Series(True, frame.index)
+    return frame.matching.isna() | (frame.matching == "forward")
+
+# %% ../../nbs/50u_paper.reference.ipynb #beside-nearest
+def _published_barriers():
+    "All published barriers on the training data, of Table 1 and Fig. 2."
+    return pd.concat([published(table, metric="loss_barrier", split="train")
+                      for table in ("table1_barriers", "fig2_width_depth")])
+
+def _beside_nearest(experiment, frame):
+    "Barriers, and their ratio, beside those of the settings that ours name as nearest."
+    settings = [study.setting for study in experiment.studies if study.setting.nearest]
+    names = {setting.label: setting.nearest for setting in settings}
+    nearest, rows = same_settings(settings, "nearest"), _published_barriers()
+    found = compare(frame[_usual(frame)], rows, nearest)
+    ratios = []
+    for label, identity in nearest.items():
+        own = rows[(rows[IDENTITY].fillna("") == pd.Series(identity)).all(axis=1)]
+        ours = barrier_ratios(frame[frame.setting == label], by=("setting", "n_source"))
+        ratios.append(compare_ratios(ours.reset_index(), paper_ratios(*_kinds(own)), same_n=True))
+    return comparison_table(found, {RATIO: pd.concat(ratios)} if ratios else {}, names)
+
+def _with_nearest(experiment, frame, table):
+    "A table with the rows of the nearest settings above its own."
+    return pd.concat([_beside_nearest(experiment, frame), table], ignore_index=True)
 
 # %% ../../nbs/50u_paper.reference.ipynb #beside-figures
 def beside_fig1(experiment, frame: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +71,8 @@ def beside_fig1(experiment, frame: pd.DataFrame) -> pd.DataFrame:
                                 split="train"), regular])
     same, barriers = _same(experiment), frame[frame.metric == "loss_barrier"]
     ratios = _ratios_elsewhere(frame, same, rows, by=("setting", "n_source"), same_n=True)
-    return comparison_table(compare(barriers, rows, same), {RATIO: ratios})
+    table = comparison_table(compare(barriers, rows, same), {RATIO: ratios})
+    return _with_nearest(experiment, frame, table)
 
 def beside_fig3(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     "Loss and accuracy in the middle of the paths, and ratios of barriers with 50 sources."
@@ -69,7 +97,7 @@ def beside_fig2(experiment, frame: pd.DataFrame) -> pd.DataFrame:
         labels = [study.setting.label for study in experiment.named(name)]
         if not labels: continue
         tables.append(compare_fit(name, fit_line(frame[frame.setting.isin(labels)]), line))
-    return pd.concat(tables, ignore_index=True)
+    return _with_nearest(experiment, frame, pd.concat(tables, ignore_index=True))
 
 def beside_relationship(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     "The line over widths."
@@ -77,15 +105,12 @@ def beside_relationship(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     return compare_fit("widths", fit_line(frame), line)
 
 # %% ../../nbs/50u_paper.reference.ipynb #beside-tables
-def _usual(frame):
-    "Which rows are of models alone, or of pairs that were matched in the forward order."
-    return frame.matching.isna() | (frame.matching == "forward")
-
 def beside_table1(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     "Losses and barriers on the training data."
     rows, same = published("table1_barriers", split="train"), _same(experiment)
     found = compare(frame[_usual(frame)], rows[rows.metric.isin(["loss", "loss_barrier"])], same)
-    return comparison_table(found, {RATIO: _ratios_elsewhere(frame, same, rows)})
+    table = comparison_table(found, {RATIO: _ratios_elsewhere(frame, same, rows)})
+    return _with_nearest(experiment, frame, table)
 
 def beside_test_metrics(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     "Losses, accuracies and barriers on the test data."

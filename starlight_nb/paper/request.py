@@ -97,7 +97,7 @@ def _given_to_all(profile, chosen, parameters):
 def check_request(profile: str, only: list[str] | None, parameters: dict) -> Request:
     "Read the profile and resolve every chosen experiment; `ValueError` for bad input."
     loaded = load_profile(profile)
-    same_settings(loaded.settings.values())
+    for key in ("paper", "nearest"): same_settings(loaded.settings.values(), key)
     chosen = check_parameters(_chosen_experiments(loaded, only), parameters)
     for name in chosen: check_parameters([name], loaded.experiments.get(name, {}))
     experiments = {name: resolve_experiment(name, loaded, **own) for name, own in chosen.items()}
