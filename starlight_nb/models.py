@@ -16,8 +16,8 @@ from .runtime.settings import check_choice, check_number
 
 # %% auto #0
 __all__ = ['VGG_LAYERS', 'ARCHITECTURES', 'ZOO', 'RANDOM', 'mlp', 'BasicBlock', 'ResNet', 'WideBlock', 'WideResNet', 'vgg',
-           'DenseLayer', 'densenet', 'TextBag', 'check_architecture', 'builder_of', 'build', 'millions',
-           'generator_seed', 'generator', 'initialise']
+           'DenseLayer', 'densenet', 'TransformerBlock', 'VisionTransformer', 'TextBag', 'check_architecture',
+           'builder_of', 'build', 'millions', 'generator_seed', 'generator', 'initialise']
 
 # %% ../nbs/01_models.ipynb #mlp
 def mlp(num_classes: int = 10,
@@ -181,6 +181,56 @@ def _transition(channels, dropout):
     return [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 1, bias=False),
             nn.Dropout(dropout), nn.AvgPool2d(2, ceil_mode=True)]
 
+# %% ../nbs/01_models.ipynb #transformer-block
+class TransformerBlock(nn.Module):
+    "Attention between patches, then a small network for each patch, both added to the stream."
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def attention(self, x):
+        "What each patch collects from all patches, (n, patches, width)."
+        n, patches, width = x.shape
+        shape = n, patches, self.heads, width // self.heads
+        query, key, value = (layer(x).view(shape).transpose(1, 2)
+                             for layer in (self.query, self.key, self.value))
+        found = F.scaled_dot_product_attention(query, key, value)
+        return self.out(found.transpose(1, 2).reshape(n, patches, width))
+    def forward(self, x):
+        "The stream (n, patches, width) to the stream after the block."
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+# %% ../nbs/01_models.ipynb #vision-transformer
+class VisionTransformer(nn.Module):
+    "Embedded patches, blocks, normalisation, mean over patches, linear classifier."
+    def __init__(self, num_classes: int = 10,
+                 width: int = 32,              # of the residual stream
+                 depth: int = 2,               # blocks
+                 heads: int = 4,               # of each attention; they divide the width
+                 patch: int = 2,               # pixels along a side; patches fill the image
+                 input_shape=(1, 8, 8)):       # of an image: channels, height, width
+        super().__init__()
+        channels, *sides = input_shape
+        if width % heads or any(side % patch for side in sides):
+            raise ValueError("heads, patch: numbers that divide the width and the sides of the "
+                             f"image are needed, not {heads} and {patch}")
+        self.embedding = nn.Conv2d(channels, width, patch, patch)
+        places = sides[0] // patch * (sides[1] // patch)
+        self.position = nn.Parameter(0.02 * torch.randn(1, places, width))
+        blocks = [TransformerBlock(width, heads, 4 * width) for _ in range(depth)]
+        self.blocks, self.norm = nn.Sequential(*blocks), nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        "Images (n, *input_shape) to logits (n, num_classes)."
+        x = self.embedding(x).flatten(2).transpose(1, 2) + self.position
+        return self.classifier(self.norm(self.blocks(x)).mean(1))
+
 # %% ../nbs/01_models.ipynb #textbag
 class TextBag(nn.Module):
     "Mean of word embeddings and a linear classifier."
@@ -202,6 +252,7 @@ ARCHITECTURES = {
     "vgg11": vgg,
     "vgg19": partial(vgg, depth=19),
     "densenet40": densenet,
+    "vit": VisionTransformer,
     "text_bag": TextBag,
 }
 

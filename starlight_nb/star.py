@@ -26,7 +26,7 @@ from .states import state_for, tied_names
 from .training import Objective, Recipe, fit
 
 # %% auto #0
-__all__ = ['T_SAMPLINGS', 'REMATCHES', 'TSampling', 'AdaptiveSampling', 't_sampler', 'Sources', 'named_permutations',
+__all__ = ['T_SAMPLINGS', 'REMATCHES', 'LATE', 'TSampling', 'AdaptiveSampling', 't_sampler', 'Sources', 'named_permutations',
            'StarOptions', 'SegmentDraws', 'StarObjective', 'FusedObjective', 'StarResult', 'train_star']
 
 # %% ../nbs/13_star.ipynb #t-sampling
@@ -184,7 +184,9 @@ class Sources:
         if in_memory is None: in_memory = _fits_memory(len(states), model)
         self.spec, self.states = spec, states
         self.layout = _ParameterLayout(model)
-        self.matcher = _choose_matcher(matching, spec, states, model, data, in_memory)
+        self.matcher_of = partial(_choose_matcher, spec=spec, states=states, model=model,
+                                  data=data, in_memory=in_memory)
+        self.matching, self.matcher = matching, self.matcher_of(matching)
         self.permutations, self.matched = [spec.identity() for _ in states], set()
         self.vectors = _empty_matrix(len(states), model, in_memory)
         for n, state in enumerate(states): self.vectors[n] = self.layout.vector(state)
@@ -195,6 +197,12 @@ class Sources:
         star = self.layout.state(theta, like=self.states[0])
         found = [matching.permutation for matching in self.matcher.match(star, numbers)]
         _put_in_order(self, dict(zip(numbers, found)))
+    def change_matching(self, matching: str):
+        "Match by another method from now on, a name in `matching.METHODS`."
+        if matching == self.matching: return
+        self.matching, self.matcher = matching, self.matcher_of(matching)
+        self.matcher.resume([own if n in self.matched else None
+                             for n, own in enumerate(self.permutations)])
     def restore(self, permutations: dict[int, dict[str, torch.Tensor]]):
         "Resume from these permutations of matched sources, as if re-matches had found them."
         self.matcher.resume([permutations.get(n) for n in range(len(self.states))])
@@ -237,10 +245,15 @@ class StarOptions:
     matching: str = "weights"            # a name in `matching.METHODS`
     segments_per_batch: int = 1          # parts of a batch, each with a source and a t of its own
     own_loss_weight: float = 0.0         # of the star's own loss; 1 is the fusion objective
+    late_matching: str | None = None     # the method of the last quarter; None: as before
+    tail_average: float = 0.0            # share of the epochs, the last, that are averaged
     def __post_init__(self):
         t_sampler(self.t_sampling)
         check_choice("matching", self.matching, METHODS)
         check_choice("rematch", self.rematch, REMATCHES)
+        if self.late_matching is not None:
+            check_choice("late_matching", self.late_matching, METHODS)
+        check_number("tail_average", self.tail_average, float, 0, 1)
         numbers = {"segments_per_batch": (int, 1), "own_loss_weight": (float, 0)}
         if self.rematch_every is not None: numbers["rematch_every"] = (int, 0)
         if not isinstance(self.t_sampling, str): numbers["t_sampling"] = (float, 0)
@@ -307,19 +320,37 @@ def _to_match(objective, batch_sizes):
     epochs, most = options.rematch_every, options.segments_per_batch
     return objective.draws.upcoming(batch_sizes, most, epochs)
 
+# %% ../nbs/13_star.ipynb #tail
+LATE = 0.25  # share of the epochs in which `late_matching` is used
+
+class _TailAverage:
+    "The mean of the weights at the ends of the last epochs."
+    def __init__(self, share, epochs):
+        self.first = math.floor((1 - share) * epochs) if share else math.inf  # epoch
+        self.sum, self.count = None, 0
+    def add(self, epoch, theta):
+        "Note the weights at the end of an epoch."
+        if epoch < self.first: return
+        self.sum = theta.double() if self.sum is None else self.sum + theta
+        self.count += 1
+    def write(self, theta):
+        "Write the mean into the weights, if there is one."
+        if self.count: theta.copy_(self.sum / self.count)
+    def tensors(self):
+        if not self.count: return {}
+        return {"tail/sum": self.sum, "tail/count": torch.tensor(self.count)}
+    def restore(self, saved):
+        if "tail/sum" not in saved: return
+        self.sum, self.count = saved["tail/sum"], int(saved["tail/count"])
+
 # %% ../nbs/13_star.ipynb #star-objective
-class StarObjective(Objective):
-    "The loss at random points between the star and its matched sources (eq. 4)."
-    def __init__(self, sources: Sources, options: StarOptions, rng: torch.Generator):
-        self.sources, self.options = sources, options
+class _SegmentObjective(Objective):
+    "The loss at random points between the star and its sources, as they are matched now."
+    def __init__(self, sources: Sources, options: StarOptions, rng: torch.Generator,
+                 epochs: int = 0):  # of the training, for options about the last of them
+        self.sources, self.options, self.epochs = sources, options, epochs
         self.draws = SegmentDraws(len(sources.states), options.t_sampling, rng)
-    def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
-        "Match sources to the star, if it is time to."
-        if self.options.rematches(epoch): self.sources.rematch(theta, _to_match(self, batch_sizes))
-    def end_epoch(self, theta: torch.Tensor, last: bool):
-        "Let the sampling of t adapt; in the end match all sources, if only drawn ones were."
-        self.draws.sampling.update()
-        if last and _only_drawn(self.options): self.sources.rematch(theta)
+        self.tail = _TailAverage(options.tail_average, epochs)
     def terms(self, theta, point, x, y, losses):
         "Yield `(x, y, weight, factor)` for each part of a batch, at the `point` on its segment."
         for n, t, own_x, own_y in self.draws.split(x, y, self.options.segments_per_batch):
@@ -328,11 +359,28 @@ class StarObjective(Objective):
             self.draws.sampling.observe(losses[-1])
     def tensors(self) -> dict[str, torch.Tensor]:
         "What a checkpoint holds besides the weights."
-        return self.draws.tensors() | _stored(self.sources)
+        return self.draws.tensors() | self.tail.tensors() | _stored(self.sources)
     def restore(self, saved: dict[str, torch.Tensor]):
         "Resume from what `tensors` returned."
         self.draws.restore(saved)
+        self.tail.restore(saved)
         self.sources.restore(_permutations_in(saved))
+
+# %% ../nbs/13_star.ipynb #star-epochs
+class StarObjective(_SegmentObjective):
+    "The loss at random points between the star and its matched sources (eq. 4)."
+    def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
+        "Match sources to the star, if it is time to."
+        self.epoch, late = epoch, self.options.late_matching
+        if late and epoch >= (1 - LATE) * self.epochs: self.sources.change_matching(late)
+        if self.options.rematches(epoch): self.sources.rematch(theta, _to_match(self, batch_sizes))
+    def end_epoch(self, theta: torch.Tensor, last: bool):
+        "Let the sampling of t adapt; in the end average, and match what is not matched yet."
+        self.draws.sampling.update()
+        self.tail.add(self.epoch, theta)
+        if not last: return
+        self.tail.write(theta)
+        if _only_drawn(self.options): self.sources.rematch(theta)
 
 # %% ../nbs/13_star.ipynb #own-loss
 class FusedObjective(StarObjective):
@@ -385,9 +433,9 @@ def _checked_sources(model, states, data, spec, options, in_memory):
     return Sources(model, states, spec, data, options.matching, in_memory)
 
 # %% ../nbs/13_star.ipynb #bind
-def _objective(sources, options, rng):
+def _objective(sources, options, rng, epochs):
     kind = FusedObjective if options.own_loss_weight else StarObjective
-    return kind(sources, options, rng)
+    return kind(sources, options, rng, epochs)
 
 def _bind(checkpoint, objective):
     "The checkpoint of this star and of no other; None where there is none."
@@ -409,6 +457,8 @@ def train_star(model: nn.Module,                        # the star's initialisat
                matching: str = "weights",               # the method, a name in `matching.METHODS`
                segments_per_batch: int = 1,             # a source and a t for each part of a batch
                own_loss_weight: float = 0.0,            # 1 is the fusion objective
+               late_matching: str | None = None,        # the method of the last quarter
+               tail_average: float = 0.0,               # share of the epochs that are averaged
                seed: int = 0,                           # of batches and draws
                in_memory: bool | None = None,           # all sources; None: where they fit
                checkpoint: Checkpoint | None = None,    # where a killed training resumes
@@ -418,9 +468,9 @@ def train_star(model: nn.Module,                        # the star's initialisat
     Raises `ValueError` naming a bad argument, `FloatingPointError` on divergence."""
     seed = check_number("seed", seed, int, 0, math.inf)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
-                          own_loss_weight)
+                          own_loss_weight, late_matching, tail_average)
     matched = _checked_sources(model, sources, data, spec, options, in_memory)
-    objective = _objective(matched, options, generator(seed, "star draws"))
+    objective = _objective(matched, options, generator(seed, "star draws"), recipe.epochs)
     state, loss = fit(model, data, recipe, seed, objective, _bind(checkpoint, objective))
     state = refresh_batchnorm(model, state, data, recipe=recipe)
     return StarResult(state, matched.permutations, loss, seed)

@@ -11,7 +11,7 @@ from ..runtime.settings import experiments_folder
 __all__ = ['KINDS_IN_ORDER', 'reading_order', 'experiment_names', 'experiment_title', 'notebook_parameters', 'profile_names']
 
 # %% ../../nbs/50a_paper.catalogue.ipynb #experiment-names
-KINDS_IN_ORDER = ("fig", "table", "appendix")
+KINDS_IN_ORDER = ("fig", "table", "appendix", "beyond")
 
 def reading_order(experiment: str) -> tuple[int, str]:
     "A sort key: figures first, then tables, appendices, and everything else."

@@ -8,6 +8,8 @@ import math
 from itertools import dropwhile
 import numpy as np
 import pandas as pd
+from .better_star import USUAL, best_way, way_barriers
+from .kernel import ONE, candidate_rows
 from .trends import among_heldouts
 from ..statistics import AXES, bootstrap_function, fit_line
 
@@ -16,7 +18,8 @@ __all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZER
            'FEWEST_HELDOUTS', 'chance_loss', 'barrier_height', 'star_ratio', 'excess_loss', 'with_more_sources',
            'change_over_series', 'relative_change', 'depth_beside_width', 'width_line', 'ratios_over_series',
            'ratios_and_slope', 'with_adam', 'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular',
-           'fused_beside_ensemble', 'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points']
+           'fused_beside_ensemble', 'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points',
+           'stars_apart', 'stars_beside_regular', 'average_beside', 'best_beside_usual', 'matched_beside_unmatched']
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #barriers
 REGULAR, HELDOUT = AXES.values()
@@ -299,4 +302,62 @@ def with_more_points(data: pd.DataFrame) -> list[dict]:
     rows = []
     for setting, part in _settings(data):
         if part.points.nunique() > 1: rows += _change(setting, part, _most_points)
+    return rows
+
+# %% ../../nbs/50s_paper.claim_tests.ipynb #kernel
+def _between_stars(part, sources):
+    "The barriers between stars of the `sources` named, with the most of them."
+    return _barriers(part[part.candidate == sources], "star-star")
+
+def stars_apart(data: pd.DataFrame, sources: str) -> list[dict]:
+    "The barrier between two stars, in nats."
+    rows = []
+    for setting, part in _settings(data):
+        remark = CONNECTED if _remark(part) == CONNECTED else ""
+        rows += _row(setting, np.positive, _between_stars(part, sources), remark=remark)
+    return rows
+
+def stars_beside_regular(data: pd.DataFrame, sources: str) -> list[dict]:
+    "The barrier between two stars, divided by that between regular solutions."
+    rows = []
+    for setting, part in _settings(data):
+        barriers = _between_stars(part, sources), _barriers(part, REGULAR)
+        rows += _row(setting, np.divide, *barriers, remark=_remark(part))
+    return rows
+
+# %% ../../nbs/50s_paper.claim_tests.ipynb #averages-of-stars
+def average_beside(data: pd.DataFrame,
+                   average: str,  # of `kernel.CANDIDATES`
+                   other: str,    # of the same, or `kernel.ONE`
+                   k: int = 0,    # stars in the average; 0: the most
+                  ) -> list[dict]:
+    "The star – held-out barrier of an average, divided by another candidate's of as many stars."
+    found, rows = candidate_rows(data), []
+    for setting, part in _settings(data):
+        own = found[found.setting == setting]
+        most = k or own[own.candidate == average].averaged.max()
+        mine = own[(own.candidate == average) & (own.averaged == most)]
+        theirs = own[(own.candidate == other) & (own.averaged == (1 if other == ONE else most))]
+        rows += _row(setting, np.divide, mine, theirs, remark=_remark(part))
+    return rows
+
+# %% ../../nbs/50s_paper.claim_tests.ipynb #better
+def best_beside_usual(data: pd.DataFrame) -> list[dict]:
+    "The star – held-out barrier of the chosen way, divided by that of the paper's algorithm."
+    barriers, rows = way_barriers(data), []
+    for setting, part in _settings(data):
+        own = barriers[barriers.setting == setting]
+        report = own[own.role == "report"]
+        best, usual = (report[report.way == way] for way in (best_way(own), USUAL))
+        rows += _row(setting, np.divide, best, usual, remark=_remark(part))
+    return rows
+
+# %% ../../nbs/50s_paper.claim_tests.ipynb #matched
+def matched_beside_unmatched(data: pd.DataFrame) -> list[dict]:
+    "The regular – regular barrier after matching by weights, divided by that without."
+    own = (data["pair"] == REGULAR) & (data.split == "train") & (data.metric == "loss_barrier")
+    rows = []
+    for setting, part in _settings(data[own]):
+        matched, unmatched = (part[part.matching == name] for name in ("forward", "none"))
+        rows += _row(setting, np.divide, matched, unmatched)
     return rows

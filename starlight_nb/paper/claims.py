@@ -12,21 +12,23 @@ from pathlib import Path
 import pandas as pd
 from .catalogue import experiment_names
 from .claim_tests import (
-    HELDOUT, NEAR_ZERO, REGULAR, SOURCE, average_beside_ensemble, barrier_height,
+    HELDOUT, NEAR_ZERO, REGULAR, SOURCE, average_beside, average_beside_ensemble, barrier_height,
+    best_beside_usual,
     change_over_series, constant_t_loss, depth_beside_width, excess_loss, fused_beside_ensemble,
-    fused_beside_regular, ratios_and_slope, ratios_over_series, relative_change, star_ratio,
-    ratio_on_test_data, width_line, with_adam, with_few_heldouts, with_more_points,
-    with_more_sources, with_sampling)
+    fused_beside_regular, matched_beside_unmatched, ratios_and_slope, ratios_over_series, relative_change, star_ratio,
+    ratio_on_test_data, stars_apart, stars_beside_regular, width_line, with_adam,
+    with_few_heldouts, with_more_points, with_more_sources, with_sampling)
+from .kernel import AVERAGE_DISJOINT, DISJOINT, MORE, ONE, SAME
 from .published import IDENTITY, paper_ratios, published
 from .tables import with_interval
 from ..runtime.files import write_atomic
 from ..statistics import AXES
 
 # %% auto #0
-__all__ = ['RATIOS', 'RESNET', 'RESNET_NAME', 'PATHS', 'TABLE', 'SERIES', 'WIDE', 'DEEP', 'FIGURE_4', 'CLAIM_COLUMNS', 'DIGITS',
-           'NUMBERS', 'VERDICTS', 'MERGED_COLUMNS', 'AGAIN', 'report_summaries', 'verdict', 'Claim', 'paper_claims',
-           'claims_of', 'ClaimTable', 'readable_claims', 'save_claims', 'read_claims', 'overall_verdict',
-           'merge_claims', 'report_claims', 'compare_reports', 'keep_verdicts', 'standing_claims']
+__all__ = ['RATIOS', 'RESNET', 'RESNET_NAME', 'PATHS', 'TABLE', 'SERIES', 'WIDE', 'DEEP', 'FIGURE_4', 'BEYOND', 'CLAIM_COLUMNS',
+           'DIGITS', 'NUMBERS', 'VERDICTS', 'MERGED_COLUMNS', 'AGAIN', 'report_summaries', 'verdict', 'Claim',
+           'paper_claims', 'claims_of', 'ClaimTable', 'readable_claims', 'save_claims', 'read_claims',
+           'overall_verdict', 'merge_claims', 'report_claims', 'compare_reports', 'keep_verdicts', 'standing_claims']
 
 # %% ../../nbs/50t_paper.claims.ipynb #entries
 def report_summaries(out: Path) -> dict[str, dict]:
@@ -284,12 +286,57 @@ def _appendix_claims():
               "Table 4", "less than one standard deviation, 11 beside 21 and 51",
               ("appendix_points",), with_more_points, **same)]
 
+# %% ../../nbs/50t_paper.claims.ipynb #claims-kernel
+BEYOND = dict(where="beyond the paper", paper="follows from the conjecture; not published",
+              experiments=("beyond_kernel",))
+
+def _kernel_claims():
+    "What follows if the stars of a star domain form a convex set."
+    connected = "Two stars of {} are linearly connected, once matched."
+    names = {SAME: f"the {SAME}", DISJOINT: DISJOINT}
+    claims = [Claim(f"stars-of-{name.replace(' ', '-')}-connected", connected.format(own),
+                    **BEYOND, test=partial(stars_apart, sources=name), below=NEAR_ZERO,
+                    unit="nats") for name, own in names.items()]
+    return [*claims,
+        Claim("stars-closer-than-solutions", "Stars of disjoint sources are closer to each other "
+              "than regular solutions are.", **BEYOND,
+              test=partial(stars_beside_regular, sources=DISJOINT), below=1),
+        Claim("midpoint-is-a-star", "The point half-way between two stars is a star: its barrier "
+              "to held-out solutions is no higher than theirs.", **BEYOND, below=1.25,
+              test=partial(average_beside, average=AVERAGE_DISJOINT, other=ONE, k=2)),
+        Claim("average-is-a-better-star", "The average of several stars has a lower barrier to "
+              "held-out solutions than one of them.", **BEYOND, below=1,
+              test=partial(average_beside, average=AVERAGE_DISJOINT, other=ONE)),
+        Claim("average-worth-its-cost", "The average of several stars has a lower barrier to "
+              "held-out solutions than one star with as many steps and sources.", **BEYOND,
+              test=partial(average_beside, average=AVERAGE_DISJOINT, other=MORE), below=1)]
+
+# %% ../../nbs/50t_paper.claims.ipynb #claims-better
+def _better_claims():
+    return [Claim("better-star", "At equal cost there is a better star than that of the paper's "
+                  "algorithm: its barrier to held-out solutions is lower. The way to it was chosen "
+                  "by other held-out solutions.",
+                  "beyond the paper", "asked for, not published", ("beyond_better_star",),
+                  best_beside_usual, below=1)]
+
+# %% ../../nbs/50t_paper.claims.ipynb #claims-transformer
+def _transformer_claims():
+    where = dict(where="beyond the paper", paper="not published",
+                 experiments=("beyond_transformer",))
+    return [
+        Claim("transformer-matched", "In transformers too, matching by weights lowers the barrier "
+              "between regular solutions.", **where, test=matched_beside_unmatched, below=1),
+        Claim("transformer-star", "In transformers too, the barrier from a star to held-out "
+              "solutions is below that between matched regular solutions.", **where,
+              test=star_ratio, below=1)]
+
 # %% ../../nbs/50t_paper.claims.ipynb #all-claims
 @cache
 def paper_claims() -> dict[str, Claim]:
-    "Every claim of the paper, by its id."
+    "Every claim of the paper, and then those beyond it, by id."
     groups = (_connectivity_claims(), _barrier_claims(), _series_claims(), _test_claims(),
-              _average_claims(), _fused_claims(), _appendix_claims())
+              _average_claims(), _fused_claims(), _appendix_claims(), _kernel_claims(),
+              _better_claims(), _transformer_claims())
     return {claim.id: claim for group in groups for claim in group}
 
 # %% ../../nbs/50t_paper.claims.ipynb #claims-of

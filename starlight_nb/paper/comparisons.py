@@ -16,14 +16,14 @@ from .parts import PairPart, Part
 from starlight_nb.paper.study import (
     COLUMNS, MeasuredValues, Path, SettingModels, Study, matched_states, member_state,
     setting_columns)
-from .tables import summary_cell, with_interval
+from .tables import HEADINGS, summary_cell, with_interval
 from ..runtime.settings import check_choice
-from ..statistics import bootstrap_function, bootstrap_ratio
+from ..statistics import bootstrap_function, bootstrap_ratio, summarise
 
 # %% auto #0
 __all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'GAPS', 'GAP_HEADINGS', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison',
-           'matching_methods', 'forward_orders', 'relative_barriers', 'order_range', 'gap_closed', 'gap_table',
-           'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
+           'matching_methods', 'forward_orders', 'relative_barriers', 'order_range', 'matched_pairs_table',
+           'gap_closed', 'gap_table', 'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #specs
 SPECS = {  # the star's options, the matching of its pairs, and that in a random order
@@ -117,6 +117,16 @@ def order_range(frame: pd.DataFrame,   # with the columns `spec` and `matching`
     by = ["setting", "spec", "pair"]
     means = _loss_barriers(frame, split).groupby([*by, "matching"], sort=False).value.mean()
     return means.groupby(by, sort=False).agg(["min", "max", "count"]).reset_index()
+
+# %% ../../nbs/50o_paper.comparisons.ipynb #pairs-by-matching
+def matched_pairs_table(frame: pd.DataFrame,   # with the column `matching`
+                        split: str = "train",  # or test
+                       ) -> pd.DataFrame:
+    "Mean loss barriers by kind of pair, matching and number of sources, with intervals."
+    rows = matching_methods(_loss_barriers(frame, split))
+    table = summarise(rows, ["setting", "pair", "method", "n_source"])
+    counts = table.n_source.astype("Int64").astype(object).where(table.n_source.notna(), "–")
+    return table.assign(n_source=counts).rename(columns=HEADINGS | {"method": "matched by"})
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #gap-closed
 def _gap_parts(rows):

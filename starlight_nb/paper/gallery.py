@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from .catalogue import experiment_title
 from starlight_nb.paper.claims import (
-    AGAIN, keep_verdicts, merge_claims, read_claims, readable_claims, report_summaries,
+    AGAIN, BEYOND, keep_verdicts, merge_claims, read_claims, readable_claims, report_summaries,
     standing_claims)
 from ..runtime.files import write_atomic
 from ..runtime.settings import experiments_folder
@@ -101,7 +101,12 @@ verdict, and the sections below are of this run alone."""
 def _claims_of_report(page, out, rows):
     "The blocks about all claims; `rows` are of `read_claims`."
     yield page.heading(2, "claims", CLAIMS_HEADING)
-    yield page.claims(standing_claims(out, merge_claims(rows)))
+    standing = standing_claims(out, merge_claims(rows))
+    beyond = standing["where"] == BEYOND["where"]
+    if not beyond.all(): yield page.claims(standing[~beyond])
+    if beyond.any():
+        yield page.heading(3, "beyond-the-paper", "Beyond the paper: what follows from it")
+        yield page.claims(standing[beyond])
     yield page.heading(3, "verdicts", "How a verdict is reached")
     yield page.prose(VERDICT_RULES)
 

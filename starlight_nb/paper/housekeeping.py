@@ -77,6 +77,7 @@ def role_of(config: dict,
         roles = [role for role, first in SEEDS.items() if first <= seed]
         role = max(roles, key=SEEDS.get)
         return f"{role}-{(seed - SEEDS[role]) % SEEDS_OF_A_SET}"
+    if kind == "mean": return f"average of {len(config['stars'])} stars"
     names = [role_of(others[key], others) if key in others else key[:8]
              for key in references(config)]
     return " to ".join(names)
@@ -172,7 +173,7 @@ def verify(root: Path) -> tuple[int, list[tuple[Path, str]]]:
     return len(entries), [(path, reason) for path, reason in reasons if reason]
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #export-store
-MODELS = ("regular", "star")  # the kinds of entries that hold weights
+MODELS = ("regular", "star", "mean")  # the kinds of entries that hold weights
 MEASURED = KINDS.keys() - set(MODELS)
 MANIFEST = "keys.json"  # the first file of an export: a list of the keys of all others
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from .costs import Cost, guess_cost
-from .members import Measurement, Member
+from .members import Measurement
 from .parts import Plan, missing
 from .study import SettingModels, regular_states
 from ..runtime.jobs import Job, Outcome, run_graph
@@ -46,7 +46,7 @@ def _batches(found):
     "What is missing, in batches: regular solutions in stacks, everything else alone."
     populations, batches = {}, []
     for models, measurement in found.values():
-        if isinstance(measurement, Member) and not measurement.sources:
+        if measurement.config["kind"] == "regular":
             population = populations.setdefault(_population(models, measurement), (models, []))
             population[1].append(measurement)
         else: batches.append(_Batch(models, [measurement]))

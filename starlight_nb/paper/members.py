@@ -21,9 +21,10 @@ from ..training.loop import task_config
 from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
-__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'METHODS_OF_GROUPS', 'load_once', 'forget_data', 'load_anew', 'data_of',
+__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'ABOUT', 'METHODS_OF_GROUPS', 'load_once', 'forget_data', 'load_anew', 'data_of',
            'identify_network', 'network_of', 'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member',
-           'star_name', 'star_member', 'star_members', 'parse_matching', 'Pair', 'regular_pairs', 'star_pairs']
+           'star_name', 'star_member', 'star_members', 'mean_of_stars', 'parse_matching', 'Pair', 'regular_pairs',
+           'star_pairs']
 
 # %% ../../nbs/50c_paper.members.ipynb #data
 @lru_cache(maxsize=4)
@@ -80,12 +81,12 @@ def network_of(setting: Setting, environment: Settings | None = None) -> dict:
                             *described(data.train.first(2)))
 
 # %% ../../nbs/50c_paper.members.ipynb #algorithms
-ALGORITHMS = {"training": 1, "star": 3, "matching": 3, "path": 1, "plane": 1, "average": 1,
-              "predictor": 1}
+ALGORITHMS = {"training": 1, "star": 3, "mean": 1, "matching": 3, "path": 1, "plane": 1,
+              "average": 1, "predictor": 1}
 KINDS = {  # of entries of the store, and the algorithms that make them from other entries
     "regular": ("training",), "star": ("training", "matching", "star"),
-    "path": ("matching", "path"), "plane": ("matching", "plane"), "average": ("average",),
-    "predictor": ("matching", "predictor")}
+    "mean": ("matching", "mean"), "path": ("matching", "path"), "plane": ("matching", "plane"),
+    "average": ("average",), "predictor": ("matching", "predictor")}
 
 def algorithms_of(kind: str) -> dict[str, int]:
     "The versions of the algorithms that make an entry of a kind."
@@ -128,15 +129,17 @@ class Member(Measurement):
     name: str
     config: dict
     sources: tuple = ()    # a star's sources
+    stars: tuple = ()      # of an average: the stars
     @property
     def needs(self) -> tuple[Member, ...]:
-        "A star's sources."
-        return self.sources
+        "A star's sources, or the stars of an average."
+        return self.sources + self.stars
     def make(self, models) -> dict[str, torch.Tensor]:
         "The tensors of the trained model."
         return models.trained(self)
     def seconds(self, cost) -> float:
-        "Expected seconds to train it."
+        "Expected seconds to train it, or to match and average its stars."
+        if self.stars: return len(self.stars) * cost.match + cost.networks(1)
         if self.sources: return cost.star(len(self.sources))
         return cost.regular(self.config["recipe"]["epochs"])
 
@@ -208,6 +211,17 @@ def star_members(setting: Setting,
     "`(n_source, seed, star)` for every number of sources and seed."
     return [(n, seed, star_member(setting, n, seed, first, environment, **options))
             for n in counts for seed in range(seeds)]
+
+# %% ../../nbs/50c_paper.members.ipynb #mean-of-stars
+ABOUT = ("dataset", "data", "task", "architecture", "model", "network")  # of a model's origin
+
+def mean_of_stars(stars: list[Member],  # two or more, of one setting
+                  name: str,            # begins with "star"
+                 ) -> Member:
+    "The average of matched stars."
+    about = {key: stars[0].config[key] for key in ABOUT if key in stars[0].config}
+    config = entry_config("mean", stars=[star.key for star in stars], **about)
+    return Member(name, config, stars=tuple(stars))
 
 # %% ../../nbs/50c_paper.members.ipynb #matching-names
 METHODS_OF_GROUPS = {"all": ("none", "activations", "sinkhorn", "forward", "random"),

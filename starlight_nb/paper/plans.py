@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from .averages import AVERAGE_COLUMNS, AveragePart, posteriors
+from .better_star import WAY_COLUMNS, way_parts
 from .comparisons import (
     ENDS, PLANE_COLUMNS, SPECS, PlanePart, rematch_options)
+from .kernel import KERNEL_COLUMNS, average_parts, star_star_parts
 from .members import Pair, regular_pairs, star_pairs
 from .parts import PairPart, Plan
 from .predictors import PREDICTOR_COLUMNS, PredictorPart, predictors
@@ -17,10 +19,11 @@ from .trends import row_matchings, sampling_name, sampling_options
 from ..runtime.settings import check_choice
 
 # %% auto #0
-__all__ = ['PLANS', 'SOURCES_OF_A_STAR', 'plan', 'plan_of', 'fig0_plane', 'fig1_source_count', 'fig2_width_depth', 'fig3_paths',
-           'fig4_bma', 'table1_barriers', 'table2_fusion', 'appendix_test_metrics', 'appendix_relationship',
-           'appendix_heldouts', 'appendix_points', 'appendix_matching', 'appendix_partial', 'appendix_t_sampling',
-           'appendix_rematching', 'appendix_warmup']
+__all__ = ['PLANS', 'SOURCES_OF_A_STAR', 'BY_STAR', 'plan', 'plan_of', 'fig0_plane', 'fig1_source_count', 'fig2_width_depth',
+           'fig3_paths', 'fig4_bma', 'table1_barriers', 'table2_fusion', 'appendix_test_metrics',
+           'appendix_relationship', 'appendix_heldouts', 'appendix_points', 'appendix_matching', 'appendix_partial',
+           'appendix_t_sampling', 'appendix_rematching', 'appendix_warmup', 'beyond_kernel', 'beyond_better_star',
+           'beyond_transformer']
 
 # %% ../../nbs/50p_paper.plans.ipynb #plan-of
 PLANS: dict[str, Callable] = {}  # by the experiments' names
@@ -228,3 +231,44 @@ def appendix_warmup(experiment) -> Plan:
     "Solutions and stars with and without a warm-up, and mixed pairs."
     parts = [part for study in experiment.studies for part in _warmup_parts(study, experiment)]
     return Plan(parts, ("warmup",))
+
+# %% ../../nbs/50p_paper.plans.ipynb #beyond-kernel
+@plan
+def beyond_kernel(experiment) -> Plan:
+    "Pairs of stars of the same and of disjoint sources, and averages of stars."
+    parts = []
+    for study in experiment.studies:
+        parts += star_star_parts(study, experiment.source_counts, experiment.stars,
+                                 experiment.heldouts)
+        parts += average_parts(study, experiment.sources, experiment.averages, experiment.stars,
+                               experiment.rivals, experiment.heldouts)
+    return Plan(parts, KERNEL_COLUMNS)
+
+# %% ../../nbs/50p_paper.plans.ipynb #beyond-better-star
+@plan
+def beyond_better_star(experiment) -> Plan:
+    "Stars of every way, with two halves of the held-out solutions."
+    parts = [part for study in experiment.studies
+             for part in way_parts(study, experiment.sources, experiment.stars,
+                                   experiment.heldouts)]
+    return Plan(parts, WAY_COLUMNS)
+
+# %% ../../nbs/50p_paper.plans.ipynb #beyond-transformer
+BY_STAR = {"weights": "forward", "activations": "activations"}  # matching in training, of pairs
+
+@plan
+def beyond_transformer(experiment) -> Plan:
+    "Regular pairs in three matchings, and stars that were trained with two of them."
+    parts = []
+    for study in experiment.studies:
+        solutions = study.members("heldout", experiment.heldouts)
+        regular = [pair for matching in ("none", *BY_STAR.values())
+                   for pair in regular_pairs(solutions, matching)]
+        parts.append(PairPart(study, regular, columns=dict(star_matching=None)))
+        for name, matching in BY_STAR.items():
+            options = {} if name == "weights" else dict(matching=name)
+            counts = experiment.source_counts if name == "weights" else [experiment.sources]
+            stars = study.stars(counts, experiment.stars, **options)
+            pairs = star_pairs(stars, solutions, experiment.heldouts, matching)
+            parts.append(PairPart(study, pairs, columns=dict(star_matching=name)))
+    return Plan(parts, ("matching", "star_matching"))

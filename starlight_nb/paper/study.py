@@ -14,6 +14,7 @@ import torch
 from ..barriers import PathCurve, accuracy_barrier, loss_barrier, path_losses
 from ..data import Dataset
 from ..evaluation import refresh_batchnorm
+from ..fusion import average_aligned
 from ..matching import WITH_DATA, match, match_weights, partial_spec
 from ..models import build, initialise
 from .members import (
@@ -29,8 +30,8 @@ from ..training import recipe_from, train_stacked
 
 # %% auto #0
 __all__ = ['COLUMNS', 'BARRIERS', 'SettingModels', 'check_members', 'MeasuredValues', 'regular_states', 'star_tensors',
-           'member_state', 'pair_permutation', 'matched_states', 'Path', 'path_curve', 'setting_columns', 'path_rows',
-           'single_models', 'Study', 'with_recipe']
+           'mean_state', 'member_state', 'pair_permutation', 'matched_states', 'Path', 'path_curve', 'setting_columns',
+           'path_rows', 'single_models', 'Study', 'with_recipe']
 
 # %% ../../nbs/50d_paper.study.ipynb #setting-models
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class SettingModels(_SettingNetworks):
     def trained(self, member: Member) -> dict[str, torch.Tensor]:
         "The tensors of a member in the store, trained now if they are missing."
         if member.sources: return star_tensors(self, member)
+        if member.stars: return mean_state(self, member)
         return regular_states(self, member)[0]
 
 # %% ../../nbs/50d_paper.study.ipynb #check-members
@@ -144,8 +146,19 @@ def star_tensors(models: SettingModels, star: Member) -> dict[str, torch.Tensor]
         return state | named_permutations(result.permutations) | loss
     return models.store.get_or_train(config, make)
 
+# %% ../../nbs/50d_paper.study.ipynb #mean-state
+def mean_state(models: SettingModels, mean: Member) -> dict[str, torch.Tensor]:
+    "The state of an average of stars, from the store or made now."
+    check_members(models, mean)
+    def make():
+        states = [member_state(models, star) for star in mean.stars]
+        return average_aligned(models.spec(), states, around="together", model=models.network(),
+                               data=models.data)
+    return models.store.get_or_train(mean.config, make)
+
 def member_state(models: SettingModels, member: Member) -> dict[str, torch.Tensor]:
-    "The state of a regular solution or a star, on the device."
+    "The state of a regular solution, a star or an average of stars, on the device."
+    if member.stars: return models.placed(mean_state(models, member))
     if not member.sources: return regular_states(models, member)[0]
     return models.placed(with_prefix("state/", star_tensors(models, member)))
 

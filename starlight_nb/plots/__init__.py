@@ -5,6 +5,7 @@
 # %% ../../nbs/30_plots.ipynb #imports
 from __future__ import annotations
 from .barriers import plot_paths, plot_source_count
+from .kernel import plot_candidates, plot_star_pairs, plot_ways
 from .planes import plot_comparison, plot_plane
 from .predictions import (
     AVERAGE_METRICS, plot_averages, plot_fusion, plot_reliability)
@@ -15,12 +16,13 @@ from .trends import plot_samplings, plot_trend, plot_widths
 _all_ = [
     'AVERAGES', 'AVERAGE_METRICS', 'COLOURS', 'KINDS', 'LineStyle', 'PLANE_PATHS', 'PREDICTORS',
     'SAMPLINGS', 'figure_style', 'finish_figure', 'pair_counts', 'plot_averages',
-    'plot_comparison', 'plot_fusion', 'plot_paths', 'plot_plane', 'plot_reliability',
-    'plot_samplings', 'plot_source_count', 'plot_trend', 'plot_widths', 'span'
+    'plot_candidates', 'plot_comparison', 'plot_fusion', 'plot_paths', 'plot_plane',
+    'plot_reliability', 'plot_samplings', 'plot_source_count', 'plot_star_pairs', 'plot_trend',
+    'plot_ways', 'plot_widths', 'span'
 ]
 
 # %% auto #0
 __all__ = ['AVERAGES', 'AVERAGE_METRICS', 'COLOURS', 'KINDS', 'LineStyle', 'PLANE_PATHS', 'PREDICTORS', 'SAMPLINGS',
-           'figure_style', 'finish_figure', 'pair_counts', 'plot_averages', 'plot_comparison', 'plot_fusion',
-           'plot_paths', 'plot_plane', 'plot_reliability', 'plot_samplings', 'plot_source_count', 'plot_trend',
-           'plot_widths', 'span']
+           'figure_style', 'finish_figure', 'pair_counts', 'plot_averages', 'plot_candidates', 'plot_comparison',
+           'plot_fusion', 'plot_paths', 'plot_plane', 'plot_reliability', 'plot_samplings', 'plot_source_count',
+           'plot_star_pairs', 'plot_trend', 'plot_ways', 'plot_widths', 'span']
