@@ -59,13 +59,15 @@ def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
 def _path_frame(curves):
     "Tidy rows of a curve, or of several by name; a frame is returned as it is."
     if isinstance(curves, PathCurve): curves = {"": curves}
-    if not isinstance(curves, dict): return curves
+    if isinstance(curves, pd.DataFrame): return curves
+    if not isinstance(curves, dict):
+        raise ValueError("curves: a PathCurve, a dict of them by name, or a data frame is needed, "
+                         f"not {type(curves).__name__}")
     for name, curve in curves.items():
         if not isinstance(curve, PathCurve):
             raise ValueError(f"curves: {name!r} is no PathCurve but {type(curve).__name__}")
-    if len({curve.loss_name for curve in curves.values()}) != 1:
-        raise ValueError("curves: curves of one loss are needed, not of "
-                         f"{sorted({curve.loss_name for curve in curves.values()})}")
+    losses = sorted({curve.loss_name for curve in curves.values()})
+    if len(losses) != 1: raise ValueError(f"curves: curves of one loss are needed, not of {losses}")
     return pd.concat([curve.to_frame().assign(pair=name) for name, curve in curves.items()])
 
 def _path_rows(curves, split):
@@ -91,7 +93,7 @@ def _path_panel(axis, rows, styles):
 def _path_axis_label(names):
     "What is at the ends of the axis."
     if "star-heldout" in names or "star-source" in names:
-        return "$t$ (star, or first regular model, at 0)"
+        return "$t$ (star, or first model, at 0)"
     return "$t$"
 
 # %% ../../nbs/30b_plots.barriers.ipynb #drawn-metrics
@@ -99,8 +101,8 @@ def _drawn_metrics(rows, metric, ax):
     "The loss, and one metric: the one asked for, or the accuracy, or the first that is there."
     names = list(rows.metric.unique())
     check_choice("metric", "loss", names)
-    if metric is None and isinstance(ax, Axes): metric = "loss"
-    if metric is not None: return list(dict.fromkeys(["loss", check_choice("metric", metric, names)]))
+    if metric == "loss" or (metric is None and isinstance(ax, Axes)): return ["loss"]
+    if metric is not None: return ["loss", check_choice("metric", metric, names)]
     others = [name for name in names if name != "loss"]
     return ["loss", *(["accuracy"] if "accuracy" in others else others[:1])]
 

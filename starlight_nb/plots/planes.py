@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from ..barriers import Plane
 from ..data.tasks import CLASSIFICATION
 from .style import (
-    KINDS, PLANE_PATHS, check_columns, check_pairs, draw_level, draw_small, drawn_rows,
-    finish_figure, loss_label, panels, start_at_zero)
+    KINDS, PLANE_PATHS, check_pairs, draw_level, draw_small, drawn_rows, finish_figure,
+    loss_label, panels, start_at_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -111,7 +111,7 @@ def _colour_ticks(low, high, logarithmic):
     fine = [float(f"{m}e{power}") for power in DECADES for m in (1, 3)]
     ticks = [tick for tick in fine if logarithmic and low <= tick <= high]
     if len(ticks) > 6: ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
-    if len(ticks) > 1: return ticks
+    if len(ticks) > 2: return ticks
     round_ones = MaxNLocator(4).tick_values(low, high)
     return [tick for tick in round_ones if low <= tick <= high] or [low]
 
@@ -184,6 +184,8 @@ def _plane_frame(plane, points, losses, names, loss_name):
 # %% ../../nbs/30e_plots.planes.ipynb #planes-of
 def _planes(frame):
     "By title: the losses of a plane (a row each y, a column each x), and its rows along paths."
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"plane: a Plane or a data frame is needed, not {type(frame).__name__}")
     rows = drawn_rows(frame, "x", "y", metric="loss", split="train")
     absent = {"t": np.nan, "ends": ""}
     rows = rows.assign(**{name: value for name, value in absent.items() if name not in rows})
@@ -206,9 +208,9 @@ def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
     """The training loss over the plane through three networks, and along paths between two.
 
     Args:
-        plane: a plane, or tidy rows with split, metric, x, y (distances) and value: the grid, and
-            with t, model_a and model_b paths in the plane, or outside of it (x and y nan). With
-            setting, ends: a column each.
+        plane: a plane, or tidy rows with split, metric, x, y (distances) and value: the grid; and
+            with t, model_a, model_b: paths, in the plane or without x and y. With ends: a column
+            each.
         points: coordinates (rows, columns, 2) of a plane's grid, of `plane_grid`.
         losses: (rows, columns), of `plane_losses`.
         names: of the three networks; one that begins with "star" has a star's mark.
@@ -218,13 +220,15 @@ def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
     Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
     Raises: `ValueError` for arrays or rows that are no plane, and for axes that do not fit.
     """
-    frame = plane
-    if isinstance(plane, Plane): frame = _plane_frame(plane, points, losses, names, loss_name)
-    return _plane_figure(_planes(frame), loss_label(frame, "train"), ax, figsize)
+    frame, corners = plane, {}
+    if isinstance(plane, Plane):
+        frame = _plane_frame(plane, points, losses, names, loss_name)
+        corners = dict(zip(names, plane.corners))
+    return _plane_figure(_planes(frame), corners, loss_label(frame, "train"), ax, figsize)
 
 # %% ../../nbs/30e_plots.planes.ipynb #plane-figure
-def _plane_figure(planes, label, ax, figsize):
-    "A column of panels for each plane."
+def _plane_figure(planes, corners, label, ax, figsize):
+    "A column of panels for each plane; the corners of a plane may have names."
     with_paths = any(paths.value.notna().any() for _, paths in planes.values())
     rows = 2 if with_paths else 1
     figure, axes = panels(rows, len(planes), 2.4 + 2 * with_paths, width=2.9, ax=ax,
@@ -234,6 +238,9 @@ def _plane_figure(planes, label, ax, figsize):
         _draw_segments(column[0], paths)
         if title: column[0].set_title(title)
         if with_paths: _draw_paths(column[1], paths)
+    for name, corner in corners.items():
+        axes[0][0].annotate(name, corner, (0, 6), textcoords="offset points", color="w",
+                            ha="center", fontsize="small")
     bar.set_label(label)
     if with_paths: axes[1][0].set_ylabel(label)
     return finish_figure(figure, axes, ax=ax)

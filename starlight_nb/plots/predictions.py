@@ -119,7 +119,7 @@ def _pooled_bins(rows):
     columns = ["bin_count", "bin_confidence", "bin_accuracy"]
     means = bins.groupby("bin")[columns].apply(_weighted_means)
     counts = bins.bin_count.groupby("bin").sum()
-    return means.assign(share=counts / counts.sum())
+    return means.assign(share=counts / counts.sum())[counts > 0]
 
 # %% ../../nbs/30c_plots.predictions.ipynb #reliability-panels
 def _reliability_panels(above, below, rows, bins, styles):

@@ -97,8 +97,8 @@ def figure_style():
                 "legend.frameon": False, "axes.titlesize": "medium", "lines.markersize": 4,
                 "axes.spines.top": False, "axes.spines.right": False,
                 "image.cmap": "viridis"}
-    with plt.style.context("default"), sns.axes_style("ticks"), sns.plotting_context("paper"):
-        with plt.rc_context(settings): yield
+    seaborn = sns.axes_style("ticks") | sns.plotting_context("paper")
+    with plt.style.context(["default", seaborn, settings]): yield
 
 # %% ../../nbs/30a_plots.style.ipynb #panels
 def panels(rows: int,
@@ -141,6 +141,8 @@ def finish_figure(figure: plt.Figure,         # drawn
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
     if ax is None:
+        for axis in axes.flat:
+            for text in (axis.title, axis.xaxis.label, axis.yaxis.label): text.set_wrap(True)
         _legend_below(figure, handles, columns)
         plt.close(figure)
     elif handles: axes.flat[0].legend(handles.values(), handles.keys())

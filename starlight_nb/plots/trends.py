@@ -7,6 +7,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullLocator
 from .style import (
     COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, check_columns, check_pairs, draw_mean, drawn_rows,
     finish_figure, loss_label, panels, start_at_zero)
@@ -168,13 +169,17 @@ def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFr
 # %% ../../nbs/30d_plots.trends.ipynb #both-widths
 def _width_panel(axis, points, paper):
     "Both kinds of barriers against the width, of our networks and the paper's."
+    widths = set(points.width)
     for kind, name in (("regular-regular", "regular"), ("star-heldout", "star")):
         _draw_widths(axis, points.width, points[name], kind, True)
         if paper is None: continue
         theirs = paper.sort_values("width")
+        widths |= set(theirs.width)
         _draw_widths(axis, theirs.width, theirs[kind], kind, False)
     axis.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (nats)",
              title="one over the width?")
+    axis.set_xticks(sorted(widths), [f"{width:g}" for width in sorted(widths)])
+    axis.xaxis.set_minor_locator(NullLocator())
 
 # %% ../../nbs/30d_plots.trends.ipynb #plot-samplings
 def plot_samplings(frame: pd.DataFrame, split: str = "train", ax=None,
