@@ -607,7 +607,7 @@ def refused():
         "no plane": (lambda: plot_plane(points), "plane: a Plane or a data frame is needed, not ndarray"),
         "points of a plane": (lambda: plot_plane(plane, points[0], losses), "points: coordinates (rows, columns, 2)"),
         "losses": (lambda: plot_plane(plane, points, losses[0]), "losses: one for each point, (7, 7), is needed"),
-        "names": (lambda: plot_plane(plane, points, losses, names="ab"), "names: three are needed"),
+        "names": (lambda: plot_plane(plane, points, losses, names="ABB"), "names: three different ones are needed"),
         "diverged": (lambda: plot_plane(plane, points, losses * np.nan), "frame: no row has a finite value"),
         "one point": (lambda: plot_plane(plane, points[:1], losses[:1]), "frame: losses at two x and two y at least"),
         "twice": (lambda: plot_plane(pd.concat([saved("fig0_plane")] * 2)), "frame: a point of the plane occurs twice"),

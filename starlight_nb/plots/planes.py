@@ -136,13 +136,13 @@ def _draw_segments(axis, rows):
     for (a, b), segment in rows[rows.x.notna()].groupby(["model_a", "model_b"], sort=False):
         axis.plot(segment.x, segment.y, color="w", linewidth=0.8)
         for name, end in ((a, segment[segment.t == 0]), (b, segment[segment.t == 1])):
-            marker, factor = ("*", 2.2) if name.startswith("star") else ("o", 1.2)
+            marker, factor = ("*", 2.2) if str(name).startswith("star") else ("o", 1.2)
             axis.plot(end.x, end.y, marker, color="w", markersize=factor * size)
 
 # %% ../../nbs/30e_plots.planes.ipynb #plane-paths
 def _plane_curves(rows):
     "For each of `PLANE_PATHS` the rows along it, with t from 0 to 1."
-    stars = rows[rows.model_a.str.startswith("star", na=False)]
+    stars = rows[rows.model_a.astype(str).str.startswith("star")]
     regular = rows.drop(stars.index)
     ends = [*stars.model_b.unique(), None, None][:2]
     if len(regular): ends = regular[["model_a", "model_b"]].iloc[0]
@@ -171,7 +171,8 @@ def _plane_frame(plane, points, losses, names, loss_name):
     if losses.shape != points.shape[:2]:
         raise ValueError(f"losses: one for each point, {points.shape[:2]}, is needed, "
                          f"not of shape {losses.shape}")
-    if len(names) != 3: raise ValueError(f"names: three are needed, not {names!r}")
+    if len(set(names)) != 3:
+        raise ValueError(f"names: three different ones are needed, not {names!r}")
     x, y = points.reshape(-1, 2).T
     grid = pd.DataFrame(dict(x=x, y=y, value=losses.ravel()))
     ends = [dict(model_a=names[a], model_b=names[b], t=t, x=corner[0], y=corner[1])
