@@ -1,5 +1,6 @@
 """The gallery: claims come first, every image loads, every link leads somewhere, no text breaks the
-page; in a real browser where there is one."""
+page; in a real browser where there is one. And its figures for a reader's own use: of any size, in
+the reader's style and axes, with nothing cut off."""
 
 import errno
 import html.parser
@@ -8,18 +9,28 @@ import os
 import re
 import shutil
 import subprocess
+from io import BytesIO
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 
+from starlight_nb.barriers import PathCurve, Plane, plane_grid
+from starlight_nb.bma import reliability
 from starlight_nb.paper import gallery
 from starlight_nb.paper.catalogue import experiment_names, experiment_title, reading_order
 from starlight_nb.paper.claims import paper_claims, save_claims
 from starlight_nb.paper.gallery import (
     experiment_question, experiment_reading, write_gallery, write_kept_gallery)
 from starlight_nb.paper.report import save_figure
-from starlight_nb.plots import plot_source_count
+from starlight_nb.paper.predictors import fusion_summary
+from starlight_nb.plots import (
+    KINDS, figure_style, plot_averages, plot_comparison, plot_fusion, plot_paths, plot_plane,
+    plot_reliability, plot_samplings, plot_source_count, plot_trend, plot_widths)
+from starlight_nb.statistics import barrier_points
 from starlight_nb.paper.published import comparison_table, save_comparison
 from starlight_nb.paper.experiment import Experiment
 from starlight_nb.paper.report import save_data, save_summary, save_table
@@ -430,3 +441,182 @@ def test_figures_come_first_then_tables_then_appendices():
     ]
     titles = [experiment_title(name) for name in experiment_names()]
     assert all(re.match(r"(Fig\. \d|Table \d|Appendix): \w", title) for title in titles)
+
+
+def saved(name, setting=None):
+    "The rows of the committed report on digits, of one setting."
+    rows = pd.read_csv(ROOT / f"reports/digits/data/{name}.csv", low_memory=False)
+    return rows if setting is None else rows[rows.setting == setting]
+
+
+def plane_of_three():
+    "A plane whose coordinates are the weights of its networks, and a grid."
+    ends = [{"weight": torch.tensor([end])} for end in ([0.0, 0.0], [2.0, 0.0], [1.0, 1.0])]
+    plane = Plane(torch.nn.Linear(2, 1, bias=False), *ends)
+    return plane, plane_grid(plane, 7)
+
+
+def curve(height=1.0, **options):
+    "A curve that rises by a quarter of the height."
+    t = np.linspace(0, 1, 11)
+    rise = height * t * (1 - t)
+    return PathCurve(t, {"train": rise, "test": rise}, {"train": 1 - rise, "test": 1 - rise}, **options)
+
+
+def table_of_bins():
+    scores = pd.DataFrame(dict(confidence=np.linspace(0.3, 1, 40), right=[True, False] * 20))
+    return reliability(scores)
+
+
+# Every figure: how it is drawn from what a reader has, and its number of panels.
+FIGURES = {
+    "curve": (lambda **o: plot_paths(curve(), **o), 2),
+    "curves": (lambda **o: plot_paths({"as trained": curve(), "matched": curve(0.2)}, metric="loss", **o), 1),
+    "paths": (lambda **o: plot_paths(saved("fig3_paths", "ResNet 16"), **o), 2),
+    "sources": (lambda **o: plot_source_count(saved("fig1_source_count", "ResNet 16"), **o), 1),
+    "averages": (lambda **o: plot_averages(saved("fig4_bma", "MLP 5x128"), **o), 4),
+    "reliability": (lambda **o: plot_reliability(saved("fig4_bma", "MLP 5x128"), **o), 2),
+    "own reliability": (lambda **o: plot_reliability({"mine": table_of_bins()}, **o), 2),
+    "fusion": (lambda **o: plot_fusion(fusion_summary(saved("table2_fusion", "MLP 5x128")), **o), 1),
+    "trend": (lambda **o: plot_trend(saved("fig2_width_depth"), **o), 1),
+    "widths": (lambda **o: plot_widths(
+        barrier_points(saved("appendix_relationship")).assign(width=[8, 12, 16, 32]), **o), 2),
+    "samplings": (lambda **o: plot_samplings(saved("appendix_t_sampling", "MLP 5x128"), **o), 1),
+    "comparison": (lambda **o: plot_comparison(saved("appendix_rematching"), "rematch", kinds=tuple(KINDS), **o), 1),
+    "plane": (lambda **o: plot_plane(*plane_of_three(), np.add.outer(np.arange(7.0), np.arange(7.0)), **o), 1),
+    "planes": (lambda **o: plot_plane(saved("fig0_plane", "ResNet 16").query("ends == 'two sources'"), **o), 2),
+}
+OWN_STYLE = {"font.size": 8, "font.family": "serif", "axes.titlesize": 8, "axes.labelsize": 8,
+             "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8}
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_for_a_column_of_a_paper_is_whole(name):
+    draw, panels = FIGURES[name]
+    size = (3.25, 2.6 + 0.7 * (panels - 1))
+    with plt.rc_context(OWN_STYLE):
+        before = dict(plt.rcParams)
+        figure = draw(figsize=size)
+        assert dict(plt.rcParams) == before
+        figure.savefig(BytesIO(), format="png")
+        box = figure.get_tightbbox()
+    assert tuple(figure.get_size_inches()) == size and not plt.get_fignums()
+    assert min(box.x0, box.y0, size[0] - box.x1, size[1] - box.y1) > -0.01  # a pixel
+    for axis in figure.axes:
+        assert axis.get_position().width > 0.3 and axis.xaxis.label.get_fontsize() == 8
+    assert all(text.get_fontsize() == 8 for legend in figure.legends for text in legend.get_texts())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_into_axes_that_there_are(name):
+    draw, panels = FIGURES[name]
+    figure, axes = plt.subplots(1, panels + 1)
+    assert draw(ax=list(axes[:panels])) is figure and plt.get_fignums()
+    assert all(axis.has_data() for axis in axes[:panels]) and not axes[panels].has_data()
+    assert not figure.legends and figure.get_layout_engine() is None
+    if panels > 1:
+        with pytest.raises(ValueError, match=f"ax: {panels} axes are needed"): draw(ax=list(axes))
+    with pytest.raises(ValueError, match="figsize: the figure of `ax` has a size already"):
+        draw(ax=list(axes[:panels]), figsize=(3, 2))
+
+
+def test_axes_come_in_every_form_and_nothing_else_does():
+    figure, axes = plt.subplots(2, 1)
+    assert plot_paths(curve(), ax=axes) is plot_paths(curve(), ax=tuple(axes)) is figure
+    assert plot_paths(curve(), ax=dict(zip("ab", axes))) is figure
+    alone = plt.figure().add_subplot()
+    plot_paths({"mine": curve()}, ax=alone)  # a single axes: the loss alone
+    assert alone.get_ylabel() == "loss, train (nats)" and alone.get_legend().texts[0].get_text() == "mine"
+    with pytest.raises(ValueError, match="ax: Matplotlib axes are needed, not str"):
+        plot_paths(curve(), ax="mine")
+
+
+def test_a_figure_has_the_style_of_its_reader():
+    with plt.rc_context({"lines.linewidth": 3.5, "figure.figsize": (5, 4), "axes.spines.top": False}):
+        figure = plot_paths(curve())
+        assert figure.axes[0].lines[0].get_linewidth() == 3.5
+        assert tuple(figure.get_size_inches()) == (5, 4)
+        assert not figure.axes[0].spines["top"].get_visible()
+    with plt.style.context("ggplot"):
+        line, = plot_paths({"mine": curve()}, metric="loss").axes[0].lines
+        assert line.get_color() == plt.rcParams["axes.prop_cycle"].by_key()["color"][0]
+    assert plot_paths(curve()).axes[0].spines["top"].get_visible()
+
+
+def test_the_figure_of_a_report_does_not_depend_on_the_settings_of_a_machine():
+    drawn = []
+    for own in ({}, {"font.size": 20, "figure.figsize": (9, 9), "lines.linewidth": 5, "image.cmap": "jet"}):
+        with plt.rc_context(own), figure_style():
+            contents = BytesIO()
+            FIGURES["planes"][0]().savefig(contents, format="png")
+            drawn.append(contents.getvalue())
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("losses", [
+    np.full((7, 7), 0.3), np.linspace(0.2, 0.25, 49).reshape(7, 7), np.zeros((7, 7)), np.linspace(-3, -1, 49).reshape(7, 7),
+    np.geomspace(1e-9, 1e3, 49).reshape(7, 7), np.where(np.eye(7) > 0, np.inf, 1.5), np.where(np.eye(7) > 0, np.nan, 2.5)])
+def test_the_bar_of_a_plane_has_ticks(losses):
+    figure = plot_plane(*plane_of_three(), losses, loss_name="mean squared error")
+    figure.draw_without_rendering()
+    bar, = figure.axes[0].child_axes
+    low, high = bar.get_ylim()
+    shown = [text.get_text() for text, place in zip(bar.get_yticklabels(), bar.get_yticks()) if low <= place <= high]
+    assert 1 <= len(shown) <= 8 and len(set(shown)) == len(shown) and all(shown)
+    assert bar.get_ylabel() == "mean squared error, train"
+
+
+def refused():
+    "What no figure can draw, and the start of the message."
+    paths, sources = saved("fig3_paths", "ResNet 16"), saved("fig1_source_count", "ResNet 16")
+    plane, points = plane_of_three()
+    losses = np.ones((7, 7))
+    return {
+        "a list": (lambda: plot_paths([curve()]), "curves: a PathCurve, a dict of them by name, or a data frame is needed, not list"),
+        "no curve": (lambda: plot_paths({"mine": 3}), "curves: 'mine' is no PathCurve but int"),
+        "no curves": (lambda: plot_paths({}), "curves: curves of one loss are needed, not of []"),
+        "two losses": (lambda: plot_paths({"a": curve(), "b": curve(loss_name="mse")}), "curves: curves of one loss are needed"),
+        "split": (lambda: plot_paths(curve(), split="val"), "split: 'val' is not known (accepted: test, train)"),
+        "metric": (lambda: plot_paths(curve(), metric="acuracy"), "metric: 'acuracy' is not known; did you mean 'accuracy'?"),
+        "pair": (lambda: plot_paths(paths.assign(pair="star-held-out")), "pair: 'star-held-out' is not known; did you mean"),
+        "pair of sources": (lambda: plot_source_count(sources.assign(pair="mine")), "pair: 'mine' is not known"),
+        "columns": (lambda: plot_paths(paths.drop(columns=["t", "split"])), "frame: no column t, split (there are: "),
+        "empty": (lambda: plot_paths(paths[:0]), "frame: it has no rows"),
+        "no paths": (lambda: plot_paths(paths[paths.t.isna()].assign(metric="loss")), "t: no row is of a point of a path"),
+        "nan": (lambda: plot_paths(paths.assign(value=np.nan)), "frame: no row has a finite value and split 'train'"),
+        "no barriers": (lambda: plot_source_count(paths[paths.metric == "loss"]), "metric: 'loss_barrier' is not known"),
+        "no sources": (lambda: plot_source_count(sources.assign(n_source=None)), "n_source: no row has a number"),
+        "averages": (lambda: plot_averages(saved("fig4_bma").assign(metric="f1")), "metric: no row of auroc_maxprob"),
+        "methods": (lambda: plot_averages(saved("fig4_bma").assign(method="mine")), "method: none of 'mine' is known"),
+        "tables": (lambda: plot_reliability({"mine": table_of_bins().drop(columns="count")}), "frame: no column count"),
+        "no tables": (lambda: plot_reliability({}), "tables: at least one is needed"),
+        "predictors": (lambda: plot_fusion(pd.DataFrame(columns=["method"])), "frame: no column n_source, mean, low, high"),
+        "points": (lambda: plot_trend(pd.DataFrame({"setting": ["a"], "star": [1.0]})), "frame: no column regular"),
+        "no points": (lambda: plot_trend({}), "points: at least one panel is needed"),
+        "no widths": (lambda: plot_widths(barrier_points(saved("appendix_relationship"))), "frame: no column width"),
+        "no samplings": (lambda: plot_samplings(paths), "frame: no column t_sampling"),
+        "by": (lambda: plot_comparison(sources, "how"), "frame: no column how"),
+        "kinds": (lambda: plot_comparison(sources, "n_source", kinds=("star",)), "kinds: 'star' is not known"),
+        "plane": (lambda: plot_plane(plane), "points: coordinates (rows, columns, 2)"),
+        "no plane": (lambda: plot_plane(points), "plane: a Plane or a data frame is needed, not ndarray"),
+        "points of a plane": (lambda: plot_plane(plane, points[0], losses), "points: coordinates (rows, columns, 2)"),
+        "losses": (lambda: plot_plane(plane, points, losses[0]), "losses: one for each point, (7, 7), is needed"),
+        "names": (lambda: plot_plane(plane, points, losses, names="ABB"), "names: three different ones are needed"),
+        "diverged": (lambda: plot_plane(plane, points, losses * np.nan), "frame: no row has a finite value"),
+        "one point": (lambda: plot_plane(plane, points[:1], losses[:1]), "frame: losses at two x and two y at least"),
+        "twice": (lambda: plot_plane(pd.concat([saved("fig0_plane")] * 2)), "frame: a point of the plane occurs twice"),
+    }
+
+
+@pytest.mark.parametrize("case", refused())
+def test_what_no_figure_can_draw_is_refused(case):
+    draw, message = refused()[case]
+    with pytest.raises(ValueError) as error: draw()
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert not plt.get_fignums()

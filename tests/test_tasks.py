@@ -225,6 +225,7 @@ def test_figures_name_the_loss(kind, trained):
     curve = path_losses(model, states[0], states[1], data, 3)
     frame = curve.to_frame().assign(setting="mine", pair="regular-regular", model_a="a", model_b="b")
     labels = [axis.get_ylabel() for axis in plot_paths(frame).axes]
+    assert [axis.get_ylabel() for axis in plot_paths({"mine": curve}).axes] == labels
     expected = {"regression": "mean squared error, train", "classification": "loss, train (nats)",
                 "multi-label": "binary cross-entropy, train (nats a label)"}
     assert labels[0] == expected.get(kind, labels[0]) and "train" in labels[0]

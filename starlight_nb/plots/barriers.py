@@ -6,8 +6,11 @@
 from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
+from ..barriers import PathCurve
 from .style import (
-    KINDS, draw_level, draw_mean, figure_style, finish_figure, loss_label, panels, set_source_axis)
+    KINDS, check_pairs, draw_level, draw_mean, draw_small, drawn_rows, finish_figure, loss_label,
+    panels, series_styles, set_source_axis, start_at_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -17,67 +20,125 @@ __all__ = ['plot_source_count', 'plot_paths']
 # %% ../../nbs/30b_plots.barriers.ipynb #source-panel
 def _source_panel(axis, rows, setting):
     "The barriers of one setting."
-    regular = summarise(rows[rows["pair"] == "regular-regular"], ["pair"]).iloc[0]
-    interval = regular[["low", "high"]].dropna()
-    draw_level(axis, KINDS["regular-regular"], regular["mean"], *interval)
+    for _, regular in summarise(rows[rows["pair"] == "regular-regular"], ["pair"]).iterrows():
+        draw_level(axis, KINDS["regular-regular"], regular["mean"], regular.low, regular.high)
     for kind in ("star-heldout", "star-source"):
         stars = rows[rows["pair"] == kind].sort_values("n_source", kind="stable")
+        if stars.empty: continue
         summary = summarise(stars, ["n_source"])
         draw_mean(axis, summary.n_source, summary, KINDS[kind])
-        means = stars.groupby(["n_source", "star_seed"], as_index=False).value.mean()
-        axis.scatter(means.n_source, means.value, s=7, color=KINDS[kind].colour, alpha=0.6,
-                     linewidths=0)
+        means = stars.groupby(["n_source", "model_a"], as_index=False).value.mean()
+        draw_small(axis, means.n_source, means.value, KINDS[kind].colour)
     set_source_axis(axis, rows, setting)
 
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-source-count
-def plot_source_count(frame: pd.DataFrame,   # rows of metric loss_barrier are drawn
-                      split: str = "train",  # train or test
-                     ) -> plt.Figure:
+def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
+                      figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Barriers of stars against their number of sources, a panel for each setting (Fig. 1).
 
-    The frame needs setting, n_source, star_seed, pair, model_a, model_b, split, metric, value."""
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split)]
+    Args:
+        frame: tidy rows with pair (a name in `KINDS`), n_source, split, metric and value;
+            those of metric loss_barrier are drawn. With setting: a panel each. With model_a and
+            model_b: intervals, and small marks for single stars.
+        split: train, test or val.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    rows = drawn_rows(frame, "pair", "n_source", metric="loss_barrier", split=split)
+    check_pairs(rows)
+    if rows.n_source.isna().all(): raise ValueError("n_source: no row has a number of sources")
     settings = rows.groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(1, len(settings), 2.7)
-        for axis, (setting, part) in zip(axes[0], settings): _source_panel(axis, part, setting)
-        axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
-        return finish_figure(figure, axes)
+    figure, axes = panels(1, len(settings), 3.05, ax=ax, figsize=figsize)
+    for axis, (setting, part) in zip(axes[0], settings): _source_panel(axis, part, setting)
+    axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
+    return finish_figure(figure, axes, ax=ax)
+
+# %% ../../nbs/30b_plots.barriers.ipynb #path-rows
+def _path_frame(curves):
+    "Tidy rows of a curve, or of several by name; a frame is returned as it is."
+    if isinstance(curves, PathCurve): curves = {"": curves}
+    if isinstance(curves, pd.DataFrame): return curves
+    if not isinstance(curves, dict):
+        raise ValueError("curves: a PathCurve, a dict of them by name, or a data frame is needed, "
+                         f"not {type(curves).__name__}")
+    for name, curve in curves.items():
+        if not isinstance(curve, PathCurve):
+            raise ValueError(f"curves: {name!r} is no PathCurve but {type(curve).__name__}")
+    losses = sorted({curve.loss_name for curve in curves.values()})
+    if len(losses) != 1: raise ValueError(f"curves: curves of one loss are needed, not of {losses}")
+    return pd.concat([curve.to_frame().assign(pair=name) for name, curve in curves.items()])
+
+def _path_rows(curves, split):
+    "The rows that are drawn, and the style of each series."
+    frame = _path_frame(curves)
+    rows = drawn_rows(frame, "metric", "t", split=split)
+    rows = rows[rows.t.notna()]
+    if rows.empty: raise ValueError("t: no row is of a point of a path")
+    if "pair" not in rows: rows = rows.assign(pair="")
+    elif frame is curves: check_pairs(rows)
+    names = list(rows["pair"].unique())
+    return rows, series_styles([*(kind for kind in KINDS if kind in names), *names])
 
 # %% ../../nbs/30b_plots.barriers.ipynb #path-panel
-def _path_panel(axis, rows):
-    "Mean curves of all kinds of pairs with their intervals."
-    for kind, style in KINDS.items():
-        part = rows[rows["pair"] == kind].sort_values("t", kind="stable")
-        if not len(part): continue
+def _path_panel(axis, rows, styles):
+    "Mean curves of all series with their intervals."
+    for name, style in styles.items():
+        part = rows[rows["pair"] == name].sort_values("t", kind="stable")
+        if part.empty: continue
         summary = summarise(part, ["t"])
         draw_mean(axis, summary.t, summary, style)
 
+def _path_axis_label(names):
+    "What is at the ends of the axis."
+    if "star-heldout" in names or "star-source" in names:
+        return "$t$ (star, or first model, at 0)"
+    return "$t$"
+
 # %% ../../nbs/30b_plots.barriers.ipynb #drawn-metrics
-def _drawn_metrics(rows, metric):
+def _drawn_metrics(rows, metric, ax):
     "The loss, and one metric: the one asked for, or the accuracy, or the first that is there."
-    others = [name for name in rows.metric.unique() if name != "loss"]
-    if metric is not None: return ["loss", check_choice("metric", metric, others)]
+    names = list(rows.metric.unique())
+    check_choice("metric", "loss", names)
+    if metric == "loss" or (metric is None and isinstance(ax, Axes)): return ["loss"]
+    if metric is not None: return ["loss", check_choice("metric", metric, names)]
+    others = [name for name in names if name != "loss"]
     return ["loss", *(["accuracy"] if "accuracy" in others else others[:1])]
 
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-paths
-def plot_paths(frame: pd.DataFrame,   # rows with a t are drawn
-               split: str = "train",  # train or test
-               metric: str | None = None,  # below the loss; None: the accuracy, or the first
-              ) -> plt.Figure:
+def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: str = "train",
+               metric: str | None = None, ax=None,
+               figsize: tuple[float, float] | None = None) -> plt.Figure:
     """The loss and one metric along the segments, a column for each setting (Fig. 3).
 
-    The frame needs setting, pair, model_a, model_b, split, metric, t, value."""
-    rows = frame[(frame.split == split) & frame.t.notna()]
-    metrics = _drawn_metrics(rows, metric)
-    settings = rows.groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(len(metrics), len(settings), 2.1 * len(metrics), sharex=True)
-        for column, (setting, part) in zip(axes.T, settings):
-            for axis, metric in zip(column, metrics):
-                _path_panel(axis, part[part.metric == metric])
-            column[0].set(title=setting, ylim=(0, None))
-            column[-1].set(xlabel="$t$ (star, or first regular model, at 0)")
-        axes[0][0].set_ylabel(loss_label(rows, split))
-        for axis, metric in zip(axes[1:, 0], metrics[1:]): axis.set_ylabel(f"{metric}, {split}")
-        return finish_figure(figure, axes)
+    Args:
+        curves: a curve, several by name, or tidy rows with split, metric, t (from 0 to 1) and
+            value. With setting: a column each. With pair, a name in `KINDS`: a series each.
+            With model_a and model_b: means over pairs, and intervals.
+        split: train, test or val.
+        metric: drawn below the loss; "loss": the loss alone. None: the accuracy, or another
+            metric that is there; in a single axes the loss alone.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for what is no such curves or rows, and for axes that do not fit.
+    """
+    rows, styles = _path_rows(curves, split)
+    metrics = _drawn_metrics(rows, metric, ax)
+    columns, height = rows.setting.nunique(), 2.1 * len(metrics) + 0.35
+    figure, axes = panels(len(metrics), columns, height, ax=ax, figsize=figsize, sharex=True)
+    _draw_columns(axes, rows, metrics, styles)
+    axes[0][0].set_ylabel(loss_label(rows, split))
+    for axis, name in zip(axes[1:, 0], metrics[1:]): axis.set_ylabel(f"{name}, {split}")
+    return finish_figure(figure, axes, ax=ax)
+
+# %% ../../nbs/30b_plots.barriers.ipynb #draw-columns
+def _draw_columns(axes, rows, metrics, styles):
+    "The panels of all settings."
+    for column, (setting, part) in zip(axes.T, rows.groupby("setting", sort=False)):
+        for axis, metric in zip(column, metrics):
+            _path_panel(axis, part[part.metric == metric], styles)
+        start_at_zero(column[0])
+        if setting: column[0].set_title(setting)
+        column[-1].set_xlabel(_path_axis_label(styles))

@@ -7,8 +7,9 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from .style import (
-    COLOURS, KINDS, PALETTE, LineStyle, draw_level, draw_mean, figure_style, finish_figure,
-    loss_label, panels, set_source_axis)
+    COLOURS, KINDS, PALETTE, LineStyle, check_columns, draw_level, draw_mean, drawn_rows,
+    finish_figure, loss_label, panels, set_source_axis)
+from ..runtime.settings import check_choice
 from ..statistics import summarise
 
 # %% auto #0
@@ -40,70 +41,103 @@ def _draw_series(axis, rows, column, x, styles):
         draw_mean(axis, summary[x], summary, style)
 
 def _draw_level(axis, rows, style):
-    "The mean of the rows across the panel, with its interval."
+    "The mean of the rows across the panel, with its interval; nothing where there are none."
+    if rows.empty: return
     summary = summarise(rows, ["setting"]).iloc[0]
     draw_level(axis, style, summary["mean"], *summary[["low", "high"]].dropna())
 
+def _check_values(rows, column, known):
+    "`ValueError` for a value of the column that no figure knows."
+    for value in rows[column].unique(): check_choice(column, value, known)
+
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-star-pairs
-def plot_star_pairs(rows: pd.DataFrame,    # loss barriers of one split, one a pair
-                    split: str = "train",  # of the rows, for the label
-                   ) -> plt.Figure:
+def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
+                    figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Barriers of stars to stars, sources and held-out solutions against the number of sources.
 
-    The rows need setting, between (a key of `BETWEEN`, or regular-regular), n_source, model_a,
-    model_b, value."""
+    Args:
+        rows: loss barriers of one split, one a pair: between (a key of `BETWEEN`, or
+            regular-regular), n_source and value. With setting: a panel each. With model_a and
+            model_b: intervals.
+        split: of the rows, for the label.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    rows = drawn_rows(rows, "between", "n_source")
+    _check_values(rows, "between", [*BETWEEN, "regular-regular"])
     settings = rows.groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(1, len(settings), 2.7)
-        for axis, (setting, part) in zip(axes[0], settings):
-            regular = part[part.between == "regular-regular"]
-            _draw_level(axis, regular, KINDS["regular-regular"])
-            _draw_series(axis, part, "between", "n_source", BETWEEN)
-            set_source_axis(axis, part, setting)
-        axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
-        return finish_figure(figure, axes, 2)
+    figure, axes = panels(1, len(settings), 3.3, ax=ax, figsize=figsize)
+    for axis, (setting, part) in zip(axes[0], settings):
+        _draw_level(axis, part[part.between == "regular-regular"], KINDS["regular-regular"])
+        _draw_series(axis, part, "between", "n_source", BETWEEN)
+        set_source_axis(axis, part, setting)
+    axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
+    return finish_figure(figure, axes, 2, ax)
 
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-candidates
-def plot_candidates(rows: pd.DataFrame,    # star – held-out loss barriers of one split
-                    split: str = "train",  # of the rows, for the label
-                   ) -> plt.Figure:
+def plot_candidates(rows: pd.DataFrame, split: str = "train", ax=None,
+                    figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Star – held-out barriers of averages of stars, and of stars that cost as much.
 
-    The rows need setting, candidate (a key of `CANDIDATE_STYLES`, or `one star`), averaged,
-    model_a, model_b, value."""
+    Args:
+        rows: loss barriers of one split: candidate (a key of `CANDIDATE_STYLES`, or `one star`),
+            averaged (how many stars) and value. With setting: a panel each. With model_a and
+            model_b: intervals.
+        split: of the rows, for the label.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    rows = drawn_rows(rows, "candidate", "averaged")
+    _check_values(rows, "candidate", [*CANDIDATE_STYLES, "one star"])
     settings = rows.groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(1, len(settings), 2.7)
-        for axis, (setting, part) in zip(axes[0], settings):
-            _draw_level(axis, part[part.candidate == "one star"], LEVEL_OF_ONE)
-            _draw_series(axis, part, "candidate", "averaged", CANDIDATE_STYLES)
-            counts = sorted(part.averaged[part.candidate != "one star"].unique())
-            axis.set(title=setting, xlabel="stars in an average $K$", xticks=counts, ylim=(0, None))
-        axes[0][0].set_ylabel(f"star – held-out {loss_label(rows, split, 'barrier')}")
-        return finish_figure(figure, axes, 2)
+    figure, axes = panels(1, len(settings), 3.3, ax=ax, figsize=figsize)
+    for axis, (setting, part) in zip(axes[0], settings): _candidate_panel(axis, part, setting)
+    axes[0][0].set_ylabel(loss_label(rows, split, "star – held-out barrier"))
+    return finish_figure(figure, axes, 2, ax)
+
+# %% ../../nbs/30f_plots.kernel.ipynb #candidate-panel
+def _candidate_panel(axis, rows, setting):
+    "The curves of one setting."
+    _draw_level(axis, rows[rows.candidate == "one star"], LEVEL_OF_ONE)
+    _draw_series(axis, rows, "candidate", "averaged", CANDIDATE_STYLES)
+    counts = sorted(rows.averaged[rows.candidate != "one star"].unique())
+    axis.set(xlabel="stars in an average $K$", xticks=counts, ylim=(0, None))
+    if setting: axis.set_title(setting)
+
+# %% ../../nbs/30f_plots.kernel.ipynb #way-marks
+def _way_panel(axis, rows, setting):
+    "The ratios of one setting, one way below the other."
+    for kind, shift in (("star-heldout", -0.15), ("star-source", 0.15)):
+        style, own = KINDS[kind], rows[rows["pair"] == kind]
+        axis.errorbar(own.ratio, -own.place - shift,
+                      xerr=(own.ratio - own.low, own.high - own.ratio), fmt=style.marker,
+                      color=style.colour, linewidth=1, label=style.label)
+    axis.axvline(1, color=COLOURS["ensemble"], linewidth=0.8, linestyle=":")
+    axis.set(title=setting, xlabel="barrier, as a multiple", xlim=(0, None))
 
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-ways
-def _way_marks(axis, rows, kind, shift):
-    "The ratios of one kind of pair, one below the other."
-    style, own = KINDS[kind], rows[rows["pair"] == kind]
-    y = -own.place - shift
-    axis.errorbar(own.ratio, y, xerr=(own.ratio - own.low, own.high - own.ratio), fmt=style.marker,
-                  color=style.colour, markersize=4, linewidth=1, label=style.label)
-
-def plot_ways(ratios: pd.DataFrame) -> plt.Figure:
+def plot_ways(ratios: pd.DataFrame, ax=None,
+              figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Barriers of several ways to train a star, as ratios to those of the usual way.
 
-    The rows need setting, way, pair, ratio, low, high; the usual way has the ratio 1."""
+    Args:
+        ratios: setting, way, pair (star-heldout or star-source), ratio, low and high, of which
+            low and high may be nan; the usual way has the ratio 1. A panel for each setting.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    check_columns(ratios, "setting", "way", "pair", "ratio", "low", "high")
+    _check_values(ratios, "pair", ["star-heldout", "star-source"])
     places = {way: n for n, way in enumerate(ratios.way.unique())}
-    ratios, settings = ratios.assign(place=ratios.way.map(places)), ratios.setting.unique()
-    with figure_style():
-        figure, axes = panels(1, len(settings), 0.32 * len(places) + 0.9,
-                              2.4 + 2.6 / len(settings), sharey=True)
-        for axis, setting in zip(axes[0], settings):
-            rows = ratios[ratios.setting == setting]
-            for kind, shift in (("star-heldout", -0.15), ("star-source", 0.15)):
-                _way_marks(axis, rows, kind, shift)
-            axis.axvline(1, color=COLOURS["ensemble"], linewidth=0.8, linestyle=":")
-            axis.set(title=setting, xlabel="barrier, as a multiple", xlim=(0, None))
-        axes[0][0].set_yticks([-n for n in places.values()], list(places))
-        return finish_figure(figure, axes)
+    settings = ratios.assign(place=ratios.way.map(places)).groupby("setting", sort=False)
+    figure, axes = panels(1, len(settings), 0.32 * len(places) + 1.1, 2.4 + 2.6 / len(settings),
+                          ax=ax, figsize=figsize, sharey=True)
+    for axis, (setting, rows) in zip(axes[0], settings): _way_panel(axis, rows, setting)
+    axes[0][0].set_yticks([-n for n in places.values()], list(places))
+    return finish_figure(figure, axes, ax=ax)

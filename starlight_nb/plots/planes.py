@@ -7,12 +7,17 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
+from ..barriers import Plane
+from ..data.tasks import CLASSIFICATION
 from .style import (
-    KINDS, PLANE_PATHS, draw_level, figure_style, finish_figure, loss_label, panels)
+    KINDS, PLANE_PATHS, check_pairs, draw_level, draw_small, drawn_rows, finish_figure,
+    loss_label, panels, start_at_zero)
+from ..runtime.settings import check_choice
 from ..statistics import summarise
 
 # %% auto #0
-__all__ = ['TICKS', 'plot_comparison', 'plot_plane']
+__all__ = ['DECADES', 'LOWEST', 'plot_comparison', 'plot_plane']
 
 # %% ../../nbs/30e_plots.planes.ipynb #side-by-side
 def _draw_marks(axis, rows, kind, by, levels, shift, small):
@@ -25,15 +30,16 @@ def _draw_marks(axis, rows, kind, by, levels, shift, small):
     axis.errorbar(summary[by].map(levels.index) + shift, mean,
                   [mean - summary.low, summary.high - mean], color=colour, marker=marker,
                   linestyle="none", capsize=2, label=label)
+    if small is None: return
     parts = rows.groupby([by, small], sort=False).value.mean().reset_index()
-    axis.scatter(parts[by].map(levels.index) + shift + 0.09, parts.value, s=7, color=colour,
-                 alpha=0.6, linewidths=0)
+    draw_small(axis, parts[by].map(levels.index) + shift + 0.09, parts.value, colour)
 
 # %% ../../nbs/30e_plots.planes.ipynb #comparison-panel
 def _comparison_panel(axis, rows, kinds, by, levels, small):
     "The kinds of pairs of one setting, side by side."
     for number, kind in enumerate(kinds):
         own = rows[rows["pair"] == kind]
+        if own.empty: continue
         if own[by].isna().all():
             level = summarise(own, ["pair"]).iloc[0]
             draw_level(axis, KINDS[kind], level["mean"], level.low, level.high)
@@ -44,88 +50,198 @@ def _comparison_panel(axis, rows, kinds, by, levels, small):
              ylim=(0, None))
 
 # %% ../../nbs/30e_plots.planes.ipynb #plot-comparison
-def plot_comparison(frame: pd.DataFrame,  # rows of metric loss_barrier are drawn
-                    by: str,              # the column that varies
-                    small: str,           # the column of which each value has a small mark
-                    title: str = "",      # of the horizontal axis; the column's name if empty
+def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, title: str = "",
                     kinds: tuple[str, ...] = ("regular-regular", "star-heldout"),
-                    split: str = "train",  # train or test
-                   ) -> plt.Figure:
+                    split: str = "train", ax=None,
+                    figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Loss barriers for each value of a column, a panel for each setting.
 
-    The frame needs setting, pair, model_a, model_b, split, metric, value and both columns."""
-    rows = frame[(frame.metric == "loss_barrier") & (frame.split == split)]
-    rows = rows.assign(main=rows.get("main", True))
+    Args:
+        frame: tidy rows with pair, split, metric, value and the columns `by` and `small`;
+            those of metric loss_barrier are drawn. With setting: a panel each. With model_a and
+            model_b: intervals. With main (True or False): means are of the true rows.
+        by: the column that varies.
+        small: a column; each of its values has a small mark. None: no small marks.
+        title: of the horizontal axis; the column's name if empty.
+        kinds: of pairs that are drawn, names in `KINDS`.
+        split: train, test or val.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    rows = _comparison_rows(frame, by, small, kinds, split)
+    return _comparison_figure(rows, by, small, title or by, kinds, split, ax, figsize)
+
+# %% ../../nbs/30e_plots.planes.ipynb #comparison-rows
+def _comparison_rows(frame, by, small, kinds, split):
+    "The rows that are drawn, and which of them means are of."
+    columns = [by] if small is None else [by, small]
+    rows = drawn_rows(frame, "pair", *columns, metric="loss_barrier", split=split)
+    check_pairs(rows)
+    for kind in kinds: check_choice("kinds", kind, KINDS)
+    rows = rows[rows["pair"].isin(kinds)]
+    if rows[by].isna().all(): raise ValueError(f"{by}: no row of {', '.join(kinds)} has a value")
+    return rows.assign(main=rows.get("main", True))
+
+def _comparison_figure(rows, by, small, title, kinds, split, ax, figsize):
+    "A panel for each setting."
     levels, settings = list(rows[by].dropna().unique()), rows.groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(1, len(settings), 2.9, layout="constrained")
-        for axis, (setting, part) in zip(axes[0], settings):
-            _comparison_panel(axis, part, kinds, by, levels, small)
-            axis.set(title=setting, xlabel=title or by)
-        axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
-        return finish_figure(figure, axes)
+    figure, axes = panels(1, len(settings), 2.9, ax=ax, figsize=figsize)
+    for axis, (setting, part) in zip(axes[0], settings):
+        _comparison_panel(axis, part, kinds, by, levels, small)
+        axis.set_xlabel(title)
+        if setting: axis.set_title(setting)
+    axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
+    return finish_figure(figure, axes, ax=ax)
 
 # %% ../../nbs/30e_plots.planes.ipynb #contour
-TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+DECADES = range(-12, 13)  # powers of ten that may be ticks
+LOWEST = 1e-6             # colours of logarithms begin here, as a part of the highest loss
 
-def _draw_contour(axis, rows):
-    "The loss over the plane; returns the scale of its colours."
-    grid = rows[rows.t.isna()].pivot(index="y", columns="x", values="value")
-    low, high = np.log10([max(grid.min(axis=None), 1e-4), grid.max(axis=None)])
-    filled = axis.contourf(grid.columns, grid.index, np.log10(grid.clip(lower=10**low)),
-                           levels=np.linspace(low, high, 21), cmap="viridis")
-    _draw_segments(axis, rows[rows.t.notna() & rows.x.notna()])
+def _colour_scale(losses):
+    "The function whose values are the colours, and the lowest and highest loss that it shows."
+    losses = losses[np.isfinite(losses)]
+    low, high = losses.min(), losses.max()
+    if low < 0 or high == 0: return np.asarray, low, high
+    return np.log10, max(low, LOWEST * high), high
+
+def _colour_ticks(low, high, logarithmic):
+    "Round losses between the lowest and the highest, at least one."
+    fine = [float(f"{m}e{power}") for power in DECADES for m in (1, 3)]
+    ticks = [tick for tick in fine if logarithmic and low <= tick <= high]
+    if len(ticks) > 6: ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
+    if len(ticks) > 2: return ticks
+    round_ones = MaxNLocator(4).tick_values(low, high)
+    return [tick for tick in round_ones if low <= tick <= high] or [low]
+
+# %% ../../nbs/30e_plots.planes.ipynb #draw-contour
+def _draw_contour(axis, grid):
+    "The loss over the plane; infinite losses are as bright as the highest. Returns the bar."
+    scale, low, high = _colour_scale(grid.to_numpy())
+    bottom, top = scale([low, high])
+    if top - bottom < 1e-4: bottom, top = bottom - 0.1, top + 0.1  # the same loss everywhere
+    filled = axis.contourf(grid.columns, grid.index, scale(grid.clip(low, high)),
+                           levels=np.linspace(bottom, top, 21))
     axis.set(aspect="equal", xticks=[], yticks=[])
-    ticks = [tick for tick in TICKS if low <= np.log10(tick) <= high]
+    ticks = _colour_ticks(low, high, scale is np.log10)
     place = axis.inset_axes([1.03, 0, 0.04, 1])
-    bar = axis.figure.colorbar(filled, cax=place, ticks=np.log10(ticks))
+    bar = axis.figure.colorbar(filled, cax=place, ticks=scale(ticks))
     bar.set_ticklabels([f"{tick:g}" for tick in ticks])
     return bar
 
 def _draw_segments(axis, rows):
     "The segments in the plane, and the models at their ends."
-    for (a, b), segment in rows.groupby(["model_a", "model_b"], sort=False):
+    size = plt.rcParams["lines.markersize"]
+    for (a, b), segment in rows[rows.x.notna()].groupby(["model_a", "model_b"], sort=False):
         axis.plot(segment.x, segment.y, color="w", linewidth=0.8)
         for name, end in ((a, segment[segment.t == 0]), (b, segment[segment.t == 1])):
-            marker, size = ("*", 9) if name.startswith("star") else ("o", 5)
-            axis.plot(end.x, end.y, marker, color="w", markersize=size)
+            marker, factor = ("*", 2.2) if str(name).startswith("star") else ("o", 1.2)
+            axis.plot(end.x, end.y, marker, color="w", markersize=factor * size)
 
 # %% ../../nbs/30e_plots.planes.ipynb #plane-paths
 def _plane_curves(rows):
     "For each of `PLANE_PATHS` the rows along it, with t from 0 to 1."
-    regular = rows[rows["pair"] == "regular-regular"]
-    straight = regular[regular.x.notna()]
-    first, second = straight.model_a.iloc[0], straight.model_b.iloc[0]
-    stars = rows[rows.model_a.str.startswith("star", na=False)]
-    to_first, to_second = stars[stars.model_b == first], stars[stars.model_b == second]
+    stars = rows[rows.model_a.astype(str).str.startswith("star")]
+    regular = rows.drop(stars.index)
+    ends = [*stars.model_b.unique(), None, None][:2]
+    if len(regular): ends = regular[["model_a", "model_b"]].iloc[0]
+    to_first, to_second = (stars[stars.model_b == end] for end in ends)
     halves = [to_first.assign(t=(1 - to_first.t) / 2), to_second.assign(t=(1 + to_second.t) / 2)]
-    return {"straight": straight, "matched": regular[regular.x.isna()],
+    return {"straight": regular[regular.x.notna()], "matched": regular[regular.x.isna()],
             "star": pd.concat(halves).sort_values("t", kind="stable")}
 
 def _draw_paths(axis, rows):
     "The loss from one solution to the other, on each path."
     curves = _plane_curves(rows)
     for name, (label, colour, line, marker) in PLANE_PATHS.items():
+        if curves[name].empty: continue
         axis.plot(curves[name].t, curves[name].value, line, color=colour, marker=marker,
-                  markersize=4, label=label, clip_on=False)
-    axis.set(xlabel="one solution to the other", ylim=(0, None), xlim=(0, 1), xticks=[])
+                  label=label, clip_on=False)
+    axis.set(xlabel="one solution to the other", xlim=(0, 1), xticks=[])
+    start_at_zero(axis)
+
+# %% ../../nbs/30e_plots.planes.ipynb #plane-rows
+def _plane_frame(plane, points, losses, names, loss_name):
+    "Tidy rows of the grid, and of the ends of the segments."
+    points, losses = np.asarray(points, float), np.asarray(losses, float)
+    if points.ndim != 3 or points.shape[2] != 2:
+        raise ValueError("points: coordinates (rows, columns, 2), as of `plane_grid`, are needed, "
+                         f"not of shape {points.shape}")
+    if losses.shape != points.shape[:2]:
+        raise ValueError(f"losses: one for each point, {points.shape[:2]}, is needed, "
+                         f"not of shape {losses.shape}")
+    if len(set(names)) != 3:
+        raise ValueError(f"names: three different ones are needed, not {names!r}")
+    x, y = points.reshape(-1, 2).T
+    grid = pd.DataFrame(dict(x=x, y=y, value=losses.ravel()))
+    ends = [dict(model_a=names[a], model_b=names[b], t=t, x=corner[0], y=corner[1])
+            for a, b in ((0, 1), (0, 2), (1, 2))
+            for t, corner in zip((0.0, 1.0), plane.corners[[a, b]])]
+    frame = pd.concat([grid, pd.DataFrame(ends)], ignore_index=True)
+    frame.attrs["loss_name"] = loss_name
+    return frame.assign(split="train", metric="loss")
+
+# %% ../../nbs/30e_plots.planes.ipynb #planes-of
+def _planes(frame):
+    "By title: the losses of a plane (a row each y, a column each x), and its rows along paths."
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"plane: a Plane or a data frame is needed, not {type(frame).__name__}")
+    rows = drawn_rows(frame, "x", "y", metric="loss", split="train")
+    absent = {"t": np.nan, "ends": ""}
+    rows = rows.assign(**{name: value for name, value in absent.items() if name not in rows})
+    found = {}
+    for names, part in rows.groupby(["setting", "ends"], sort=False):
+        points = part[part.t.isna() & part.x.notna()]
+        if points.duplicated(["x", "y"]).any():
+            raise ValueError("frame: a point of the plane occurs twice")
+        grid = points.pivot(index="y", columns="x", values="value").astype(float)
+        if min(grid.shape) < 2 or not np.isfinite(grid).any(axis=None):
+            raise ValueError("frame: losses at two x and two y at least are needed")
+        found[", ".join(filter(None, names))] = grid, part[part.t.notna()]
+    return found
 
 # %% ../../nbs/30e_plots.planes.ipynb #plot-plane
-def plot_plane(frame: pd.DataFrame,  # rows of a plane's part; training losses are drawn
-              ) -> plt.Figure:
-    """The training loss over the plane through a star and two solutions, and along three paths.
+def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
+               losses: np.ndarray | None = None, names: tuple[str, str, str] = ("A", "B", "C"),
+               loss_name: str = CLASSIFICATION.loss_name, ax=None,
+               figsize: tuple[float, float] | None = None) -> plt.Figure:
+    """The training loss over the plane through three networks, and along paths between two.
 
-    The frame needs setting, ends, pair, model_a, model_b, split, metric, t, x, y, value; rows of
-    the grid have no t, and rows outside the plane no x and y."""
-    rows = frame[(frame.metric == "loss") & (frame.split == "train")]
-    planes = rows.groupby(["setting", "ends"], sort=False)
-    with figure_style():
-        figure, axes = panels(2, len(planes), 4.4, width=2.9, height_ratios=[3, 2],
-                              layout="constrained")
-        for (above, below), (names, part) in zip(axes.T, planes):
-            bar = _draw_contour(above, part)
-            _draw_paths(below, part)
-            above.set_title(", ".join(names))
-        bar.set_label(loss_label(rows, "train"))
-        axes[1][0].set_ylabel(loss_label(rows, "train"))
-        return finish_figure(figure, axes)
+    Args:
+        plane: a plane, or tidy rows with split, metric, x, y (distances) and value: the grid; and
+            with t, model_a, model_b: paths, in the plane or without x and y. With ends: a column
+            each.
+        points: coordinates (rows, columns, 2) of a plane's grid, of `plane_grid`.
+        losses: (rows, columns), of `plane_losses`.
+        names: of the three networks; one that begins with "star" has a star's mark.
+        loss_name: with its unit, such as that of a `Task`.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for arrays or rows that are no plane, and for axes that do not fit.
+    """
+    frame, corners = plane, {}
+    if isinstance(plane, Plane):
+        frame = _plane_frame(plane, points, losses, names, loss_name)
+        corners = dict(zip(names, plane.corners))
+    return _plane_figure(_planes(frame), corners, loss_label(frame, "train"), ax, figsize)
+
+# %% ../../nbs/30e_plots.planes.ipynb #plane-figure
+def _plane_figure(planes, corners, label, ax, figsize):
+    "A column of panels for each plane; the corners of a plane may have names."
+    with_paths = any(paths.value.notna().any() for _, paths in planes.values())
+    rows = 2 if with_paths else 1
+    figure, axes = panels(rows, len(planes), 2.4 + 2 * with_paths, width=2.9, ax=ax,
+                          figsize=figsize, height_ratios=[3, 2][:rows])
+    for column, (title, (grid, paths)) in zip(axes.T, planes.items()):
+        bar = _draw_contour(column[0], grid)
+        _draw_segments(column[0], paths)
+        if title: column[0].set_title(title)
+        if with_paths: _draw_paths(column[1], paths)
+    for name, corner in corners.items():
+        axes[0][0].annotate(name, corner, (0, 6), textcoords="offset points", color="w",
+                            ha="center", fontsize="small")
+    bar.set_label(label)
+    if with_paths: axes[1][0].set_ylabel(label)
+    return finish_figure(figure, axes, ax=ax)

@@ -7,13 +7,13 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from ..bma import ECE_BINS
-from starlight_nb.plots.style import (
-    AVERAGES, PREDICTORS, draw_level, draw_mean, figure_style, finish_figure, panels,
-    set_source_axis)
+from .style import (
+    AVERAGES, PREDICTORS, check_columns, check_methods, draw_level, draw_mean, drawn_rows,
+    finish_figure, panels, series_styles, set_source_axis)
 from ..statistics import summarise
 
 # %% auto #0
-__all__ = ['AVERAGE_METRICS', 'S_TICKS', 'plot_averages', 'plot_reliability', 'plot_fusion']
+__all__ = ['AVERAGE_METRICS', 'S_TICKS', 'BINS', 'plot_averages', 'plot_reliability', 'plot_fusion']
 
 # %% ../../nbs/30c_plots.predictions.ipynb #averages
 AVERAGE_METRICS = {  # metric: label of its row of panels
@@ -22,38 +22,90 @@ AVERAGE_METRICS = {  # metric: label of its row of panels
     "ece": "ECE",
     "nll": "NLL (nats)",
 }
-S_TICKS = [1, 2, 5, 10, 25, 50]
+S_TICKS = [1, 2, 5, 10, 25, 50, 100, 200, 500, 1000]
 
 def _average_panel(axis, rows):
     "Means over runs with their intervals, and the star alone."
     for method in ("star domain", "deep ensemble"):
         own = rows[rows.method == method].sort_values("draws", kind="stable")
+        if own.empty: continue
         summary = summarise(own, ["draws"])
-        draw_mean(axis, summary.draws, summary, AVERAGES[method], markersize=4, alpha=0.2)
-    draw_level(axis, AVERAGES["star"], rows[rows.method == "star"].value.mean())
+        draw_mean(axis, summary.draws, summary, AVERAGES[method])
+    star = rows[rows.method == "star"]
+    if len(star): draw_level(axis, AVERAGES["star"], star.value.mean())
 
 # %% ../../nbs/30c_plots.predictions.ipynb #average-panel
-def plot_averages(frame: pd.DataFrame,  # rows of the metrics in `AVERAGE_METRICS` are drawn
-                  split: str = "test",  # test, or shifted test data such as test-noisy
-                 ) -> plt.Figure:
+def plot_averages(frame: pd.DataFrame, split: str = "test", ax=None,
+                  figsize: tuple[float, float] | None = None) -> plt.Figure:
     """AUROC, ECE and NLL against the number of networks averaged, a column a setting (Fig. 4).
 
-    The frame needs setting, method, draws, bin, model_a, model_b, split, metric, value."""
-    rows = frame[(frame.split == split) & frame.bin.isna()]
+    Args:
+        frame: tidy rows with method (star domain, deep ensemble, star), draws (networks
+            averaged), split, metric and value; those of a metric in `AVERAGE_METRICS` and
+            without a bin are drawn. With setting: a column each. With model_a and model_b:
+            means over runs, and intervals.
+        split: test, or shifted test data such as test-noisy.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    rows, metrics = _average_rows(frame, split)
     settings = rows.setting.unique()
-    with figure_style():
-        figure, axes = panels(len(AVERAGE_METRICS), len(settings), 6.4, sharex=True)
-        for (metric, label), row in zip(AVERAGE_METRICS.items(), axes):
-            own = rows[rows.metric == metric]
-            for axis, setting in zip(row, settings):
-                _average_panel(axis, own[own.setting == setting])
-            row[0].set_ylabel(label)
-        for axis, setting in zip(axes[0], settings): axis.set_title(setting)
-        for axis in axes[-1]:
-            axis.set(xscale="log", xticks=S_TICKS, xticklabels=S_TICKS,
-                     xlabel="networks averaged $S$")
-            axis.minorticks_off()
-        return finish_figure(figure, axes)
+    height = 1.6 * len(metrics) + 0.35
+    figure, axes = panels(len(metrics), len(settings), height, ax=ax, figsize=figsize, sharex=True)
+    for metric, row in zip(metrics, axes):
+        for axis, setting in zip(row, settings):
+            _average_panel(axis, rows[(rows.metric == metric) & (rows.setting == setting)])
+        row[0].set_ylabel(AVERAGE_METRICS[metric])
+    _label_averages(axes, settings, rows.draws.max())
+    return finish_figure(figure, axes, ax=ax)
+
+# %% ../../nbs/30c_plots.predictions.ipynb #average-rows
+def _average_rows(frame, split):
+    "The rows that are drawn, and their metrics."
+    rows = drawn_rows(frame, "method", "draws", "metric", split=split)
+    rows = rows[rows.metric.isin(list(AVERAGE_METRICS))]
+    if "bin" in rows: rows = rows[rows.bin.isna()]
+    if rows.empty: raise ValueError(f"metric: no row of {', '.join(AVERAGE_METRICS)}")
+    check_methods(rows, [method for method in AVERAGES if method != "single network"])
+    return rows, [metric for metric in AVERAGE_METRICS if metric in set(rows.metric)]
+
+def _label_averages(axes, settings, most):
+    "The titles, and the axis of the number of networks."
+    for axis, setting in zip(axes[0], settings):
+        if setting: axis.set_title(setting)
+    ticks = [tick for tick in S_TICKS if tick <= most]
+    for axis in axes[-1]:
+        axis.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="networks averaged $S$")
+        axis.minorticks_off()
+
+# %% ../../nbs/30c_plots.predictions.ipynb #bin-rows
+BINS = ("star domain", "deep ensemble", "single network")  # methods of a reliability diagram
+
+def _bin_frame(tables):
+    "Tidy rows of tables by name, as `reliability` returns them; a frame is returned as it is."
+    if not isinstance(tables, dict): return tables
+    parts = []
+    for name, table in tables.items():
+        check_columns(table, "count", "confidence", "accuracy")
+        part = table.add_prefix("bin_").assign(method=name, bin=range(1, len(table) + 1))
+        parts.append(part.melt(["method", "bin"], ["bin_count", "bin_confidence", "bin_accuracy"],
+                               var_name="metric"))
+    if not parts: raise ValueError("tables: at least one is needed")
+    return pd.concat(parts)
+
+def _bin_rows(tables):
+    "The rows that are drawn, and the style of each method."
+    frame = _bin_frame(tables)
+    rows = drawn_rows(frame, "method", "bin", "metric")
+    rows = rows[rows.bin.notna()]
+    if rows.empty: raise ValueError("bin: no row is of a bin")
+    names = list(rows.method.unique())
+    if frame is tables:
+        check_methods(rows, BINS)
+        names = [name for name in BINS if name in names]
+    return rows.assign(model_b=rows.model_b.fillna("")), series_styles(names, AVERAGES)
 
 # %% ../../nbs/30c_plots.predictions.ipynb #pooled-bins
 def _weighted_means(part):
@@ -67,69 +119,90 @@ def _pooled_bins(rows):
     columns = ["bin_count", "bin_confidence", "bin_accuracy"]
     means = bins.groupby("bin")[columns].apply(_weighted_means)
     counts = bins.bin_count.groupby("bin").sum()
-    return means.assign(share=counts / counts.sum())
+    return means.assign(share=counts / counts.sum())[counts > 0]
 
 # %% ../../nbs/30c_plots.predictions.ipynb #reliability-panels
-def _reliability_panels(above, below, rows, bins):
+def _reliability_panels(above, below, rows, bins, styles):
     "Accuracy and share of each bin, for one setting."
     above.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
-    for method in ("star domain", "deep ensemble", "single network"):
-        label, colour, line, marker = AVERAGES[method]
-        options = dict(color=colour, marker=marker, markersize=4)
+    for method, (label, colour, line, marker) in styles.items():
+        options = dict(color=colour, marker=marker)
         own = _pooled_bins(rows[rows.method == method])
         often, rare = own[own.share >= 0.01], own[own.share < 0.01]
-        above.plot(often.bin_confidence, often.bin_accuracy, line, label=label, **options)
+        above.plot(often.bin_confidence, often.bin_accuracy, linestyle=line, label=label, **options)
         if len(rare):
             above.plot(rare.bin_confidence, rare.bin_accuracy, linestyle="none",
                        markerfacecolor="none", clip_on=False, **options)
-        below.plot((own.index - 0.5) / bins, 100 * own.share, line, **options)
+        below.plot((own.index - 0.5) / bins, 100 * own.share, linestyle=line, **options)
     above.set(ylim=(-0.03, 1.03), xlim=(0, 1.02))
     below.set(yscale="log", xlabel="confidence", ylim=(None, 130), yticks=[0.1, 1, 10, 100],
               yticklabels=["0.1", "1", "10", "100"])
     below.minorticks_off()
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-reliability
-def plot_reliability(frame: pd.DataFrame,  # rows of bin_count, bin_confidence, bin_accuracy
-                     bins: int = ECE_BINS, # number of bins between confidences 0 and 1
-                    ) -> plt.Figure:
+def plot_reliability(tables: dict[str, pd.DataFrame] | pd.DataFrame, bins: int = ECE_BINS,
+                     ax=None, figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Accuracy against confidence, and the share of predictions in each bin, a column a setting.
 
-    The frame needs setting, method, bin, model_a, model_b, metric, value."""
-    rows = frame[frame.bin.notna()]
-    settings = rows.assign(model_b=rows.model_b.fillna("")).groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(2, len(settings), 4.4, sharex=True, height_ratios=[2, 1])
-        for (above, below), (setting, part) in zip(axes.T, settings):
-            _reliability_panels(above, below, part, bins)
-            above.set_title(setting)
-        axes[0][0].set_ylabel("accuracy")
-        axes[1][0].set_ylabel("predictions (%)")
-        return finish_figure(figure, axes)
+    Args:
+        tables: by name, of `reliability` (a row a bin); or tidy rows with method (one of `BINS`),
+            bin (from 1), metric (bin_count, bin_confidence, bin_accuracy) and value. With
+            setting: a column each. Runs (model_a, model_b) of a method are pooled.
+        bins: how many there are between confidences 0 and 1.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for what are no such tables or rows, and for axes that do not fit.
+    """
+    rows, styles = _bin_rows(tables)
+    settings = rows.groupby("setting", sort=False)
+    figure, axes = panels(2, len(settings), 4.7, ax=ax, figsize=figsize, sharex=True,
+                          height_ratios=[2, 1])
+    for (above, below), (setting, part) in zip(axes.T, settings):
+        _reliability_panels(above, below, part, bins, styles)
+        if setting: above.set_title(setting)
+    axes[0][0].set_ylabel("accuracy")
+    axes[1][0].set_ylabel("predictions (%)")
+    return finish_figure(figure, axes, ax=ax)
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion
 def _fusion_panel(axis, part, setting):
     "The curves of one setting, in per cent."
     percent = part.assign(**{name: 100 * part[name] for name in ("mean", "low", "high")})
-    main = percent[percent.method.isin([name for name in PREDICTORS if "average" not in name])]
-    floor = main.low.min() - 1
+    averages = percent.method.str.contains("average")
+    main = percent if averages.all() else percent[~averages]
+    floor = main[["mean", "low"]].min(axis=None) - 1
     for method, style in PREDICTORS.items():
         own = percent[percent.method == method].sort_values("n_source")
+        if own.empty: continue
         if own["mean"].max() < floor:
             accuracies = f"{own['mean'].min():.0f} to {own['mean'].max():.0f} %"
             axis.text(0.02, 0.03, f"{style.label}:\n{accuracies}, below this panel",
                       transform=axis.transAxes, fontsize="small", color=style.colour)
-        else: draw_mean(axis, own.n_source, own, style, markersize=4)
+        else: draw_mean(axis, own.n_source, own, style)
     set_source_axis(axis, part, setting)
-    axis.set(ylim=(floor - 0.5, main.high.max() + 0.5))
+    axis.set(ylim=(floor - 0.5, main[["mean", "high"]].max(axis=None) + 0.5))
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion-panels
-def plot_fusion(summary: pd.DataFrame) -> plt.Figure:
+def plot_fusion(summary: pd.DataFrame, ax=None,
+                figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Test accuracy of predictors against the number of sources, a panel a setting (Table 2).
 
-    The summary needs setting, n_source, method, and mean, low and high as shares of 1."""
-    settings = summary.groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(1, len(settings), 2.9)
-        for axis, (setting, part) in zip(axes[0], settings): _fusion_panel(axis, part, setting)
-        axes[0][0].set_ylabel("test accuracy (%)")
-        return finish_figure(figure, axes, columns=3)
+    Args:
+        summary: a row for each method (a name in `PREDICTORS`; others are not drawn) and
+            n_source, with mean, low and high, accuracies from 0 to 1; low and high may be nan.
+            With setting: a panel each.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    check_columns(summary, "n_source", "method", "mean", "low", "high")
+    check_methods(summary, PREDICTORS)
+    rows = summary[summary.method.isin(list(PREDICTORS))]
+    if "setting" not in rows: rows = rows.assign(setting="")
+    settings = rows.groupby("setting", sort=False)
+    figure, axes = panels(1, len(settings), 3.4, ax=ax, figsize=figsize)
+    for axis, (setting, part) in zip(axes[0], settings): _fusion_panel(axis, part, setting)
+    axes[0][0].set_ylabel("test accuracy (%)")
+    return finish_figure(figure, axes, columns=3, ax=ax)

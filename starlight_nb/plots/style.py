@@ -7,14 +7,18 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import NamedTuple
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from ..data.tasks import CLASSIFICATION
+from ..runtime.settings import check_choice
 
 # %% auto #0
-__all__ = ['PALETTE', 'COLOURS', 'KINDS', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING', 'LineStyle',
-           'figure_style', 'panels', 'finish_figure', 'draw_mean', 'draw_level', 'set_source_axis', 'loss_label',
-           'span', 'pair_counts']
+__all__ = ['PALETTE', 'COLOURS', 'KINDS', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING', 'OWN_MARKERS',
+           'OPTIONAL', 'LineStyle', 'series_styles', 'figure_style', 'panels', 'finish_figure', 'draw_mean',
+           'draw_level', 'draw_small', 'start_at_zero', 'set_source_axis', 'drawn_rows', 'check_columns', 'check_pairs',
+           'check_methods', 'loss_label', 'span', 'pair_counts']
 
 # %% ../../nbs/30a_plots.style.ipynb #colours
 PALETTE = sns.color_palette("colorblind")
@@ -69,65 +73,157 @@ SAMPLINGS = {
 }
 OTHER_SAMPLING = LineStyle("$t$ of another kind", COLOURS["ensemble"], ":", "s")
 
+# %% ../../nbs/30a_plots.style.ipynb #own-styles
+OWN_MARKERS = "os^vD"
+
+def series_styles(names,  # of series, in the order in which they are drawn
+                  known: dict[str, LineStyle] = KINDS,
+                 ) -> dict[str, LineStyle]:
+    "The style of each name: that of `known`, or else the next of Matplotlib's cycle."
+    cycle = list(plt.rcParams["axes.prop_cycle"])
+    styles = {}
+    for number, name in enumerate(name for name in names if name not in known):
+        next_one = cycle[number % len(cycle)]
+        marker = OWN_MARKERS[number % len(OWN_MARKERS)]
+        styles[name] = LineStyle(name, next_one.get("color", "k"), next_one.get("linestyle", "-"),
+                                 next_one.get("marker", marker))
+    return {name: known.get(name) or styles[name] for name in names}
+
 # %% ../../nbs/30a_plots.style.ipynb #figure-style
 @contextmanager
 def figure_style():
-    "The style in which figures are drawn and saved, as a context."
-    settings = {"svg.hashsalt": "starlight", "svg.fonttype": "path", "figure.dpi": 100,
-                "savefig.dpi": 150, "legend.frameon": False, "axes.titlesize": "medium"}
-    with sns.axes_style("ticks"), sns.plotting_context("paper"), plt.rc_context(settings): yield
+    "The style in which the figures of reports are drawn and saved, as a context."
+    settings = {"svg.hashsalt": "starlight", "svg.fonttype": "path", "savefig.dpi": 150,
+                "legend.frameon": False, "axes.titlesize": "medium", "lines.markersize": 4,
+                "axes.spines.top": False, "axes.spines.right": False,
+                "image.cmap": "viridis"}
+    seaborn = sns.axes_style("ticks") | sns.plotting_context("paper")
+    with plt.style.context(["default", seaborn, settings]): yield
 
 # %% ../../nbs/30a_plots.style.ipynb #panels
 def panels(rows: int,
            columns: int,
            height: float,       # of the figure, in inches
            width: float = 3.3,  # of one column, in inches
+           ax=None,             # axes that there are: one, or as many as panels; None: new ones
+           figsize=None,        # of a new figure, in inches; None: Matplotlib's, or as above
            **options,           # of `plt.subplots`
-          ):
-    "A figure and its panels, an array (rows, columns) of axes."
-    size = (width * columns, height)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+          ) -> tuple[plt.Figure, np.ndarray]:
+    "A figure and its panels, an array (rows, columns) of axes; `ValueError` for a wrong `ax`."
+    if ax is not None: return _given_axes(ax, figsize, rows, columns)
+    chosen = plt.rcParams["figure.figsize"] != plt.rcParamsDefault["figure.figsize"]
+    if figsize is None and not chosen: figsize = (width * columns, height)
+    return plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained",
+                        **options)
+
+# %% ../../nbs/30a_plots.style.ipynb #given-axes
+def _given_axes(ax, figsize, rows, columns):
+    "The reader's figure, and the axes as an array (rows, columns)."
+    if figsize is not None:
+        raise ValueError("figsize: the figure of `ax` has a size already; leave one of the two out")
+    axes = np.array(list(ax.values()) if isinstance(ax, dict) else ax, dtype=object)
+    if not all(isinstance(axis, Axes) for axis in axes.flat):
+        raise ValueError(f"ax: Matplotlib axes are needed, not {type(ax).__name__}")
+    if axes.size != rows * columns:
+        raise ValueError(f"ax: {rows * columns} axes are needed ({rows} rows, {columns} columns), "
+                         f"not {axes.size}")
+    return axes.flat[0].figure, axes.reshape(rows, columns)
 
 # %% ../../nbs/30a_plots.style.ipynb #finish
-def finish_figure(figure,                # drawn, within `figure_style`
-                  axes,                  # its panels, an array of axes
-                  columns: int = len(KINDS),  # entries in a row of the legend
+def finish_figure(figure: plt.Figure,         # drawn
+                  axes: np.ndarray,           # its panels
+                  columns: int = len(KINDS),  # most entries in a row of the legend
+                  ax=None,                    # as it was given to `panels`
                  ) -> plt.Figure:
-    "Add one legend below all panels, remove frames, and close the figure, which is returned."
-    sns.despine(figure)
+    "Add one legend for all panels, and return the figure; closed, where it is a new one."
     handles = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
-    place = {"loc": "outside lower center"}
-    if figure.get_layout_engine() is None:
-        figure.tight_layout()
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-    figure.legend(handles.values(), handles.keys(), ncol=columns, **place)
-    plt.close(figure)
+    if ax is None:
+        for axis in axes.flat:
+            for text in (axis.title, axis.xaxis.label, axis.yaxis.label): text.set_wrap(True)
+        _legend_below(figure, handles, columns)
+        plt.close(figure)
+    elif handles: axes.flat[0].legend(handles.values(), handles.keys())
     return figure
 
+def _legend_below(figure, handles, columns):
+    "A legend below all panels that is no wider than the figure."
+    for count in range(min(columns, len(handles)), 0, -1):
+        legend = figure.legend(handles.values(), handles.keys(), ncols=count,
+                               loc="outside lower center")
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width: return
+        legend.remove()
+
 # %% ../../nbs/30a_plots.style.ipynb #draw
-def draw_mean(axis, x, summary: pd.DataFrame, style: LineStyle, markersize=None, alpha=0.15):
+def draw_mean(axis, x, summary: pd.DataFrame, style: LineStyle):
     "Draw the column `mean` against x, and the interval from `low` to `high` as a band."
-    axis.plot(x, summary["mean"], style.line, color=style.colour, marker=style.marker,
-              markersize=markersize, label=style.label)
-    axis.fill_between(x, summary.low, summary.high, color=style.colour, alpha=alpha, linewidth=0)
+    axis.plot(x, summary["mean"], linestyle=style.line, color=style.colour, marker=style.marker,
+              label=style.label)
+    axis.fill_between(x, summary.low, summary.high, color=style.colour, alpha=0.15, linewidth=0)
 
 def draw_level(axis, style: LineStyle, mean: float,
                low: float | None = None, high: float | None = None):
     "Draw a mean across the panel, and its interval as a band if there is one."
     axis.axhline(mean, color=style.colour, linestyle=style.line, label=style.label)
-    if low is not None: axis.axhspan(low, high, color=style.colour, alpha=0.15, linewidth=0)
+    if pd.notna(low): axis.axhspan(low, high, color=style.colour, alpha=0.15, linewidth=0)
+
+def draw_small(axis, x, y, colour):
+    "Draw small marks, such as those of single stars beside their mean."
+    size = (0.66 * plt.rcParams["lines.markersize"])**2
+    axis.scatter(x, y, s=size, color=colour, alpha=0.6, linewidths=0)
+
+def start_at_zero(axis):
+    "Let the vertical axis begin at 0, where nothing is below."
+    if axis.dataLim.ymin >= 0: axis.set_ylim(0, None)
 
 # %% ../../nbs/30a_plots.style.ipynb #count-axis
 def set_source_axis(axis, rows: pd.DataFrame, title: str):
     "Make the horizontal axis one of numbers of sources, those of the column `n_source`."
     counts = sorted(rows.n_source.dropna().unique())
-    axis.set(xscale="log", xticks=counts, xlabel="number of sources $N$", title=title,
-             ylim=(0, None))
+    axis.set(xscale="log", xticks=counts, xlabel="number of sources $N$", ylim=(0, None))
     axis.set_xticklabels([f"{n:g}" for n in counts])
     axis.minorticks_off()
+    if title: axis.set_title(title)
+
+# %% ../../nbs/30a_plots.style.ipynb #drawn-rows
+OPTIONAL = {"setting": "", "model_a": "", "model_b": None}  # columns, and what stands for them
+
+def drawn_rows(frame: pd.DataFrame,
+               *columns: str,         # needed besides `value`
+               **wanted: str,         # columns and their values, such as split="train"
+              ) -> pd.DataFrame:
+    "The rows with the wanted values, with all of `OPTIONAL`; `ValueError` where there are none."
+    check_columns(frame, *columns, *wanted, "value")
+    rows = frame
+    for column, value in wanted.items():
+        check_choice(column, value, frame[column].dropna().astype(str).unique())
+        rows = rows[rows[column] == value]
+    if not np.isfinite(rows["value"].to_numpy(float)).any():
+        raise ValueError("frame: no row has a finite value and "
+                         + ", ".join(f"{column} {value!r}" for column, value in wanted.items()))
+    return rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows})
+
+def check_columns(frame: pd.DataFrame, *columns: str):
+    "`ValueError` unless this is a frame that has rows and these columns."
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"frame: a pandas data frame is needed, not {type(frame).__name__}")
+    missing = [column for column in columns if column not in frame]
+    if missing: raise ValueError(f"frame: no column {', '.join(missing)} "
+                                 f"(there are: {', '.join(map(str, frame))})")
+    if frame.empty: raise ValueError("frame: it has no rows")
+
+# %% ../../nbs/30a_plots.style.ipynb #series-of
+def check_pairs(rows: pd.DataFrame):
+    "`ValueError` for a kind of pair that is not in `KINDS`."
+    for kind in rows["pair"].unique(): check_choice("pair", kind, KINDS)
+
+def check_methods(rows: pd.DataFrame, known):
+    "`ValueError` where none of the methods is known."
+    if rows.method.isin(list(known)).any(): return
+    raise ValueError(f"method: none of {', '.join(map(repr, rows.method.unique()))} is known "
+                     f"(accepted: {', '.join(known)})")
 
 # %% ../../nbs/30a_plots.style.ipynb #loss-label
 def loss_label(frame: pd.DataFrame,

@@ -7,19 +7,31 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from starlight_nb.plots.style import (
-    COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, draw_mean, figure_style, finish_figure, loss_label,
-    panels)
-from ..statistics import Line, power_law, summarise
+from matplotlib.ticker import NullLocator
+from .style import (
+    COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, check_columns, check_pairs, draw_mean, drawn_rows,
+    finish_figure, loss_label, panels, start_at_zero)
+from ..statistics import Line, barrier_points, power_law, summarise
 
 # %% auto #0
-__all__ = ['plot_trend', 'plot_widths', 'plot_samplings']
+__all__ = ['INTERVALS', 'plot_trend', 'plot_widths', 'plot_samplings']
 
 # %% ../../nbs/30d_plots.trends.ipynb #points
+INTERVALS = ("regular_low", "regular_high", "star_low", "star_high")  # columns of points
+
+def _points(frame):
+    "Points with their intervals, of tidy rows or as they are given."
+    if isinstance(frame, pd.DataFrame) and "pair" in frame:
+        rows = drawn_rows(frame, "pair", metric="loss_barrier", split="train")
+        check_pairs(rows)
+        frame = barrier_points(rows)
+    check_columns(frame, "setting", "regular", "star")
+    return frame.assign(**{name: np.nan for name in INTERVALS if name not in frame})
+
 def _draw_points(axis, points):
     "Our networks with their bars."
     axis.errorbar(points.regular, points.star, xerr=_bars(points, "regular"),
-                  yerr=_bars(points, "star"), fmt="o", markersize=4, color=COLOURS["star"],
+                  yerr=_bars(points, "star"), fmt="o", color=COLOURS["star"],
                   elinewidth=0.8, label="our networks")
 
 def _bars(points, name):
@@ -49,50 +61,77 @@ def _name_offset(number, has_room):
 def _draw_lines(axis, line, paper, paper_line):
     "The diagonal, our line with its interval, the paper's line and its networks."
     x = np.linspace(0, axis.get_xlim()[1])
-    ours = line.at(x)
-    star, grey = COLOURS["star"], COLOURS["paper"]
     axis.plot(x, x, color="0.8", linewidth=0.8, zorder=0, label="equal barriers")
-    axis.plot(x, ours["mean"], "-", color=star, linewidth=1, label="line through ours")
-    axis.fill_between(x, ours.low, ours.high, color=star, alpha=0.15, linewidth=0)
-    heights = paper_line["slope"] * x + paper_line["intercept"]
-    axis.plot(x, heights, ":", color=grey, label="the paper's line")
-    axis.plot(paper["regular-regular"], paper["star-heldout"], "D", markersize=4, color=grey,
-              markerfacecolor="none", label="the paper's networks")
+    if line is not None:
+        ours = line.at(x)
+        axis.plot(x, ours["mean"], "-", color=COLOURS["star"], linewidth=1,
+                  label="line through ours")
+        axis.fill_between(x, ours.low, ours.high, color=COLOURS["star"], alpha=0.15, linewidth=0)
+    if paper_line is not None:
+        heights = paper_line["slope"] * x + paper_line["intercept"]
+        axis.plot(x, heights, ":", color=COLOURS["paper"], label="the paper's line")
+    if paper is not None:
+        axis.plot(paper["regular-regular"], paper["star-heldout"], "D", color=COLOURS["paper"],
+                  markerfacecolor="none", label="the paper's networks")
 
+# %% ../../nbs/30d_plots.trends.ipynb #trend-limits
 def _trend_panel(axis, points, line, paper, paper_line, title):
     "One series of networks."
-    right = 1.08 * max(points.regular_high.max(), paper["regular-regular"].max())
-    top = 1.15 * max(points.star_high.max(), paper["star-heldout"].max())
+    right = points[["regular", "regular_high"]].max(axis=None)
+    top = points[["star", "star_high"]].max(axis=None)
+    if paper is not None:
+        right = max(right, paper["regular-regular"].max())
+        top = max(top, paper["star-heldout"].max())
+    right, top = 1.08 * (right or 1), 1.15 * (top or 1)  # where all barriers are 0, any will do
     _draw_points(axis, points)
-    axis.set(xlim=(-0.03 * right, right), ylim=(-0.04 * top, top), title=title,
+    axis.set(xlim=(-0.03 * right, right), ylim=(-0.04 * top, top),
              xlabel="regular – regular barrier (nats)")
+    if title: axis.set_title(title)
     _draw_names(axis, points)
     _draw_lines(axis, line, paper, paper_line)
 
 # %% ../../nbs/30d_plots.trends.ipynb #plot-trend
-def plot_trend(points: dict[str, pd.DataFrame],  # our networks: rows of `barrier_points`
-               lines: dict[str, Line],           # fitted to them
-               paper: dict[str, pd.DataFrame],   # the paper's: a column for each kind of pair
-               paper_lines: dict[str, dict],     # their slope and intercept
-              ) -> plt.Figure:
-    """Barriers of stars against those of regular solutions, a panel for each title (Fig. 2).
+def plot_trend(points: pd.DataFrame | dict[str, pd.DataFrame],
+               lines: Line | dict[str, Line] | None = None,
+               paper: pd.DataFrame | dict[str, pd.DataFrame] | None = None,
+               paper_lines: dict | None = None, ax=None,
+               figsize: tuple[float, float] | None = None) -> plt.Figure:
+    """Barriers of stars against those of regular solutions, a point a network (Fig. 2).
 
-    `points` need setting, and regular and star, each also with _low and _high, in nats;
-    `paper` needs regular-regular and star-heldout."""
-    with figure_style():
-        figure, axes = panels(1, len(points), 3.1, width=3.5)
-        for axis, title in zip(axes[0], points):
-            _trend_panel(axis, points[title], lines[title], paper[title], paper_lines[title],
-                         title)
-        axes[0][0].set_ylabel("star – held-out barrier (nats)")
-        return finish_figure(figure, axes, columns=3)
+    Args:
+        points: tidy rows, or those of `barrier_points`: setting, regular and star in nats, and
+            where there are intervals regular_low, regular_high, star_low, star_high. By title:
+            a panel each, and the other arguments by title too.
+        lines: of `fit_line`.
+        paper: the paper's networks, regular-regular and star-heldout in nats.
+        paper_lines: the paper's slope and intercept.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for points without these columns or rows, and for axes that do not fit.
+    """
+    given = (points, lines, paper, paper_lines)
+    if not isinstance(points, dict): given = [{"": own} for own in given]
+    return _trend_figure(*(own or {} for own in given), ax, figsize)
+
+# %% ../../nbs/30d_plots.trends.ipynb #trend-figure
+def _trend_figure(points, lines, paper, paper_lines, ax, figsize):
+    "A panel for each title."
+    if not points: raise ValueError("points: at least one panel is needed")
+    own = {title: _points(frame) for title, frame in points.items()}
+    figure, axes = panels(1, len(own), 3.6, width=3.5, ax=ax, figsize=figsize)
+    for axis, (title, networks) in zip(axes[0], own.items()):
+        _trend_panel(axis, networks, lines.get(title), paper.get(title), paper_lines.get(title),
+                     title)
+    axes[0][0].set_ylabel("star – held-out barrier (nats)")
+    return finish_figure(figure, axes, columns=3, ax=ax)
 
 # %% ../../nbs/30d_plots.trends.ipynb #width-panel
 def _draw_widths(axis, widths, barriers, kind, ours):
     "One kind of barrier against the width, hollow and grey for the paper's networks."
     label, colour, line, marker = KINDS[kind]
     if not ours: label, colour = f"the paper, {label}", COLOURS["paper"]
-    axis.plot(widths, barriers, line, color=colour, marker=marker, markersize=4,
+    axis.plot(widths, barriers, line, color=colour, marker=marker,
               markerfacecolor=colour if ours else "none",
               label=label + _exponent(np.asarray(widths), np.asarray(barriers)))
 
@@ -104,44 +143,75 @@ def _exponent(widths, barriers):
     return f", width$^{{{exponent:.1f}}}$"
 
 # %% ../../nbs/30d_plots.trends.ipynb #plot-widths
-def plot_widths(points: pd.DataFrame,  # our networks: rows of `barrier_points`, with `width`
-                line: Line,            # fitted to them
-                paper: pd.DataFrame,   # the paper's: a column for each kind of pair, and `width`
-                paper_line: dict,      # their slope and intercept
-               ) -> plt.Figure:
+def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFrame | None = None,
+                paper_line: dict | None = None, ax=None,
+                figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Barriers against barriers, and barriers against the width (appendix E).
 
-    The columns are those of `plot_trend`, and width in both frames."""
-    ours, theirs = points.sort_values("width"), paper.sort_values("width")
-    with figure_style():
-        figure, axes = panels(1, 2, 3.1, width=3.5)
-        left, right = axes[0]
-        _trend_panel(left, points, line, paper, paper_line, "a part of the regular barrier?")
-        left.set_ylabel("star – held-out barrier (nats)")
-        for kind, name in (("regular-regular", "regular"), ("star-heldout", "star")):
-            _draw_widths(right, ours.width, ours[name], kind, True)
-            _draw_widths(right, theirs.width, theirs[kind], kind, False)
-        right.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (nats)",
-                  title="one over the width?")
-        return finish_figure(figure, axes, columns=2)
+    Args:
+        points: rows of `barrier_points` (setting, regular and star in nats) with width.
+        line: of `fit_line`.
+        paper: the paper's networks, regular-regular and star-heldout in nats, with width.
+        paper_line: the paper's slope and intercept.
+        ax: two Matplotlib axes to draw into; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for points without these columns or rows, and for axes that do not fit.
+    """
+    check_columns(points, "width")
+    networks = _points(points).sort_values("width")
+    figure, axes = panels(1, 2, 4.2, width=3.5, ax=ax, figsize=figsize)
+    _trend_panel(axes[0][0], networks, line, paper, paper_line, "a part of the regular barrier?")
+    axes[0][0].set_ylabel("star – held-out barrier (nats)")
+    _width_panel(axes[0][1], networks, paper)
+    return finish_figure(figure, axes, columns=2, ax=ax)
+
+# %% ../../nbs/30d_plots.trends.ipynb #both-widths
+def _width_panel(axis, points, paper):
+    "Both kinds of barriers against the width, of our networks and the paper's."
+    widths = set(points.width)
+    for kind, name in (("regular-regular", "regular"), ("star-heldout", "star")):
+        _draw_widths(axis, points.width, points[name], kind, True)
+        if paper is None: continue
+        theirs = paper.sort_values("width")
+        widths |= set(theirs.width)
+        _draw_widths(axis, theirs.width, theirs[kind], kind, False)
+    axis.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (nats)",
+             title="one over the width?")
+    axis.set_xticks(sorted(widths), [f"{width:g}" for width in sorted(widths)])
+    axis.xaxis.set_minor_locator(NullLocator())
 
 # %% ../../nbs/30d_plots.trends.ipynb #plot-samplings
-def plot_samplings(frame: pd.DataFrame,   # rows of loss with a t, from stars to held-out solutions
-                   split: str = "train",  # train or test
-                  ) -> plt.Figure:
+def plot_samplings(frame: pd.DataFrame, split: str = "train", ax=None,
+                   figsize: tuple[float, float] | None = None) -> plt.Figure:
     """Mean loss from stars to held-out solutions, a panel a setting and a curve a way to draw t.
 
-    The frame needs setting, t_sampling, pair, model_a, model_b, split, metric, t, value."""
-    rows = frame[frame.t.notna() & (frame.split == split) & (frame.metric == "loss")
-                 & (frame["pair"] == "star-heldout")]
+    Args:
+        frame: tidy rows with t_sampling (how t was drawn), pair, split, metric, t (0 to 1, the
+            star at 0) and value; losses of pair star-heldout are drawn. With setting: a panel
+            each. With model_a and model_b: means over pairs, and intervals.
+        split: train, test or val.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; None: by the number of panels.
+    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
+    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+    """
+    rows = drawn_rows(frame, "t_sampling", "t", metric="loss", split=split, pair="star-heldout")
+    rows = rows[rows.t.notna()]
+    if rows.empty: raise ValueError("t: no row is of a point of a path")
     settings = rows.groupby("setting", sort=False)
-    with figure_style():
-        figure, axes = panels(1, len(settings), 2.7)
-        for axis, (setting, part) in zip(axes[0], settings):
-            for name, own in part.groupby("t_sampling", sort=False):
-                style = SAMPLINGS.get(name, OTHER_SAMPLING._replace(label=f"$t$ {name}"))
-                summary = summarise(own, ["t"]).sort_values("t")
-                draw_mean(axis, summary.t, summary, style, markersize=4)
-            axis.set(title=setting, xlabel="$t$ (star at 0)", ylim=(0, None))
-        axes[0][0].set_ylabel(loss_label(rows, split))
-        return finish_figure(figure, axes, columns=4)
+    figure, axes = panels(1, len(settings), 3.05, ax=ax, figsize=figsize)
+    for axis, (setting, part) in zip(axes[0], settings): _sampling_panel(axis, part, setting)
+    axes[0][0].set_ylabel(loss_label(rows, split))
+    return finish_figure(figure, axes, columns=4, ax=ax)
+
+# %% ../../nbs/30d_plots.trends.ipynb #sampling-panel
+def _sampling_panel(axis, rows, setting):
+    "The mean curves of one setting."
+    for name, own in rows.groupby("t_sampling", sort=False):
+        style = SAMPLINGS.get(name, OTHER_SAMPLING._replace(label=f"$t$ {name}"))
+        summary = summarise(own, ["t"]).sort_values("t")
+        draw_mean(axis, summary.t, summary, style)
+    axis.set_xlabel("$t$ (star at 0)")
+    if setting: axis.set_title(setting)
+    start_at_zero(axis)
