@@ -176,8 +176,8 @@ def _choose_matcher(matching, spec, states, model, data, in_memory):
     return Matcher(spec, states) if in_memory else _SingleMatcher(spec, states)
 
 # %% ../nbs/13_star.ipynb #sources
-class Sources:
-    "The sources in the star's order: `permutations`, and `vectors` (sources, parameters)."
+class _MatchedSources:
+    "The sources, their permutations in force, their vectors, and how they are matched."
     def __init__(self, model: nn.Module, states: list[dict[str, torch.Tensor]],
                  spec: PermutationSpec, data: Dataset | None = None,
                  matching: str = "weights", in_memory: bool | None = None):  # None: if it fits
@@ -190,6 +190,10 @@ class Sources:
         self.permutations, self.matched = [spec.identity() for _ in states], set()
         self.vectors = _empty_matrix(len(states), model, in_memory)
         for n, state in enumerate(states): self.vectors[n] = self.layout.vector(state)
+
+# %% ../nbs/13_star.ipynb #rematch
+class Sources(_MatchedSources):
+    "The sources in the star's order: `permutations`, and `vectors` (sources, parameters)."
     def rematch(self, theta: torch.Tensor,           # the star's parameters (parameters,)
                 numbers: list[int] | None = None):   # of sources; None: all
         "Match sources to the star."
@@ -248,22 +252,26 @@ class StarOptions:
     late_matching: str | None = None     # the method of the last quarter; None: as before
     tail_average: float = 0.0            # share of the epochs, the last, that are averaged
     def __post_init__(self):
-        t_sampler(self.t_sampling)
-        check_choice("matching", self.matching, METHODS)
-        check_choice("rematch", self.rematch, REMATCHES)
-        if self.late_matching is not None:
-            check_choice("late_matching", self.late_matching, METHODS)
-        check_number("tail_average", self.tail_average, float, 0, 1)
-        numbers = {"segments_per_batch": (int, 1), "own_loss_weight": (float, 0)}
-        if self.rematch_every is not None: numbers["rematch_every"] = (int, 0)
-        if not isinstance(self.t_sampling, str): numbers["t_sampling"] = (float, 0)
-        for name, (kind, low) in numbers.items():
-            value = check_number(name, getattr(self, name), kind, low, math.inf)
+        for name, value in _checked_options(vars(self)).items():
             object.__setattr__(self, name, value)
     def rematches(self, epoch: int) -> bool:
         "Whether the sources are matched again before this epoch, counted from 0."
         if self.rematch_every is None: return False
         return epoch == 0 or (self.rematch_every > 0 and epoch % self.rematch_every == 0)
+
+# %% ../nbs/13_star.ipynb #check-options
+def _checked_options(values):
+    "The numbers among the options, checked; `ValueError`, naming the option, for a wrong one."
+    t_sampler(values["t_sampling"])
+    check_choice("matching", values["matching"], METHODS)
+    check_choice("rematch", values["rematch"], REMATCHES)
+    if values["late_matching"] is not None:
+        check_choice("late_matching", values["late_matching"], METHODS)
+    numbers = {"segments_per_batch": (int, 1, math.inf), "own_loss_weight": (float, 0, math.inf),
+               "tail_average": (float, 0, 1)}
+    if values["rematch_every"] is not None: numbers["rematch_every"] = (int, 0, math.inf)
+    if not isinstance(values["t_sampling"], str): numbers["t_sampling"] = (float, 0, math.inf)
+    return {name: check_number(name, values[name], *limits) for name, limits in numbers.items()}
 
 # %% ../nbs/13_star.ipynb #draw-sources
 def _draw_parts(n_sources, size, most, rng):
@@ -348,7 +356,8 @@ class _SegmentObjective(Objective):
     "The loss at random points between the star and its sources, as they are matched now."
     def __init__(self, sources: Sources, options: StarOptions, rng: torch.Generator,
                  epochs: int = 0):  # of the training, for options about the last of them
-        self.sources, self.options, self.epochs = sources, options, epochs
+        self.sources, self.options = sources, options
+        self.epochs = epochs
         self.draws = SegmentDraws(len(sources.states), options.t_sampling, rng)
         self.tail = _TailAverage(options.tail_average, epochs)
     def terms(self, theta, point, x, y, losses):
@@ -433,9 +442,16 @@ def _checked_sources(model, states, data, spec, options, in_memory):
     return Sources(model, states, spec, data, options.matching, in_memory)
 
 # %% ../nbs/13_star.ipynb #bind
-def _objective(sources, options, rng, epochs):
+def _objective(sources, options, seed, epochs):
     kind = FusedObjective if options.own_loss_weight else StarObjective
-    return kind(sources, options, rng, epochs)
+    seed = check_number("seed", seed, int, 0, math.inf)
+    return kind(sources, options, generator(seed, "star draws"), epochs)
+
+def _result(model, data, recipe, seed, objective, checkpoint):
+    "The trained star, with its normalisation statistics measured."
+    state, loss = fit(model, data, recipe, seed, objective, checkpoint)
+    state = refresh_batchnorm(model, state, data, recipe=recipe)
+    return StarResult(state, objective.sources.permutations, loss, seed)
 
 def _bind(checkpoint, objective):
     "The checkpoint of this star and of no other; None where there is none."
@@ -466,11 +482,8 @@ def train_star(model: nn.Module,                        # the star's initialisat
     """Starlight (Algorithm 1): minimise the loss on the segments to the sources (eq. 4).
 
     Raises `ValueError` naming a bad argument, `FloatingPointError` on divergence."""
-    seed = check_number("seed", seed, int, 0, math.inf)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight, late_matching, tail_average)
     matched = _checked_sources(model, sources, data, spec, options, in_memory)
-    objective = _objective(matched, options, generator(seed, "star draws"), recipe.epochs)
-    state, loss = fit(model, data, recipe, seed, objective, _bind(checkpoint, objective))
-    state = refresh_batchnorm(model, state, data, recipe=recipe)
-    return StarResult(state, matched.permutations, loss, seed)
+    objective = _objective(matched, options, seed, recipe.epochs)
+    return _result(model, data, recipe, int(seed), objective, _bind(checkpoint, objective))

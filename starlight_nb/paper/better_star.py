@@ -11,7 +11,7 @@ from .members import Member, mean_of_stars, regular_pairs, star_pairs
 from .parts import PairPart
 from .study import Study
 from .tables import with_interval
-from ..statistics import bootstrap_ratio, summarise
+from ..statistics import bootstrap_ratio
 
 # %% auto #0
 __all__ = ['USUAL', 'WAYS', 'WAY_COLUMNS', 'Way', 'stars_of', 'halves', 'way_parts', 'way_barriers', 'best_way', 'way_ratios',
@@ -81,7 +81,8 @@ def way_parts(study: Study,
     parts = []
     for role, solutions in halves(study, heldouts).items():
         if role == "report":
-            parts.append(PairPart(study, regular_pairs(solutions), columns=dict(way=None, role=role)))
+            regular = regular_pairs(solutions)
+            parts.append(PairPart(study, regular, columns=dict(way=None, role=role)))
         for name, way in WAYS.items():
             pairs = star_pairs(stars_of(way, study, sources, stars), solutions, 0, way.matching)
             parts.append(PairPart(study, pairs, columns=dict(way=name, role=role)))

@@ -56,8 +56,8 @@ def _steps(recipe, examples):
     "The steps of an epoch."
     return math.ceil(examples / recipe.batch_size)
 
-class Cost(_Timings):
-    "What a setting costs on one device: what was measured, and seconds of trainings and paths."
+class _TrainingCost(_Timings):
+    "What was measured, and the seconds of trainings."
     def regular(self, epochs: int | None = None) -> float:
         "Seconds to train a regular model for some epochs (None: those of the recipe)."
         recipe = self.setting.recipe
@@ -69,6 +69,10 @@ class Cost(_Timings):
         drawn = sources * (1 - (1 - 1 / sources)**steps)
         epochs = recipe.epochs * (steps * self.star_step + drawn * self.rematch)
         return epochs + sources * self.rematch  # all of them at the end
+
+# %% ../../nbs/50f_paper.costs.ipynb #cost-of-measuring
+class Cost(_TrainingCost):
+    "What a setting costs on one device: what was measured, and seconds of trainings and paths."
     def path(self, points: int = 11) -> float:
         "Seconds to match a pair and to evaluate its path on both splits."
         train, test = self.measured

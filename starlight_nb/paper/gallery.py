@@ -98,6 +98,7 @@ A report may keep the verdicts of a second run, with every model from other seed
 the top whose verdicts differ is not shown. A claim that only one of the runs tests keeps its \
 verdict, and the sections below are of this run alone."""
 
+# %% ../../nbs/50v_paper.gallery.ipynb #claims-of-report
 def _claims_of_report(page, out, rows):
     "The blocks about all claims; `rows` are of `read_claims`."
     yield page.heading(2, "claims", CLAIMS_HEADING)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import dataclasses
 from itertools import combinations, product
-import numpy as np
 import pandas as pd
 from .members import Member, Pair, mean_of_stars, regular_pairs, star_pairs
 from .parts import PairPart
@@ -151,8 +150,9 @@ def _losses(frame, split):
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #average-table
 def average_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
-    "One row a setting, candidate and K: loss, star – held-out barrier, and its ratio to one star's."
-    rows, losses, table = candidate_rows(frame, split), _losses(frame, split), []
+    "One row a setting, candidate and K: loss, star – held-out barrier, its ratio to one star's."
+    rows, table = candidate_rows(frame, split), []
+    losses = _losses(frame, split)
     for setting, part in rows.groupby("setting", sort=False):
         one = part[part.candidate == ONE]
         for (k, candidate), own in part.groupby(["averaged", "candidate"], sort=False):

@@ -143,6 +143,7 @@ class Member(Measurement):
         if self.sources: return cost.star(len(self.sources))
         return cost.regular(self.config["recipe"]["epochs"])
 
+# %% ../../nbs/50c_paper.members.ipynb #common-config
 def _common_config(setting, recipe, environment):
     "What the configurations of all of a setting's models have in common."
     data = data_of(setting, environment)

@@ -101,6 +101,7 @@ def _check_seeds(where, table):
         if table[role] > SEEDS_OF_A_SET:
             raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, not {table[role]:,}")
 
+# %% ../../nbs/50b_paper.profiles.ipynb #setting-built
 def _setting(name, table, seed_set):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"

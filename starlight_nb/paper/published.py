@@ -204,7 +204,8 @@ def _row_same_setting(row, nearest):
     if pd.notna(row.std): paper += f" ± {row.std:.3f}"
     return dict(setting=row.setting, quantity=quantity + _conditions(row),
                 ours=with_interval(row.ours, row.low, row.high, 3),
-                paper=f"{paper}, {nearest.get(row.setting, 'the same setting')}", verdict=_verdict_same_setting(row))
+                paper=f"{paper}, {nearest.get(row.setting, 'the same setting')}",
+                verdict=_verdict_same_setting(row))
 
 # %% ../../nbs/50k_paper.published.ipynb #row-of-other-settings
 def _range_text(low, high, digits):

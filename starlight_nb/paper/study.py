@@ -209,9 +209,8 @@ class Path(MeasuredValues):
     @cached_property
     def config(self) -> dict:
         "The configuration under which the values are stored."
-        return entry_config("path", a=self.pair.a.key, b=self.pair.b.key,
-                            matching=self.pair.matching, points=self.points,
-                            examples=self.examples)
+        return entry_config("path", self.examples, a=self.pair.a.key, b=self.pair.b.key,
+                            matching=self.pair.matching, points=self.points)
     @property
     def needs(self) -> tuple[Member, ...]:
         "Both models."
