@@ -373,7 +373,7 @@ def test_draws_of_t_are_names_and_numbers_in_one_list():
             FIG2 | dict(widths=["mpl"]),
             "widths: 'mpl' is not known; did you mean 'mlp'",
         ),
-        ("fig2_width_depth", FIG2 | dict(depths=[]), "depths: at least one value is needed"),
+        ("fig2_width_depth", FIG2 | dict(widths=[]), "widths: at least one value is needed"),
         ("fig2_width_depth", FIG2 | dict(depths=[3]), "depths: 3 is not a name"),
         (
             "fig2_width_depth",
