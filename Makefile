@@ -5,7 +5,7 @@
 # make bench-studies                barriers by method and estimator, torchvision's architectures, the paper's costs: an hour; writes there too
 # make export                       after editing a notebook: write starlight_nb/ and README.md
 # make outputs                      run the notebooks of the library and the how-tos, and keep what they show
-# make notebooks                    copy what the report on digits shows into the experiment notebooks
+# make notebooks                    copy what the reports on digits show into the experiment notebooks
 PYTHON ?= python3
 PROFILE ?= digits
 OPTIONS ?=
@@ -57,7 +57,7 @@ outputs: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory readme
 
 notebooks: $(VENV)/.installed-dev
-	@$(BIN)/python -c 'from pathlib import Path; from starlight_nb.paper.execution import copy_outputs; copy_outputs(Path("reports/digits"), Path("nbs/experiments"))'
+	@$(BIN)/python -c 'from pathlib import Path; from starlight_nb.paper.execution import copy_outputs; [copy_outputs(Path("reports", name), Path("nbs/experiments")) for name in ("digits", "digits-beyond")]'
 	@$(BIN)/nbdev_clean
 
 readme: $(VENV)/.installed-dev
