@@ -40,8 +40,12 @@ def test_the_readme_is_short():
     assert len(README.split()) <= 900
 
 
-def test_every_experiment_has_a_row():
-    linked = re.findall(r"\(nbs/experiments/(\w+)\.ipynb\)", str(rows_below(README, "Figures and tables")))
+@pytest.mark.parametrize("page, heading", [
+    ("README.md", "Figures and tables"), ("docs/reproduce.md", "One experiment"),
+])
+def test_every_experiment_has_a_row(page, heading):
+    rows = rows_below((ROOT / page).read_text(), heading)
+    linked = re.findall(r"nbs/experiments/(\w+)\.ipynb\)", str(rows))
     assert sorted(linked) == sorted(p.stem for p in (ROOT / "nbs/experiments").glob("*.ipynb"))
 
 
