@@ -2,6 +2,7 @@
 import ast
 import configparser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 # Rooms import only from rooms to their left.
@@ -19,6 +21,7 @@ ROOMS = ["runtime", "data", "models", "states", "training", "evaluation", "permu
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.name != "index.ipynb"]
 EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 MAX_LINE_LENGTH, MAX_CELL_LINES, MAX_MODULE_LINES = 100, 25, 400
 
 
@@ -295,12 +298,23 @@ def test_stored_outputs_show_no_progress_and_no_warnings(path):
             assert not re.search(r"\d+%\|", json.dumps(output)), "a progress bar"
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=stem)
+def anchors(path):
+    "What a link into a page may end in: its headings as GitHub writes them, and anchors of its own."
+    text = path.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r'<a id="([^"]+)"', text))
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=stem)
 def test_relative_links_lead_somewhere(path):
     notebook = path.suffix == ".ipynb"
     texts = [c["source"] for c in cells(path, "markdown")] if notebook else [path.read_text()]
-    for target in re.findall(r"\]\((?!https?:|#|attachment:)([^)#\s]+)", "\n".join(texts)):
+    links = re.findall(r"\]\((?!https?:|#|attachment:)([^)#\s]+)#?([^)\s]*)", "\n".join(texts))
+    for target, anchor in links:
         assert (path.parent / target).exists(), target
+        if anchor and target.endswith(".md"):
+            assert anchor in anchors(path.parent / target), f"{target}#{anchor}"
 
 
 def test_prefixes_of_notebooks_are_unique():
@@ -319,6 +333,19 @@ def test_settings_and_pyproject_agree():
     assert nbdev["allowed_metadata_keys"] == ini["allowed_metadata_keys"].split()
     assert f"version: {ini['version']}\n" in (ROOT / "CITATION.cff").read_text()
     assert f'__version__ = "{ini["version"]}"' in (ROOT / "starlight_nb/__init__.py").read_text()
+
+
+def test_ci_covers_the_oldest_supported_versions(tmp_path):
+    "The matrix begins at the Python of pyproject.toml; the step that holds PyTorch back finds its version there."
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    job = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"]
+    assert project["requires-python"] == f">={job['strategy']['matrix']['python'][0]}"
+    oldest = next(step for step in job["steps"] if "oldest" in step.get("if", ""))
+    variables = {"RUNNER_TEMP": str(tmp_path), "GITHUB_ENV": str(tmp_path / "variables")}
+    subprocess.run(["bash", "-ec", oldest["run"]], cwd=ROOT, env=os.environ | variables, check=True)
+    version, = (need.partition(">=")[2] for need in project["dependencies"] if need.startswith("torch>"))
+    assert (tmp_path / "constraints.txt").read_text() == f"torch=={version}.*\n"
+    assert any(step.get("run", "").startswith("make test") for step in job["steps"])
 
 
 def test_nbdev_stays_out_of_what_users_install():
