@@ -4,12 +4,13 @@
 
 # %% ../../nbs/50zc_paper.cli.ipynb #imports
 from __future__ import annotations
-import argparse, json, os, sys, time, tomllib
+import argparse, json, os, signal, sys, time, tomllib
 from pathlib import Path
 from .. import __version__
 from .catalogue import experiment_names, experiment_title, profile_names
 from .monitor import clock_text
 from ..runtime.settings import Settings, experiments_folder
+from ..runtime.stopping import stopped_by_signals
 
 # %% auto #0
 __all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'REPORTS', 'FILE', 'STORE', 'PAIR', 'SEVERAL', 'MODEL', 'DATA',
@@ -165,7 +166,7 @@ def _print_table(rows, left, indent=""):
         cells += [cell.rjust(width) for cell, width in zip(row[left:], widths[left:])]
         print(indent + "  ".join(cells).rstrip())
 
-def _list():
+def _list(arguments):
     "Print experiments and profiles, these with the minutes that they take."
     profiles = _read_profiles()
     print(LIST_HEADING.format(folder=os.path.relpath(experiments_folder())))
@@ -177,9 +178,10 @@ def _list():
     rows = [[name, _in_minutes(content.get("minutes")), content.get("title", name)]
             for name, content in profiles.items()]
     _print_table(rows, left=3, indent="  ")
+    return 0
 
 # %% ../../nbs/50zc_paper.cli.ipynb #doctor-2
-def _doctor():
+def _doctor(arguments):
     "Print what the doctor finds, and the data sets at hand; 1 if anything is wrong."
     from starlight_nb.paper.doctor import doctor, lab_kernel, try_processor
     found = doctor()
@@ -307,14 +309,17 @@ def _print_error(error, status):
     print(f"starlight: {error}", file=sys.stderr)
     return status
 
+def _print_stop(command, number=signal.SIGINT):
+    "Print that a signal has stopped the command; the exit status, as shells count it."
+    goes_on = "; the same command continues from here" if command == "reproduce" else ""
+    return _print_error(f"stopped{goes_on}", 128 + number)
+
 def main(arguments: list[str] | None = None) -> int:
     "The `starlight` command; returns the exit status."
     parsed = _parser().parse_args(arguments)
-    if parsed.command == "list": return _list() or 0
-    if parsed.command == "doctor": return _doctor()
-    actions = {"store": _store, "reproduce": _reproduce, "compare": _compare}
-    actions |= dict.fromkeys(ON_FILES, _on_files)
-    try: return actions[parsed.command](parsed)
+    actions = {"list": _list, "doctor": _doctor, "store": _store, "reproduce": _reproduce,
+               "compare": _compare} | dict.fromkeys(ON_FILES, _on_files)
+    try:
+        with stopped_by_signals(): return actions[parsed.command](parsed)
     except (ValueError, OSError, FloatingPointError) as error: return _print_error(error, 2)
-    except KeyboardInterrupt:
-        return _print_error("stopped; the same command continues from here", 130)
+    except KeyboardInterrupt as stop: return _print_stop(parsed.command, *stop.args)

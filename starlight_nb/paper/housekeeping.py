@@ -6,7 +6,7 @@
 from __future__ import annotations
 import io, json, re, tarfile, tempfile, time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from filelock import Timeout
@@ -22,7 +22,7 @@ from ..runtime.store import config_key, read_about, read_tensors
 
 # %% auto #0
 __all__ = ['OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'StoredFile', 'stored', 'references', 'setting_of', 'role_of', 'old_entries',
-           'listing', 'verify', 'export_measurements', 'import_measurements', 'keys_of_profile', 'prune']
+           'listing', 'verify', 'export_measurements', 'import_measurements', 'keys_of_profile', 'clear_store', 'prune']
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #stored
 @dataclass(frozen=True)
@@ -252,12 +252,15 @@ def import_measurements(root: Path, file: Path) -> tuple[int, int]:
     return len(missing), len(found) - len(missing)
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #leftovers
+def _temporary_files(root):
+    "The temporary files of a store, each with the key that it belongs to."
+    return [(path, path.name.split(".")[1]) for path in sorted(root.glob("*/.*.new"))]
+
 def _leftovers(root):
     "The files that are not needed: path, key that they belong to, reason."
     for path in sorted(root.glob("*/*.damaged")):
         yield path, path.name.split(".")[0], "damaged, quarantined"
-    for path in sorted(root.glob("*/.*.new")):
-        yield path, path.name.split(".")[1], "temporary file of a killed process"
+    for path, key in _temporary_files(root): yield path, key, "temporary file of a killed process"
     finished = {path.stem for path in root.glob("*/*.safetensors")}
     for entry in stored(root, "checkpoint"):
         models = (entry.config or {}).get("together", [entry.key])
@@ -335,6 +338,16 @@ def _remove_locks(root, found, dry_run):
             gone = _remove(root, path, "lock that no process holds", dry_run) if free else []
         if path in found: removed += gone
     return removed
+
+# %% ../../nbs/50r_paper.housekeeping.ipynb #clear-store
+def clear_store(root: Path) -> None:
+    "Remove temporary files and locks of killed processes; nothing where the disk refuses."
+    root = Path(root)
+    with suppress(OSError):
+        for path, key in _temporary_files(root):
+            with _try_lock(root, key, dry_run=False) as free:
+                if free: path.unlink(missing_ok=True)
+        _remove_locks(root, set(), dry_run=False)
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #prune
 def prune(root: Path,

@@ -15,6 +15,7 @@ from .evidence import (
     check_report, claim_report, notebook_seconds, save_evidence)
 from .experiment import ExperimentFailed, OutOfTime
 from .gallery import write_gallery
+from .housekeeping import clear_store
 from .making import making_jobs, run_making
 from .members import load_anew
 from .monitor import ProgressMonitor, print_line
@@ -83,7 +84,7 @@ def _only_run(out):
         yield out / f".staging-{os.getpid()}"
 
 def _clear(out):
-    "Remove staging folders with their progress files, and temporary files."
+    "Remove staging folders and temporary files."
     for path in [*out.glob(".staging*"), *out.glob(".*.new"), *out.glob("failed/.*.new")]:
         if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
         else: path.unlink(missing_ok=True)
@@ -222,7 +223,7 @@ def _end_notebook(run, name, seconds, error, keep_going):
 
 # %% ../../nbs/50z_paper.runner.ipynb #end-notebooks
 def _end_notebooks(run, graph, outcomes, keep_going):
-    "End each notebook after its job; whether all of them were executed."
+    "End each notebook after its job."
     for outcome in outcomes:
         run.monitor.stage.end_job(graph[outcome.key].seconds)
         seconds, error = outcome.result or (0.0, outcome.error)  # 0: its worker is lost
@@ -230,21 +231,17 @@ def _end_notebooks(run, graph, outcomes, keep_going):
         run.ended += 1
         run.monitor.tell(ended.pop("event"), name=outcome.key, number=run.ended,
                          total=len(run.request.parameters), seconds=seconds, **ended)
-        if run.failures and not keep_going: return False
-    return True
+        if run.failures and not keep_going: return
 
 # %% ../../nbs/50z_paper.runner.ipynb #run-all-notebooks
 def _run_notebooks(run, chosen, ends_at, keep_going):
     "Execute notebooks, as many at a time as there are jobs."
     from starlight_nb.paper.kernels import CAN_FORK, end_kernels
-    graph, jobs = _notebook_jobs(run, chosen, ends_at), run.environment.jobs
+    graph = _notebook_jobs(run, chosen, ends_at)
     run.monitor.begin("notebooks", [job.seconds for job in graph.values()])
-    outcomes = run_graph(graph, jobs, "notebooks", "threads" if CAN_FORK else "processes")
-    whole = False
-    with closing(outcomes):
-        try: whole = _end_notebooks(run, graph, outcomes, keep_going)
-        finally:
-            if jobs > 1 and not whole: end_kernels()  # of the notebooks under way
+    outcomes = run_graph(graph, run.environment.jobs, "notebooks",
+                         "threads" if CAN_FORK else "processes", end_running=end_kernels)
+    with closing(outcomes): _end_notebooks(run, graph, outcomes, keep_going)
 
 # %% ../../nbs/50z_paper.runner.ipynb #rounds
 def _rounds(run, ends_at):
@@ -293,22 +290,29 @@ def _run_all(run, ends_at, keep_going, log_json):
     if run.failures: raise ExperimentFailed("\n".join(run.failures.values()))
 
 # %% ../../nbs/50z_paper.runner.ipynb #execute
-def _start_kernels():
-    "Let kernels be ready by the time that all measurements are made."
-    from starlight_nb.paper.kernels import start_kernels
-    start_kernels()
+@contextmanager
+def _kernels():
+    "Let kernels be ready by the time that all measurements are made; an interrupt ends them."
+    from starlight_nb.paper.kernels import end_kernels, start_kernels
+    try:
+        start_kernels()
+        yield
+    except KeyboardInterrupt:
+        end_kernels()
+        raise
 
 def _run_request(request, environment, out, planner, ends_at, keep_going, log_json):
     "Run the request inside the report's folder `out`; None: only make its measurements."
     with ExitStack() as stack:
+        stack.callback(clear_store, environment.store)
         environment = stack.enter_context(_cluster(environment, request.profile.resources))
         if out:
             staging = stack.enter_context(_only_run(out))
             # again, now that no other run can write there
             check_report(out, "out", request.profile, request.given)
-            _start_kernels()
+            stack.enter_context(_kernels())
         else: staging = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = dataclasses.replace(environment, progress=Path(f"{staging}.progress"))
+        environment = dataclasses.replace(environment, progress=staging / "progress")
         stack.enter_context(environment_variables(environment.variables() | ONE_THREAD))
         notebooks = NOTEBOOK_SECONDS * len(request.parameters) if out else 0.0
         monitor = ProgressMonitor(environment.progress, environment.jobs, notebooks, log_json)
