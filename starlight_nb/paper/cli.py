@@ -157,6 +157,12 @@ def _in_minutes(minutes):
     "A profile's minutes as text."
     return f"{minutes:g} min" if minutes else "not run yet"
 
+# %% ../../nbs/50zc_paper.cli.ipynb #printable
+def _printable(text):
+    "The text with escapes for characters that cannot be printed."
+    shown = [one if one.isprintable() else one.encode("unicode_escape").decode() for one in text]
+    return "".join(shown)
+
 # %% ../../nbs/50zc_paper.cli.ipynb #print-table
 def _print_table(rows, left, indent=""):
     "Print rows of text in columns, the first `left` of them flush left."
@@ -227,7 +233,7 @@ def _print_listing(root):
     "The entries of a store as a table, with a total."
     from starlight_nb.paper.housekeeping import OLD, listing
     rows, now = listing(root), time.time()
-    table = [(*about, _size(size), _age(now - written)) for *about, size, written in rows]
+    table = [(*map(_printable, about), _size(size), _age(now - written)) for *about, size, written in rows]
     _print_table(table, left=4)
     old = sum(kind.endswith(OLD) for _, kind, *_ in rows)
     print(f"{len(rows)} entries, {old} of them old, {_size(sum(size for *_, size, _ in rows))}")
@@ -237,7 +243,7 @@ def _verify(root):
     "Check every file of a store; 1 where one is damaged."
     from starlight_nb.paper.housekeeping import verify
     count, damaged = verify(root)
-    for path, why in damaged: print(f"damaged: {path.relative_to(root)} ({why})")
+    for path, why in damaged: print(_printable(f"damaged: {path.relative_to(root)} ({why})"))
     print(f"{count} files, {len(damaged)} damaged")
     return int(bool(damaged))
 
@@ -248,7 +254,8 @@ def _prune(root, arguments):
     removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run,
                     arguments.keep_old)
     done = "would remove" if arguments.dry_run else "removed"
-    for path, why, size in removed: print(f"{done} {path.relative_to(root)} ({why}, {_size(size)})")
+    for path, why, size in removed:
+        print(_printable(f"{done} {path.relative_to(root)} ({why}, {_size(size)})"))
     print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
     return 0
 
