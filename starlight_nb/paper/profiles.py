@@ -142,7 +142,7 @@ def _check_model(where, architecture, model):
 
 # %% ../../nbs/50b_paper.profiles.ipynb #setting-2
 SETTING_KEYS = {
-    "dataset": str, "architecture": str, "recipe": None, "sources": int, "heldouts": int,
+    "dataset": None, "architecture": str, "recipe": None, "sources": int, "heldouts": int,
     "label": str, "paper": str, "model": dict, "star": dict, "partial": bool,
     "nearest": str, "measured_examples": int}
 REQUIRED = ("dataset", "architecture", "recipe", "sources", "heldouts")

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from filelock import Timeout
+from ..data import available_datasets, check_dataset_name
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
 from .costs import measure_cost, setting_costs
 from .evidence import (
@@ -24,13 +25,14 @@ from .plans import plan_of
 from .profiles import check_fits
 from .request import Request, check_request
 from ..runtime.files import check_folder, lock
+from ..runtime.imports import is_import_path
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
 from ..runtime.origin import origin
 from ..runtime.settings import Settings, environment_variables, given_variables
 
 # %% auto #0
-__all__ = ['Run', 'reproduce']
+__all__ = ['PARTS', 'PAGES', 'Run', 'reproduce']
 
 # %% ../../nbs/50z_paper.runner.ipynb #environment
 def _run_environment(profile, force, **options):
@@ -55,15 +57,37 @@ def _cluster(environment, resources):
         yield dataclasses.replace(environment, ray_address=address)
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-folders
+PARTS = ("data", "claims", "tables", "figures", "notebooks", "made_with", "measured")
+PAGES = ("README.md", "index.html", "evidence.json")
+
 def _count_entries(store): return len(list(store.glob("*/*.safetensors")))
+
+def _check_kinds(argument, folders, files=()):
+    "`ValueError` where a file has the name of a folder that a run writes into, or the reverse."
+    for path in folders:
+        if os.path.lexists(path) and not path.is_dir():
+            raise ValueError(f"{argument}: {path} is a file; a run needs a folder there")
+    for path in files:
+        if path.is_dir():
+            raise ValueError(f"{argument}: {path} is a folder; a run writes a file there")
 
 def _check_folders(out, store, data):
     "`OSError` or `ValueError`, naming the argument, where a folder is not what a run needs."
     check_folder("out", out)
+    _check_kinds("out", [out / name for name in PARTS], [out / name for name in PAGES])
+    _check_kinds("store", [store / "locks", *store.glob("[0-9a-f][0-9a-f]")])
     if not _count_entries(store): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-data
+def _check_at_hand(settings, root):
+    "`ValueError` where a data set would have to be downloaded."
+    for name in sorted({setting.dataset for setting in settings}):
+        key, *_ = check_dataset_name(name)
+        if not is_import_path(key) and key not in available_datasets(root):
+            raise ValueError(f"dry-run: the files of {key!r} are not in {root}, and a dry run "
+                             "downloads nothing; a run does")
+
 def _check_data(settings, root):
     "`ValueError` where a data set cannot be loaded, or does not suit a setting's network."
     for name in sorted({setting.dataset for setting in settings}):
@@ -311,7 +335,7 @@ def _run_request(request, environment, out, planner, ends_at, keep_going, log_js
             # again, now that no other run can write there
             check_report(out, "out", request.profile, request.given)
             stack.enter_context(_kernels())
-        else: staging = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else: staging = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starlight-")))
         environment = dataclasses.replace(environment, progress=staging / "progress")
         stack.enter_context(environment_variables(environment.variables() | ONE_THREAD))
         notebooks = NOTEBOOK_SECONDS * len(request.parameters) if out else 0.0
@@ -320,7 +344,7 @@ def _run_request(request, environment, out, planner, ends_at, keep_going, log_js
         _run_all(run, ends_at, keep_going, log_json)
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-run
-def _check_run(request, environment, out, data, ray_address, make_only):
+def _check_run(request, environment, out, data, ray_address, make_only, dry_run):
     "The report's folder, when folders, data and cluster address are what a run needs."
     if ray_address and environment.backend != "ray":
         raise ValueError(f"ray-address: {ray_address!r} is given, but the backend is "
@@ -330,6 +354,7 @@ def _check_run(request, environment, out, data, ray_address, make_only):
     data = data or given_variables().get("STARLIGHT_DATA")
     _check_folders(out, environment.store, data)
     if not make_only: check_report(out, argument, request.profile, request.given)
+    if dry_run: _check_at_hand(request.settings(), environment.data)
     _check_data(request.settings(), environment.data)
     return out
 
@@ -360,7 +385,7 @@ def reproduce(
     request = check_request(str(profile), only, parameters or {})
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)
-    out = _check_run(request, environment, out, data, ray_address, make_only)
+    out = _check_run(request, environment, out, data, ray_address, make_only, dry_run)
     planner, ends_at = _plan_run(request, environment, budget, dry_run, log_json)
     options = planner, ends_at, keep_going, log_json
     if not dry_run: _run_request(request, environment, None if make_only else out, *options)
