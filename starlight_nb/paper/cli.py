@@ -233,7 +233,8 @@ def _print_listing(root):
     "The entries of a store as a table, with a total."
     from starlight_nb.paper.housekeeping import OLD, listing
     rows, now = listing(root), time.time()
-    table = [(*map(_printable, about), _size(size), _age(now - written)) for *about, size, written in rows]
+    table = [(*map(_printable, about), _size(size), _age(now - written))
+             for *about, size, written in rows]
     _print_table(table, left=4)
     old = sum(kind.endswith(OLD) for _, kind, *_ in rows)
     print(f"{len(rows)} entries, {old} of them old, {_size(sum(size for *_, size, _ in rows))}")

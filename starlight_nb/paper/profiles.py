@@ -8,12 +8,13 @@ import dataclasses, hashlib, json, math, re, tomllib
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from ..data import Dataset, Split, check_dataset_name
+from ..data import Dataset, Split, available_datasets, check_dataset_name
 from ..models import build, check_architecture
 from .catalogue import profile_names
 from ..runtime.imports import is_import_path
 from ..runtime.jobs import check_resources
-from ..runtime.settings import check_choice, check_number, experiments_folder, memory_size, shown
+from ..runtime.settings import (
+    check_choice, check_number, experiments_folder, memory_size, shown)
 from ..training import Recipe, recipe_from
 from ..training.networks import task_outputs, training_loss
 
@@ -21,7 +22,7 @@ from ..training.networks import task_outputs, training_loss
 __all__ = ['WANTED', 'SPECIAL', 'FORMULAS', 'MISSING', 'MOST_LAYERS', 'MOST_UNITS', 'LAYERS', 'SETTING_KEYS', 'REQUIRED',
            'SEEDS_OF_A_SET', 'DEEPEST', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile',
            'load_profile', 'all_parameters', 'changed_parameters', 'report_title', 'profile_digest', 'report_name',
-           'check_fits']
+           'check_at_hand', 'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
 WANTED = {str: "text is needed", dict: "a table is needed", int: "a whole number of at least 1 is needed",
@@ -328,6 +329,17 @@ def report_name(profile: Profile, given: dict[str, dict] | None = None) -> str:
     digest = profile_digest(profile, given)
     if profile.shipped and digest == profile_digest(profile): return profile.name
     return f"{profile.name}-{digest[:8]}"
+
+# %% ../../nbs/50b_paper.profiles.ipynb #check-at-hand
+def check_at_hand(settings: list[Setting],
+                  root: Path,  # the folder of data sets
+                 ) -> None:
+    "`ValueError` where a data set of a dry run would have to be downloaded."
+    for name in sorted({setting.dataset for setting in settings}):
+        key, *_ = check_dataset_name(name)
+        if not is_import_path(key) and key not in available_datasets(root):
+            raise ValueError(f"dry-run: the files of {key!r} are not in {root}, and a dry run "
+                             "downloads nothing; a run does")
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-fits
 def _highest(part):

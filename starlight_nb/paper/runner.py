@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from filelock import Timeout
-from ..data import available_datasets, check_dataset_name
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
 from .costs import measure_cost, setting_costs
 from .evidence import (
@@ -22,10 +21,9 @@ from .members import load_anew
 from .monitor import ProgressMonitor, print_line
 from .parts import missing
 from .plans import plan_of
-from .profiles import check_fits
+from .profiles import check_at_hand, check_fits
 from .request import Request, check_request
 from ..runtime.files import check_folder, lock
-from ..runtime.imports import is_import_path
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
 from ..runtime.origin import origin
@@ -80,14 +78,6 @@ def _check_folders(out, store, data):
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-data
-def _check_at_hand(settings, root):
-    "`ValueError` where a data set would have to be downloaded."
-    for name in sorted({setting.dataset for setting in settings}):
-        key, *_ = check_dataset_name(name)
-        if not is_import_path(key) and key not in available_datasets(root):
-            raise ValueError(f"dry-run: the files of {key!r} are not in {root}, and a dry run "
-                             "downloads nothing; a run does")
-
 def _check_data(settings, root):
     "`ValueError` where a data set cannot be loaded, or does not suit a setting's network."
     for name in sorted({setting.dataset for setting in settings}):
@@ -354,7 +344,7 @@ def _check_run(request, environment, out, data, ray_address, make_only, dry_run)
     data = data or given_variables().get("STARLIGHT_DATA")
     _check_folders(out, environment.store, data)
     if not make_only: check_report(out, argument, request.profile, request.given)
-    if dry_run: _check_at_hand(request.settings(), environment.data)
+    if dry_run: check_at_hand(request.settings(), environment.data)
     _check_data(request.settings(), environment.data)
     return out
 

@@ -148,6 +148,7 @@ def _open_processes(workers):
     finally:
         if pool.running: pool.executor.shutdown(kill_workers=True)
 
+# %% ../../nbs/40e_runtime.jobs.ipynb #open-threads
 @contextmanager
 def _open_threads(workers, end_running):
     "A pool of threads; the global random generator is restored."

@@ -33,7 +33,8 @@ def check_choice(argument: str,  # the argument's name, for the message
     if value in known: return value
     near = difflib.get_close_matches(str(value)[:100], known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument}: {shown(value)} is not known{hint} (accepted: {', '.join(known)})")
+    raise ValueError(f"{argument}: {shown(value)} is not known{hint} "
+                     f"(accepted: {', '.join(known)})")
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-number
 def check_number(argument: str,  # the argument's name, for the message
