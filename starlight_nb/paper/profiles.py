@@ -25,8 +25,8 @@ __all__ = ['WANTED', 'SPECIAL', 'FORMULAS', 'MISSING', 'MOST_LAYERS', 'MOST_UNIT
            'check_at_hand', 'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
-WANTED = {str: "text is needed", dict: "a table is needed", int: "a whole number of at least 1 is needed",
-          bool: "true or false is needed"}
+WANTED = {str: "text is needed", dict: "a table is needed",
+          int: "a whole number of at least 1 is needed", bool: "true or false is needed"}
 
 def _check_kind(where, value, kind):
     "`ValueError` unless `value` has the kind; a count is at least 1, and True is no count."
@@ -156,6 +156,7 @@ def _check_seeds(where, table):
         if table[role] > SEEDS_OF_A_SET:
             raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, not {shown(table[role])}")
 
+# %% ../../nbs/50b_paper.profiles.ipynb #setting-from-table
 def _setting(name, table, seed_set):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"
@@ -197,6 +198,7 @@ def _profile_file(profile, argument="profile"):
         raise ValueError(f"{argument}: a file name such as mine.toml is needed, not {path.name!r}")
     return path, path.resolve().parent == folder.resolve()
 
+# %% ../../nbs/50b_paper.profiles.ipynb #read-toml
 DEEPEST = 6  # tables and lists in one another: experiments, one of them, a parameter, two lists
 
 def _check_plain(where, value, depth=0):

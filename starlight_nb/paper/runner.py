@@ -303,7 +303,7 @@ def _run_all(run, ends_at, keep_going, log_json):
                      failed=list(run.failures), **ended)
     if run.failures: raise ExperimentFailed("\n".join(run.failures.values()))
 
-# %% ../../nbs/50z_paper.runner.ipynb #execute
+# %% ../../nbs/50z_paper.runner.ipynb #kernels
 @contextmanager
 def _kernels():
     "Let kernels be ready by the time that all measurements are made; an interrupt ends them."
@@ -315,6 +315,7 @@ def _kernels():
         end_kernels()
         raise
 
+# %% ../../nbs/50z_paper.runner.ipynb #execute
 def _run_request(request, environment, out, planner, ends_at, keep_going, log_json):
     "Run the request inside the report's folder `out`; None: only make its measurements."
     with ExitStack() as stack:
