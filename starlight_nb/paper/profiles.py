@@ -154,7 +154,8 @@ def _check_seeds(where, table):
     "`ValueError` where a setting has more models of a role than there are seeds."
     for role in ("sources", "heldouts"):
         if table[role] > SEEDS_OF_A_SET:
-            raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, not {shown(table[role])}")
+            raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, "
+                             f"not {shown(table[role])}")
 
 # %% ../../nbs/50b_paper.profiles.ipynb #setting-from-table
 def _setting(name, table, seed_set):
