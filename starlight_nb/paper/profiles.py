@@ -199,7 +199,7 @@ def _profile_file(profile, argument="profile"):
         raise ValueError(f"{argument}: a file name such as mine.toml is needed, not {path.name!r}")
     return path, path.resolve().parent == folder.resolve()
 
-# %% ../../nbs/50b_paper.profiles.ipynb #read-toml
+# %% ../../nbs/50b_paper.profiles.ipynb #check-plain
 DEEPEST = 6  # tables and lists in one another: experiments, one of them, a parameter, two lists
 
 def _check_plain(where, value, depth=0):
@@ -218,6 +218,7 @@ def _number(value):
     "A number as it is; 0 for a text."
     return 0 if isinstance(value, str) else value
 
+# %% ../../nbs/50b_paper.profiles.ipynb #read-toml
 def _read_toml(path):
     "The content of a profile's file."
     try: content = tomllib.loads(path.read_text())
