@@ -157,7 +157,7 @@ def _check_seeds(where, table):
             raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, "
                              f"not {shown(table[role])}")
 
-# %% ../../nbs/50b_paper.profiles.ipynb #setting-from-table
+# %% ../../nbs/50b_paper.profiles.ipynb #setting-built
 def _setting(name, table, seed_set):
     "A `Setting` from a profile's table; every key is checked."
     where = f"settings.{name}"
