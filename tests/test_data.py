@@ -550,3 +550,11 @@ def test_the_real_files_in_the_papers_order(name, real):
     mean, std = (torch.tensor(values)[:, None, None] for values in PIXELS[name])
     for split, part in ((data.train, rows[:count]), (data.val, rows[count:])):
         torch.testing.assert_close(split.x[:100], (x[part[:100]] / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("loader, words", [
+    (torch.utils.data.TensorDataset(torch.zeros(4, 2), torch.zeros(4).long()),
+     r"a data set of single examples is given; DataLoader\(dataset, batch_size=100\) makes"),
+    (3, "batches .x, y. are needed, as a DataLoader gives, not int")])
+def test_what_is_no_loader_is_told(loader, words):
+    with pytest.raises(ValueError, match=f"loader: {words}"): Split.from_loader(loader)

@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -236,3 +238,59 @@ def test_two_runs_at_once_on_one_store_train_each_model_once(only, smoke_report,
     assert set(written.values()) == {1}
     assert set(written) == set(map(str, store.glob("??/*.safetensors")))
     assert len(written) > 30
+
+
+def made_something(folder):
+    return (folder / "written").exists()
+
+
+def executes_a_notebook(folder):
+    return any(folder.glob("report/.staging-*/*/notebooks"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment, jobs", [
+    (made_something, "2"), (executes_a_notebook, "2"),
+    pytest.param(made_something, "1", marks=pytest.mark.slow),
+    pytest.param(executes_a_notebook, "1", marks=pytest.mark.slow)])
+def test_a_signal_stops_a_run_in_order(number, moment, jobs, smoke_report, tmp_path):
+    "Sent to its whole group, as terminals and clusters do: one line, and nothing is left behind."
+    store = None if moment is made_something else smoke_report / "store"
+    words = ["--only", "fig3", "--jobs", jobs]
+    process = start(tmp_path, *words, notes=tmp_path, store=store)
+    while process.poll() is None and not moment(tmp_path): time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert error == "starlight: stopped; the same command continues from here\n"
+    ended_by = time.monotonic() + 10  # loky's trackers end a moment after their parent
+    while list(processes(tmp_path)) and time.monotonic() < ended_by: time.sleep(0.1)
+    assert not list(processes(tmp_path))
+    assert not list(tmp_path.rglob(".*")) and not list(tmp_path.glob("store/locks/*"))
+    check_now(tmp_path, smoke_report, *words)
+    if store is None and number == signal.SIGTERM:
+        check_end(tmp_path, smoke_report, *words[:2])
+
+
+def test_an_interrupt_that_a_library_loses_stops_the_run_all_the_same(tmp_path):
+    "Raised in `__set_name__`, as where a library is imported, Python 3.11 turns it into an error."
+    code = (
+        "import os, signal, sys\n"
+        "from starlight_nb.paper import cli, runner\n"
+        "class Interrupted:\n"
+        "    def __set_name__(self, *_): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def lose(plans):\n"
+        "    try: type('Any', (), dict(name=Interrupted()))\n"
+        "    except (RuntimeError, KeyboardInterrupt): pass\n"
+        "    return found(plans)\n"
+        "found, runner.missing = runner.missing, lose\n"
+        "making = runner.making_jobs\n"
+        "runner.making_jobs = lambda plans, costs: [lose(plans), making(plans, costs)][1]\n"
+        "sys.exit(cli.main(sys.argv[1:]))")
+    words = ["reproduce", "--profile", "smoke", "--only", "fig3", "--jobs", "1"]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words, "--out", "report", "--store", "store"], text=True,
+        capture_output=True, cwd=tmp_path, timeout=300)
+    assert found.returncode == 143, found.stderr
+    assert found.stderr == "starlight: stopped; the same command continues from here\n"
+    assert not list(tmp_path.glob("store/*/*"))

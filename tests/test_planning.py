@@ -2,22 +2,26 @@
 allows leaves a store and a report that are whole."""
 
 import dataclasses
+import datetime
 import io
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
+import tomllib
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, finish, report_bytes, starlight
 
-from starlight_nb.paper import cli
+from starlight_nb.paper import cli, runner
 from starlight_nb.paper.budget import NOTEBOOK_SECONDS, Planner
 from starlight_nb.paper.catalogue import experiment_names
 from starlight_nb.paper.costs import Cost, share_of_peak
@@ -31,6 +35,7 @@ from starlight_nb.runtime.settings import Settings
 from starlight_nb.runtime.store import config_key, write_tensors
 from starlight_nb.training import Recipe
 
+PROFILES = ROOT / "nbs/experiments/profiles"
 PROFILE = """[settings.small]
 label = "Small"
 dataset = "digits-300-100"
@@ -441,3 +446,85 @@ def test_shares_of_peaks_that_are_known():
         refresh=1, multiply_adds=10**9, parameters=1, memory=1, device="NVIDIA H200")
     assert share_of_peak(cost) == pytest.approx(6e14 / 989e12)
     assert math.isnan(share_of_peak(dataclasses.replace(cost, device="cpu")))
+
+
+# profiles that say something else than they should
+
+STRANGE = [
+    True, 0, -1, 2**70, 150_000, 0.5, 1e300, math.inf, math.nan, "", " ", "NA", "=1+1", "$x_{$",
+    "<b>|x|</b>", "x" * 10_000, "a\nb", "\x07\u202e", "smoke", "../x", "os:system", "math:inf",
+    [], [[]], ["mlp"], ["mlp", "mlp"], [1, 2, 2], [True], [-1], {}, {"a": 1}, {"num_classes": 3},
+    {"depth": 10**6}, {"width": 10**9}, [1e9], datetime.date(2020, 1, 1)]
+KEYS = ["", "settings", "like", "seed_set", "minutes", "resources", "device", "a.b", "star", "model",
+        "measured_examples", "partial", "label", "sources", "é", "title", "dataset"]
+
+
+def toml(value):
+    "A value as TOML; tables are inline."
+    if isinstance(value, bool): return str(value).lower()
+    if isinstance(value, str): return json.dumps(value).replace("\x7f", "\\u007f")
+    if isinstance(value, list): return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(own)}" for key, own in value.items()) + "}"
+    return str(value)
+
+
+def places(content):
+    "Every place in nested tables and lists: what holds it, and its key or number there."
+    for key in list(content) if isinstance(content, dict) else range(len(content)):
+        yield content, key
+        if isinstance(content[key], (dict, list)): yield from places(content[key])
+
+
+def changed_lines(lines, generator):
+    "The text without a line, with a line twice, or with half of a line."
+    number, action = generator.randrange(len(lines)), generator.randrange(3)
+    if action == 0: del lines[number]
+    elif action == 1: lines.insert(generator.randrange(len(lines)), lines[number])
+    else: lines[number] = lines[number][:generator.randrange(len(lines[number]) + 1)]
+    return "\n".join(lines)
+
+
+def changed_content(content, generator):
+    "The text of a profile in which one thing is gone, is there twice, or is something else."
+    within = content["settings"] if generator.random() < 0.6 else content
+    holder, key = generator.choice(list(places(within)))
+    action, value = generator.randrange(4), generator.choice(STRANGE)
+    if action == 0: del holder[key]
+    elif action == 1: holder[key] = value
+    elif isinstance(holder, list): holder.append(holder[key] if action == 2 else value)
+    elif action == 2: holder[generator.choice([*KEYS, f"{key}s"])] = holder.pop(key)
+    else: holder[generator.choice([*KEYS, f"{key}s"])] = value
+    return "\n".join(f"{json.dumps(key)} = {toml(own)}" for key, own in content.items())
+
+
+def mutated_profile(seed):
+    "The smoke profile with one mutation."
+    generator, text = random.Random(seed), (PROFILES / "smoke.toml").read_text()
+    if generator.random() < 0.15: return changed_lines(text.splitlines(), generator)
+    return changed_content(tomllib.loads(text), generator)
+
+
+@pytest.mark.parametrize("seeds", [
+    range(30), pytest.param(range(30, 630), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_a_mutated_profile_is_one_clear_error_or_plans_a_run(seeds, tmp_path, capsys, monkeypatch):
+    "Everything that comes before the run is done, its plans too."
+    planned = []
+
+    def plan_only(request, environment, *_):
+        placed = request.placed(environment).values()
+        planned.append([plan_of(experiment).counts() for experiment in placed])
+    monkeypatch.setattr(runner, "_run_request", plan_only)
+    path, statuses = tmp_path / "mine.toml", Counter()
+    for seed in seeds:
+        path.write_text(mutated_profile(seed))
+        status = cli.main(["reproduce", "--profile", str(path), "--out", str(tmp_path / "report"),
+                           "--store", str(tmp_path / "store")])
+        statuses[status] += 1
+        error = capsys.readouterr().err
+        if status == 0: assert not error
+        else:
+            assert status == 2 and error.startswith("starlight: ") and error.count("\n") == 1, seed
+            assert len(error) < 900 and "Traceback" not in error, seed
+    assert len(planned) == statuses[0] and min(statuses[0], statuses[2]) > 0
+    assert [found.name for found in tmp_path.iterdir()] == ["mine.toml"]

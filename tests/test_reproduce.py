@@ -17,6 +17,7 @@ from conftest import ROOT, finish, make_study, measured_paths, report_bytes, sta
 from starlight_nb.paper import cli, doctor as doctor_module, runner
 from starlight_nb.paper.catalogue import experiment_names, profile_names
 from starlight_nb.runtime.files import write_atomic
+from starlight_nb.runtime.settings import shown
 from starlight_nb.runtime.store import Store
 
 FIG3 = ["reproduce", "--profile", "smoke", "--only", "fig3"]
@@ -95,6 +96,7 @@ def test_parameters_take_the_place_of_the_profile(smoke_report, tmp_path):
         ),
         (["-p", "source_counts=[2,5]"], "source_counts: 5 are asked for"),
         (["--only", "fig7"], "only: 'fig7' is not known"),
+        (["--only", "table"], "only: 'table' is the start of several: table1_barriers, table2_fusion"),
         (["--jobs", "0"], "jobs: a whole number of at least 1"),
         (["--backend", "rya"], "backend: 'rya' is not known; did you mean 'ray'"),
         (["--backend", "threads"], "backend: 'threads' is not known (accepted: processes, ray)"),
@@ -467,6 +469,35 @@ def test_what_is_no_folder_is_told_and_nothing_is_made(argument, folder, words, 
     assert (tmp_path / "file").read_text() == "as it was"
 
 
+@pytest.mark.parametrize("argument, path, words", [
+    ("out", "report/data", "is a file; a run needs a folder there"),
+    ("out", "report/notebooks", "is a file; a run needs a folder there"),
+    ("out", "report/index.html/x", "is a folder; a run writes a file there"),
+    ("out", "report/evidence.json/x", "is a folder; a run writes a file there"),
+    ("store", "store/locks", "is a file; a run needs a folder there"),
+    ("store", "store/0a", "is a file; a run needs a folder there")])
+def test_a_file_where_a_folder_is_wanted_is_found_before_anything_is_trained(
+    argument, path, words, tmp_path, capsys
+):
+    write_atomic(tmp_path / path, "as it was")
+    assert folders_command(tmp_path, out="report", store="store") == 2
+    named = tmp_path / path.removesuffix("/x")
+    assert capsys.readouterr().err == f"starlight: {argument}: {named} {words}\n"
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [tmp_path / path]
+
+
+def test_a_dry_run_downloads_nothing(small_profile, tmp_path, capsys):
+    profile = small_profile({'dataset = "digits"': 'dataset = "cifar10-500-100"'})
+    (tmp_path / "data").mkdir()
+    words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "report")]
+    assert cli.main(["reproduce", "--profile", profile, "--dry-run", *words]) == 2
+    folder = (tmp_path / "data").resolve()
+    assert capsys.readouterr().err == (
+        f"starlight: dry-run: the files of 'cifar10' are not in {folder}, and a dry run downloads "
+        "nothing; a run does\n")
+    assert not list((tmp_path / "data").iterdir())
+
+
 def refuse_below(folder, code, monkeypatch):
     "From now on the disk refuses to write below the folder."
     real = os.open
@@ -567,7 +598,7 @@ def test_a_wrong_environment_is_told_before_anything_runs(
             "",
             "recipe.batch_size: a whole number of at least 1 is needed, not -5",
         ),
-        ("lr = nan", "", "recipe.lr: a number of at least 0 is needed, not nan"),
+        ("lr = nan", "", "recipe.lr: a finite number is needed, not nan"),
         ("epochs = 3", "star = { epochs = 0 }", "star.epochs: at least 1 is needed, not 0"),
         ("epochs = 3", "star = { lr = -1 }", "star.lr: a number of at least 0 is needed, not -1"),
         (
@@ -599,6 +630,76 @@ def test_a_wrong_recipe_in_a_profile_is_told_with_its_setting(
     )
     assert capsys.readouterr().err.startswith(f"starlight: settings.small.{message}")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
+
+
+ARCHITECTURE = 'architecture = "mlp"'
+MODEL = "model = { depth = 1, width = 4 }"
+DEEP = "[" * 400 + "]" * 400
+
+
+@pytest.mark.parametrize("old, new, message", [
+    (ARCHITECTURE, 'architecture = ["mlp"]', "architecture: text is needed, not ['mlp']"),
+    (ARCHITECTURE, "architecture = { a = 1 }", "architecture: text is needed, not {'a': 1}"),
+    (MODEL, "model = { num_classes = 3 }", "model: 'num_classes' is not accepted"),
+    (MODEL, 'model = { depth = "deep" }', "model: architecture 'mlp' builds no network with"),
+    (MODEL, "model = { depth = 5_000_000 }", "model.depth: at most 1,000, not 5000000"),
+    (MODEL, "model = { width = 1_000_000_000 }", "model.width: at most 1,000,000"),
+    (MODEL, "model = { width = 1_000_000 }", "model: its weights have 8,000 GB"),
+    (MODEL, "model = { width = 1979-05-27 }", "model.width: text, a number, true or false is"),
+    ("sources = 3", "sources = 150_000", "sources: at most 10,000, not 150000"),
+    ("sources = 3", "sources = 2.0", "sources: a whole number of at least 1 is needed, not 2.0"),
+    ("heldouts = 2\n[exp", "heldouts = true\n[exp", "heldouts: a whole number of at least 1"),
+    ('dataset = "digits"', "dataset = 3", "dataset: 3 is not known"),
+    (MODEL, f"{MODEL}\nlabel = {DEEP}", "label: lists and tables are nested too deep"),
+    *((MODEL, f"{MODEL}\nlabel = {json.dumps(label)}", f"label: plain text is needed; {shown(label)} {why}")
+      for label, why in [
+          ("", "is empty"), (" a", "is empty, or has spaces"), ("NA", "means a missing value"),
+          ("None", "means a missing value"), ("$x_{$", "contains $"), ("a|b", "contains |"),
+          ("<i>a</i>", "contains <"), ("[a](b)", "contains ]("), ("=1+1", "begins with ="),
+          ("@a", "begins with @"), ("a\nb", "has characters that cannot be printed"),
+          ("x" * 90, "has more")]),
+])
+def test_a_wrong_setting_is_told_before_anything_runs(
+    old, new, message, small_profile, tmp_path, capsys
+):
+    words = ["--out", str(tmp_path / "report"), "--store", str(tmp_path / "store")]
+    assert cli.main(["reproduce", "--profile", small_profile({old: new}), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"starlight: settings.small.{message}") and said.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.toml"]
+
+
+@pytest.mark.parametrize("line, message", [
+    ("minutes = inf", "minutes: a finite number is needed, not inf"),
+    ("minutes = -1", "minutes: a number of at least 0 is needed, not -1"),
+    (f'title = "{"x" * 300}"', "title: plain text is needed; 'xxx"),
+    (f"device = {DEEP}", "device: lists and tables are nested too deep"),
+])
+def test_a_wrong_line_of_a_profile_is_told(line, message, small_profile, tmp_path, capsys):
+    profile = small_profile({'title = "mine"': line})
+    assert cli.main(["reproduce", "--profile", profile]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"starlight: profile mine, {message}") and len(said) < 300
+
+
+def test_a_profile_that_is_nested_too_deep_or_has_no_name_is_told(tmp_path, capsys):
+    deep, nameless = tmp_path / "deep.toml", tmp_path / "...toml"
+    deep.write_text(f"a = {'[' * 5000}{']' * 5000}")
+    nameless.write_text("")
+    for path, message in ((deep, "deep.toml has lists or tables that are nested too deep"),
+                          (nameless, "a file name such as mine.toml is needed, not '...toml'")):
+        assert cli.main(["reproduce", "--profile", str(path)]) == 2
+        assert capsys.readouterr().err == f"starlight: profile: {message}\n"
+
+
+@pytest.mark.parametrize("parameter, message", [
+    ("points=1000000000", "points: at most 1,000, not 1000000000"),
+    ("stars=150000", "stars: at most 10,000, not 150000"),
+    ("stars=2.0", "parameter stars: a value of type int is needed, not 2.0")])
+def test_counts_that_nobody_can_mean_are_refused(parameter, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*FIG3, "-p", parameter]) == 2
+    assert capsys.readouterr().err == f"starlight: {message}\n"
 
 
 def test_a_profile_that_is_no_text_is_told(tmp_path, capsys):

@@ -744,3 +744,22 @@ def test_states_with_a_gradient_history_serve_everywhere(table, given):
                       Recipe(epochs=1, batch_size=50, lr=0.1))
     assert loss_barrier(path_losses(make(), given(models[0]), star.state, table, ts=3)) >= 0
     assert not any(tensor.requires_grad for tensor in star.state.values())
+
+
+@pytest.mark.parametrize("wrap, words", [
+    (lambda state: {"model": state, "epoch": 3}, r"under 'model'; pass state_b\['model'\]"),
+    (lambda state: {"ema": {f"module.{name}": own for name, own in state.items()}}, "under 'ema'"),
+    (lambda state: {f"module.{name}": own for name, own in state.items()},
+     "its names begin with 'module.'; pass it without"),
+    (lambda state: {f"_orig_mod.net.{name}": own for name, own in state.items()},
+     "its names begin with '_orig_mod.net.'"),
+    (lambda state: torch.nn.Linear(2, 2), r"not Linear; pass its `state_dict\(\)`"),
+    (lambda state: [state], "not list")])
+def test_a_state_in_something_else_is_told_with_what_to_pass(wrap, words, small):
+    from starlight_nb import barrier_between, infer_spec, match_weights
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    spec, state = infer_spec(model, small.train.x[:2]), model.state_dict()
+    with pytest.raises(ValueError, match=f"state_b: .*{words}"):
+        match_weights(spec, state, wrap(state))
+    with pytest.raises(ValueError, match=f"state_b: .*{words}"):
+        barrier_between(model, state, wrap(state), small)

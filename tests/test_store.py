@@ -1,8 +1,11 @@
 """The store: an entry is complete and right, or it is not there."""
 import errno
 import io
+import json
 import multiprocessing
 import os
+import random
+import shutil
 import signal
 import threading
 import time
@@ -13,10 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import Timeout
+from safetensors.torch import save
 
+from starlight_nb.paper import cli
 from starlight_nb.runtime import files
 from starlight_nb.runtime.files import write_atomic
-from starlight_nb.runtime.store import config_key, state_digest
+from starlight_nb.runtime.store import config_key, read_about, state_digest
 from starlight_nb.runtime.store import Store
 
 CONFIG = {"kind": "test", "seed": 1}
@@ -397,3 +402,104 @@ def test_keys_depend_on_everything_and_on_no_order():
     for bad in ({"a": float("nan")}, {"a": Path(".")}, {"a": torch.zeros(1)}):
         with pytest.raises(ValueError, match="config: only plain data"):
             config_key(bad)
+
+
+# whatever lies in the place of an entry
+
+CONFIGS = {
+    "regular": {"kind": "regular", "algorithms": {"training": 1}, "dataset": "digits", "seed": 0,
+                "architecture": "mlp", "model": {"depth": 1, "width": 4}, "network": {
+                    "classes": 10, "dtype": "float32", "shape": [1, 8, 8], "weights": "a"}},
+    "star": {"kind": "star", "dataset": "digits", "architecture": "mlp", "model": {}, "seed": 200000,
+             "sources": ["0" * 32], "options": {}, "algorithms": {"star": 3}},
+    "path": {"kind": "path", "a": "0" * 32, "b": "1" * 32, "points": 11, "algorithms": {}},
+    "average": {"kind": "average", "members": ["0" * 32], "counts": [1, 2]},
+    "other": {"anything": {"x": [1, None]}},
+}
+VALUES = [None, True, -1, 2**70, 1.5, "", "x" * 500, "\x1b[31m\n\u202e", [], [[]], {}, {"": None},
+          ["0" * 32, 3], "0" * 32, [None], {"a": {"b": []}}, "regular", "star", "path"]
+
+
+def mutated_config(generator):
+    "A configuration in which one entry, at any depth, is gone, or has another value or name."
+    config = json.loads(json.dumps(generator.choice(list(CONFIGS.values()))))
+    within = config
+    while True:
+        deeper = [own for own in within.values() if isinstance(own, dict) and own]
+        if not deeper or generator.random() < 0.7: break
+        within = generator.choice(deeper)
+    key, action = generator.choice(sorted(within)), generator.randrange(4)
+    if action == 0: del within[key]
+    elif action == 1: within[generator.choice(["kind", "together", "sources", key])] = (
+        generator.choice(VALUES))
+    elif action == 2: within[key] = generator.choice(VALUES)
+    else: return generator.choice([*VALUES, [config]])
+    return config
+
+
+def mutated_header(generator):
+    "The text of a header: one of ours with a mutated configuration, or no such thing."
+    state = some_state()
+    about = dict(config=mutated_config(generator), digest=state_digest(state), order=list(state))
+    part = generator.choice([*about, None, None, None])
+    if part: about[part] = generator.choice(VALUES)
+    text = json.dumps(about)
+    if generator.random() < 0.2:
+        text = generator.choice(["", "{", "[" * 100_000, "3", text[:40], '{"config": NaN}'])
+    return text
+
+
+def strange_entry(path, generator):
+    "Something in the place of an entry."
+    path.parent.mkdir(exist_ok=True, parents=True)
+    kind = generator.choice(["header"] * 7 + ["bytes", "folder", "pipe", "link", "loop", "empty"])
+    if kind == "folder": path.mkdir()
+    elif kind == "pipe": os.mkfifo(path)
+    elif kind == "link": path.symlink_to("nowhere")
+    elif kind == "loop": path.symlink_to(path.name)
+    elif kind == "empty": path.touch()
+    else:
+        contents = bytearray(save(some_state(), {"starlight": mutated_header(generator)}))
+        if kind == "bytes":
+            for _ in range(generator.randint(1, 9)):
+                contents[generator.randrange(len(contents))] = generator.randrange(256)
+        path.write_bytes(contents)
+
+
+def strange_key(path, generator):
+    "The path with the key of its own configuration as its name, where it has one; or as it is."
+    if generator.random() < 0.5: return
+    try: key = config_key(read_about(path)["config"])
+    except (OSError, ValueError, RecursionError): return
+    path.rename(path.with_name(f"{key}{path.suffix}"))
+
+
+def check_strange(seed, folder, capsys):
+    "A store with a good entry and a strange one, through every command on stores."
+    generator, root = random.Random(seed), folder / str(seed)
+    Store(root).put(CONFIG, some_state())
+    name = "%032x" % generator.getrandbits(128)
+    suffix = generator.choice(["safetensors"] * 4 + ["checkpoint", "safetensors.damaged"])
+    path = root / name[:2] / f"{name}.{suffix}"
+    strange_entry(path, generator)
+    if suffix == "safetensors": strange_key(path, generator)
+    (good,) = root.glob(f"*/{config_key(CONFIG)}.safetensors")
+    commands = [["ls"], ["verify"], ["export", str(root / "all.tar")], ["prune", "--dry-run"],
+                ["prune"], ["prune", "--older-than", "0"]]
+    for words in commands:
+        there = good.exists()
+        status = cli.main(["store", *words, "--store", str(root)])
+        said = capsys.readouterr()
+        assert status in ((0, 1) if words == ["verify"] else (0, 2) if "export" in words else (0,))
+        if status != 2: assert not said.err
+        assert "\x1b" not in said.out and "\u202e" not in said.out
+        if words == ["ls"]: assert good.stem in said.out
+        if words == ["prune"]: assert there == good.exists()
+    assert not good.exists()
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("seeds", [
+    range(12), pytest.param(range(12, 512), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_nothing_in_the_place_of_an_entry_stops_a_command(seeds, tmp_path, capsys):
+    for seed in seeds: check_strange(seed, tmp_path, capsys)

@@ -59,7 +59,7 @@ def test_every_shipped_profile_is_valid_and_two_make_every_experiment():
             "settings.small.architecture: 'mpl' is not known; did you mean 'mlp'",
         ),
         ("sources = 3", "", "settings.small: the key 'sources' is missing"),
-        ("sources = 3", "sources = 0", "settings.small.sources: at least 1 is needed, not 0"),
+        ("sources = 3", "sources = 0", "settings.small.sources: a whole number of at least 1 is needed, not 0"),
         ("lr = 0.05", "lr = -1", "recipe.lr: a number of at least 0"),
         (
             'dataset = "digits"',
@@ -77,7 +77,7 @@ def test_every_shipped_profile_is_valid_and_two_make_every_experiment():
         (
             'title = "mine"',
             "minutes = { fig3_paths = 1 }",
-            "profile mine, minutes: a number is needed, not {'fig3_paths': 1}",
+            "profile mine, minutes: a number of at least 0 is needed, not {'fig3_paths': 1}",
         ),
         ("title =", "title", "profile: mine.toml is not valid TOML"),
     ],

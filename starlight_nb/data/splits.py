@@ -169,6 +169,16 @@ def add_tensors(digest, name, x, y):
         digest.update(tensor.detach().cpu().contiguous().numpy())  # no copy of large data
     if not isinstance(x, torch.Tensor): digest.update(form_of(x).encode())
 
+# %% ../../nbs/00c_data.splits.ipynb #check-loader
+def _check_loader(loader):
+    "`ValueError` unless something can be gone through in batches."
+    if hasattr(loader, "__iter__"): return
+    if hasattr(loader, "__getitem__"):
+        raise ValueError("loader: a data set of single examples is given; "
+                         "DataLoader(dataset, batch_size=100) makes batches of it")
+    raise ValueError("loader: batches (x, y) are needed, as a DataLoader gives, not "
+                     f"{type(loader).__name__}")
+
 # %% ../../nbs/00c_data.splits.ipynb #split
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(_InMemory):
@@ -188,6 +198,7 @@ class Split(_InMemory):
     @classmethod
     def from_loader(cls, loader, task: Task = CLASSIFICATION) -> Split:
         "All batches of a loader, such as a `DataLoader`; `ValueError` if it has none."
+        _check_loader(loader)
         parts = [batch_parts(batch) for batch in loader]
         if not parts: raise ValueError("loader: pairs (x, y) are needed, at least one")
         return cls(*(join_rows(list(own)) for own in zip(*parts)), task)

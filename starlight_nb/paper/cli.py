@@ -4,12 +4,13 @@
 
 # %% ../../nbs/50zc_paper.cli.ipynb #imports
 from __future__ import annotations
-import argparse, json, os, sys, time, tomllib
+import argparse, json, os, signal, sys, time, tomllib
 from pathlib import Path
 from .. import __version__
 from .catalogue import experiment_names, experiment_title, profile_names
 from .monitor import clock_text
 from ..runtime.settings import Settings, experiments_folder
+from ..runtime.stopping import stopped_by_signals
 
 # %% auto #0
 __all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'REPORTS', 'FILE', 'STORE', 'PAIR', 'SEVERAL', 'MODEL', 'DATA',
@@ -156,6 +157,12 @@ def _in_minutes(minutes):
     "A profile's minutes as text."
     return f"{minutes:g} min" if minutes else "not run yet"
 
+# %% ../../nbs/50zc_paper.cli.ipynb #printable
+def _printable(text):
+    "The text with escapes for characters that cannot be printed."
+    shown = [one if one.isprintable() else one.encode("unicode_escape").decode() for one in text]
+    return "".join(shown)
+
 # %% ../../nbs/50zc_paper.cli.ipynb #print-table
 def _print_table(rows, left, indent=""):
     "Print rows of text in columns, the first `left` of them flush left."
@@ -165,7 +172,7 @@ def _print_table(rows, left, indent=""):
         cells += [cell.rjust(width) for cell, width in zip(row[left:], widths[left:])]
         print(indent + "  ".join(cells).rstrip())
 
-def _list():
+def _list(arguments):
     "Print experiments and profiles, these with the minutes that they take."
     profiles = _read_profiles()
     print(LIST_HEADING.format(folder=os.path.relpath(experiments_folder())))
@@ -177,9 +184,10 @@ def _list():
     rows = [[name, _in_minutes(content.get("minutes")), content.get("title", name)]
             for name, content in profiles.items()]
     _print_table(rows, left=3, indent="  ")
+    return 0
 
 # %% ../../nbs/50zc_paper.cli.ipynb #doctor-2
-def _doctor():
+def _doctor(arguments):
     "Print what the doctor finds, and the data sets at hand; 1 if anything is wrong."
     from starlight_nb.paper.doctor import doctor, lab_kernel, try_processor
     found = doctor()
@@ -225,7 +233,8 @@ def _print_listing(root):
     "The entries of a store as a table, with a total."
     from starlight_nb.paper.housekeeping import OLD, listing
     rows, now = listing(root), time.time()
-    table = [(*about, _size(size), _age(now - written)) for *about, size, written in rows]
+    table = [(*map(_printable, about), _size(size), _age(now - written))
+             for *about, size, written in rows]
     _print_table(table, left=4)
     old = sum(kind.endswith(OLD) for _, kind, *_ in rows)
     print(f"{len(rows)} entries, {old} of them old, {_size(sum(size for *_, size, _ in rows))}")
@@ -235,7 +244,7 @@ def _verify(root):
     "Check every file of a store; 1 where one is damaged."
     from starlight_nb.paper.housekeeping import verify
     count, damaged = verify(root)
-    for path, why in damaged: print(f"damaged: {path.relative_to(root)} ({why})")
+    for path, why in damaged: print(_printable(f"damaged: {path.relative_to(root)} ({why})"))
     print(f"{count} files, {len(damaged)} damaged")
     return int(bool(damaged))
 
@@ -246,7 +255,8 @@ def _prune(root, arguments):
     removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run,
                     arguments.keep_old)
     done = "would remove" if arguments.dry_run else "removed"
-    for path, why, size in removed: print(f"{done} {path.relative_to(root)} ({why}, {_size(size)})")
+    for path, why, size in removed:
+        print(_printable(f"{done} {path.relative_to(root)} ({why}, {_size(size)})"))
     print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
     return 0
 
@@ -307,14 +317,17 @@ def _print_error(error, status):
     print(f"starlight: {error}", file=sys.stderr)
     return status
 
+def _print_stop(command, number=signal.SIGINT):
+    "Print that a signal has stopped the command; the exit status, as shells count it."
+    goes_on = "; the same command continues from here" if command == "reproduce" else ""
+    return _print_error(f"stopped{goes_on}", 128 + number)
+
 def main(arguments: list[str] | None = None) -> int:
     "The `starlight` command; returns the exit status."
     parsed = _parser().parse_args(arguments)
-    if parsed.command == "list": return _list() or 0
-    if parsed.command == "doctor": return _doctor()
-    actions = {"store": _store, "reproduce": _reproduce, "compare": _compare}
-    actions |= dict.fromkeys(ON_FILES, _on_files)
-    try: return actions[parsed.command](parsed)
+    actions = {"list": _list, "doctor": _doctor, "store": _store, "reproduce": _reproduce,
+               "compare": _compare} | dict.fromkeys(ON_FILES, _on_files)
+    try:
+        with stopped_by_signals(): return actions[parsed.command](parsed)
     except (ValueError, OSError, FloatingPointError) as error: return _print_error(error, 2)
-    except KeyboardInterrupt:
-        return _print_error("stopped; the same command continues from here", 130)
+    except KeyboardInterrupt as stop: return _print_stop(parsed.command, *stop.args)

@@ -189,7 +189,7 @@ def measure_cost(setting: Setting,
     return Cost(setting, **training, **matching, **examples, **_sizes(models, networks[0]))
 
 # %% ../../nbs/50f_paper.costs.ipynb #guess-cost
-RATE = 1e10            # floating-point operations a second
+RATE = 3e10            # floating-point operations a second
 TENSOR_SECONDS = 5e-5  # of a training step, for each tensor of parameters
 MATCH_SECONDS = 5e-8   # of matching, for each parameter
 

@@ -4,7 +4,8 @@
 
 # %% ../../nbs/50y_paper.execution.ipynb #imports
 from __future__ import annotations
-import json, os, shutil
+import asyncio, json, os, shutil
+from contextlib import suppress
 from pathlib import Path
 from .experiment import ExperimentFailed, OutOfTime
 from .kernels import ThisPython, kernels_ended, start_kernels
@@ -79,6 +80,11 @@ def _check_origin(written, expected):
         raise RuntimeError(f"its kernel has {different}; a startup file of IPython or Python may "
                            "have changed where packages are found")
 
+# %% ../../nbs/50y_paper.execution.ipynb #close-loop
+def _close_loop():
+    "Close the event loop of this thread, where there is one that is not running."
+    with suppress(RuntimeError): asyncio.get_event_loop().close()
+
 # %% ../../nbs/50y_paper.execution.ipynb #execute-experiment
 def execute_experiment(experiment: str,
                        parameters: dict,  # of its notebook
@@ -100,7 +106,9 @@ def execute_experiment(experiment: str,
         _check_origin(staging / "made_with" / f"{experiment}.json", expected)
     except CellTimeoutError as error: raise OutOfTime(experiment) from error
     except Exception as error:
-        if kernels_ended(): raise ExperimentFailed(f"{experiment} was stopped") from error
+        if kernels_ended():
+            _close_loop()
+            raise ExperimentFailed(f"{experiment} was stopped") from error
         kept = _keep_failed(executed, out)
         raise ExperimentFailed(_failure_text(experiment, error, kept)) from error
 

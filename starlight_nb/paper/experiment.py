@@ -12,26 +12,32 @@ from .parts import Plan
 from .profiles import Profile, load_profile, report_name
 from .report import save_data
 from .study import Study
-from ..runtime.settings import Settings, check_choice
+from ..runtime.settings import Settings, check_choice, shown
 from ..runtime.store import Store
 from ..star import t_sampler
 
 # %% auto #0
-__all__ = ['NAMES', 'MAY_BE_EMPTY', 'FROM_TWO', 'COUNTS', 'ExperimentFailed', 'OutOfTime', 'Experiment', 'resolve_experiment']
+__all__ = ['NAMES', 'MAY_BE_EMPTY', 'FROM_TWO', 'MOST', 'AT_A_TIME', 'COUNTS', 'ExperimentFailed', 'OutOfTime', 'Experiment',
+           'resolve_experiment']
 
 # %% ../../nbs/50i_paper.experiment.ipynb #check-parameter
 NAMES = ("settings", "widths", "depths", "others")  # parameters that name settings of the profile
 MAY_BE_EMPTY = ("others", "depths")
 FROM_TWO = ("heldouts", "heldout_counts", "points", "point_counts")
+MOST = 10_000                                        # of anything; more is a slip
+AT_A_TIME = ("points", "point_counts", "steps")      # their products are held in memory
 
 def _check_value(key, item):
     "`ValueError` unless one value of a parameter makes sense."
     lowest = 2 if key in FROM_TWO else 1
     if key == "t_sampling": t_sampler(item)
     elif key in NAMES:
-        if not isinstance(item, str): raise ValueError(f"{key}: {item!r} is not a name")
+        if not isinstance(item, str): raise ValueError(f"{key}: {shown(item)} is not a name")
     elif type(item) is not int or item < lowest:
-        raise ValueError(f"{key}: a whole number of at least {lowest} is needed, not {item!r}")
+        raise ValueError(f"{key}: a whole number of at least {lowest} is needed, not {shown(item)}")
+    most = MOST // 10 if key in AT_A_TIME else MOST
+    if isinstance(item, int) and item > most:
+        raise ValueError(f"{key}: at most {most:,}, not {shown(item)}")
 
 def _check_parameter(key, value):
     "`ValueError` unless a parameter's value, or every value in its list, makes sense."
@@ -39,7 +45,7 @@ def _check_parameter(key, value):
     if not values and key not in MAY_BE_EMPTY:
         raise ValueError(f"{key}: at least one value is needed, not an empty list")
     if len(set(map(str, values))) < len(values):
-        raise ValueError(f"{key}: a value occurs twice in {value}")
+        raise ValueError(f"{key}: a value occurs twice in {shown(value)}")
     for item in values: _check_value(key, item)
 
 # %% ../../nbs/50i_paper.experiment.ipynb #resolve

@@ -4,9 +4,9 @@
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #imports
 from __future__ import annotations
-import io, json, re, tarfile, tempfile, time
+import io, json, os, re, tarfile, tempfile, time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from filelock import Timeout
@@ -21,8 +21,27 @@ from ..runtime.settings import Settings
 from ..runtime.store import config_key, read_about, read_tensors
 
 # %% auto #0
-__all__ = ['OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'StoredFile', 'stored', 'references', 'setting_of', 'role_of', 'old_entries',
-           'listing', 'verify', 'export_measurements', 'import_measurements', 'keys_of_profile', 'prune']
+__all__ = ['FORMS', 'OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'StoredFile', 'stored', 'references', 'setting_of', 'role_of',
+           'old_entries', 'listing', 'verify', 'export_measurements', 'import_measurements', 'keys_of_profile',
+           'clear_store', 'prune']
+
+# %% ../../nbs/50r_paper.housekeeping.ipynb #forms
+FORMS = {"kind": str, "dataset": str, "architecture": str, "model": dict, "network": dict,
+         "algorithms": dict, "options": dict, "recipe": dict, "seed": int, "sources": list,
+         "together": list}
+
+def _check_form(config):
+    "`ValueError` where a configuration cannot be that of an entry or a checkpoint."
+    if not isinstance(config, dict): raise ValueError("its configuration is no table")
+    wrong = [key for key, form in FORMS.items()
+             if key in config and not isinstance(config[key], form)]
+    for key in ("sources", "together"):
+        names = config.get(key)
+        if isinstance(names, list) and not all(isinstance(one, str) for one in names):
+            wrong.append(key)
+    if config.get("kind") == "star" and "sources" not in config: wrong.append("sources")
+    if not wrong and config.get("seed", 0) < 0: wrong.append("seed")
+    if wrong: raise ValueError(f"its configuration has a wrong {wrong[0]!r}")
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #stored
 @dataclass(frozen=True)
@@ -32,6 +51,7 @@ class StoredFile:
     config: dict | None  # None where the header cannot be read
     size: int            # bytes
     written: float       # seconds since 1970
+    damage: str = ""     # why the header cannot be used
     @property
     def key(self) -> str:
         "The key of the configuration, which is the file's name."
@@ -42,13 +62,29 @@ def stored(root: Path,                   # the store's folder
           ) -> list[StoredFile]:
     "The files of a store, the oldest first; `ValueError` where there is no such folder."
     if not Path(root).is_dir(): raise ValueError(f"store: there is no folder {root}")
-    found = []
-    for path in Path(root).glob(f"*/*.{kind}"):
-        try: config = read_about(path)["config"]
-        except FileNotFoundError: continue
-        except ValueError: config = None
-        found.append(StoredFile(path, config, path.stat().st_size, path.stat().st_mtime))
+    read = [_read_stored(path) for path in Path(root).glob(f"*/*.{kind}")]
+    found = [entry for entry in read if entry]
     return sorted(found, key=lambda entry: (entry.written, entry.key))
+
+# %% ../../nbs/50r_paper.housekeeping.ipynb #read-stored
+def _check_name(path, config):
+    "`ValueError` unless an entry has the name of its configuration; a checkpoint may not."
+    if path.suffix == ".safetensors" and config_key(config) != path.stem:
+        raise ValueError("its name is not the key of its configuration")
+
+def _read_stored(path):
+    "A `StoredFile`; None where there is no file any more."
+    config, damage = None, ""
+    try: about = path.lstat()
+    except FileNotFoundError: return None
+    try:
+        config = read_about(path)["config"]
+        _check_form(config)
+        _check_name(path, config)
+    except (ValueError, OSError, RecursionError) as error:
+        if not os.path.lexists(path): return None
+        config, damage = None, str(error)
+    return StoredFile(path, config, about.st_size, about.st_mtime, damage)
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #references
 def references(config) -> list[str]:
@@ -62,7 +98,7 @@ def references(config) -> list[str]:
 def setting_of(config: dict) -> str:
     "Data set, architecture and its arguments, as words."
     arguments = [f"{name}={value}" for name, value in config.get("model", {}).items()]
-    return " ".join([config["dataset"], config["architecture"], *arguments])
+    return " ".join([config["dataset"], config.get("architecture", ""), *arguments])
 
 def role_of(config: dict,
             others: dict[str, dict],  # configurations by key
@@ -158,12 +194,10 @@ def listing(root: Path) -> list[tuple[str, str, str, str, int, float]]:
 # %% ../../nbs/50r_paper.housekeeping.ipynb #verify
 def _damage(entry):
     "What is wrong with a file; empty where it is as it was written, or gone."
+    if entry.damage: return entry.damage
     try: read_tensors(entry.path)
     except FileNotFoundError: return ""
-    except ValueError as error: return str(error)
-    is_entry = entry.path.suffix == ".safetensors"
-    if is_entry and config_key(entry.config) != entry.key:
-        return "its name is not the key of its configuration"
+    except (ValueError, OSError) as error: return str(error)
     return ""
 
 def verify(root: Path) -> tuple[int, list[tuple[Path, str]]]:
@@ -253,12 +287,15 @@ def import_measurements(root: Path, file: Path) -> tuple[int, int]:
     return len(missing), len(found) - len(missing)
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #leftovers
+def _temporary_files(root):
+    "The temporary files of a store, each with the key that it belongs to."
+    return [(path, path.name.split(".")[1]) for path in sorted(root.glob("*/.*.new"))]
+
 def _leftovers(root):
     "The files that are not needed: path, key that they belong to, reason."
     for path in sorted(root.glob("*/*.damaged")):
         yield path, path.name.split(".")[0], "damaged, quarantined"
-    for path in sorted(root.glob("*/.*.new")):
-        yield path, path.name.split(".")[1], "temporary file of a killed process"
+    for path, key in _temporary_files(root): yield path, key, "temporary file of a killed process"
     finished = {path.stem for path in root.glob("*/*.safetensors")}
     for entry in stored(root, "checkpoint"):
         models = (entry.config or {}).get("together", [entry.key])
@@ -310,18 +347,22 @@ def _unwanted_entries(root, older_than, all_but):
 @contextmanager
 def _try_lock(root, key, dry_run) -> Iterator[bool]:
     "Hold the lock of a key; yields whether no other process holds it."
-    path = root / "locks" / key
+    path = root / "locks" / (key or "unnamed")
     with ExitStack() as held:
         free = True
         try:
-            if path.exists() or not dry_run: held.enter_context(lock(path, timeout=0))
+            if path.is_dir(): free = False  # nobody's lock
+            elif path.exists() or not dry_run: held.enter_context(lock(path, timeout=0))
         except Timeout: free = False
         yield free
 
 def _remove(root, path, reason, dry_run):
-    "Remove one file; a list of path, reason and size, empty where it was gone already."
-    try: size = path.stat().st_size
+    """Remove one file; a list of path, reason and size, empty where it was gone already.
+
+    A folder stays, since nobody knows what is in it."""
+    try: size = path.lstat().st_size
     except FileNotFoundError: return []
+    if path.is_dir(): return []
     if not dry_run:
         with explain_os_errors(root): path.unlink(missing_ok=True)
     return [(path, reason, size)]
@@ -336,6 +377,16 @@ def _remove_locks(root, found, dry_run):
             gone = _remove(root, path, "lock that no process holds", dry_run) if free else []
         if path in found: removed += gone
     return removed
+
+# %% ../../nbs/50r_paper.housekeeping.ipynb #clear-store
+def clear_store(root: Path) -> None:
+    "Remove temporary files and locks of killed processes; nothing where the disk refuses."
+    root = Path(root)
+    with suppress(OSError):
+        for path, key in _temporary_files(root):
+            with _try_lock(root, key, dry_run=False) as free:
+                if free and not path.is_dir(): path.unlink(missing_ok=True)
+        _remove_locks(root, set(), dry_run=False)
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #prune
 def prune(root: Path,

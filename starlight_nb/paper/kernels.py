@@ -4,7 +4,7 @@
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #imports
 from __future__ import annotations
-import json, os, signal, subprocess, sys, threading
+import json, logging, os, signal, subprocess, sys, threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,8 @@ from ..runtime.imports import search_path
 from ..runtime.jobs import ONE_THREAD
 
 # %% auto #0
-__all__ = ['IMPORTED', 'CAN_FORK', 'serve_kernels', 'start_kernels', 'kernels_ended', 'end_kernels', 'ForkedKernel', 'ThisPython']
+__all__ = ['IMPORTED', 'CAN_FORK', 'WAITING', 'serve_kernels', 'kernels_ended', 'start_kernels', 'end_kernels', 'ForkedKernel',
+           'ThisPython']
 
 # %% ../../nbs/50xa_paper.kernels.ipynb #search-path
 def _search_path():
@@ -87,18 +88,26 @@ def _fork_kernel(arguments, variables, folder):
     if answer: return int(answer)
     raise RuntimeError(f"the process that starts kernels ended with status {server.wait()}")
 
+# %% ../../nbs/50xa_paper.kernels.ipynb #quiet-ends
+WAITING = ("papermill", "asyncio")  # loggers of what waits for kernels
+
+def kernels_ended() -> bool:
+    "Whether the kernels of this process have been ended."
+    return _ended.is_set()
+
+def _is_told(record):
+    "The filter of those loggers."
+    return not kernels_ended()
+
 # %% ../../nbs/50xa_paper.kernels.ipynb #end-kernels
 def start_kernels() -> None:
     "Start the kernel server of this process, where kernels are forked; it is soon ready."
     _ended.clear()
     if CAN_FORK: _server()
 
-def kernels_ended() -> bool:
-    "Whether the kernels of this process have been ended."
-    return _ended.is_set()
-
 def end_kernels() -> None:
     "End the forked kernels of this process and their server; `start_kernels` allows new ones."
+    for name in WAITING: logging.getLogger(name).addFilter(_is_told)
     _ended.set()
     for server in list(_servers.values()):
         server.kill()

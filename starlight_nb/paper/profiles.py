@@ -4,33 +4,35 @@
 
 # %% ../../nbs/50b_paper.profiles.ipynb #imports
 from __future__ import annotations
-import dataclasses, hashlib, json, tomllib
+import dataclasses, hashlib, json, math, re, tomllib
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-from ..data import Dataset, Split, check_dataset_name
+from ..data import Dataset, Split, available_datasets, check_dataset_name
 from ..models import build, check_architecture
 from .catalogue import profile_names
 from ..runtime.imports import is_import_path
 from ..runtime.jobs import check_resources
-from ..runtime.settings import check_choice, check_number, experiments_folder
+from ..runtime.settings import (
+    check_choice, check_number, experiments_folder, memory_size, shown)
 from ..training import Recipe, recipe_from
 from ..training.networks import task_outputs, training_loss
 
 # %% auto #0
-__all__ = ['WANTED', 'SETTING_KEYS', 'REQUIRED', 'SEEDS_OF_A_SET', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting',
-           'Profile', 'load_profile', 'all_parameters', 'changed_parameters', 'report_title', 'profile_digest',
-           'report_name', 'check_fits']
+__all__ = ['WANTED', 'SPECIAL', 'FORMULAS', 'MISSING', 'MOST_LAYERS', 'MOST_UNITS', 'LAYERS', 'SETTING_KEYS', 'REQUIRED',
+           'SEEDS_OF_A_SET', 'DEEPEST', 'TABLES', 'SEED_SETS', 'PROFILE_KEYS', 'RENAMED', 'Setting', 'Profile',
+           'load_profile', 'all_parameters', 'changed_parameters', 'report_title', 'profile_digest', 'report_name',
+           'check_at_hand', 'check_fits']
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-keys
-WANTED = {str: "text is needed", dict: "a table is needed", int: "at least 1 is needed",
-          bool: "true or false is needed"}
+WANTED = {str: "text is needed", dict: "a table is needed",
+          int: "a whole number of at least 1 is needed", bool: "true or false is needed"}
 
 def _check_kind(where, value, kind):
     "`ValueError` unless `value` has the kind; a count is at least 1, and True is no count."
     right = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
     if not right or kind is int and value < 1:
-        raise ValueError(f"{where}: {WANTED[kind]}, not {value!r}")
+        raise ValueError(f"{where}: {WANTED[kind]}, not {shown(value)}")
 
 def _check_table(where, table, kinds, required=()):
     "Check that a table has only keys of `kinds`, in their kind, and all those that are required."
@@ -40,6 +42,26 @@ def _check_table(where, table, kinds, required=()):
         if key not in table: raise ValueError(f"{where}: the key {key!r} is missing")
     for key, value in table.items():
         if kinds[key]: _check_kind(f"{where}.{key}", value, kinds[key])
+
+# %% ../../nbs/50b_paper.profiles.ipynb #shown-text
+SPECIAL = ("|", "<", ">", "`", "$", "\\", "](")  # in Markdown, HTML and mathtext
+FORMULAS = ("=", "+", "-", "@")                  # at the beginning, in spreadsheets
+MISSING = ("na", "n/a", "nan", "none", "null", "<na>", "#n/a")  # in lower case, in CSV files
+
+def _why_not_shown(text, most):
+    "Why a text cannot stand in figures and tables as it is; empty where it can."
+    if not text.strip() or text != text.strip(): return "is empty, or has spaces around it"
+    if len(text) > most: return f"has more than {most} characters"
+    if not text.isprintable(): return "has characters that cannot be printed in one line"
+    if text.lower() in MISSING: return "means a missing value in CSV files"
+    if text.startswith(FORMULAS): return f"begins with {text[0]}, a formula in spreadsheets"
+    found = [mark for mark in SPECIAL if mark in text]
+    return f"contains {found[0]}, which means something in tables and pages" if found else ""
+
+def _check_shown(where, text, most=80):
+    "`ValueError` unless a text can stand in figures, tables, pages and CSV files as it is."
+    if reason := _why_not_shown(text, most):
+        raise ValueError(f"{where}: plain text is needed; {shown(text)} {reason}")
 
 # %% ../../nbs/50b_paper.profiles.ipynb #setting
 @dataclass(frozen=True)
@@ -77,18 +99,51 @@ def _recipes(where, table):
     return recipe, star_recipe
 
 # %% ../../nbs/50b_paper.profiles.ipynb #check-model
+MOST_LAYERS, MOST_UNITS = 1_000, 1_000_000  # of an architecture that is known by name
+LAYERS = ("depth", "blocks")                # arguments that count layers
+
+def _check_sizes(where, key, value):
+    "`ValueError` for sizes of a network that nobody can mean."
+    values = value if isinstance(value, list) else [value]
+    most = MOST_LAYERS if key in LAYERS else MOST_UNITS
+    for one in values:
+        if isinstance(one, (int, float)) and not -most <= one <= most:
+            raise ValueError(f"{where}.{key}: at most {most:,}, not {shown(one)}")
+
+def _check_memory(where, architecture, model):
+    "`ValueError` where the weights alone do not fit into this machine's memory."
+    try:
+        with torch.device("meta"): network = build(architecture, **model)
+    except Exception: return  # which it raises again when it is built
+    size = sum(one.numel() * one.element_size() for one in network.parameters())
+    if size > memory_size():
+        raise ValueError(f"{where}.model: its weights have {size / 1e9:,.0f} GB, and this machine "
+                         f"has {memory_size() / 1e9:,.0f} GB of memory")
+
+# %% ../../nbs/50b_paper.profiles.ipynb #build-model
+def _build(where, architecture, model):
+    "A new network; `ValueError` where its code raises anything."
+    try: return build(architecture, **model)
+    except Exception as error:
+        raise ValueError(f"{where}.model: architecture {architecture!r} builds no network with "
+                         f"{shown(model)}: {' '.join(str(error).split())[:200]}") from None
+
 def _check_model(where, architecture, model):
     "`ValueError` unless a new network of this architecture is built by each call."
-    try: network = build(architecture, **model)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}.model: {error}") from None
-    if is_import_path(architecture) and build(architecture, **model) is network:
+    own = is_import_path(architecture)
+    if "num_classes" in model:
+        raise ValueError(f"{where}.model: 'num_classes' is not accepted; it is the data set's")
+    if not own:
+        for key, value in model.items(): _check_sizes(f"{where}.model", key, value)
+        _check_memory(where, architecture, model)
+    network = _build(where, architecture, model)
+    if own and _build(where, architecture, model) is network:
         raise ValueError(f"{where}.architecture: {architecture!r} returns the same network each "
                          "time; each call must build a new one")
 
 # %% ../../nbs/50b_paper.profiles.ipynb #setting-2
 SETTING_KEYS = {
-    "dataset": None, "architecture": None, "recipe": None, "sources": int, "heldouts": int,
+    "dataset": None, "architecture": str, "recipe": None, "sources": int, "heldouts": int,
     "label": str, "paper": str, "model": dict, "star": dict, "partial": bool,
     "nearest": str, "measured_examples": int}
 REQUIRED = ("dataset", "architecture", "recipe", "sources", "heldouts")
@@ -99,7 +154,8 @@ def _check_seeds(where, table):
     "`ValueError` where a setting has more models of a role than there are seeds."
     for role in ("sources", "heldouts"):
         if table[role] > SEEDS_OF_A_SET:
-            raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, not {table[role]:,}")
+            raise ValueError(f"{where}.{role}: at most {SEEDS_OF_A_SET:,}, "
+                             f"not {shown(table[role])}")
 
 # %% ../../nbs/50b_paper.profiles.ipynb #setting-built
 def _setting(name, table, seed_set):
@@ -107,6 +163,7 @@ def _setting(name, table, seed_set):
     where = f"settings.{name}"
     _check_table(where, table, SETTING_KEYS, REQUIRED)
     _check_seeds(where, table)
+    _check_shown(f"{where}.label", table.get("label", name))
     check_architecture(table["architecture"], f"{where}.architecture")
     check_dataset_name(table["dataset"], f"{where}.dataset")
     model = table.get("model", {})
@@ -138,13 +195,42 @@ def _profile_file(profile, argument="profile"):
     if path.suffix != ".toml":
         return folder / f"{check_choice(argument, profile, profile_names())}.toml", True
     if not path.is_file(): raise ValueError(f"{argument}: there is no file {profile}")
+    if not re.fullmatch(r"\w[\w .+-]*", path.stem):
+        raise ValueError(f"{argument}: a file name such as mine.toml is needed, not {path.name!r}")
     return path, path.resolve().parent == folder.resolve()
 
+# %% ../../nbs/50b_paper.profiles.ipynb #check-plain
+DEEPEST = 6  # tables and lists in one another: experiments, one of them, a parameter, two lists
+
+def _check_plain(where, value, depth=0):
+    "`ValueError` unless a value is text, a finite number, true, false, or made of those."
+    if depth > DEEPEST: raise ValueError(f"{where}: lists and tables are nested too deep")
+    if isinstance(value, dict):
+        for key, own in value.items(): _check_plain(f"{where}.{key[:40]}", own, depth + 1)
+    elif isinstance(value, list):
+        for own in value: _check_plain(where, own, depth + 1)
+    elif not isinstance(value, (str, int, float)) or not abs(_number(value)) < math.inf:
+        wanted = "text, a number, true or false"
+        if isinstance(value, float): wanted = "a finite number"
+        raise ValueError(f"{where}: {wanted} is needed, not {shown(value)}")
+
+def _number(value):
+    "A number as it is; 0 for a text."
+    return 0 if isinstance(value, str) else value
+
+# %% ../../nbs/50b_paper.profiles.ipynb #read-toml
 def _read_toml(path):
     "The content of a profile's file."
-    try: return tomllib.loads(path.read_text())
+    try: content = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"profile: {path.name} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"profile: {path.name} has lists or tables that are nested too "
+                         "deep") from None
+    for key, own in content.items():
+        where = "settings" if key == "settings" else f"profile {path.stem}, {key[:40]}"
+        _check_plain(where, own)
+    return content
 
 # %% ../../nbs/50b_paper.profiles.ipynb #with-base
 def _with_base(path, above=()):
@@ -175,15 +261,14 @@ def _check_profile(where, content):
     for key in content: check_choice(where, key, PROFILE_KEYS)
     check_choice(f"{where}, device", content.get("device", "cpu"), ("cpu", "auto"))
     _check_kind(f"{where}, title", content.get("title", ""), str)
+    if "title" in content: _check_shown(f"{where}, title", content["title"], most=200)
     for key in TABLES:
         if not isinstance(content.get(key, {}), dict):
             raise ValueError(f"{where}, {key}: a table is needed")
     for key, table in content.get("experiments", {}).items():
         _check_kind(f"{where}, experiments.{key}", table, dict)
         _check_renamed(f"{where}, experiments.{key}", table)
-    minutes = content.get("minutes", 0)
-    if type(minutes) not in (int, float) or not minutes >= 0:
-        raise ValueError(f"{where}, minutes: a number is needed, not {minutes!r}")
+    check_number(f"{where}, minutes", content.get("minutes", 0), float, 0, math.inf)
     check_number(f"{where}, seed_set", content.get("seed_set", 0), int, 0, SEED_SETS)
 
 # %% ../../nbs/50b_paper.profiles.ipynb #load-profile
@@ -249,6 +334,17 @@ def report_name(profile: Profile, given: dict[str, dict] | None = None) -> str:
     if profile.shipped and digest == profile_digest(profile): return profile.name
     return f"{profile.name}-{digest[:8]}"
 
+# %% ../../nbs/50b_paper.profiles.ipynb #check-at-hand
+def check_at_hand(settings: list[Setting],
+                  root: Path,  # the folder of data sets
+                 ) -> None:
+    "`ValueError` where a data set of a dry run would have to be downloaded."
+    for name in sorted({setting.dataset for setting in settings}):
+        key, *_ = check_dataset_name(name)
+        if not is_import_path(key) and key not in available_datasets(root):
+            raise ValueError(f"dry-run: the files of {key!r} are not in {root}, and a dry run "
+                             "downloads nothing; a run does")
+
 # %% ../../nbs/50b_paper.profiles.ipynb #check-fits
 def _highest(part):
     "Two examples of a part; of numbered tokens, those with the highest number."
@@ -269,8 +365,8 @@ def check_fits(setting: Setting, data: Dataset) -> None:
                 task_outputs(model, _highest(part), Recipe(), part.task, part.largest_label)
                 few = part.subset(2)  # do outputs and targets go together?
                 training_loss(model, few.first(2), few.targets(), Recipe(), part.task)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            network = f"{setting.architecture} {setting.model}"
-            why = " ".join(str(error).split())
+        except Exception as error:  # whatever its code raises
+            network = f"{setting.architecture} {shown(setting.model)}"
+            why = " ".join(str(error).split())[:300]
             raise ValueError(f"settings.{setting.name}.model: {network} does not take the {name} "
                              f"examples of {setting.dataset!r}: {why}") from error

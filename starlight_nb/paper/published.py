@@ -4,6 +4,7 @@
 
 # %% ../../nbs/50k_paper.published.ipynb #imports
 from __future__ import annotations
+import math
 import pandas as pd
 from .experiment import Experiment
 from .profiles import Setting
@@ -194,6 +195,7 @@ def _verdict_same_setting(row):
     if pd.isna(row.within): return "one value, no interval"
     if row.within: return "within our interval"
     if row.overlap: return "intervals overlap"
+    if not math.isfinite(row.ratio): return "apart: the paper's is 0"
     return f"apart: {row.ratio:.3g} times the paper's"
 
 # %% ../../nbs/50k_paper.published.ipynb #row-of-same-setting

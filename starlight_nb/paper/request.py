@@ -13,7 +13,7 @@ from .plans import PLANS
 from .profiles import (
     Profile, load_profile, profile_digest, report_name, report_title)
 from .published import same_settings
-from ..runtime.settings import Settings, check_choice
+from ..runtime.settings import Settings, check_choice, shown
 
 # %% auto #0
 __all__ = ['TYPES', 'full_names', 'check_parameters', 'Request', 'check_request']
@@ -25,8 +25,11 @@ def full_names(starts: list[str]) -> list[str]:
 
 def _full_name(start):
     "The one experiment whose name begins with `start`."
+    if start in experiment_names(): return start
     found = [name for name in experiment_names() if name.startswith(start)]
-    return found[0] if len(found) == 1 else check_choice("only", start, experiment_names())
+    if len(found) > 1: raise ValueError(f"only: {start!r} is the start of several: "
+                                        f"{', '.join(found)}")
+    return found[0] if found else check_choice("only", start, experiment_names())
 
 # %% ../../nbs/50ya_paper.request.ipynb #check-parameters
 TYPES = {"int": int, "float": (int, float), "str": str, "list": list, "dict": dict, "bool": bool}
@@ -36,16 +39,19 @@ def _has_type(value, kind):
     if isinstance(value, bool): return kind == "bool"
     return isinstance(value, TYPES[kind])
 
-def check_parameters(experiments: list[str], parameters: dict) -> dict[str, dict]:
+def check_parameters(experiments: list[str], parameters: dict,
+                     where: str = "parameter",  # that they stand in, for the message
+                    ) -> dict[str, dict]:
     """For each experiment, those of `parameters` that its notebook has.
 
     Raises `ValueError` for an unknown name or a wrong type."""
     declared = {name: notebook_parameters(name) for name in experiments}
     for key, value in parameters.items():
-        check_choice("parameter", key, set().union(*declared.values()) - {"profile"})
+        check_choice(where.rstrip(":"), key, set().union(*declared.values()) - {"profile"})
         kind = next(types[key] for types in declared.values() if key in types)
         if not _has_type(value, kind):
-            raise ValueError(f"parameter {key}: a value of type {kind} is needed, not {value!r}")
+            raise ValueError(f"{where} {key}: a value of type {kind} is needed, "
+                             f"not {shown(value)}")
     return {name: {key: value for key, value in parameters.items() if key in types}
             for name, types in declared.items()}
 
@@ -99,7 +105,9 @@ def check_request(profile: str, only: list[str] | None, parameters: dict) -> Req
     loaded = load_profile(profile)
     for key in ("paper", "nearest"): same_settings(loaded.settings.values(), key)
     chosen = check_parameters(_chosen_experiments(loaded, only), parameters)
-    for name in chosen: check_parameters([name], loaded.experiments.get(name, {}))
+    for name in chosen:
+        check_parameters([name], loaded.experiments.get(name, {}),
+                         f"profile {loaded.name}, experiments.{name}:")
     experiments = {name: resolve_experiment(name, loaded, **own) for name, own in chosen.items()}
     where = profile if loaded.shipped else str(Path(profile).resolve())
     of_notebooks = {name: {"profile": where} | own for name, own in chosen.items()}

@@ -15,12 +15,13 @@ from .evidence import (
     check_report, claim_report, notebook_seconds, save_evidence)
 from .experiment import ExperimentFailed, OutOfTime
 from .gallery import write_gallery
+from .housekeeping import clear_store
 from .making import making_jobs, run_making
 from .members import load_anew
 from .monitor import ProgressMonitor, print_line
 from .parts import missing
 from .plans import plan_of
-from .profiles import check_fits
+from .profiles import check_at_hand, check_fits
 from .request import Request, check_request
 from ..runtime.files import check_folder, lock
 from ..runtime.jobs import (
@@ -29,7 +30,7 @@ from ..runtime.origin import origin
 from ..runtime.settings import Settings, environment_variables, given_variables
 
 # %% auto #0
-__all__ = ['Run', 'reproduce']
+__all__ = ['PARTS', 'PAGES', 'Run', 'reproduce']
 
 # %% ../../nbs/50z_paper.runner.ipynb #environment
 def _run_environment(profile, force, **options):
@@ -54,11 +55,25 @@ def _cluster(environment, resources):
         yield dataclasses.replace(environment, ray_address=address)
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-folders
+PARTS = ("data", "claims", "tables", "figures", "notebooks", "made_with", "measured")
+PAGES = ("README.md", "index.html", "evidence.json")
+
 def _count_entries(store): return len(list(store.glob("*/*.safetensors")))
+
+def _check_kinds(argument, folders, files=()):
+    "`ValueError` where a file has the name of a folder that a run writes into, or the reverse."
+    for path in folders:
+        if os.path.lexists(path) and not path.is_dir():
+            raise ValueError(f"{argument}: {path} is a file; a run needs a folder there")
+    for path in files:
+        if path.is_dir():
+            raise ValueError(f"{argument}: {path} is a folder; a run writes a file there")
 
 def _check_folders(out, store, data):
     "`OSError` or `ValueError`, naming the argument, where a folder is not what a run needs."
     check_folder("out", out)
+    _check_kinds("out", [out / name for name in PARTS], [out / name for name in PAGES])
+    _check_kinds("store", [store / "locks", *store.glob("[0-9a-f][0-9a-f]")])
     if not _count_entries(store): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
@@ -83,7 +98,7 @@ def _only_run(out):
         yield out / f".staging-{os.getpid()}"
 
 def _clear(out):
-    "Remove staging folders with their progress files, and temporary files."
+    "Remove staging folders and temporary files."
     for path in [*out.glob(".staging*"), *out.glob(".*.new"), *out.glob("failed/.*.new")]:
         if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
         else: path.unlink(missing_ok=True)
@@ -222,7 +237,7 @@ def _end_notebook(run, name, seconds, error, keep_going):
 
 # %% ../../nbs/50z_paper.runner.ipynb #end-notebooks
 def _end_notebooks(run, graph, outcomes, keep_going):
-    "End each notebook after its job; whether all of them were executed."
+    "End each notebook after its job."
     for outcome in outcomes:
         run.monitor.stage.end_job(graph[outcome.key].seconds)
         seconds, error = outcome.result or (0.0, outcome.error)  # 0: its worker is lost
@@ -230,21 +245,17 @@ def _end_notebooks(run, graph, outcomes, keep_going):
         run.ended += 1
         run.monitor.tell(ended.pop("event"), name=outcome.key, number=run.ended,
                          total=len(run.request.parameters), seconds=seconds, **ended)
-        if run.failures and not keep_going: return False
-    return True
+        if run.failures and not keep_going: return
 
 # %% ../../nbs/50z_paper.runner.ipynb #run-all-notebooks
 def _run_notebooks(run, chosen, ends_at, keep_going):
     "Execute notebooks, as many at a time as there are jobs."
     from starlight_nb.paper.kernels import CAN_FORK, end_kernels
-    graph, jobs = _notebook_jobs(run, chosen, ends_at), run.environment.jobs
+    graph = _notebook_jobs(run, chosen, ends_at)
     run.monitor.begin("notebooks", [job.seconds for job in graph.values()])
-    outcomes = run_graph(graph, jobs, "notebooks", "threads" if CAN_FORK else "processes")
-    whole = False
-    with closing(outcomes):
-        try: whole = _end_notebooks(run, graph, outcomes, keep_going)
-        finally:
-            if jobs > 1 and not whole: end_kernels()  # of the notebooks under way
+    outcomes = run_graph(graph, run.environment.jobs, "notebooks",
+                         "threads" if CAN_FORK else "processes", end_running=end_kernels)
+    with closing(outcomes): _end_notebooks(run, graph, outcomes, keep_going)
 
 # %% ../../nbs/50z_paper.runner.ipynb #rounds
 def _rounds(run, ends_at):
@@ -292,23 +303,31 @@ def _run_all(run, ends_at, keep_going, log_json):
                      failed=list(run.failures), **ended)
     if run.failures: raise ExperimentFailed("\n".join(run.failures.values()))
 
-# %% ../../nbs/50z_paper.runner.ipynb #execute
-def _start_kernels():
-    "Let kernels be ready by the time that all measurements are made."
-    from starlight_nb.paper.kernels import start_kernels
-    start_kernels()
+# %% ../../nbs/50z_paper.runner.ipynb #kernels
+@contextmanager
+def _kernels():
+    "Let kernels be ready by the time that all measurements are made; an interrupt ends them."
+    from starlight_nb.paper.kernels import end_kernels, start_kernels
+    try:
+        start_kernels()
+        yield
+    except KeyboardInterrupt:
+        end_kernels()
+        raise
 
+# %% ../../nbs/50z_paper.runner.ipynb #execute
 def _run_request(request, environment, out, planner, ends_at, keep_going, log_json):
     "Run the request inside the report's folder `out`; None: only make its measurements."
     with ExitStack() as stack:
+        stack.callback(clear_store, environment.store)
         environment = stack.enter_context(_cluster(environment, request.profile.resources))
         if out:
             staging = stack.enter_context(_only_run(out))
             # again, now that no other run can write there
             check_report(out, "out", request.profile, request.given)
-            _start_kernels()
-        else: staging = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = dataclasses.replace(environment, progress=Path(f"{staging}.progress"))
+            stack.enter_context(_kernels())
+        else: staging = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starlight-")))
+        environment = dataclasses.replace(environment, progress=staging / "progress")
         stack.enter_context(environment_variables(environment.variables() | ONE_THREAD))
         notebooks = NOTEBOOK_SECONDS * len(request.parameters) if out else 0.0
         monitor = ProgressMonitor(environment.progress, environment.jobs, notebooks, log_json)
@@ -316,7 +335,7 @@ def _run_request(request, environment, out, planner, ends_at, keep_going, log_js
         _run_all(run, ends_at, keep_going, log_json)
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-run
-def _check_run(request, environment, out, data, ray_address, make_only):
+def _check_run(request, environment, out, data, ray_address, make_only, dry_run):
     "The report's folder, when folders, data and cluster address are what a run needs."
     if ray_address and environment.backend != "ray":
         raise ValueError(f"ray-address: {ray_address!r} is given, but the backend is "
@@ -326,6 +345,7 @@ def _check_run(request, environment, out, data, ray_address, make_only):
     data = data or given_variables().get("STARLIGHT_DATA")
     _check_folders(out, environment.store, data)
     if not make_only: check_report(out, argument, request.profile, request.given)
+    if dry_run: check_at_hand(request.settings(), environment.data)
     _check_data(request.settings(), environment.data)
     return out
 
@@ -356,7 +376,7 @@ def reproduce(
     request = check_request(str(profile), only, parameters or {})
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)
-    out = _check_run(request, environment, out, data, ray_address, make_only)
+    out = _check_run(request, environment, out, data, ray_address, make_only, dry_run)
     planner, ends_at = _plan_run(request, environment, budget, dry_run, log_json)
     options = planner, ends_at, keep_going, log_json
     if not dry_run: _run_request(request, environment, None if make_only else out, *options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 import torch
 from ..states.copies import EXTRA
-from ..states.points import fill_tied
+from ..states.points import check_is_state, fill_tied
 
 # %% auto #0
 __all__ = ['NOT_RUN', 'NOT_REACHED', 'UNNEEDED', 'ON_ITS_OWN', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index',
@@ -306,9 +306,7 @@ def check_state(spec: PermutationSpec,
 
     Raises `ValueError`, naming the tensor, where names or shapes differ from those of `spec`, and
     where two names of a tied tensor hold different values."""
-    if not hasattr(state, "keys"):
-        raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, "
-                         f"not {type(state).__name__}")
+    check_is_state(state, spec.shapes, argument)
     given = {name: tensor for name, tensor in state.items() if not name.endswith(EXTRA)}
     given = fill_tied(given, spec.tied, argument)
     _check_names(spec.shapes, given, argument)

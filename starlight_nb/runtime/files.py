@@ -71,10 +71,13 @@ def check_folder(argument: str,  # the argument's name, for the message
 def quarantine(path: Path,
                label: str,   # what kind of file it is, for the warning
                reason):      # how the damage was noticed
-    "Rename a damaged file to `….damaged`, and warn."
+    "Rename a damaged file, or what lies in its place, to `….damaged`, and warn."
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists() and (path.is_dir() or aside.is_dir()):  # only a file replaces a file
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.damaged")
     try:
-        os.replace(path, path.with_name(f"{path.name}.damaged"))
-        done = f"set aside as {path.name}.damaged"
+        os.replace(path, aside)
+        done = f"set aside as {aside.name}"
     except OSError as error: done = f"left where it is ({error.strerror})"
     message = f"{label}: {path.name} is damaged ({reason}); {done}, to be made again"
     warnings.warn(message, stacklevel=3)

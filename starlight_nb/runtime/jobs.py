@@ -4,7 +4,7 @@
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #imports
 from __future__ import annotations
-import logging, math, os, socket, threading, time, warnings
+import logging, math, os, signal, socket, threading, time, warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ThreadPoolExecutor, wait
@@ -16,6 +16,7 @@ from .imports import extend_search_path, own_files, search_path
 from .progress import current_reporter, report_job
 from .settings import (
     available_cores, BACKENDS, check_choice, given_variables, quiet_ray, ray_uses_tls, read_setting)
+from .stopping import keep_handlers, raise_if_stopped
 
 # %% auto #0
 __all__ = ['PARENT_SECONDS', 'THREAD_VARIABLES', 'ONE_THREAD', 'GREETING', 'RESOURCES', 'MAX_RETRIES', 'single_thread', 'Outcome',
@@ -90,6 +91,14 @@ class _PoolHere:
         ended, self.ended = self.ended, []
         return ended
 
+# %% ../../nbs/40e_runtime.jobs.ipynb #block-interrupts
+@contextmanager
+def _block_interrupts():
+    "Processes that are started inside this context do not see Ctrl-C."
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try: yield
+    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 # %% ../../nbs/40e_runtime.jobs.ipynb #pool-of-workers
 class _PoolOfWorkers:
     "Runs so many calls at a time on an executor."
@@ -103,10 +112,11 @@ class _PoolOfWorkers:
         return len(self.running) < self.workers
     def submit(self, key, call):
         "Start a call."
-        try: future = self.executor.submit(_run_job, *call)
-        except BrokenExecutor:  # a worker died, and took the executor with it
-            self.executor = self.open_executor()
-            future = self.executor.submit(_run_job, *call)
+        with _block_interrupts():
+            try: future = self.executor.submit(_run_job, *call)
+            except BrokenExecutor:  # a worker died, and took the executor with it
+                self.executor = self.open_executor()
+                future = self.executor.submit(_run_job, *call)
         self.running[future] = key
     def wait(self, seconds: float | None = None) -> list[Outcome]:
         "The outcomes since the last time; none where `seconds` are over before there is one."
@@ -128,6 +138,8 @@ def _with_cores(count):
 def _open_processes(workers):
     "A pool of processes."
     from joblib.externals.loky import get_reusable_executor
+    from multiprocessing import resource_tracker
+    resource_tracker.ensure_running()  # its start unblocks signals that `submit` blocks
     opened = partial(get_reusable_executor, workers, timeout=300,
                      env=_with_cores(available_cores() // workers),
                      initializer=_start_worker, initargs=(os.getcwd(), own_files()))
@@ -136,13 +148,17 @@ def _open_processes(workers):
     finally:
         if pool.running: pool.executor.shutdown(kill_workers=True)
 
+# %% ../../nbs/40e_runtime.jobs.ipynb #open-threads
 @contextmanager
-def _open_threads(workers):
+def _open_threads(workers, end_running):
     "A pool of threads; the global random generator is restored."
     import torch
     with torch.random.fork_rng(), ThreadPoolExecutor(workers) as executor:
-        try: yield _PoolOfWorkers(lambda: executor, workers)
-        finally: executor.shutdown(cancel_futures=True)
+        pool = _PoolOfWorkers(lambda: executor, workers)
+        try: yield pool
+        finally:
+            if pool.running and end_running: end_running()
+            executor.shutdown(cancel_futures=True)
 
 # %% ../../nbs/40e_runtime.jobs.ipynb #import-ray
 def _import_ray():
@@ -220,7 +236,9 @@ def cluster_address(address: str | None = None) -> str:
 def _connect(ray, address):
     "Connect to a cluster, or start Ray here; `ConnectionError` where that fails."
     options = {"include_dashboard": False} if address == "local" else {}
-    try: ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
+    try:
+        with keep_handlers():
+            ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:
         ray.shutdown()
         raise ConnectionError(f"ray-address: {address}: {type(error).__name__}: {error} "
@@ -315,11 +333,11 @@ def chosen_backend(backend: str | None = None) -> str:
     return check_choice("backend", backend, BACKENDS)
 
 @contextmanager
-def _open_pool(backend, workers, address, resources, must_end):
+def _open_pool(backend, workers, address, resources, must_end, end_running):
     "The pool of a backend."
     if backend == "ray": opened = _open_ray(address, resources)
-    elif workers == 1 and not must_end: opened = nullcontext(_PoolHere())
-    elif backend == "threads": opened = _open_threads(workers)
+    elif workers == 1 and not (must_end or end_running): opened = nullcontext(_PoolHere())
+    elif backend == "threads": opened = _open_threads(workers, end_running)
     else: opened = _open_processes(workers)
     with opened as pool: yield pool
 
@@ -341,6 +359,7 @@ def _schedule(graph, calls, pool, ends_at):
     sorter.prepare()
     ready, waiting = list(sorter.get_ready()), 0
     while ready or waiting:
+        raise_if_stopped()
         ready.sort(key=lambda key: -graph[key].seconds)
         while ready and pool.free():
             key = ready.pop(0)
@@ -372,6 +391,8 @@ def run_graph(graph: dict[Hashable, Job],
               address: str | None = None,     # of a Ray cluster; None: the environment's
               resources: dict | None = None,  # what each job asks of a Ray node: cpus, gpus
               ends_at: float | None = None,   # seconds since 1970, when what runs is ended
+              end_running: Callable | None = None,  # called before threads that still run are
+                                                    # waited for; it lets their jobs end soon
              ) -> Iterator[Outcome]:
     """Run jobs in an order in which none comes before those that it needs; yields what became of
     each.
@@ -382,7 +403,8 @@ def run_graph(graph: dict[Hashable, Job],
     if not graph: return
     workers, reporter = max(1, min(jobs, len(graph))), current_reporter()
     with (single_thread(), reporter.job_folder() as folder,
-          _open_pool(backend, workers, address, resources, ends_at is not None) as pool):
+          _open_pool(backend, workers, address, resources, ends_at is not None,
+                     end_running) as pool):
         calls = _calls(graph, backend, folder)
         if backend == "ray": calls = _put_shared(pool.ray.put, calls)
         outcomes = _schedule(graph, calls, pool, ends_at)

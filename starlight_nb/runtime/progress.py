@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from .settings import read_setting
+from .stopping import raise_if_stopped
 
 # %% auto #0
 __all__ = ['REPORT_SECONDS', 'write_progress', 'read_progress', 'jobs_in_progress', 'ProgressReporter', 'JobReporter',
@@ -202,7 +203,9 @@ def epochs(numbers: range,         # the epochs to come; those before `numbers.s
            label: str = "epochs",  # of the bar, outside of jobs
           ):
     "Yield the numbers of a training's epochs, and report how many of them are done."
-    return current_reporter().epochs(numbers, label)
+    for number in current_reporter().epochs(numbers, label):
+        raise_if_stopped()
+        yield number
 
 def progress(items,        # results, as they come
              label: str,   # what they are

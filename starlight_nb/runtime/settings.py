@@ -11,9 +11,15 @@ from pathlib import Path
 import starlight_nb
 
 # %% auto #0
-__all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'check_choice', 'check_number', 'check_device', 'project_root',
-           'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'environment_variables', 'quiet_ray',
-           'ray_uses_tls', 'free_memory', 'synchronize', 'device_name', 'memory_size', 'available_cores']
+__all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'shown', 'check_choice', 'check_number', 'check_device',
+           'project_root', 'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'environment_variables',
+           'quiet_ray', 'ray_uses_tls', 'free_memory', 'synchronize', 'device_name', 'memory_size', 'available_cores']
+
+# %% ../../nbs/40a_runtime.settings.ipynb #shown
+def shown(value, most: int = 80) -> str:
+    "A value as it stands in a message: its `repr`, cut off where it is long."
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-choice
 def check_choice(argument: str,  # the argument's name, for the message
@@ -25,9 +31,10 @@ def check_choice(argument: str,  # the argument's name, for the message
     Otherwise raises `ValueError` with the accepted names and the nearest of them."""
     known = sorted(known)
     if value in known: return value
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value)[:100], known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument}: {value!r} is not known{hint} (accepted: {', '.join(known)})")
+    raise ValueError(f"{argument}: {shown(value)} is not known{hint} "
+                     f"(accepted: {', '.join(known)})")
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-number
 def check_number(argument: str,  # the argument's name, for the message
@@ -45,7 +52,7 @@ def check_number(argument: str,  # the argument's name, for the message
         plain = int if isinstance(value, numbers.Integral) else float
         if above and below: return plain(value)
     wanted = _wanted_number(kind, low, high, inclusive)
-    raise ValueError(f"{argument}: {wanted} is needed, not {value!r}")
+    raise ValueError(f"{argument}: {wanted} is needed, not {shown(value)}")
 
 def _wanted_number(kind, low, high, inclusive):
     "What `check_number` accepts, in words."

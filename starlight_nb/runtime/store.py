@@ -4,7 +4,7 @@
 
 # %% ../../nbs/40c_runtime.store.ipynb #imports
 from __future__ import annotations
-import hashlib, json, stat, time, warnings
+import hashlib, json, os, stat, time, warnings
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,14 +50,20 @@ def write_tensors(path: Path,
     write_atomic(path, save(tensors, {"starlight": json.dumps(header, sort_keys=True)}))
 
 # %% ../../nbs/40c_runtime.store.ipynb #read-about
+def _is_header(about):
+    "Whether a value has the form of a header."
+    if not isinstance(about, dict) or not {"config", "digest", "order"} <= set(about): return False
+    return isinstance(about["order"], list) and all(isinstance(one, str) for one in about["order"])
+
 def read_about(path: Path) -> dict:
     "The header of a file (config, digest, order); `ValueError` where it is not one of ours."
+    if not stat.S_ISREG(os.stat(path).st_mode): raise ValueError("it is no file")
     try:
         with safe_open(path, framework="pt") as file: metadata = file.metadata() or {}
-    except SafetensorError as error: raise ValueError(str(error)) from None
-    about = json.loads(metadata.get("starlight", "{}"))
-    if {"config", "digest", "order"} <= set(about): return about
-    raise ValueError("its header does not say what it holds")
+        about = json.loads(metadata.get("starlight", "{}"))
+    except (SafetensorError, RecursionError) as error: raise ValueError(str(error)) from None
+    if not _is_header(about): raise ValueError("its header does not say what it holds")
+    return about
 
 # %% ../../nbs/40c_runtime.store.ipynb #read-tensors
 def read_tensors(path: Path,
@@ -69,7 +75,8 @@ def read_tensors(path: Path,
     about = read_about(path)
     with safe_open(path, framework="pt") as file:
         try: tensors = {name: file.get_tensor(name) for name in about["order"]}
-        except SafetensorError as error: raise ValueError(str(error)) from None
+        except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
+            raise ValueError(f"its contents cannot be read: {error}") from None
     if about["digest"] != state_digest(tensors):
         raise ValueError("its digest does not match its contents")
     if config is not None and config_key(about["config"]) != config_key(config):
@@ -79,6 +86,7 @@ def read_tensors(path: Path,
 
 def _differing_entries(found, wanted):
     "The entries in which two configurations differ, in words."
+    if not isinstance(found, dict): return "it is no table"
     names = [name for name in sorted(found.keys() | wanted.keys())
              if config_key({name: found.get(name)}) != config_key({name: wanted.get(name)})]
     return f"{', '.join(names)} {'differs' if len(names) == 1 else 'differ'}"
@@ -105,7 +113,9 @@ class TensorFile:
         return stat.S_ISREG(found.st_mode) and found.st_mtime >= self.since
     def read(self) -> dict[str, torch.Tensor] | None:
         "The tensors, checked; None where they are missing or, with a warning, damaged."
-        if not self.exists(): return None
+        if not self.exists():
+            if self.path.is_dir(): quarantine(self.path, self.label, "it is a folder")
+            return None
         try: return read_tensors(self.path, self.config)
         except ValueError as error: quarantine(self.path, self.label, error)
     def write(self, tensors: dict[str, torch.Tensor]):

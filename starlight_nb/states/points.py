@@ -10,8 +10,8 @@ from ..runtime.settings import check_number
 from .copies import EXTRA, tensors_of
 
 # %% auto #0
-__all__ = ['tied_names', 'fill_tied', 'placement', 'state_for', 'is_number', 'check_same', 'interpolate', 'lerp_states',
-           'combine_states']
+__all__ = ['tied_names', 'fill_tied', 'placement', 'check_is_state', 'state_for', 'is_number', 'check_same', 'interpolate',
+           'lerp_states', 'combine_states']
 
 # %% ../../nbs/05b_states.points.ipynb #tied-names
 def tied_names(model: nn.Module) -> dict[str, str]:
@@ -60,6 +60,31 @@ def placement(model: nn.Module) -> dict[str, str]:
               for name in [*layer._parameters, *layer._buffers]]
     return {place: tied.get(place, place) for place in places if place in names}
 
+# %% ../../nbs/05b_states.points.ipynb #check-is-state
+def _prefix(given, wanted):
+    "What stands before every wanted name in the given ones; empty where nothing or not all do."
+    first = next(iter(wanted), "")
+    found = [name.removesuffix(first) for name in given if name.endswith(f".{first}")]
+    fits = [prefix for prefix in found if all(f"{prefix}{name}" in given for name in wanted)]
+    return fits[0] if fits else ""
+
+def check_is_state(state,
+                   wanted,                   # names of tensors
+                   argument: str = "state",  # the caller's name for it, for the message
+                  ) -> None:
+    "`ValueError`, with what to pass instead, where something is no state but has one inside."
+    if not hasattr(state, "items"):
+        hint = "; pass its `state_dict()`" if isinstance(state, nn.Module) else ""
+        raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, "
+                         f"not {type(state).__name__}{hint}")
+    if any(name in state for name in wanted): return
+    for key, own in state.items():
+        if hasattr(own, "items") and (any(name in own for name in wanted) or _prefix(own, wanted)):
+            raise ValueError(f"{argument}: the tensors are under {key!r}; pass {argument}[{key!r}]")
+    if prefix := _prefix(state, wanted):
+        raise ValueError(f"{argument}: its names begin with {prefix!r}; pass it without, as "
+                         f"{{name.removeprefix({prefix!r}): t for name, t in {argument}.items()}}")
+
 # %% ../../nbs/05b_states.points.ipynb #check-tensors
 def _check_names(tensors, given, argument):
     "Raise `ValueError` for the first tensor that only the model or only the state has."
@@ -84,9 +109,7 @@ def state_for(model: nn.Module,
     """The state with every name of the model's tensors, in the model's order, without history.
 
     Raises `ValueError`, naming the tensor, where it does not fit the model."""
-    if not hasattr(state, "items"):
-        raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives it is needed, "
-                         f"not {type(state).__name__}")
+    check_is_state(state, tensors_of(model), argument)
     given = {name: tensor for name, tensor in state.items() if not name.endswith(EXTRA)}
     tensors = tensors_of(model)
     given = fill_tied(given, tied_names(model), argument)
