@@ -167,7 +167,7 @@ def _about(row): return f"{row.where}. Holds if {row.bounds}. Tested by "
 def _tested_by(row):
     "The experiments that tested a claim: anchor and short name."
     titles = {name: experiment_title(name) for name in row.experiments}
-    return {name: title if name.startswith("appendix") else title.partition(":")[0]
+    return {name: title if name.startswith(("appendix", "beyond")) else title.partition(":")[0]
             for name, title in titles.items()}
 
 def _alternative(caption):

@@ -159,7 +159,7 @@ def average_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
             summary = summarise(own, ["setting"]).iloc[0]
             ratio = own.value.mean() / one.value.mean(), *bootstrap_ratio(own, one)
             table.append({
-                "setting": setting, "K": k, "candidate": candidate,
+                "setting": setting, "K": int(k), "candidate": candidate,
                 "models": own.model_a.nunique(),
                 "loss": losses[setting][own.model_a.unique()].mean(),
                 "star-heldout": with_interval(summary["mean"], summary.low, summary.high, 3),

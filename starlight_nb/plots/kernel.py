@@ -96,7 +96,7 @@ def plot_candidates(rows: pd.DataFrame, split: str = "train", ax=None,
     settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 3.3, ax=ax, figsize=figsize)
     for axis, (setting, part) in zip(axes[0], settings): _candidate_panel(axis, part, setting)
-    axes[0][0].set_ylabel(loss_label(rows, split, "star – held-out barrier"))
+    axes[0][0].set_ylabel(f"star – held-out {loss_label(rows, split, 'barrier')}")
     return finish_figure(figure, axes, 2, ax)
 
 # %% ../../nbs/30f_plots.kernel.ipynb #candidate-panel
