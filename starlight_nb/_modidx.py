@@ -1781,6 +1781,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'starlight_nb/paper/kernel.py'),
                                            'starlight_nb.paper.kernel.star_star_table': ( 'paper.kernel.html#star_star_table',
                                                                                           'starlight_nb/paper/kernel.py'),
+                                           'starlight_nb.paper.kernel.stars_of_set': ( 'paper.kernel.html#stars_of_set',
+                                                                                       'starlight_nb/paper/kernel.py'),
                                            'starlight_nb.paper.kernel.trained_longer': ( 'paper.kernel.html#trained_longer',
                                                                                          'starlight_nb/paper/kernel.py')},
             'starlight_nb.paper.kernels': { 'starlight_nb.paper.kernels.ForkedKernel': ( 'paper.kernels.html#forkedkernel',

@@ -7,32 +7,49 @@ from __future__ import annotations
 import dataclasses
 from itertools import combinations, product
 import pandas as pd
-from .members import Member, Pair, mean_of_stars, regular_pairs, star_pairs
+from .members import (
+    Member, Pair, mean_of_stars, regular_pairs, star_member, star_pairs)
 from .parts import PairPart
 from .study import Study
 from .tables import HEADINGS, with_interval
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
-__all__ = ['SAME', 'DISJOINT', 'KERNEL_COLUMNS', 'ONE', 'AVERAGE_SAME', 'AVERAGE_DISJOINT', 'LONGER', 'MORE', 'CANDIDATES',
-           'star_star_pairs', 'star_star_parts', 'trained_longer', 'averages_of_same', 'averages_of_disjoint',
-           'candidates', 'average_parts', 'star_star_rows', 'star_star_table', 'candidate_rows', 'average_table']
+__all__ = ['SAME', 'DISJOINT', 'SAME_START', 'KERNEL_COLUMNS', 'ONE', 'AVERAGE_SAME', 'AVERAGE_DISJOINT', 'LONGER', 'MORE',
+           'CANDIDATES', 'stars_of_set', 'star_star_pairs', 'star_star_parts', 'trained_longer', 'averages_of_same',
+           'averages_of_disjoint', 'candidates', 'average_parts', 'star_star_rows', 'star_star_table', 'candidate_rows',
+           'average_table']
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #star-star-pairs
 SAME, DISJOINT = "same sources", "disjoint sources"
+SAME_START = "disjoint sources, same initial weights"
 KERNEL_COLUMNS = ("candidate", "averaged")  # of the tidy rows, besides those of every study
 
+def stars_of_set(study: Study,
+                 count: int,     # N: how many sources a star has
+                 stars: int,
+                 number: int,    # of the set of sources, from 0
+                 start: int | None = None,  # the set whose initial weights these stars have too
+                ) -> list[tuple[int, int, Member]]:
+    "`(n_source, seed, star)` for the stars of one set; the sets have different seeds."
+    first = stars * (number if start is None else start)
+    return [(count, seed, star_member(study.setting, count, seed, number * count,
+                                      study.environment))
+            for seed in range(first, first + stars)]
+
+# %% ../../nbs/50oa_paper.kernel.ipynb #star-star-pairs-of-sets
 def _star_pair(a, b):
     "The pair of two of a study's stars, `(n_source, seed, star)`."
     (n_source, seed, first), (_, _, second) = a, b
     return Pair("star-star", first, second, "forward", n_source, seed)
 
-def star_star_pairs(first: list[tuple[int, int, Member]],   # as `Study.stars` gives them
-                    second: list[tuple[int, int, Member]],  # of other sources
-                   ) -> dict[str, list[Pair]]:
-    "Every two stars of the first list, and every one of them with every one of the second."
-    return {SAME: [_star_pair(a, b) for a, b in combinations(first, 2)],
-            DISJOINT: [_star_pair(a, b) for a, b in product(first, second)]}
+def star_star_pairs(study: Study, count: int, stars: int) -> dict[str, list[Pair]]:
+    "Pairs of stars of `count` sources, by their kind; two sets of `stars` stars."
+    first, second = (stars_of_set(study, count, stars, number) for number in (0, 1))
+    same_start = stars_of_set(study, count, stars, 1, start=0)
+    pairs = {SAME: combinations(first, 2), DISJOINT: product(first, second),
+             SAME_START: zip(first, same_start)}
+    return {kind: [_star_pair(a, b) for a, b in own] for kind, own in pairs.items()}
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #star-star-parts
 ONE = "one star"
@@ -46,9 +63,9 @@ def star_star_parts(study: Study,
     solutions = study.members("heldout", heldouts)
     parts = [PairPart(study, regular_pairs(solutions), columns=dict(candidate=None, averaged=1))]
     for count in counts:
-        first, second = (study.stars([count], stars, start) for start in (0, count))
-        pairs = {ONE: star_pairs(first + second, solutions, heldouts)}
-        pairs |= star_star_pairs(first, second)
+        trained = [star for n in (0, 1) for star in stars_of_set(study, count, stars, n)]
+        pairs = {ONE: star_pairs(trained, solutions, heldouts)}
+        pairs |= star_star_pairs(study, count, stars)
         parts += [PairPart(study, own, columns=dict(candidate=name, averaged=1))
                   for name, own in pairs.items() if own]
     return parts
@@ -66,18 +83,18 @@ def trained_longer(study: Study, factor: int) -> Study:
 def averages_of_same(study: Study, count: int, k: int, stars: int,
                     ) -> list[tuple[int, int, Member]]:
     "Averages of `k` stars with the same `count` sources, out of `stars` stars."
-    trained = [star for _, _, star in study.stars([count], stars)]
+    trained = [star for _, _, star in stars_of_set(study, count, stars, 0)]
     groups = [trained[start:start + k] for start in range(0, stars - k + 1, k)]
     return [(count, n, mean_of_stars(group, f"star-mean{k}-n{count}-s{k * n}"))
             for n, group in enumerate(groups)]
 
 def averages_of_disjoint(study: Study, count: int, k: int, stars: int,
                         ) -> list[tuple[int, int, Member]]:
-    "For each seed, the average of `k` stars with `count` sources each, none in common."
-    sets = [study.stars([count], stars, n * count) for n in range(k)]
-    groups = [[own[seed][2] for own in sets] for seed in range(stars)]
-    return [(count, seed, mean_of_stars(group, f"star-mean{k}-of-sets-n{count}-s{seed}"))
-            for seed, group in enumerate(groups)]
+    "Averages of `k` stars with `count` sources each, none in common: as many as a set has stars."
+    sets = [stars_of_set(study, count, stars, n) for n in range(k)]
+    groups = [[star for _, _, star in group] for group in zip(*sets)]
+    return [(count, n, mean_of_stars(group, f"star-mean{k}-of-sets-n{count}-s{n}"))
+            for n, group in enumerate(groups)]
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #candidates
 AVERAGE_SAME, AVERAGE_DISJOINT = f"average, {SAME}", f"average, {DISJOINT}"

@@ -21,6 +21,8 @@ BETWEEN = {  # kinds of pairs, by the column `between`
     "star-heldout": KINDS["star-heldout"],
     "star-star, same sources": LineStyle("star – star, same sources", *_SAME),
     "star-star, disjoint sources": LineStyle("star – star, disjoint sources", *_DISJOINT),
+    "star-star, disjoint sources, same initial weights":
+        LineStyle("star – star, disjoint, same start", "0.5", (0, (3, 1, 1, 1)), "x"),
     "star-source": KINDS["star-source"]}
 CANDIDATE_STYLES = {  # networks that are made of stars, by the column `candidate`
     "average, same sources": LineStyle("average of stars, same sources", *_SAME),
