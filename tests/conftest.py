@@ -4,6 +4,7 @@ session."""
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -22,6 +23,11 @@ from starlight_nb.runtime.store import Store
 from starlight_nb.training import Recipe, train_population
 
 ROOT = Path(__file__).parents[1]
+
+# Below `nohup`, or in the background of a shell, some signals are ignored; what is started inherits
+# that. The tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
