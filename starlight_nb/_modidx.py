@@ -1699,6 +1699,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'starlight_nb/paper/housekeeping.py'),
                                                  'starlight_nb.paper.housekeeping._damage': ( 'paper.housekeeping.html#_damage',
                                                                                               'starlight_nb/paper/housekeeping.py'),
+                                                 'starlight_nb.paper.housekeeping._is_of_the_users': ( 'paper.housekeeping.html#_is_of_the_users',
+                                                                                                       'starlight_nb/paper/housekeeping.py'),
                                                  'starlight_nb.paper.housekeeping._leftovers': ( 'paper.housekeeping.html#_leftovers',
                                                                                                  'starlight_nb/paper/housekeeping.py'),
                                                  'starlight_nb.paper.housekeeping._network_name': ( 'paper.housekeeping.html#_network_name',

@@ -440,7 +440,7 @@ def test_figures_come_first_then_tables_then_appendices():
         "appendix_points",
     ]
     titles = [experiment_title(name) for name in experiment_names()]
-    assert all(re.match(r"(Fig\. \d|Table \d|Appendix): \w", title) for title in titles)
+    assert all(re.match(r"(Fig\. \d|Table \d|Appendix|Beyond the paper): \w", title) for title in titles)
 
 
 def saved(name, setting=None):

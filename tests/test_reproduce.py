@@ -812,12 +812,15 @@ def test_data_keep_the_contract(smoke_report):
         "appendix_test_metrics": ["matching"],
         "appendix_points": ["points"],
         "appendix_t_sampling": ["t_sampling"],
+        "beyond_kernel": ["candidate", "averaged"],
+        "beyond_better_star": ["way", "role", "matching"],
+        "beyond_transformer": ["matching", "star_matching"],
     }
     for name in experiment_names():
         data = pd.read_csv(smoke_report / f"report/data/{name}.csv")
         assert list(data.columns) == COLUMNS + extra.get(name, [])
         assert set(data.pair.dropna()) <= {
-            "regular-regular", "star-source", "star-heldout", "single",
+            "regular-regular", "star-source", "star-heldout", "star-star", "single",
         }
         # shifted test data are test-NAME
         assert set(data.split.str.partition("-")[0]) == {"train", "test"}

@@ -28,18 +28,25 @@ __all__ = ['FORMS', 'OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'StoredFile', 'stor
 # %% ../../nbs/50r_paper.housekeeping.ipynb #forms
 FORMS = {"kind": str, "dataset": str, "architecture": str, "model": dict, "network": dict,
          "algorithms": dict, "options": dict, "recipe": dict, "seed": int, "sources": list,
-         "together": list}
+         "stars": list, "together": list}
+
+def _is_of_the_users(config):
+    "Is it an entry of a kind that only the code that stored it knows?"
+    kind = config.get("kind")
+    return isinstance(kind, str) and kind not in KINDS and "together" not in config
 
 def _check_form(config):
     "`ValueError` where a configuration cannot be that of an entry or a checkpoint."
     if not isinstance(config, dict): raise ValueError("its configuration is no table")
+    if _is_of_the_users(config): return
     wrong = [key for key, form in FORMS.items()
              if key in config and not isinstance(config[key], form)]
-    for key in ("sources", "together"):
+    for key in ("sources", "stars", "together"):
         names = config.get(key)
         if isinstance(names, list) and not all(isinstance(one, str) for one in names):
             wrong.append(key)
-    if config.get("kind") == "star" and "sources" not in config: wrong.append("sources")
+    for kind, key in (("star", "sources"), ("mean", "stars")):
+        if config.get("kind") == kind and key not in config: wrong.append(key)
     if not wrong and config.get("seed", 0) < 0: wrong.append("seed")
     if wrong: raise ValueError(f"its configuration has a wrong {wrong[0]!r}")
 
@@ -105,6 +112,7 @@ def role_of(config: dict,
            ) -> str:
     "The name of a model in its study, or the models that a measurement is about."
     kind, seed = config.get("kind"), config.get("seed", 0)
+    if _is_of_the_users(config): return kind
     if "together" in config: return f"{len(config['together'])} in one stack"
     if kind == "star":
         return star_name(len(config["sources"]), (seed - SEEDS["star"]) % SEEDS_OF_A_SET,
@@ -171,7 +179,8 @@ def _setting_text(config, others):
     "The setting of a model, or of the first model that a measurement refers to."
     if "dataset" not in config:
         config = next((others[key] for key in references(config) if key in others), {})
-    return setting_of(config) if "dataset" in config else ""
+    if "dataset" not in config or _is_of_the_users(config): return ""
+    return setting_of(config)
 
 def _row(entry, others, note=""):
     "Key, kind with a note, setting, role, size and time of one file."
