@@ -16,8 +16,8 @@ from ..runtime.files import write_atomic
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
-__all__ = ['CLAIMS_HEADING', 'VERDICT_RULES', 'SUFFIXES', 'MARKS', 'CLAIM_HEADINGS', 'COLOURS', 'STYLE', 'HEAD',
-           'experiment_question', 'experiment_reading', 'Page', 'write_gallery', 'write_kept_gallery']
+__all__ = ['CLAIMS_HEADING', 'PAPER', 'WORDS', 'VERDICT_RULES', 'SUFFIXES', 'MARKS', 'CLAIM_HEADINGS', 'COLOURS', 'STYLE',
+           'NARROW', 'HEAD', 'experiment_question', 'experiment_reading', 'Page', 'write_gallery', 'write_kept_gallery']
 
 # %% ../../nbs/50v_paper.gallery.ipynb #from-the-notebook
 def _cells(experiment):
@@ -52,7 +52,8 @@ class Page(ABC):
     @abstractmethod
     def heading(self, level: int, anchor: str, text: str) -> str: "A heading with an anchor."
     @abstractmethod
-    def figure(self, file: str, caption: str) -> str: "A PNG figure, caption, link to its SVG."
+    def figure(self, figure: dict, links: dict[str, str]) -> str:
+        "A figure as a summary has it (file, caption, narrow), with links below."
     @abstractmethod
     def table(self, table: pd.DataFrame, label: str) -> str: "A table of text."
     @abstractmethod
@@ -64,18 +65,32 @@ class Page(ABC):
 
 # %% ../../nbs/50v_paper.gallery.ipynb #blocks
 CLAIMS_HEADING = "What the paper claims, and what this run shows"
+PAPER = "https://arxiv.org/abs/2403.07968"
+WORDS = """\
+A **regular solution** is a network trained as usual, from a seed of its own; a **star** is \
+trained so that the loss stays low on the straight lines from it to several regular solutions, \
+its **sources**, and **held-out** solutions are regular ones that it has never seen. The \
+**barrier** of two networks is how far, on the straight line between them, the loss rises above \
+what mixing their two losses would give, after hidden units were matched; it is in **nats**, the \
+unit of cross-entropy: guessing one of ten classes costs 2.30."""
 
 def _blocks(page, out, title):
     "All blocks of the page of the report in `out`, in order."
     summaries, rows = report_summaries(out), read_claims(out)
     rows = rows[rows.experiment.isin(summaries.keys())]
     yield page.title(title)
-    yield page.prose("Made by `starlight reproduce` from the notebooks' saved data.")
-    yield page.links({"machine, versions and minutes": "evidence.json"})
+    yield page.prose(WORDS)
+    yield page.links(_links_of_report(out))
     if len(rows): yield from _claims_of_report(page, out, rows)
     yield page.heading(2, "experiments", "Experiments")
     yield page.contents({name: experiment_title(name) for name in summaries})
     for name, summary in summaries.items(): yield from _section(page, out, name, summary)
+
+def _links_of_report(out):
+    "What a reader may want beside the page: text and path."
+    links = {"the paper": PAPER, "machine, versions and minutes": "evidence.json"}
+    project = "../../README.md"
+    return {"the project": project} | links if (out / project).exists() else links
 
 # %% ../../nbs/50v_paper.gallery.ipynb #claims-first
 VERDICT_RULES = """\
@@ -122,14 +137,16 @@ def _section(page, out, name, summary):
     "The blocks of one experiment."
     yield page.heading(2, name, experiment_title(name))
     if question := experiment_question(name): yield page.prose(question, lead=True)
-    for figure in summary["figures"]: yield page.figure(figure["file"], figure["caption"])
+    notebook = {"executed notebook": f"notebooks/{name}.ipynb"}
+    for figure in summary["figures"]:
+        yield page.figure(figure, _forms(figure["file"], "SVG") | notebook)
     if reading := experiment_reading(name):
         yield page.heading(3, f"{name}-how-to-read", "How to read it")
         yield page.prose(reading)
     yield from _conclusions(page, out, name, summary.get("finding"))
     yield from _tables(page, out, name, summary)
-    yield page.links({"executed notebook": f"notebooks/{name}.ipynb", "data": f"data/{name}.csv",
-                      "seeds and settings": f"data/{name}.json"})
+    yield page.links(notebook | {"data": f"data/{name}.csv",
+                                 "seeds and settings": f"data/{name}.json"})
 
 # %% ../../nbs/50v_paper.gallery.ipynb #conclusions
 def _conclusions(page, out, name, finding):
@@ -196,9 +213,10 @@ class _MarkdownPage(Page):
         return "\n".join(f"- [{_escaped(text)}](#{anchor})" for anchor, text in headings.items())
     def heading(self, level: int, anchor: str, text: str) -> str:
         return f'<a id="{anchor}"></a>\n\n{"#" * level} {_escaped(text)}'
-    def figure(self, file: str, caption: str) -> str:
-        image = f"![{_escaped(_alternative(caption))}]({file})"
-        return f"{image}\n\n*{_escaped(caption)}* [SVG]({_forms(file, 'SVG')['SVG']})"
+    def figure(self, figure: dict, links: dict[str, str]) -> str:
+        caption = figure["caption"]
+        image = f"![{_escaped(_alternative(caption))}]({figure['file']})"
+        return f"{image}\n\n*{_escaped(caption)}* {self.links(links)}"
     def table(self, table: pd.DataFrame, label: str) -> str:
         return _markdown_table(table.rename(columns=_escaped).map(_escaped))
     def claims(self, merged: pd.DataFrame) -> str:
@@ -280,7 +298,8 @@ class _HtmlPage(Page):
         name, text = html.escape(anchor), html.escape(text)
         link = f"<a class='anchor' href='#{name}' aria-label='link to {text}'>#</a>"
         return f"<h{level} id='{name}'>{text}{link}</h{level}>"
-    def figure(self, file: str, caption: str) -> str: return _html_figure(file, caption)
+    def figure(self, figure: dict, links: dict[str, str]) -> str:
+        return _html_figure(figure, links)
     def table(self, table: pd.DataFrame, label: str) -> str: return _html_table(table, label)
     def claims(self, merged: pd.DataFrame) -> str: return _html_claims(merged)
     def folded(self, summary: str, block: str) -> str:
@@ -289,12 +308,17 @@ class _HtmlPage(Page):
         return f"<p class='links'>{' · '.join(_anchors(links))}</p>"
 
 # %% ../../nbs/50v_paper.gallery.ipynb #html-figure
-def _html_figure(file, caption):
-    "A figure that links to its SVG."
-    vector = _forms(file, "SVG")
-    image = f"<img src='{html.escape(file)}' alt='{html.escape(_alternative(caption))}'>"
-    text = f"<figcaption>{html.escape(caption)} {_anchors(vector)[0]}</figcaption>"
-    return f"<figure><a href='{html.escape(vector['SVG'])}'>{image}</a>{text}</figure>"
+NARROW = "<source media='(max-width: 45rem)' srcset='{}'>"
+
+def _html_figure(figure, links):
+    "A figure that links to its SVG; on a narrow screen the one with a panel a row."
+    file, vector, alternative = (html.escape(text) for text in (
+        figure["file"], links["SVG"], _alternative(figure["caption"])))
+    narrow = NARROW.format(html.escape(figure["narrow"])) if "narrow" in figure else ""
+    image = f"<picture>{narrow}<img src='{file}' alt='{alternative}'></picture>"
+    text = f"{html.escape(figure['caption'])} {' · '.join(_anchors(links))}"
+    return (f"<figure><a href='{vector}'>{image}</a>"
+            f"<figcaption>{text}</figcaption></figure>")
 
 def _html_table(table, label):
     "A table in a box that scrolls."

@@ -56,15 +56,21 @@ def save_figure(experiment,
                 caption: str,      # shown below the figure on the report's page
                 suffix: str = "",  # for a second figure of the same experiment
                ) -> None:
-    "Write a figure as PNG and SVG into the report."
-    from starlight_nb.plots import figure_style
-    name = experiment.name + suffix
-    for kind, metadata in FORMATS.items():
-        contents = BytesIO()
-        with figure_style():
-            figure.savefig(contents, format=kind, bbox_inches="tight", metadata=metadata)
-        write_atomic(experiment.out / "figures" / f"{name}.{kind}", contents.getvalue())
-    experiment.summary["figures"].append(dict(file=f"figures/{name}.png", caption=caption))
+    "Write a figure into the report as PNG and SVG, and as PNG in one column."
+    from starlight_nb.plots import figure_style, in_one_column
+    path = experiment.out / "figures" / f"{experiment.name}{suffix}"
+    with figure_style():
+        for kind in FORMATS: _write_figure(path.with_suffix(f".{kind}"), figure, kind)
+        entry = dict(file=f"figures/{path.name}.png", caption=caption)
+        if narrow := in_one_column(figure):
+            entry["narrow"] = f"figures/{path.name}_narrow.png"
+            _write_figure(experiment.out / entry["narrow"], narrow, "png")
+    experiment.summary["figures"].append(entry)
+
+def _write_figure(path, figure, kind):
+    contents = BytesIO()
+    figure.savefig(contents, format=kind, bbox_inches="tight", metadata=FORMATS[kind])
+    write_atomic(path, contents.getvalue())
 
 # %% ../../nbs/50h_paper.report.ipynb #save-summary
 def _write_json(path, content): write_atomic(path, json.dumps(content, indent=1) + "\n")

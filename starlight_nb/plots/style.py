@@ -4,6 +4,7 @@
 
 # %% ../../nbs/30a_plots.style.ipynb #imports
 from __future__ import annotations
+import pickle
 from contextlib import contextmanager
 from typing import NamedTuple
 import matplotlib.pyplot as plt
@@ -11,14 +12,15 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.gridspec import GridSpec
 from ..data.tasks import CLASSIFICATION
 from ..runtime.settings import check_choice
 
 # %% auto #0
 __all__ = ['PALETTE', 'COLOURS', 'KINDS', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING', 'OWN_MARKERS',
-           'OPTIONAL', 'LineStyle', 'series_styles', 'figure_style', 'panels', 'finish_figure', 'draw_mean',
-           'draw_level', 'draw_small', 'start_at_zero', 'set_source_axis', 'drawn_rows', 'check_columns', 'check_pairs',
-           'check_methods', 'loss_label', 'span', 'pair_counts']
+           'OPTIONAL', 'LineStyle', 'series_styles', 'figure_style', 'panels', 'finish_figure', 'in_one_column',
+           'draw_mean', 'draw_level', 'draw_small', 'start_at_zero', 'set_source_axis', 'drawn_rows', 'check_columns',
+           'check_pairs', 'check_methods', 'loss_label', 'span', 'pair_counts']
 
 # %% ../../nbs/30a_plots.style.ipynb #colours
 PALETTE = sns.color_palette("colorblind")
@@ -155,6 +157,52 @@ def _legend_below(figure, handles, columns):
                                loc="outside lower center")
         if count == 1 or legend.get_window_extent().width <= figure.bbox.width: return
         legend.remove()
+
+# %% ../../nbs/30a_plots.style.ipynb #one-column
+def in_one_column(figure: plt.Figure) -> plt.Figure | None:
+    """Copy a figure with all panels one below the other; the figure itself is not changed.
+
+    Args:
+        figure: made by one of this package's plots, in a grid of panels.
+
+    Returns:
+        A closed figure as wide as one panel of `figure`; None where it has one column already,
+        where axes are not in a grid, and where Matplotlib cannot copy it.
+    """
+    places = [axis.get_subplotspec() for axis in figure.axes]
+    if None in places or max(place.colspan.stop for place in places) == 1: return None
+    try: copy = pickle.loads(pickle.dumps(figure))
+    except (AttributeError, TypeError, pickle.PicklingError): return None
+    _label_rows(copy.axes)
+    _stack(copy)
+    handles = {text.get_text(): handle for legend in copy.legends
+               for handle, text in zip(legend.legend_handles, legend.get_texts())}
+    for legend in list(copy.legends): legend.remove()
+    _legend_below(copy, handles, len(KINDS))
+    plt.close(copy)
+    return copy
+
+# %% ../../nbs/30a_plots.style.ipynb #stack
+def _place(axis):
+    "The column and the row of a panel."
+    place = axis.get_subplotspec()
+    return place.colspan.start, place.rowspan.start
+
+def _label_rows(axes):
+    "Give each panel the vertical axis of its row's first panel."
+    first = {row: axis for axis in axes for column, row in [_place(axis)] if column == 0}
+    for axis in axes:
+        if not axis.get_ylabel(): axis.set_ylabel(first[_place(axis)[1]].get_ylabel())
+        axis.tick_params(labelleft=True)
+
+def _stack(figure):
+    "Place the panels of a figure in one column."
+    axes = sorted(figure.axes, key=_place)
+    rows, columns = axes[0].get_gridspec().get_geometry()
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width / columns, height / rows * len(axes))
+    grid = GridSpec(len(axes), 1, figure=figure)
+    for place, axis in zip(grid, axes): axis.set_subplotspec(place)
 
 # %% ../../nbs/30a_plots.style.ipynb #draw
 def draw_mean(axis, x, summary: pd.DataFrame, style: LineStyle):
