@@ -3,6 +3,7 @@
 # make lab                          open JupyterLab on the notebooks
 # make bench                        time matching (beside rebasin), training, populations and stars; writes reports/bench/
 # make bench-studies                barriers by method and estimator, torchvision's architectures, the paper's costs: an hour; writes there too
+# make site                        build a browsable site from notebooks, pages and reports; writes site/
 # make export                       after editing a notebook: write starlight_nb/ and README.md
 # make outputs                      run the notebooks of the library and the how-tos, and keep what they show
 # make notebooks                    copy what the reports on digits show into the experiment notebooks
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: reproduce test lab bench bench-studies export readme outputs notebooks
+.PHONY: reproduce test lab bench bench-studies site export readme outputs notebooks
 reproduce: $(VENV)/.installed
 	@$(BIN)/starlight reproduce --profile $(PROFILE) $(OPTIONS)
 
@@ -44,6 +45,10 @@ bench-studies: $(VENV)/.installed-bench
 	@$(BIN)/python tests/bench/architectures.py
 	@$(BIN)/python tests/bench/inference.py
 	@$(BIN)/python tests/bench/costs.py
+
+site: $(VENV)/.installed-site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo 'site/index.html: open it in a browser; no server or network is needed'
 
 export: $(VENV)/.installed-dev
 	@find starlight_nb -name '*.py' ! -path 'starlight_nb/__init__.py' -delete
