@@ -66,17 +66,32 @@ def average(states: list[dict[str, torch.Tensor]],  # in one order; not changed
     return combine_states(states, [1 / len(states)] * len(states))
 
 # %% ../nbs/21_fusion.ipynb #average-aligned
-def average_aligned(spec: PermutationSpec,
-                    states: list[dict[str, torch.Tensor]],  # not changed
-                    *,
-                    around: str | dict[str, torch.Tensor] = "first",  # as for `aligned`
-                    model: nn.Module | None = None,  # with `data`: to measure statistics
-                    data: Dataset | None = None,     # its training split is used
-                    repair: bool = False,            # rescale hidden units too
-                   ) -> dict[str, torch.Tensor]:
-    """The average of the states in one order; with model and data, its statistics are restored.
+def average_aligned(spec: PermutationSpec, states: list[dict[str, torch.Tensor]], *,
+                    around: str | dict[str, torch.Tensor] = "first", model: nn.Module | None = None,
+                    data: Dataset | None = None, repair: bool = False) -> dict[str, torch.Tensor]:
+    """Bring several networks into one order, and average their weights.
 
-    Raises `ValueError` for one of model and data, and as `aligned` does."""
+    Args:
+        spec: the permutation symmetries of the networks.
+        states: trained states of one architecture, at least one; not changed.
+        around: the order into which all are brought: "first", that of the first state; "together",
+            all are matched to one another; or a state, such as that of a star, to match to.
+        model: the architecture, not changed; with `data`: the average's normalisation statistics
+            are measured. Without both they are the mean of those of the states.
+        data: its training split is used; with `model`.
+        repair: also rescale the hidden units of the average, to the mean and the deviation that
+            they have in the members on average (REPAIR); needs `model` and `data`.
+
+    Returns:
+        The average, a new state.
+
+    Raises:
+        ValueError: where only one of `model` and `data` is given, `repair` is without them,
+            `around` is not known, there is no state, or one does not fit the spec.
+
+    Source:
+        REPAIR: Jordan et al. (2023); "together": MergeMany of Ainsworth et al. (2022).
+    """
     if (model is None) != (data is None):
         raise ValueError("model, data: the statistics of an average need both")
     if repair and model is None:

@@ -44,7 +44,16 @@ _all_ = [
 
 # %% ../../nbs/20_bma.ipynb #draws
 class Draws(Sequence):
-    "States that are made on demand; `.plan` has the numbers that each is made from."
+    """States that are made on demand, as a sequence; a slice is a sequence of draws too.
+
+    Args:
+        make: function that makes a state from the numbers of one entry of the plan.
+        plan: for each state the numbers that it is made from, as a tuple.
+
+    Attributes:
+        make: the function.
+        plan: the numbers of each state; of draws from a star domain (number of the source, t).
+    """
     def __init__(self, make, plan: list[tuple]): self.make, self.plan = make, plan
     def __len__(self): return len(self.plan)
     def __getitem__(self, i):
@@ -137,20 +146,41 @@ def _check_draws(n, generator):
     return n
 
 # %% ../../nbs/20_bma.ipynb #sample-star-domain
-def sample_star_domain(star: StarResult | dict,     # a star and its sources, as for
-                       sources: Sequence[dict],     # `matched_sources`
-                       n: int,                      # number of draws
-                       generator: torch.Generator,  # of sources and t
-                       *,
-                       spec: PermutationSpec | None = None,  # of the star's permutations
-                       model: nn.Module | None = None,       # with `data`: to infer the spec, and
-                       data: Dataset | Part | None = None,  # to measure running statistics
-                       # As for `train_star`; adaptive is uniform here, as no loss is observed:
-                       t_sampling: str | float = "uniform",
-                       refresh: bool = True,  # measure the statistics between the ends
-                      ) -> Draws:
-    """Random points on the segments to random sources (the paper's section on BMA); `.plan` has
-    the pairs (source, t). Raises `ValueError` where star and sources do not belong together."""
+def sample_star_domain(star: StarResult | dict, sources: Sequence[dict], n: int,
+                       generator: torch.Generator, *, spec: PermutationSpec | None = None,
+                       model: nn.Module | None = None, data: Dataset | Part | None = None,
+                       t_sampling: str | float = "uniform", refresh: bool = True) -> Draws:
+    """Draw networks at random from a star domain, the segments from a star to its sources.
+
+    For each draw a source and a position t are drawn; the state (1 - t) * star + t * source is made
+    when it is asked for.
+
+    Args:
+        star: a star with its permutations, or a star's state; a state takes the sources as they
+            are.
+        sources: the trained states of the star's training, in the same order; not changed.
+        n: the number of draws, at least 1.
+        generator: draws the sources and t; its state moves on.
+        spec: the symmetries that the star's permutations belong to; None: inferred from `model` and
+            `data`. It is not needed where no source is permuted.
+        model: the architecture, not changed; with `data`.
+        data: a data set, of which the training split is used, or a part of one: two of its examples
+            infer the spec, and all of them measure running statistics; with `model`.
+        t_sampling: how t is drawn, as for `train_star`: "uniform", "beta" or a number from 0 to 1;
+            "adaptive" is uniform here, because no loss is observed.
+        refresh: measure the running statistics of draws between the ends, which needs `model` and
+            `data` where the network has such statistics; False: they are mixed like weights.
+
+    Returns:
+        The `n` states, made on demand; `.plan` has their pairs (number of the source, t).
+
+    Raises:
+        ValueError: where an argument is not accepted, star and sources do not belong together, or
+            the spec, or model and data, are needed and missing.
+
+    Source:
+        Sonthalia et al. (2024), section 4.1.
+    """
     n = _check_draws(n, generator)
     matched = matched_sources(star, sources, spec=spec, model=model, data=data)
     sampling = t_sampler(t_sampling)

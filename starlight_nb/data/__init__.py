@@ -399,14 +399,24 @@ def _load_imported(path, root):
     raise ValueError(f"dataset: {path!r} must return a Dataset, not {type(data).__name__}")
 
 # %% ../../nbs/00_data.ipynb #load
-def load(name: str,     # a key of `LOADERS` or an import path, package.module:function; up to two
-                       # numbers after it take parts: digits-100-50
-         root=None,     # the folder with files of published sets; None: `Settings.data`
-         device="cpu",  # where the tensors are put
-        ) -> Dataset:
+def load(name: str, root=None, device="cpu") -> Dataset:
     """Load a data set by its name.
 
-    Unknown names and too large parts raise `ValueError`, missing or damaged files `CorpusError`."""
+    Args:
+        name: a key of `LOADERS`, such as "digits" or "cifar10", or an import path of your own
+            function, "package.module:function". Up to two numbers after it take that many first
+            training and test examples: "digits-100-50".
+        root: the folder with the files of published data sets; missing files of most of them are
+            downloaded there. None: the folder `data` of `Settings`, which STARLIGHT_DATA names.
+        device: where the tensors are put, such as "cpu" or "cuda".
+
+    Returns:
+        The data set, with its training and test splits, and a validation split where it has one.
+
+    Raises:
+        ValueError: where the name is not known, or asks for more examples than there are.
+        CorpusError: where files are missing and cannot be downloaded, or are damaged.
+    """
     key, train, test = check_dataset_name(name)
     if is_import_path(key): data = _load_imported(key, _data_folder(root))
     else: data = _load_named(key, _data_folder(root), train)

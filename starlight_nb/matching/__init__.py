@@ -84,18 +84,31 @@ def _check_aligned(model, aligned, examples):
                          "largest; something beside its state depends on the order of its units")
 
 # %% ../../nbs/11_matching.ipynb #align
-def align(model_a: nn.Module,
-          model_b: nn.Module,  # the same architecture
-          example_inputs,      # as for `infer_spec`: one example, or a list of several
-          method: str = "weights",
-          *,
-          partial: bool = False,  # match only the groups that the paper's released code matched
-          outputs=None,           # which outputs must stay, as for `infer_spec`
-          **options,           # of the method, such as `data`
-         ) -> nn.Module:
-    """A copy of `model_b` whose units are in the order of `model_a`; neither argument is changed.
+def align(model_a: nn.Module, model_b: nn.Module, example_inputs, method: str = "weights", *,
+          partial: bool = False, outputs=None, **options) -> nn.Module:
+    """Copy a model, with its units in the order of another model.
 
-    Raises the errors of `infer_spec` and of the method."""
+    The copy computes what `model_b` computes: that is checked on the example inputs.
+
+    Args:
+        model_a: the model whose order is taken; not changed.
+        model_b: the model to be permuted, of the same architecture; not changed.
+        example_inputs: inputs of the models, as `infer_spec` takes them: one example, such as a
+            batch of two, or a list of several.
+        method: how they are matched, a name in `METHODS`.
+        partial: match only the groups that the paper's released code matched.
+        outputs: which outputs must stay, as for `infer_spec`.
+        **options: of the method, by name, such as `data` or `restarts`; `model_a` is its `model`.
+
+    Returns:
+        A copy of `model_b` whose units are in the order of those of `model_a`.
+
+    Raises:
+        ValueError: where a name is not known, the symmetries cannot be inferred, the models or
+            options do not fit, or the outputs of the copy would differ.
+        TypeError: where `model_a` is no `nn.Module`, or the method has no such option.
+        FloatingPointError: where the loss of the methods by gradient descent is not finite.
+    """
     check_choice("method", method, METHODS)
     spec = infer_spec(model_a, example_inputs, outputs=outputs)
     if partial: spec = partial_spec(spec, model_a, example_inputs)

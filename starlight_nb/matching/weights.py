@@ -163,21 +163,41 @@ def _best_matching(found, spec, state_a, state_b, model, data):
     return min(found, key=midpoint)
 
 # %% ../../nbs/11d_matching.weights.ipynb #match-weights
-def match_weights(spec: PermutationSpec,
-                  state_a: dict[str, torch.Tensor],  # the network whose order is kept
-                  state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-                  *,
-                  init: dict[str, torch.Tensor] | None = None,  # start from this permutation of B
-                  order: str = "forward",          # of the sweeps: forward, backward, random
-                  seed: int = 0,                   # of random orders, as `torch.manual_seed` has it
-                  restarts: int = 0,               # more descents: random orders, from seed + 1 on
-                  model: nn.Module | None = None,  # with `data`: keep the lowest midpoint loss
-                  data: Dataset | None = None,     # its training split is used
-                  max_sweeps: int = 100,
-                 ) -> Matching:
-    """Maximise <A, permutation(B)> by coordinate descent (Ainsworth et al., 2022, Algorithm 1).
+def match_weights(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+                  state_b: dict[str, torch.Tensor], *, init: dict[str, torch.Tensor] | None = None,
+                  order: str = "forward", seed: int = 0, restarts: int = 0,
+                  model: nn.Module | None = None, data: Dataset | None = None,
+                  max_sweeps: int = 100) -> Matching:
+    """Find the permutation of B whose weights are most like those of A.
 
-    Raises `ValueError` where a state or `init` does not fit the spec, or a state is not finite."""
+    The inner product <A, permutation(B)> of the parameters is maximised by coordinate descent: one
+    permutation group after another, each by an exact linear assignment, until nothing moves.
+
+    Args:
+        spec: the permutation symmetries of both networks.
+        state_a: the network whose order is kept; not changed.
+        state_b: the network to be permuted; not changed.
+        init: a permutation of B to start from, {group: order (units,)}; None: B's own order.
+        order: of the groups in a sweep: "forward" (as in the forward pass), "backward" or "random".
+        seed: whole number from 0, for random orders.
+        restarts: the number of further descents, each from B's own order and in random orders; the
+            best of all is kept.
+        model: the architecture, not changed. With it and `data` the best descent is that with the
+            lowest training loss half-way between A and B; without, that with the largest product.
+        data: the data set of that loss, of which the training split is used.
+        max_sweeps: the most sweeps of a descent over all groups.
+
+    Returns:
+        The permutation, for `permute`, with the inner product, the cosine and the history of the
+            descent. Tensors that are no weights, such as running statistics, move but do not count.
+
+    Raises:
+        ValueError: where a state or `init` does not fit the spec, a value is not finite, an option
+            is not accepted, or one of `model` and `data` is given without the other.
+
+    Source:
+        Ainsworth et al. (2022), Algorithm 1; restarts and the choice by the midpoint are ours.
+    """
     sweeps = _checked_sweeps(order, seed, max_sweeps)
     restarts = check_number("restarts", restarts, int, 0, math.inf)
     state_a, state_b = check_states(spec, {"state_a": state_a, "state_b": state_b})

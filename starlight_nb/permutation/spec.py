@@ -367,12 +367,23 @@ def permute_unchecked(spec: PermutationSpec,
     return result
 
 # %% ../../nbs/10a_permutation.spec.ipynb #permute
-def permute(spec: PermutationSpec,
-            permutation: dict[str, torch.Tensor],
-            state: dict[str, torch.Tensor],  # not changed
-           ) -> dict[str, torch.Tensor]:
-    """A new state with every axis reordered, and all names of tied tensors; the network's outputs
-    stay what they were. Raises `ValueError` where the state or the permutation does not fit."""
+def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor],
+            state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Reorder the units of a state; the network computes the same as before.
+
+    Args:
+        spec: the permutation symmetries of the network.
+        permutation: for every group of the spec an order of its units, {group: order (units,)}.
+            Unit number i of the result is unit number order[i] of the state.
+        state: the tensors of the network by name; not changed.
+
+    Returns:
+        A new state with the same names and shapes, and all names of tied tensors.
+
+    Raises:
+        ValueError: where the state or the permutation does not fit the spec; names the tensor or
+            the group.
+    """
     state = check_state(spec, state)
     check_permutation(spec, permutation)
     moved = permute_unchecked(spec, permutation, state)

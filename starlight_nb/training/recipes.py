@@ -13,7 +13,8 @@ from ..runtime.settings import check_choice, check_number, experiments_folder
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'Recipe',
-           'published_recipes', 'recipe_from', 'learning_rate', 'draw_augmentations', 'apply_augmentations', 'augment']
+           'published_recipes', 'recipe_from', 'recipe_or_default', 'learning_rate', 'draw_augmentations',
+           'apply_augmentations', 'augment']
 
 # %% ../../nbs/02a_training.recipes.ipynb #recipe
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def recipe_from(settings: dict | str,  # fields of a `Recipe`, also `like`; or t
     for key, value in values.items():
         if isinstance(value, list): values[key] = tuple(value)  # as JSON and TOML have tuples
     return Recipe(**values)
+
+# %% ../../nbs/02a_training.recipes.ipynb #without-recipe
+def recipe_or_default(recipe: Recipe | None) -> Recipe:
+    "The recipe; for None one in single precision, in the memory format that is fastest."
+    return Recipe() if recipe is None else recipe
 
 # %% ../../nbs/02a_training.recipes.ipynb #cosine
 def _cosine(start, end, part):
