@@ -34,11 +34,19 @@ __all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
 class PathCurve:
-    "The loss and the metrics of a task along a segment, for each split."
-    ts: np.ndarray                   # (points,) from 0 to 1
-    loss: dict[str, np.ndarray]      # by split, (points,); in classification in nats
-    metrics: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by name and split
-    loss_name: str = CLASSIFICATION.loss_name  # with its unit, for figures
+    """The loss and the metrics of a task along a segment, for each split.
+
+    Attributes:
+        ts: the points (points,), from 0 to 1.
+        loss: {split: values (points,)}, in the unit of the task's loss (nats in classification).
+        metrics: {metric: {split: values (points,)}}; the accuracy alone may be given as {split:
+            values}.
+        loss_name: the loss with its unit, for figures.
+    """
+    ts: np.ndarray
+    loss: dict[str, np.ndarray]
+    metrics: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    loss_name: str = CLASSIFICATION.loss_name
     def __post_init__(self):  # the accuracy alone, by split, will do
         if not all(isinstance(own, dict) for own in self.metrics.values()):
             object.__setattr__(self, "metrics", {"accuracy": self.metrics})
@@ -164,8 +172,8 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
             False: they are mixed like weights.
         repair: also rescale the hidden units there, to the mean and the deviation that they have at
             the ends, mixed; statistics are then measured whatever `refresh` is.
-        recipe: a recipe whose precision and memory format are used for the evaluation; None:
-            float32, in the memory format that is fastest. Nothing else in it counts.
+        recipe: a recipe whose precision and memory format are used; None: float32 (as the model
+            is), in the memory format that is fastest. Nothing else in it counts.
         points_per_batch: how many points are evaluated at once, as one stacked network; None: all,
             of a network that is small for a GPU, else one. With `repair` it is always one.
 
@@ -204,11 +212,42 @@ def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
     return max(0.0, float(np.max(values - chord)))
 
 def loss_barrier(curve: PathCurve, split: str = "train") -> float:
-    "The largest rise of the loss above the chord (eq. 1), in its unit, at least 0."
+    """Compute the barrier of a curve: the largest rise of the loss above its chord.
+
+    The chord is the straight line between the losses at both ends.
+
+    Args:
+        curve: losses along a segment, as of `path_losses`; not changed.
+        split: the split whose loss is taken: "train", "test", or "val" where there is one.
+
+    Returns:
+        The barrier, at least 0, in the unit of the task's loss (nats in classification).
+
+    Raises:
+        ValueError: where the curve has no such split.
+        FloatingPointError: where a loss is not finite.
+
+    Source:
+        Sonthalia et al. (2024), eq. 1.
+    """
     return rise_above_chord(curve.ts, curve.loss[check_choice("split", split, curve.loss)])
 
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
-    "The largest drop of the accuracy below the chord, from 0 to 1."
+    """Compute the largest drop of the accuracy below its chord.
+
+    The chord is the straight line between the accuracies at both ends.
+
+    Args:
+        curve: accuracies along a segment, as of `path_losses`; not changed.
+        split: the split whose accuracy is taken: "train", "test", or "val" where there is one.
+
+    Returns:
+        The drop, from 0 to 1.
+
+    Raises:
+        ValueError: where the curve has no accuracy, or no such split.
+        FloatingPointError: where an accuracy is not finite.
+    """
     return rise_above_chord(curve.ts, -curve.accuracy[check_choice("split", split, curve.accuracy)])
 
 # %% ../nbs/12_barriers.ipynb #barrier-between

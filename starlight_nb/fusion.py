@@ -108,15 +108,33 @@ def _repaired(model, state, members, data):
     return rescaled(model, state, wanted, data)
 
 # %% ../nbs/21_fusion.ipynb #train-fused-star
-def train_fused_star(model: nn.Module,                        # the star's initialisation
-                     sources: list[dict[str, torch.Tensor]],  # trained states; not changed
-                     data: Dataset,                           # its training split is used
-                     recipe: Recipe,                          # usually that of a regular model
-                     *,
-                     own_loss_weight: float = 1.0,            # of the star's own loss
-                     **options,                               # of `train_star`
-                    ) -> StarResult:
-    "Starlight with the star's own loss in the objective; the errors of `train_star`."
+def train_fused_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: Dataset,
+                     recipe: Recipe, *, own_loss_weight: float = 1.0, **options) -> StarResult:
+    """Train a star that is to be used as a network itself, for fusion.
+
+    The loss at the star itself is added to the star's objective.
+
+    Args:
+        model: the network at its initial weights, from which the star starts; not changed.
+        sources: trained states of the same architecture, at least one; not changed.
+        data: the star is trained on its training split.
+        recipe: how to train, usually the recipe of the sources.
+        own_loss_weight: the weight of the star's own loss, from 0; 1 as in the paper.
+        **options: of `train_star`, by name.
+
+    Returns:
+        The star's state, the permutation of each source into its order, and the objective of each
+            epoch.
+
+    Raises:
+        ValueError: where an argument is not accepted or a source does not fit the model; names it.
+        TypeError: where `train_star` has no such option, or `model` is no `nn.Module` and no `spec`
+            is given.
+        FloatingPointError: where the training diverges: a loss is not finite.
+
+    Source:
+        Sonthalia et al. (2024), section 4.2.
+    """
     own_loss_weight = check_number("own_loss_weight", own_loss_weight, float, 0, math.inf)
     return train_star(model, sources, data, recipe, own_loss_weight=own_loss_weight, **options)
 

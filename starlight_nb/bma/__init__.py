@@ -363,15 +363,30 @@ def _checked(predictions):
         yield in_double(probs)
 
 # %% ../../nbs/20_bma.ipynb #average-predictions
-def average_predictions(model: nn.Module,              # the architecture; not changed
-                        states: Iterable[dict],        # draws of a posterior, or any states
-                        inputs: Part | torch.Tensor,  # n examples
-                        batch_size: int = 2000,        # examples
-                        task: Task | None = None,      # of inputs without targets
-                       ) -> torch.Tensor:
-    """The mean of what the states predict, in classification of their softmax outputs
-    (n, classes). The rows are in the order of `inputs.targets()`, also where a loader shuffles.
-    Raises the errors of `predictions`."""
+def average_predictions(model: nn.Module, states: Iterable[dict], inputs: Part | torch.Tensor,
+                        batch_size: int = 2000, task: Task | None = None) -> torch.Tensor:
+    """Average what several networks predict.
+
+    Args:
+        model: the architecture; not changed.
+        states: the networks, such as draws of a posterior; at least one, taken one after another.
+        inputs: n examples: a part of a data set, or tensors (n, ...).
+        batch_size: examples evaluated at once, at least 1.
+        task: what the networks predict, for inputs that are tensors; None: classes.
+
+    Returns:
+        The mean (n, ...) in double precision on the CPU, in classification of the softmax outputs
+            (n, classes). The rows are in the order of `inputs.targets()`, also where a loader
+            shuffles.
+
+    Raises:
+        ValueError: where there is no state, one does not fit the model, an argument is not
+            accepted, the outputs do not suit the task, or are not numbers.
+        TypeError: where `model` is no `nn.Module`.
+
+    Source:
+        Sonthalia et al. (2024), section 4.1.
+    """
     average = None
     for average in _running_means(predictions(model, states, inputs, batch_size, task)): pass
     if average is None: raise ValueError("states: at least one is needed")

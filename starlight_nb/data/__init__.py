@@ -73,12 +73,27 @@ class _Parts:
 # %% ../../nbs/00_data.ipynb #dataset
 @dataclass(frozen=True, eq=False)
 class Dataset(_Parts):
-    "Named parts of one data set, and the task."
+    """A data set: its parts by name, and its task.
+
+    A part may be given as a `Split`, a `Stream`, a pair (inputs, targets) of tensors, a dict of
+    tensors with the targets under "labels" or "label", or a loader of batches.
+
+    Attributes:
+        name: what the data set is called in messages and in stored results.
+        train: the part that networks are trained on, and statistics measured on.
+        test: the part that networks are tested on.
+        val: a part for validation; None: there is none.
+        task: what is learned; None: the task of `train`, or classification.
+
+    Raises:
+        ValueError: where a part is none of these, its targets do not suit the task, or all labels
+            of a classifier are the same.
+    """
     name: str
-    train: Part  # or a pair (x, y), or a loader: anything that `as_part` takes
+    train: Part
     test: Part
     val: Part | None = None
-    task: Task | None = None  # None: that of `train`, or classification
+    task: Task | None = None
     def __post_init__(self):
         object.__setattr__(self, "task", _task_of(self.task, self.train))
         for name, given in self.splits.items():

@@ -182,10 +182,17 @@ def _check_loader(loader):
 # %% ../../nbs/00c_data.splits.ipynb #split
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(_InMemory):
-    "Inputs and targets of one part of a data set, in memory, on one device."
-    x: torch.Tensor | tuple | dict  # (n, ...) one example a row, in each tensor
-    y: torch.Tensor                 # (n, ...) targets; in classification (n,), classes from 0;
-                                    # a task of your own may take a tuple or dict of tensors
+    """One part of a data set, in memory, on one device.
+
+    Attributes:
+        x: the inputs (n, ...), one example a row; a tensor, or a tuple or dict of tensors for a
+            model with several inputs.
+        y: the targets (n, ...); in classification whole numbers (n,) from 0. A task of your own may
+            take a tuple or dict of tensors.
+        task: what is learned from them.
+    """
+    x: torch.Tensor | tuple | dict
+    y: torch.Tensor
     task: Task = CLASSIFICATION
 
     def __post_init__(self):
@@ -197,7 +204,20 @@ class Split(_InMemory):
 
     @classmethod
     def from_loader(cls, loader, task: Task = CLASSIFICATION) -> Split:
-        "All batches of a loader, such as a `DataLoader`; `ValueError` if it has none."
+        """Read all batches of a loader into memory.
+
+        Args:
+            loader: a `DataLoader`, or anything else that gives batches: pairs (inputs, targets), or
+                dicts of inputs with the targets under "labels" or "label".
+            task: what is learned from them.
+
+        Returns:
+            A split with all examples, in the order in which the loader gave them.
+
+        Raises:
+            ValueError: where the loader gives no batches, or batches of another kind, or the
+                targets do not suit the task.
+        """
         _check_loader(loader)
         parts = [batch_parts(batch) for batch in loader]
         if not parts: raise ValueError("loader: pairs (x, y) are needed, at least one")

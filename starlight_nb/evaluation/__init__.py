@@ -111,15 +111,30 @@ class Evaluator(_StatisticsEvaluator):
         return scores(task, _sum_totals(task, totals, split, size))
 
 # %% ../../nbs/03_evaluation.ipynb #refresh-batchnorm
-def refresh_batchnorm(model: nn.Module,                # the architecture; not changed
-                      state: dict[str, torch.Tensor],  # not changed
-                      data: Dataset | Part,            # of a data set the training split is used
-                      batch_size: int | None = None,   # None: 500, or what a CPU does best
-                      recipe: Recipe | None = None,    # its precision and memory format count
-                     ) -> dict[str, torch.Tensor]:
-    """The state with statistics measured on the data, and derived tensors computed again.
+def refresh_batchnorm(model: nn.Module, state: dict[str, torch.Tensor], data: Dataset | Part,
+                      batch_size: int | None = None,
+                      recipe: Recipe | None = None) -> dict[str, torch.Tensor]:
+    """Measure the running statistics of a network's normalisations on data.
 
-    Raises `ValueError` where the state does not fit, and for fewer than two examples."""
+    They are means over all batches of one pass, without augmentation and dropout. Tensors that are
+    derived from the weights are computed again. Both are needed for any state between two networks.
+
+    Args:
+        model: the architecture; not changed.
+        state: the network's tensors by name; not changed.
+        data: a data set, of which the training split is used, or a part of one.
+        batch_size: examples in a batch, at least 2; None: 500, or fewer where that is faster on a
+            CPU.
+        recipe: a recipe whose precision and memory format are used; None: float32 (as the model
+            is), in the memory format that is fastest. Nothing else in it counts.
+
+    Returns:
+        The state with these tensors measured, and the weights as they were given.
+
+    Raises:
+        ValueError: where the state does not fit the model, `data` are none, or there are fewer than
+            two examples.
+    """
     state, split = state_for(model, state), getattr(data, "train", data)
     check_part(split, "data")
     if has_weights_alone(model): return state
@@ -129,17 +144,27 @@ def refresh_batchnorm(model: nn.Module,                # the architecture; not c
     return evaluator.state()
 
 # %% ../../nbs/03_evaluation.ipynb #evaluate
-def evaluate(model: nn.Module,                # the architecture; not changed
-             state: dict[str, torch.Tensor],  # not changed
-             split: Part,
-             batch_size: int | None = None,   # None: 2,000, or what a CPU does best
-             recipe: Recipe | None = None,    # its precision and memory format count
-            ) -> Scores:
-    """The loss and the metrics of the split's task, in evaluation mode.
+def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Part,
+             batch_size: int | None = None, recipe: Recipe | None = None) -> Scores:
+    """Measure the loss and the metrics of a network on a split, in evaluation mode.
 
-    In classification these are the mean cross-entropy in nats and the accuracy from 0 to 1.
+    Args:
+        model: the architecture; not changed.
+        state: the network's tensors by name; not changed.
+        split: a part of a data set, such as `data.test`; its task says what is measured.
+        batch_size: examples evaluated at once; None: 2,000, or fewer where that is faster on a CPU.
+        recipe: a recipe whose precision and memory format are used; None: float32 (as the model
+            is), in the memory format that is fastest. Nothing else in it counts.
 
-    Raises `ValueError` where the state does not fit the model."""
+    Returns:
+        The loss and the metrics by name; in classification the mean cross-entropy in nats and the
+            accuracy from 0 to 1.
+
+    Raises:
+        ValueError: where the state does not fit the model, `split` is no part of a data set, or the
+            outputs do not suit its task.
+        TypeError: where `model` is no `nn.Module`.
+    """
     check_part(split)
     evaluator = Evaluator(model, split)
     evaluator.load(state_for(model, state))

@@ -28,12 +28,20 @@ __all__ = ['METHODS', 'WITH_DATA', 'ALIGNED', 'ALIGNED_LOW', 'keep_order', 'matc
            'match_straight_through', 'match_weights', 'partial_spec']
 
 # %% ../../nbs/11_matching.ipynb #methods
-def keep_order(spec: PermutationSpec,
-               state_a: dict[str, torch.Tensor],
-               state_b: dict[str, torch.Tensor],
-               **options,  # of other methods; not used
-              ) -> Matching:
-    "The method `none`: the matching that leaves B in its own order."
+def keep_order(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+               state_b: dict[str, torch.Tensor], **options) -> Matching:
+    """Leave B in its own order: the method "none".
+
+    Args:
+        spec: the permutation symmetries of both networks.
+        state_a: the network to compare with; not changed.
+        state_b: the network that stays as it is; not changed.
+        **options: of other methods; not used.
+
+    Returns:
+        The permutation that changes nothing, with the inner product and the cosine of the
+            parameters.
+    """
     return matching_of(spec, state_a, state_b, spec.identity())
 
 METHODS = {
@@ -46,15 +54,28 @@ METHODS = {
 WITH_DATA = {"activations", "straight-through"}  # methods that need a model and data
 
 # %% ../../nbs/11_matching.ipynb #match
-def match(method: str,                       # a name in `METHODS`
-          spec: PermutationSpec,
-          state_a: dict[str, torch.Tensor],  # the network whose order is kept
-          state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-          **options,                         # of the method; `model` and `data` where it needs them
-         ) -> Matching:
+def match(method: str, spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+          state_b: dict[str, torch.Tensor], **options) -> Matching:
     """Match B to A by any method.
 
-    Raises `ValueError` for an unknown method, and where one needs a model or data and has none."""
+    Args:
+        method: a name in `METHODS`: "none", "weights", "activations", "sinkhorn" or
+            "straight-through".
+        spec: the permutation symmetries of both networks.
+        state_a: the network whose order is kept; not changed.
+        state_b: the network to be permuted; not changed.
+        **options: of the method, by name; "activations" and "straight-through" need `model` and
+            `data`.
+
+    Returns:
+        The permutation, for `permute`, and how it was found.
+
+    Raises:
+        ValueError: where the method is not known, needs a model or data and has none, or does not
+            accept the states or an option.
+        TypeError: where the method has no such option.
+        FloatingPointError: where the loss of a method by gradient descent is not finite.
+    """
     function = METHODS[check_choice("method", method, METHODS)]
     for name in ("model", "data") if method in WITH_DATA else ():
         if options.get(name) is None:

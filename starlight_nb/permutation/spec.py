@@ -64,14 +64,14 @@ def axis_index(axis: tuple,                         # segments of factors; no `N
 @dataclass(frozen=True)
 class SpecFields:
     "The data of a spec."
-    groups: dict[str, int]            # name and number of units, in the order of the forward pass
-    axes: dict[str, tuple]            # for each tensor one description an axis, or None
-    shapes: dict[str, tuple]          # the shape of each tensor
-    buffers: frozenset = frozenset()  # buffers among `axes`: they move but are not matched
-    pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
-    blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
-    tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
-    free_outputs: tuple = ()  # names of outputs that do not count: their entries may move
+    groups: dict[str, int]
+    axes: dict[str, tuple]
+    shapes: dict[str, tuple]
+    buffers: frozenset = frozenset()
+    pinned: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, str] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    free_outputs: tuple = ()
 
 # %% ../../nbs/10a_permutation.spec.ipynb #spec-orders
 class SpecData(SpecFields):
@@ -268,7 +268,22 @@ def _check_tied(spec):
 
 # %% ../../nbs/10a_permutation.spec.ipynb #permutationspec
 class PermutationSpec(SpecInLines):
-    "Which axes of which tensors of a state are permuted together; plain data, as JSON and tables."
+    """Which axes of which tensors of a network are permuted together; plain data.
+
+    The axis of a tensor is described by its segments, one after another; a segment by its factors,
+    as the axes of a block that was flattened. A factor is (group, size), with the group's first
+    unit in it as a third number where that is not 0; its group is None where nothing moves.
+
+    Attributes:
+        groups: {group: number of units}, in the order of the forward pass.
+        axes: for each tensor a description of each axis; None for one that does not move.
+        shapes: the shape of each tensor.
+        buffers: the tensors of `axes` that are buffers: they move, but are not matched.
+        pinned: what keeps its order, and why.
+        blocks: {group inside blocks: group of the blocks}; the units of a block stay together.
+        tied: {further name of a tensor: its first name}.
+        free_outputs: the names of outputs that do not count: their entries may move.
+    """
     def to_json(self) -> str:
         "The spec as JSON text."
         return json.dumps({"groups": self.groups, "blocks": self.blocks, "axes": self.axes,
@@ -277,7 +292,17 @@ class PermutationSpec(SpecInLines):
                            "free_outputs": self.free_outputs}, indent=1)
     @staticmethod
     def from_json(text: str) -> PermutationSpec:
-        "The spec in JSON text; `ValueError` where the text is no spec or contradicts itself."
+        """Read a spec from the text that `to_json` wrote.
+
+        Args:
+            text: a spec as JSON.
+
+        Returns:
+            The spec.
+
+        Raises:
+            ValueError: where the text is no spec, or contradicts itself.
+        """
         spec = PermutationSpec(**_read_fields(text))
         _check_axes(spec)
         _check_tied(spec)
@@ -391,12 +416,19 @@ def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor],
             for name, tensor in state.items()}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #compose
-def compose(p: dict[str, torch.Tensor],  # the second to act
-            q: dict[str, torch.Tensor],  # the first to act
-           ) -> dict[str, torch.Tensor]:
-    """The permutation that acts as `q` and then as `p`.
+def compose(p: dict[str, torch.Tensor], q: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make one permutation of two that act one after the other.
 
-    Raises `ValueError` where a group has an order in one of them only."""
+    Args:
+        p: the permutation that acts second, {group: order (units,)}.
+        q: the permutation that acts first, of the same groups.
+
+    Returns:
+        The permutation that acts as `q` and then as `p`.
+
+    Raises:
+        ValueError: where a group has an order in one of them only.
+    """
     alone = [group for group in [*p, *q] if (group in p) != (group in q)]
     if alone:
         name = "q" if alone[0] in p else "p"
@@ -404,5 +436,12 @@ def compose(p: dict[str, torch.Tensor],  # the second to act
     return {group: q[group][p[group]] for group in q}
 
 def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    "The permutation that undoes `p`."
+    """Make the permutation that undoes another one.
+
+    Args:
+        p: a permutation, {group: order (units,)}; not changed.
+
+    Returns:
+        The permutation after which, or before which, `p` changes nothing.
+    """
     return {group: torch.argsort(order) for group, order in p.items()}

@@ -127,10 +127,10 @@ class TensorFile:
 class _CheckpointSchedule:
     "Which file a training writes, for which configuration, and when."
     path: Path
-    config: dict | None = None  # what the training does not know itself, such as the architecture
-    every: float = 60.0         # least seconds between two checkpoints; 0 writes one an epoch
-    since: float = 0.0          # a file older than this (seconds since 1970) is not used
-    keep: bool = False          # leave the file when the training is done; its owner removes it
+    config: dict | None = None
+    every: float = 60.0
+    since: float = 0.0
+    keep: bool = False
 
     def __post_init__(self):
         if not self.every >= 0:
@@ -149,7 +149,22 @@ class _CheckpointSchedule:
 
 # %% ../../nbs/40c_runtime.store.ipynb #checkpoint
 class Checkpoint(_CheckpointSchedule):
-    "The state of a training at the end of an epoch: one file, replaced each time."
+    """The file into which a training is saved at ends of epochs, so that it can resume.
+
+    The training adds what it knows itself to the configuration: recipe, seed, data, initial
+    weights. A file of another configuration, or a damaged one, is set aside with a warning.
+
+    Attributes:
+        path: the path of the file, which is replaced each time.
+        config: what the training does not know itself, such as the architecture; plain data. None:
+            nothing.
+        every: the least number of seconds between two saves; 0: one at the end of each epoch.
+        since: a file older than this (seconds since 1970) is not used.
+        keep: leave the file when the training is done, because its owner removes it.
+
+    Raises:
+        ValueError: where `every` is below 0.
+    """
     def load(self) -> dict[str, torch.Tensor] | None:
         "The tensors that were saved last; None where there are none that can be used."
         return self.file.read()

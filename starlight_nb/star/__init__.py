@@ -409,9 +409,8 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
                checkpoint: Checkpoint | None = None) -> StarResult:
     """Train a star model: minimise the loss on the segments from the star to all sources.
 
-    At each step a source n and a position t are drawn, and the loss is taken at the point (1 - t) *
-    star + t * source n. Its gradient moves the star; the sources are only permuted, into the star's
-    order.
+    Each step draws a source and a position t, and takes the loss at (1 - t) star + t source. Its
+    gradient moves the star. The sources are only permuted, into the star's order.
 
     Args:
         model: the network at its initial weights, from which the star starts; not changed. The
@@ -421,8 +420,9 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
         recipe: how to train, usually the recipe of the sources.
         spec: the permutation symmetries of `model`; None: inferred from it and two training
             examples.
-        t_sampling: how t is drawn from 0 (the star) to 1 (the source): "uniform", "beta" (Beta(2,
-            2)), "adaptive" (more often where the loss is high), or a number, which is then every t.
+        t_sampling: how t is drawn from 0 (the star) to 1 (the source): "uniform", "beta" (of
+            Beta(2,2)), "adaptive" (more often where the loss is high), or a number, which is then
+            every t.
         rematch_every: epochs after which the sources are matched to the star again, counted from
             the first; 0: once, before the first epoch; None: never, the sources are taken as they
             are.
@@ -440,7 +440,7 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
         seed: whole number from 0; fixes the batches, the augmentation, dropout, and all draws.
         in_memory: keep all permuted sources in memory (True) or in a temporary file (False); None:
             in memory where there is room for them.
-        checkpoint: a file from which an interrupted training of the same star resumes, and into
+        checkpoint: the file from which an interrupted training of the same star resumes, and into
             which it is saved at the ends of epochs; None: it is not saved.
 
     Returns:
@@ -454,8 +454,8 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
 
     Source:
         Sonthalia et al. (2024), Algorithm 1 and eq. 4, in section 3.3; the objective for fusion is
-            in section 4.2. Options other than `rematch` and those of the paper's appendix on t are
-            ours.
+            in section 4.2. Ours are the choices "drawn" and "adaptive", other methods of matching,
+            `segments_per_batch`, `late_matching` and `tail_average`.
     """
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight, late_matching, tail_average)

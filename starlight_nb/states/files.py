@@ -207,9 +207,18 @@ def load_state(source, model: nn.Module | None = None) -> dict[str, torch.Tensor
     return state_for(model, state, "source")
 
 # %% ../../nbs/05d_states.files.ipynb #save-state
-def save_state(state: dict[str, torch.Tensor],
-               path: str | Path):  # ends in .safetensors
-    "Write a state as safetensors, completely or not at all; `ValueError` where it is no state."
+def save_state(state: dict[str, torch.Tensor], path: str | Path):
+    """Write a state into a file of safetensors, completely or not at all.
+
+    Args:
+        state: the tensors by name, on any device; not changed.
+        path: the path of the file, ending in ".safetensors"; folders above it are made. A file that
+            is there already is replaced.
+
+    Raises:
+        ValueError: where `state` is no dict of dense tensors, or `path` ends in something else.
+        OSError: where the folder cannot be written to.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: a name that ends in .safetensors is needed, not {str(path)!r}")

@@ -269,7 +269,7 @@ def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
         data: the network is trained on its training split.
         recipe: epochs, batch size, optimiser, learning rate and the like.
         seed: whole number from 0; fixes the order of the batches, the augmentation and dropout.
-        checkpoint: a file from which an interrupted training of the same model, data, recipe and
+        checkpoint: the file from which an interrupted training of the same model, data, recipe and
             seed resumes, and into which it is saved at the ends of epochs; None: it is not saved.
 
     Returns:
