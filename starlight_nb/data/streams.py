@@ -247,8 +247,8 @@ class Stream(_Readable):
 
         Args:
             batch_size: not used; the loader makes the batches.
-            generator: random numbers of the pass, for a training; its state moves on. None: the
-                loader for measurements is read, with the same random numbers each time.
+            generator: reads the loader for trainings, with its random numbers; its state moves on.
+                None: reads the loader for measurements, with the same random numbers each time.
             epoch: number of the epoch, which samplers and data sets with `set_epoch` are told.
 
         Yields:

@@ -63,7 +63,7 @@ def axis_index(axis: tuple,                         # segments of factors; no `N
 # %% ../../nbs/10a_permutation.spec.ipynb #spec-data
 @dataclass(frozen=True)
 class SpecFields:
-    "The data of a spec."
+    "The data of a spec; `PermutationSpec` says what the fields are."
     groups: dict[str, int]
     axes: dict[str, tuple]
     shapes: dict[str, tuple]

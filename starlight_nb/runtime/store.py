@@ -125,7 +125,7 @@ class TensorFile:
 # %% ../../nbs/40c_runtime.store.ipynb #checkpoint-schedule
 @dataclass(eq=False, repr=False)
 class _CheckpointSchedule:
-    "Which file a training writes, for which configuration, and when."
+    "Which file a training writes, for which configuration, and when; fields as in `Checkpoint`."
     path: Path
     config: dict | None = None
     every: float = 60.0
