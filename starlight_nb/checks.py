@@ -43,7 +43,11 @@ class ModelReport:
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     spec: PermutationSpec | None = None
     def add(self, *row: str):
-        "One more finding: what, verdict, finding."
+        """Add one more finding.
+
+        Args:
+            *row: what was tried, the verdict (ok, note or wrong), and the finding.
+        """
         self.rows.append(row)
     @property
     def ok(self) -> bool:

@@ -63,7 +63,14 @@ class _Parts:
         "One more than the highest label of any part; 0 where the task has no classes."
         return max(part.num_classes for part in self.splits.values())
     def to(self, device) -> Dataset:
-        "The same data set on `device`."
+        """Make the same data set with all parts on another device.
+
+        Args:
+            device: where the tensors are put, such as "cuda".
+
+        Returns:
+            The data set there.
+        """
         return replace(self, **{name: part.to(device) for name, part in self.splits.items()})
     @cached_property
     def digest(self) -> str:

@@ -208,16 +208,45 @@ class _Readable(Part):
         return max(self.loaders.measured.largest_label, self.loaders.trained.largest_label)
     def __len__(self): return sum(self.loaders.measured.sizes)
     def first(self, count: int):
-        "The inputs of the first `count` examples, or of as many as are of one shape."
+        """Take the inputs of the first examples.
+
+        Args:
+            count: how many; fewer where there are fewer of one shape.
+
+        Returns:
+            The inputs (count, ...).
+        """
         return _placed(self.loaders.first(self.task, count)[0], self.device)
     def spread(self, count: int):
-        "As `first`."
+        """Take the inputs of the first examples; those further on are not read for it.
+
+        Args:
+            count: how many; fewer where there are fewer of one shape.
+
+        Returns:
+            The inputs (count, ...).
+        """
         return self.first(count)
     def subset(self, count: int) -> Split:
-        "The first `count` examples, in memory."
+        """Hold the first examples in memory.
+
+        Args:
+            count: how many; fewer where there are fewer of one shape.
+
+        Returns:
+            A split of them, with the same task.
+        """
         return Split(*self.loaders.first(self.task, count), self.task).to(self.device)
     def batch_sizes(self, batch_size: int | None = None) -> list[int]:
-        "The sizes of the batches of a training epoch, as the loader makes them."
+        """Count the examples of each batch of a training epoch.
+
+        Args:
+            batch_size: not used; the loader makes the batches.
+
+        Returns:
+            The sizes, in the order of the batches; a single example at the end is left out, unless
+                it is alone.
+        """
         *sizes, last = self.loaders.trained.sizes
         return [*sizes, last] if last > 1 or not sizes else sizes
 

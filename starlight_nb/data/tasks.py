@@ -139,13 +139,33 @@ def _checked_metrics(metrics, weight):
 class _Checks:
     "What a task asks of targets and outputs; here nothing."
     def check_targets(self, targets):
-        "The targets as the loss takes them; `ValueError` where they cannot be. Here: any."
+        """Check targets, and convert them to what the loss takes; here any will do.
+
+        Args:
+            targets: of a batch or of a split.
+
+        Returns:
+            The targets as the loss takes them; a task that cannot use them raises `ValueError`.
+        """
         return targets
     def largest_label(self, targets) -> int:
-        "The highest class in the targets; -1 where they are no classes."
+        """Find the highest class in targets.
+
+        Args:
+            targets: of a batch or of a split, checked.
+
+        Returns:
+            The class; -1 where targets are no classes, as here.
+        """
         return -1
     def check_outputs(self, outputs, examples: int, largest_label: int):
-        "Raise `ValueError` where outputs do not fit this task. Here: any."
+        """Raise `ValueError` where outputs do not suit this task; here any will do.
+
+        Args:
+            outputs: of the model, for one batch.
+            examples: the number of examples in the batch.
+            largest_label: of all data; -1 where it is not known.
+        """
 
 # %% ../../nbs/00b_data.tasks.ipynb #task
 @dataclass(frozen=True, eq=False)

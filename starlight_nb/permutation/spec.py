@@ -80,10 +80,25 @@ class SpecData(SpecFields):
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
     def random(self, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
-        "A permutation drawn uniformly from all that the spec allows."
+        """Draw a permutation, each that the spec allows with the same probability.
+
+        Args:
+            generator: draws it; its state moves on. None: PyTorch's global generator.
+
+        Returns:
+            The permutation, {group: order (units,)}.
+        """
         return self.assemble(lambda group, size: torch.randperm(size, generator=generator))
     def assemble(self, order_of) -> dict[str, torch.Tensor]:
-        "A permutation made of `order_of(group, size)` for each group or block."
+        """Make a permutation of an order for each group.
+
+        Args:
+            order_of: function (group, size) -> order (size,); of a group inside blocks it is asked
+                for each block.
+
+        Returns:
+            The permutation, {group: order (units,)}.
+        """
         permutation = {}
         for group, size in self.groups.items():
             blocks = permutation.get(self.blocks.get(group), torch.zeros(1, dtype=torch.long))

@@ -140,7 +140,14 @@ class _CheckpointSchedule:
         self.file = TensorFile(self.path, self.config, "checkpoint", self.since)
         self.written = time.monotonic()
     def with_config(self, **more) -> Checkpoint:
-        "A checkpoint in the same file whose configuration has these entries too."
+        """Make a checkpoint in the same file whose configuration has more entries.
+
+        Args:
+            **more: the entries, plain data.
+
+        Returns:
+            The new checkpoint.
+        """
         return replace(self, config=self.config | more)
     @property
     def due(self) -> bool:
@@ -169,7 +176,11 @@ class Checkpoint(_CheckpointSchedule):
         "The tensors that were saved last; None where there are none that can be used."
         return self.file.read()
     def save(self, tensors: dict[str, torch.Tensor]):
-        "Replace the file; a warning where the disk refuses."
+        """Replace the file; a warning where the disk refuses.
+
+        Args:
+            tensors: what is saved, by name, on any device.
+        """
         try: self.file.write(tensors)
         except OSError as error:
             message = f"checkpoint: not written, the training continues without ({error})"
