@@ -48,11 +48,8 @@ class Draws(Sequence):
 
     Args:
         make: function that makes a state from the numbers of one entry of the plan.
-        plan: for each state the numbers that it is made from, as a tuple.
-
-    Attributes:
-        make: the function.
-        plan: the numbers of each state; of draws from a star domain (number of the source, t).
+        plan: for each state the numbers that it is made from, as a tuple; of draws from a star
+            domain (number of the source, t).
     """
     def __init__(self, make, plan: list[tuple]): self.make, self.plan = make, plan
     def __len__(self): return len(self.plan)
@@ -152,7 +149,7 @@ def sample_star_domain(star: StarResult | dict, sources: Sequence[dict], n: int,
                        t_sampling: str | float = "uniform", refresh: bool = True) -> Draws:
     """Draw networks at random from a star domain, the segments from a star to its sources.
 
-    For each draw a source and a position t are drawn; the state (1 - t) * star + t * source is made
+    For each draw a source and a position t are drawn. The state (1 - t) star + t source is made
     when it is asked for.
 
     Args:

@@ -429,14 +429,15 @@ def load(name: str, root=None, device="cpu") -> Dataset:
             function, "package.module:function". Up to two numbers after it take that many first
             training and test examples: "digits-100-50".
         root: the folder with the files of published data sets; missing files of most of them are
-            downloaded there. None: the folder `data` of `Settings`, which STARLIGHT_DATA names.
+            downloaded there. None: STARLIGHT_DATA, or `.starlight/data`.
         device: where the tensors are put, such as "cpu" or "cuda".
 
     Returns:
         The data set, with its training and test splits, and a validation split where it has one.
 
     Raises:
-        ValueError: where the name is not known, or asks for more examples than there are.
+        ValueError: where the name is not known, asks for more examples than there are, or is that
+            of a function that fails or returns no `Dataset`.
         CorpusError: where files are missing and cannot be downloaded, or are damaged.
     """
     key, train, test = check_dataset_name(name)

@@ -119,7 +119,8 @@ def align(model_a: nn.Module, model_b: nn.Module, example_inputs, method: str = 
         method: how they are matched, a name in `METHODS`.
         partial: match only the groups that the paper's released code matched.
         outputs: which outputs must stay, as for `infer_spec`.
-        **options: of the method, by name, such as `data` or `restarts`; `model_a` is its `model`.
+        **options: of the method, by name, such as `restarts`, or `data`, with which `model` is
+            `model_a`.
 
     Returns:
         A copy of `model_b` whose units are in the order of those of `model_a`.

@@ -73,12 +73,12 @@ def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> Permutation
     permuted.
 
     Args:
-        model: the network; not changed. It is run in evaluation mode, as a copy.
+        model: the network; not changed, copies of it are run.
         example_inputs: what the model is called with, as a batch of two examples, say: a tensor, a
             tuple of inputs, a dict of named inputs, or a list of several such examples.
         outputs: which outputs must stay what they are: a name, a number, several of them, or a
-            function of what the model returns. None: the prediction (the logits, or the first
-            output), and the outputs that do not move with it.
+            function of what the model returns. None: the prediction (what is named logits, or the
+            first output of several numbers), and all outputs that it does not depend on.
 
     Returns:
         The groups of units that can be permuted, and the axes of the tensors that each acts on.

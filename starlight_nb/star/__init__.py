@@ -173,15 +173,19 @@ REMATCHES = ("drawn", "all")  # sources: those that are drawn before the next re
 
 @dataclass(frozen=True)
 class StarOptions:
-    "How a star is trained, besides its recipe; `ValueError` for a value that is not accepted."
-    t_sampling: str | float = "uniform"  # a name in `T_SAMPLINGS`, or a constant from 0 to 1
-    rematch_every: int | None = 1        # epochs; 0: before the first epoch only; None: never
-    rematch: str = "drawn"               # which sources, of `REMATCHES`; once: all of them
-    matching: str = "weights"            # a name in `matching.METHODS`
-    segments_per_batch: int = 1          # parts of a batch, each with a source and a t of its own
-    own_loss_weight: float = 0.0         # of the star's own loss; 1 is the fusion objective
-    late_matching: str | None = None     # the method of the last quarter; None: as before
-    tail_average: float = 0.0            # share of the epochs, the last, that are averaged
+    """How a star is trained, besides its recipe; `train_star` says what each option is.
+
+    Raises:
+        ValueError: where a value is not accepted; names the option.
+    """
+    t_sampling: str | float = "uniform"
+    rematch_every: int | None = 1
+    rematch: str = "drawn"
+    matching: str = "weights"
+    segments_per_batch: int = 1
+    own_loss_weight: float = 0.0
+    late_matching: str | None = None
+    tail_average: float = 0.0
     def __post_init__(self):
         for name, value in _checked_options(vars(self)).items():
             object.__setattr__(self, name, value)
