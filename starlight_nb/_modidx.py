@@ -4658,4 +4658,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                'starlight_nb.training.recipes.published_recipes': ( 'training.recipes.html#published_recipes',
                                                                                                     'starlight_nb/training/recipes.py'),
                                                'starlight_nb.training.recipes.recipe_from': ( 'training.recipes.html#recipe_from',
-                                                                                              'starlight_nb/training/recipes.py')}}}
+                                                                                              'starlight_nb/training/recipes.py'),
+                                               'starlight_nb.training.recipes.recipe_or_default': ( 'training.recipes.html#recipe_or_default',
+                                                                                                    'starlight_nb/training/recipes.py')}}}

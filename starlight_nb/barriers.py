@@ -34,11 +34,19 @@ __all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
 class PathCurve:
-    "The loss and the metrics of a task along a segment, for each split."
-    ts: np.ndarray                   # (points,) from 0 to 1
-    loss: dict[str, np.ndarray]      # by split, (points,); in classification in nats
-    metrics: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by name and split
-    loss_name: str = CLASSIFICATION.loss_name  # with its unit, for figures
+    """The loss and the metrics of a task along a segment, for each split.
+
+    Attributes:
+        ts: the points (points,), from 0 to 1.
+        loss: {split: values (points,)}, in the unit of the task's loss (nats in classification).
+        metrics: {metric: {split: values (points,)}}; the accuracy alone may be given as {split:
+            values}.
+        loss_name: the loss with its unit, for figures.
+    """
+    ts: np.ndarray
+    loss: dict[str, np.ndarray]
+    metrics: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    loss_name: str = CLASSIFICATION.loss_name
     def __post_init__(self):  # the accuracy alone, by split, will do
         if not all(isinstance(own, dict) for own in self.metrics.values()):
             object.__setattr__(self, "metrics", {"accuracy": self.metrics})
@@ -144,21 +152,41 @@ def _curve(points, values, data):
     return PathCurve(points, of.pop("loss"), of, data.task.loss_name)
 
 # %% ../nbs/12_barriers.ipynb #path-losses
-def path_losses(model: nn.Module,                 # the architecture; not changed
-                state_a: dict[str, torch.Tensor],
-                state_b: dict[str, torch.Tensor],
-                data: Dataset,
-                ts: int | Sequence[float] = 11,   # number of points, or the points themselves
-                refresh: bool = True,             # measure normalisation statistics on the way
-                repair: bool = False,             # rescale hidden units on the way; refreshes too
-                recipe: Recipe = Recipe(),        # its precision and memory format count
-                points_per_batch: int | None = None,  # evaluated at once; None: what is fastest
-               ) -> PathCurve:
-    """The loss and the metrics of the task from A (t = 0) to B (t = 1), on every split.
+def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
+                state_b: dict[str, torch.Tensor], data: Dataset, ts: int | Sequence[float] = 11,
+                refresh: bool = True, repair: bool = False, recipe: Recipe | None = None,
+                points_per_batch: int | None = None) -> PathCurve:
+    """Measure the loss and the metrics along the straight line from A (t = 0) to B (t = 1).
 
-    The states are taken as they are: align them first. Tensors that are derived from weights are
-    computed again at each point. Raises `ValueError` for bad data or points, and where a state does
-    not fit the model."""
+    Nothing is trained or permuted: the states are taken as they are, so align them first. At each
+    point between the ends tensors that are derived from weights are computed again.
+
+    Args:
+        model: the architecture; not changed.
+        state_a: the network at t = 0; not changed.
+        state_b: the network at t = 1; not changed.
+        data: every split is evaluated; statistics are measured on the training split.
+        ts: the number of evenly spaced points, at least 2, or the points themselves, rising from 0
+            to 1.
+        refresh: measure the running statistics of normalisations at every point between the ends;
+            False: they are mixed like weights.
+        repair: also rescale the hidden units there, to the mean and the deviation that they have at
+            the ends, mixed; statistics are then measured whatever `refresh` is.
+        recipe: a recipe whose precision and memory format are used; None: float32 (as the model
+            is), in the memory format that is fastest. Nothing else in it counts.
+        points_per_batch: how many points are evaluated at once, as one stacked network; None: all,
+            of a network that is small for a GPU, else one. With `repair` it is always one.
+
+    Returns:
+        The curves of the loss and of each metric, one for each split.
+
+    Raises:
+        ValueError: where `data`, `ts` or `points_per_batch` is not accepted, or a state does not
+            fit the model.
+
+    Source:
+        Sonthalia et al. (2024), eq. 1, of which these are the losses; REPAIR: Jordan et al. (2023).
+    """
     check_dataset(data)
     points = _grid(ts)
     ends = checked_ends(model, state_a, state_b)
@@ -184,26 +212,77 @@ def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
     return max(0.0, float(np.max(values - chord)))
 
 def loss_barrier(curve: PathCurve, split: str = "train") -> float:
-    "The largest rise of the loss above the chord (eq. 1), in its unit, at least 0."
+    """Compute the barrier of a curve: the largest rise of the loss above its chord.
+
+    The chord is the straight line between the losses at both ends.
+
+    Args:
+        curve: losses along a segment, as of `path_losses`; not changed.
+        split: the split whose loss is taken: "train", "test", or "val" where there is one.
+
+    Returns:
+        The barrier, at least 0, in the unit of the task's loss (nats in classification).
+
+    Raises:
+        ValueError: where the curve has no such split.
+        FloatingPointError: where a loss is not finite.
+
+    Source:
+        Sonthalia et al. (2024), eq. 1.
+    """
     return rise_above_chord(curve.ts, curve.loss[check_choice("split", split, curve.loss)])
 
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
-    "The largest drop of the accuracy below the chord, from 0 to 1."
+    """Compute the largest drop of the accuracy below its chord.
+
+    The chord is the straight line between the accuracies at both ends.
+
+    Args:
+        curve: accuracies along a segment, as of `path_losses`; not changed.
+        split: the split whose accuracy is taken: "train", "test", or "val" where there is one.
+
+    Returns:
+        The drop, from 0 to 1.
+
+    Raises:
+        ValueError: where the curve has no accuracy, or no such split.
+        FloatingPointError: where an accuracy is not finite.
+    """
     return rise_above_chord(curve.ts, -curve.accuracy[check_choice("split", split, curve.accuracy)])
 
 # %% ../nbs/12_barriers.ipynb #barrier-between
-def barrier_between(model: nn.Module,                 # the architecture; not changed
-                    state_a: dict[str, torch.Tensor],
-                    state_b: dict[str, torch.Tensor],  # matched to A first
-                    data: Dataset,
-                    *,
-                    spec: PermutationSpec | None = None,  # None: inferred from `model`
-                    matching: str = "weights",            # a name in `matching.METHODS`
-                    split: str = "train",                 # train, test, or val where there is one
-                   ) -> float:
-    """The loss barrier between A and B, after B is matched to A (eq. 1).
+def barrier_between(model: nn.Module, state_a: dict[str, torch.Tensor],
+                    state_b: dict[str, torch.Tensor], data: Dataset, *,
+                    spec: PermutationSpec | None = None, matching: str = "weights",
+                    split: str = "train") -> float:
+    """Match B to A, and measure the loss barrier on the straight line between them.
 
-    Raises `ValueError` where the states do not fit or a name is not known."""
+    The loss is taken at 11 points, the ends included, with normalisation statistics measured at
+    each point between.
+
+    Args:
+        model: the architecture; not changed.
+        state_a: one network; not changed.
+        state_b: the other one, which is matched to A first; not changed.
+        data: statistics, and methods that need data, use its training split.
+        spec: the permutation symmetries of `model`; None: inferred from it and two training
+            examples.
+        matching: the method of matching, a name in `matching.METHODS`; "none" leaves B as it is.
+        split: the split on which the barrier is measured: "train", "test", or "val" where there is
+            one.
+
+    Returns:
+        The largest rise of the loss above the straight line between its ends, at least 0, in the
+            unit of the task's loss (nats in classification).
+
+    Raises:
+        ValueError: where the states do not fit the model, or `data` or a name is not accepted.
+        TypeError: where `model` is no `nn.Module` and no `spec` is given.
+        FloatingPointError: where a loss on the way is not finite.
+
+    Source:
+        Sonthalia et al. (2024), eq. 1, after a permutation as in eq. 2.
+    """
     check_dataset(data)
     check_choice("matching", matching, METHODS)
     check_choice("split", split, data.splits)

@@ -32,12 +32,22 @@ __all__ = ['TREATED', 'ModelReport', 'check_model']
 # %% ../nbs/15_checks.ipynb #model-report
 @dataclass
 class ModelReport:
-    "What was found about a model: rows of (what, verdict, finding)."
+    """What was found about a model.
+
+    Attributes:
+        model: the name of the model's class.
+        rows: the findings: (what was tried, verdict, finding); a verdict is ok, note or wrong.
+        spec: the inferred symmetries; None where none could be inferred.
+    """
     model: str
     rows: list[tuple[str, str, str]] = field(default_factory=list)
-    spec: PermutationSpec | None = None  # None where none could be inferred
+    spec: PermutationSpec | None = None
     def add(self, *row: str):
-        "One more finding: what, verdict, finding."
+        """Add one more finding.
+
+        Args:
+            *row: what was tried, the verdict (ok, note or wrong), and the finding.
+        """
         self.rows.append(row)
     @property
     def ok(self) -> bool:
@@ -267,13 +277,27 @@ def _check_data(report, trial, data):
                                   "of a trained state measured rightly?"))
 
 # %% ../nbs/15_checks.ipynb #check-model
-def check_model(model: nn.Module,  # not changed
-                example_inputs,    # as for `infer_spec`
-                data: Dataset | Part | None = None,  # of a data set the training split is used
-               ) -> ModelReport:
+def check_model(model: nn.Module, example_inputs,
+                data: Dataset | Part | None = None) -> ModelReport:
     """Try on a model what this package does with models, and say what was found.
 
-    Raises `TypeError` where it is no module; all that is wrong otherwise is in the report."""
+    A copy is made, its state taken apart, its symmetries inferred, permuted and matched; with data
+    its loss and its statistics are measured too.
+
+    Args:
+        model: the network; not changed.
+        example_inputs: inputs of the model, as `infer_spec` takes them: one example, such as a
+            batch of two, or a list of several.
+        data: a data set, of which the training split is used, or a part of one; None: nothing is
+            measured.
+
+    Returns:
+        A table of what was tried, with a verdict (ok, note or wrong) and a finding each. What is
+            wrong with the model is in the table, not an error.
+
+    Raises:
+        TypeError: where `model` is no `nn.Module`.
+    """
     if isinstance(data, Dataset): check_dataset(data)
     report = ModelReport(type(model).__name__)
     try: trial = _Trial(model, example_inputs)

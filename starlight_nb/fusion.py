@@ -66,17 +66,32 @@ def average(states: list[dict[str, torch.Tensor]],  # in one order; not changed
     return combine_states(states, [1 / len(states)] * len(states))
 
 # %% ../nbs/21_fusion.ipynb #average-aligned
-def average_aligned(spec: PermutationSpec,
-                    states: list[dict[str, torch.Tensor]],  # not changed
-                    *,
-                    around: str | dict[str, torch.Tensor] = "first",  # as for `aligned`
-                    model: nn.Module | None = None,  # with `data`: to measure statistics
-                    data: Dataset | None = None,     # its training split is used
-                    repair: bool = False,            # rescale hidden units too
-                   ) -> dict[str, torch.Tensor]:
-    """The average of the states in one order; with model and data, its statistics are restored.
+def average_aligned(spec: PermutationSpec, states: list[dict[str, torch.Tensor]], *,
+                    around: str | dict[str, torch.Tensor] = "first", model: nn.Module | None = None,
+                    data: Dataset | None = None, repair: bool = False) -> dict[str, torch.Tensor]:
+    """Bring several networks into one order, and average their weights.
 
-    Raises `ValueError` for one of model and data, and as `aligned` does."""
+    Args:
+        spec: the permutation symmetries of the networks.
+        states: trained states of one architecture, at least one; not changed.
+        around: the order into which all are brought: "first", that of the first state; "together",
+            all are matched to one another; or a state, such as that of a star, to match to.
+        model: the architecture, not changed; with `data`: the average's normalisation statistics
+            are measured. Without both they are the mean of those of the states.
+        data: its training split is used; with `model`.
+        repair: also rescale the hidden units of the average, to the mean and the deviation that
+            they have in the members on average (REPAIR); needs `model` and `data`.
+
+    Returns:
+        The average, a new state.
+
+    Raises:
+        ValueError: where only one of `model` and `data` is given, `repair` is without them,
+            `around` is not known, there is no state, or one does not fit the spec.
+
+    Source:
+        REPAIR: Jordan et al. (2023); "together": MergeMany of Ainsworth et al. (2022).
+    """
     if (model is None) != (data is None):
         raise ValueError("model, data: the statistics of an average need both")
     if repair and model is None:
@@ -93,15 +108,33 @@ def _repaired(model, state, members, data):
     return rescaled(model, state, wanted, data)
 
 # %% ../nbs/21_fusion.ipynb #train-fused-star
-def train_fused_star(model: nn.Module,                        # the star's initialisation
-                     sources: list[dict[str, torch.Tensor]],  # trained states; not changed
-                     data: Dataset,                           # its training split is used
-                     recipe: Recipe,                          # usually that of a regular model
-                     *,
-                     own_loss_weight: float = 1.0,            # of the star's own loss
-                     **options,                               # of `train_star`
-                    ) -> StarResult:
-    "Starlight with the star's own loss in the objective; the errors of `train_star`."
+def train_fused_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: Dataset,
+                     recipe: Recipe, *, own_loss_weight: float = 1.0, **options) -> StarResult:
+    """Train a star that is to be used as a network itself, for fusion.
+
+    The loss at the star itself is added to the star's objective.
+
+    Args:
+        model: the network at its initial weights, from which the star starts; not changed.
+        sources: trained states of the same architecture, at least one; not changed.
+        data: the star is trained on its training split.
+        recipe: how to train, usually the recipe of the sources.
+        own_loss_weight: the weight of the star's own loss, from 0; 1 as in the paper.
+        **options: of `train_star`, by name.
+
+    Returns:
+        The star's state, the permutation of each source into its order, and the objective of each
+            epoch.
+
+    Raises:
+        ValueError: where an argument is not accepted or a source does not fit the model; names it.
+        TypeError: where `train_star` has no such option, or `model` is no `nn.Module` and no `spec`
+            is given.
+        FloatingPointError: where the training diverges: a loss is not finite.
+
+    Source:
+        Sonthalia et al. (2024), section 4.2.
+    """
     own_loss_weight = check_number("own_loss_weight", own_loss_weight, float, 0, math.inf)
     return train_star(model, sources, data, recipe, own_loss_weight=own_loss_weight, **options)
 

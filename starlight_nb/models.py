@@ -306,11 +306,27 @@ def _build_imported(path, num_classes, kwargs):
                      f"not {type(model).__name__}")
 
 # %% ../nbs/01_models.ipynb #build
-def build(name: str,              # of `ARCHITECTURES`, of torchvision, or an import path
-          num_classes: int = 10,  # 0: there are no classes, so the default of an import path holds
-          **kwargs,               # the architecture's own arguments, such as `width`
-         ) -> nn.Module:
-    "Build an untrained network; `ValueError` for an unknown name or argument."
+def build(name: str, num_classes: int = 10, **kwargs) -> nn.Module:
+    """Build an untrained network by the name of its architecture.
+
+    Its initial weights are drawn from PyTorch's global generator; `initialise` fixes them by a
+    seed.
+
+    Args:
+        name: a key of `ARCHITECTURES`, such as "mlp" or "resnet18"; a name of torchvision, also
+            with "torchvision." before it; or an import path of your own function,
+            "package.module:function".
+        num_classes: the number of outputs. 0: the data have no classes, which only a function of
+            your own accepts; it is then called without `num_classes`.
+        **kwargs: the architecture's own arguments, such as `width`.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        ValueError: where a name or an argument is not known, or an own function fails or returns no
+            network.
+    """
     check_architecture(name)
     if is_import_path(name): return _build_imported(name, num_classes, kwargs)
     if num_classes == 0:
@@ -358,19 +374,41 @@ def generator_seed(seed: int,  # the seed of a run
     seed = check_number("seed", seed, int, 0, math.inf)
     return int.from_bytes(hashlib.sha256(f"{use}:{seed}".encode()).digest()[:8], "big") >> 1
 
-def generator(seed: int,  # the seed of a run
-              use: str,   # what the numbers are for, such as "order"
-             ) -> torch.Generator:
-    "A new generator on the CPU for one use of a run's seed."
+def generator(seed: int, use: str) -> torch.Generator:
+    """Make a random generator for one use of a run's seed.
+
+    Different uses of one seed have independent random numbers.
+
+    Args:
+        seed: the seed of a run, a whole number from 0.
+        use: what the numbers are for, any word, such as "order".
+
+    Returns:
+        A new generator on the CPU.
+
+    Raises:
+        ValueError: where the seed is no whole number from 0.
+    """
     return torch.Generator().manual_seed(generator_seed(seed, use))
 
 # %% ../nbs/01_models.ipynb #initialise
 RANDOM = threading.RLock()
 
-def initialise(make,       # function without arguments that builds a network
-               seed: int,  # the seed of the network
-              ) -> nn.Module:
-    "The network that `make` builds when its initial weights are drawn with `seed`."
+def initialise(make, seed: int) -> nn.Module:
+    """Build a network whose initial weights are fixed by a seed.
+
+    PyTorch's global generators are afterwards as they were before.
+
+    Args:
+        make: function without arguments that builds a network; what it raises is passed on.
+        seed: the seed of the network, a whole number from 0.
+
+    Returns:
+        What `make` returns.
+
+    Raises:
+        ValueError: where the seed is no whole number from 0.
+    """
     with RANDOM, torch.random.fork_rng():
         torch.manual_seed(generator_seed(seed, "initialisation"))
         return make()

@@ -44,7 +44,13 @@ _all_ = [
 
 # %% ../../nbs/20_bma.ipynb #draws
 class Draws(Sequence):
-    "States that are made on demand; `.plan` has the numbers that each is made from."
+    """States that are made on demand, as a sequence; a slice is a sequence of draws too.
+
+    Args:
+        make: function that makes a state from the numbers of one entry of the plan.
+        plan: for each state the numbers that it is made from, as a tuple; of draws from a star
+            domain (number of the source, t).
+    """
     def __init__(self, make, plan: list[tuple]): self.make, self.plan = make, plan
     def __len__(self): return len(self.plan)
     def __getitem__(self, i):
@@ -137,20 +143,41 @@ def _check_draws(n, generator):
     return n
 
 # %% ../../nbs/20_bma.ipynb #sample-star-domain
-def sample_star_domain(star: StarResult | dict,     # a star and its sources, as for
-                       sources: Sequence[dict],     # `matched_sources`
-                       n: int,                      # number of draws
-                       generator: torch.Generator,  # of sources and t
-                       *,
-                       spec: PermutationSpec | None = None,  # of the star's permutations
-                       model: nn.Module | None = None,       # with `data`: to infer the spec, and
-                       data: Dataset | Part | None = None,  # to measure running statistics
-                       # As for `train_star`; adaptive is uniform here, as no loss is observed:
-                       t_sampling: str | float = "uniform",
-                       refresh: bool = True,  # measure the statistics between the ends
-                      ) -> Draws:
-    """Random points on the segments to random sources (the paper's section on BMA); `.plan` has
-    the pairs (source, t). Raises `ValueError` where star and sources do not belong together."""
+def sample_star_domain(star: StarResult | dict, sources: Sequence[dict], n: int,
+                       generator: torch.Generator, *, spec: PermutationSpec | None = None,
+                       model: nn.Module | None = None, data: Dataset | Part | None = None,
+                       t_sampling: str | float = "uniform", refresh: bool = True) -> Draws:
+    """Draw networks at random from a star domain, the segments from a star to its sources.
+
+    For each draw a source and a position t are drawn. The state (1 - t) star + t source is made
+    when it is asked for.
+
+    Args:
+        star: a star with its permutations, or a star's state; a state takes the sources as they
+            are.
+        sources: the trained states of the star's training, in the same order; not changed.
+        n: the number of draws, at least 1.
+        generator: draws the sources and t; its state moves on.
+        spec: the symmetries that the star's permutations belong to; None: inferred from `model` and
+            `data`. It is not needed where no source is permuted.
+        model: the architecture, not changed; with `data`.
+        data: a data set, of which the training split is used, or a part of one: two of its examples
+            infer the spec, and all of them measure running statistics; with `model`.
+        t_sampling: how t is drawn, as for `train_star`: "uniform", "beta" or a number from 0 to 1;
+            "adaptive" is uniform here, because no loss is observed.
+        refresh: measure the running statistics of draws between the ends, which needs `model` and
+            `data` where the network has such statistics; False: they are mixed like weights.
+
+    Returns:
+        The `n` states, made on demand; `.plan` has their pairs (number of the source, t).
+
+    Raises:
+        ValueError: where an argument is not accepted, star and sources do not belong together, or
+            the spec, or model and data, are needed and missing.
+
+    Source:
+        Sonthalia et al. (2024), section 4.1.
+    """
     n = _check_draws(n, generator)
     matched = matched_sources(star, sources, spec=spec, model=model, data=data)
     sampling = t_sampler(t_sampling)
@@ -333,15 +360,30 @@ def _checked(predictions):
         yield in_double(probs)
 
 # %% ../../nbs/20_bma.ipynb #average-predictions
-def average_predictions(model: nn.Module,              # the architecture; not changed
-                        states: Iterable[dict],        # draws of a posterior, or any states
-                        inputs: Part | torch.Tensor,  # n examples
-                        batch_size: int = 2000,        # examples
-                        task: Task | None = None,      # of inputs without targets
-                       ) -> torch.Tensor:
-    """The mean of what the states predict, in classification of their softmax outputs
-    (n, classes). The rows are in the order of `inputs.targets()`, also where a loader shuffles.
-    Raises the errors of `predictions`."""
+def average_predictions(model: nn.Module, states: Iterable[dict], inputs: Part | torch.Tensor,
+                        batch_size: int = 2000, task: Task | None = None) -> torch.Tensor:
+    """Average what several networks predict.
+
+    Args:
+        model: the architecture; not changed.
+        states: the networks, such as draws of a posterior; at least one, taken one after another.
+        inputs: n examples: a part of a data set, or tensors (n, ...).
+        batch_size: examples evaluated at once, at least 1.
+        task: what the networks predict, for inputs that are tensors; None: classes.
+
+    Returns:
+        The mean (n, ...) in double precision on the CPU, in classification of the softmax outputs
+            (n, classes). The rows are in the order of `inputs.targets()`, also where a loader
+            shuffles.
+
+    Raises:
+        ValueError: where there is no state, one does not fit the model, an argument is not
+            accepted, the outputs do not suit the task, or are not numbers.
+        TypeError: where `model` is no `nn.Module`.
+
+    Source:
+        Sonthalia et al. (2024), section 4.1.
+    """
     average = None
     for average in _running_means(predictions(model, states, inputs, batch_size, task)): pass
     if average is None: raise ValueError("states: at least one is needed")

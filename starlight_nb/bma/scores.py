@@ -109,11 +109,27 @@ def metrics_of(scores: pd.DataFrame,  # as `example_scores` returns them
                 auroc_maxprob=auroc(right.confidence, wrong.confidence),
                 auroc_entropy=auroc(-right.entropy, -wrong.entropy))
 
-def uncertainty_metrics(probs,   # probabilities (n, classes)
-                        labels,  # true classes (n,)
-                        bins: int = ECE_BINS,
-                       ) -> dict[str, float]:
-    "The metrics of `metrics_of` for probabilities; the errors of `example_scores`."
+def uncertainty_metrics(probs, labels, bins: int = ECE_BINS) -> dict[str, float]:
+    """Measure how good predicted probabilities are.
+
+    Args:
+        probs: probabilities (n, classes), each row summing to 1, in any container.
+        labels: the true classes (n,), whole numbers from 0, in any container.
+        bins: the number of bins of equal width from which the calibration error is computed.
+
+    Returns:
+        By name: `accuracy`, from 0 to 1; `nll`, the mean log loss in nats; `brier`, the Brier
+            score; `ece`, the expected calibration error, from 0 to 1; `auroc_maxprob` and
+            `auroc_entropy`, how well the highest probability and the entropy tell right from wrong
+            predictions, from 0 to 1, or nan where all are right or all are wrong.
+
+    Raises:
+        ValueError: where rows are no probabilities, as logits are none, a label is no class, or
+            `bins` is not accepted.
+
+    Source:
+        The metrics of Sonthalia et al. (2024), section 4.1, and three more.
+    """
     return metrics_of(example_scores(probs, labels), bins)
 
 # %% ../../nbs/20b_bma.scores.ipynb #weighted-auroc

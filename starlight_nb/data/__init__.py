@@ -63,7 +63,14 @@ class _Parts:
         "One more than the highest label of any part; 0 where the task has no classes."
         return max(part.num_classes for part in self.splits.values())
     def to(self, device) -> Dataset:
-        "The same data set on `device`."
+        """Make the same data set with all parts on another device.
+
+        Args:
+            device: where the tensors are put, such as "cuda".
+
+        Returns:
+            The data set there.
+        """
         return replace(self, **{name: part.to(device) for name, part in self.splits.items()})
     @cached_property
     def digest(self) -> str:
@@ -73,12 +80,27 @@ class _Parts:
 # %% ../../nbs/00_data.ipynb #dataset
 @dataclass(frozen=True, eq=False)
 class Dataset(_Parts):
-    "Named parts of one data set, and the task."
+    """A data set: its parts by name, and its task.
+
+    A part may be given as a `Split`, a `Stream`, a pair (inputs, targets) of tensors, a dict of
+    tensors with the targets under "labels" or "label", or a loader of batches.
+
+    Attributes:
+        name: what the data set is called in messages and in stored results.
+        train: the part that networks are trained on, and statistics measured on.
+        test: the part that networks are tested on.
+        val: a part for validation; None: there is none.
+        task: what is learned; None: the task of `train`, or classification.
+
+    Raises:
+        ValueError: where a part is none of these, its targets do not suit the task, or all labels
+            of a classifier are the same.
+    """
     name: str
-    train: Part  # or a pair (x, y), or a loader: anything that `as_part` takes
+    train: Part
     test: Part
     val: Part | None = None
-    task: Task | None = None  # None: that of `train`, or classification
+    task: Task | None = None
     def __post_init__(self):
         object.__setattr__(self, "task", _task_of(self.task, self.train))
         for name, given in self.splits.items():
@@ -399,14 +421,25 @@ def _load_imported(path, root):
     raise ValueError(f"dataset: {path!r} must return a Dataset, not {type(data).__name__}")
 
 # %% ../../nbs/00_data.ipynb #load
-def load(name: str,     # a key of `LOADERS` or an import path, package.module:function; up to two
-                       # numbers after it take parts: digits-100-50
-         root=None,     # the folder with files of published sets; None: `Settings.data`
-         device="cpu",  # where the tensors are put
-        ) -> Dataset:
+def load(name: str, root=None, device="cpu") -> Dataset:
     """Load a data set by its name.
 
-    Unknown names and too large parts raise `ValueError`, missing or damaged files `CorpusError`."""
+    Args:
+        name: a key of `LOADERS`, such as "digits" or "cifar10", or an import path of your own
+            function, "package.module:function". Up to two numbers after it take that many first
+            training and test examples: "digits-100-50".
+        root: the folder with the files of published data sets; missing files of most of them are
+            downloaded there. None: STARLIGHT_DATA, or `.starlight/data`.
+        device: where the tensors are put, such as "cpu" or "cuda".
+
+    Returns:
+        The data set, with its training and test splits, and a validation split where it has one.
+
+    Raises:
+        ValueError: where the name is not known, asks for more examples than there are, or is that
+            of a function that fails or returns no `Dataset`.
+        CorpusError: where files are missing and cannot be downloaded, or are damaged.
+    """
     key, train, test = check_dataset_name(name)
     if is_import_path(key): data = _load_imported(key, _data_folder(root))
     else: data = _load_named(key, _data_folder(root), train)

@@ -22,9 +22,15 @@ __all__ = ['LABELS', 'Part', 'batch_parts', 'Numbered', 'row_batches', 'add_tens
 # %% ../../nbs/00c_data.splits.ipynb #part
 class _Identified(ABC):
     "What a part is known by."
-    largest_label: int  # -1 where it is not known, or there are no classes
+    largest_label: int
     @abstractmethod
-    def add_to(self, digest, name: str): "Update a hash by all that identifies the examples."
+    def add_to(self, digest, name: str):
+        """Update a hash by all that identifies the examples.
+
+        Args:
+            digest: a hash of `hashlib`; changed.
+            name: what the part is called in it.
+        """
     @property
     def num_classes(self) -> int:
         "One more than the highest label; 0 where the task has no classes."
@@ -32,24 +38,83 @@ class _Identified(ABC):
 
 # %% ../../nbs/00c_data.splits.ipynb #part-itself
 class Part(_Identified):
-    "A part of a data set, in memory or read by the batch; has a `task`."
+    """A part of a data set, in memory or read by the batch.
+
+    `Split` and `Stream` are the usual ones.
+
+    Attributes:
+        task: what is learned from the examples.
+        device: where its tensors are.
+        augmented_here: may a recipe augment its inputs?
+        largest_label: the highest label; -1 where it is not known, or there are no classes.
+    """
     task: Task
     device: torch.device
-    augmented_here = False  # may a recipe augment its inputs?
+    augmented_here = False
     @abstractmethod
     def __len__(self) -> int: "The number of examples."
     @abstractmethod
-    def first(self, count: int): "The inputs of the first `count` examples."
+    def first(self, count: int):
+        """Take the inputs of the first examples.
+
+        Args:
+            count: how many; all where there are fewer.
+
+        Returns:
+            The inputs (count, ...).
+        """
     @abstractmethod
-    def spread(self, count: int): "The inputs of so many examples, from all over where it can be."
+    def spread(self, count: int):
+        """Take the inputs of some examples, from all over the part where that can be.
+
+        Args:
+            count: how many; all where there are fewer.
+
+        Returns:
+            The inputs (count, ...).
+        """
     @abstractmethod
-    def subset(self, count: int) -> Part: "A part with the first `count` examples."
+    def subset(self, count: int) -> Part:
+        """Make a part of the first examples.
+
+        Args:
+            count: how many; all where there are fewer.
+
+        Returns:
+            The smaller part, with the same task.
+        """
     @abstractmethod
-    def to(self, device) -> Part: "The same examples on `device`."
+    def to(self, device) -> Part:
+        """Make a part with the same examples on another device.
+
+        Args:
+            device: where the tensors are put, such as "cuda".
+
+        Returns:
+            The part there.
+        """
     @abstractmethod
-    def batch_sizes(self, batch_size: int) -> list[int]: "Those of a training epoch's batches."
+    def batch_sizes(self, batch_size: int) -> list[int]:
+        """Count the examples of each batch of a training epoch.
+
+        Args:
+            batch_size: examples in a full batch; a stream has batches of its own.
+
+        Returns:
+            The sizes, in the order of the batches.
+        """
     @abstractmethod
-    def batches(self, batch_size: int, generator=None, epoch: int = 0): "As `batches` below."
+    def batches(self, batch_size: int, generator=None, epoch: int = 0):
+        """Go through the examples once, as the function `batches` does.
+
+        Args:
+            batch_size: examples in a full batch; a stream has batches of its own.
+            generator: shuffles; None: in order.
+            epoch: number of the epoch, for a stream whose order depends on it.
+
+        Returns:
+            An iterator of batches (inputs, targets).
+        """
     def targets(self):
         "All targets, in the order of `batches` without a generator."
         return join_rows([y for _, y in self.batches(1000)])
@@ -107,18 +172,48 @@ class Numbered(Part):
     "A part whose examples are selected by their rows; its targets `y` are in memory."
     augmented_here = True
     @abstractmethod
-    def inputs_at(self, rows: torch.Tensor): "The inputs of these rows."
+    def inputs_at(self, rows: torch.Tensor):
+        """Take the inputs of some rows.
+
+        Args:
+            rows: numbers of the examples (count,).
+
+        Returns:
+            The inputs (count, ...), in the order of `rows`.
+        """
     def first(self, count: int):
-        "The inputs of the first `count` examples."
+        """Take the inputs of the first examples.
+
+        Args:
+            count: how many; all where there are fewer.
+
+        Returns:
+            The inputs (count, ...).
+        """
         return self.inputs_at(torch.arange(min(count, len(self))))
     def spread(self, count: int):
-        "The inputs of so many examples, from all over."
+        """Take the inputs of some examples at equal distances, the first and the last included.
+
+        Args:
+            count: how many; all where there are fewer.
+
+        Returns:
+            The inputs (count, ...).
+        """
         return self.inputs_at(torch.linspace(0, len(self) - 1, min(count, len(self))).long())
     def targets(self):
         "All targets, in order."
         return self.y
     def batch_sizes(self, batch_size: int) -> list[int]:
-        "Of the batches of a training epoch."
+        """Count the examples of each batch of a training epoch.
+
+        Args:
+            batch_size: examples in a full batch.
+
+        Returns:
+            The sizes, in the order of the batches; a single example at the end is left out, unless
+                it is alone.
+        """
         full, rest = divmod(len(self), batch_size)
         sizes = [batch_size] * full
         return [*sizes, rest] if rest > 1 or not sizes else sizes
@@ -182,10 +277,17 @@ def _check_loader(loader):
 # %% ../../nbs/00c_data.splits.ipynb #split
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(_InMemory):
-    "Inputs and targets of one part of a data set, in memory, on one device."
-    x: torch.Tensor | tuple | dict  # (n, ...) one example a row, in each tensor
-    y: torch.Tensor                 # (n, ...) targets; in classification (n,), classes from 0;
-                                    # a task of your own may take a tuple or dict of tensors
+    """One part of a data set, in memory, on one device.
+
+    Attributes:
+        x: the inputs (n, ...), one example a row; a tensor, or a tuple or dict of tensors for a
+            model with several inputs.
+        y: the targets (n, ...); in classification whole numbers (n,) from 0. A task of your own may
+            take a tuple or dict of tensors.
+        task: what is learned from them.
+    """
+    x: torch.Tensor | tuple | dict
+    y: torch.Tensor
     task: Task = CLASSIFICATION
 
     def __post_init__(self):
@@ -197,7 +299,20 @@ class Split(_InMemory):
 
     @classmethod
     def from_loader(cls, loader, task: Task = CLASSIFICATION) -> Split:
-        "All batches of a loader, such as a `DataLoader`; `ValueError` if it has none."
+        """Read all batches of a loader into memory.
+
+        Args:
+            loader: a `DataLoader`, or anything else that gives batches: pairs (inputs, targets), or
+                dicts of inputs with the targets under "labels" or "label".
+            task: what is learned from them.
+
+        Returns:
+            A split with all examples, in the order in which the loader gave them.
+
+        Raises:
+            ValueError: where the loader gives no batches, or batches of another kind, or the
+                targets do not suit the task.
+        """
         _check_loader(loader)
         parts = [batch_parts(batch) for batch in loader]
         if not parts: raise ValueError("loader: pairs (x, y) are needed, at least one")

@@ -208,30 +208,85 @@ class _Readable(Part):
         return max(self.loaders.measured.largest_label, self.loaders.trained.largest_label)
     def __len__(self): return sum(self.loaders.measured.sizes)
     def first(self, count: int):
-        "The inputs of the first `count` examples, or of as many as are of one shape."
+        """Take the inputs of the first examples.
+
+        Args:
+            count: how many; fewer where there are fewer of one shape.
+
+        Returns:
+            The inputs (count, ...).
+        """
         return _placed(self.loaders.first(self.task, count)[0], self.device)
     def spread(self, count: int):
-        "As `first`."
+        """Take the inputs of the first examples; those further on are not read for it.
+
+        Args:
+            count: how many; fewer where there are fewer of one shape.
+
+        Returns:
+            The inputs (count, ...).
+        """
         return self.first(count)
     def subset(self, count: int) -> Split:
-        "The first `count` examples, in memory."
+        """Hold the first examples in memory.
+
+        Args:
+            count: how many; fewer where there are fewer of one shape.
+
+        Returns:
+            A split of them, with the same task.
+        """
         return Split(*self.loaders.first(self.task, count), self.task).to(self.device)
     def batch_sizes(self, batch_size: int | None = None) -> list[int]:
-        "The sizes of the batches of a training epoch, as the loader makes them."
+        """Count the examples of each batch of a training epoch.
+
+        Args:
+            batch_size: not used; the loader makes the batches.
+
+        Returns:
+            The sizes, in the order of the batches; a single example at the end is left out, unless
+                it is alone.
+        """
         *sizes, last = self.loaders.trained.sizes
         return [*sizes, last] if last > 1 or not sizes else sizes
 
 # %% ../../nbs/00d_data.streams.ipynb #stream-itself
 class Stream(_Readable):
-    "A part of a data set that is read by the batch; `ValueError` for what cannot be read again."
-    def __init__(self, loader,   # a DataLoader, an iterable of batches, or a function
-                 task: Task = CLASSIFICATION,
-                 training=None,  # another loader of the same examples, for trainings
-                 argument: str = "loader"):  # the loader's name, for messages
+    """One part of a data set that is read by the batch, each time it is needed.
+
+    Args:
+        loader: a `DataLoader`, a list or another iterable of batches, or a function without
+            arguments that returns an iterator of batches; every pass must give the same examples. A
+            batch is a pair (inputs, targets), or a dict of inputs with the targets under "labels"
+            or "label".
+        task: what is learned from them.
+        training: another loader of the same examples that is used in trainings, such as one that
+            shuffles and augments; None: `loader`.
+        argument: what messages call the loader.
+
+    Raises:
+        ValueError: where the loader can be read only once or is none, or `task` is no `Task`.
+    """
+    def __init__(self, loader, task: Task = CLASSIFICATION, training=None,
+                 argument: str = "loader"):
         self.task, self.device = check_task(task), torch.device("cpu")
         self.loaders = _Loaders(loader, training, argument)
     def batches(self, batch_size: int | None = None, generator=None, epoch: int = 0):
-        "The batches of a pass, as the loader makes them; with a generator those of a training."
+        """Read the data once, by the batch.
+
+        Args:
+            batch_size: not used; the loader makes the batches.
+            generator: reads the loader for trainings, with its random numbers; its state moves on.
+                None: reads the loader for measurements, with the same random numbers each time.
+            epoch: number of the epoch, which samplers and data sets with `set_epoch` are told.
+
+        Yields:
+            The batches (inputs, targets), on the device of the stream.
+
+        Raises:
+            ValueError: where a batch is of another kind than the first one, or a pass gives other
+                numbers of examples than the one before.
+        """
         source = self.loaders.measured if generator is None else self.loaders.trained
         most = None if generator is None else len(self.batch_sizes())
         for number, batch in enumerate(_whole_pass(source, self.task, generator, epoch)):
@@ -242,10 +297,22 @@ class Stream(_Readable):
         for _ in _whole_pass(self.loaders.measured, self.task, None, 0): pass
         return 1 + self.loaders.measured.largest_label
     def to(self, device) -> Stream:
-        "The same stream, with batches on `device`."
+        """Make the same stream with its batches on another device.
+
+        Args:
+            device: where batches are put, such as "cuda".
+
+        Returns:
+            A new stream of the same loaders.
+        """
         return changed_stream(self, device=torch.device(device))
     def add_to(self, digest, name: str):
-        "Update a hash by the sizes of all batches and the first examples."
+        """Update a hash by the sizes of all batches and the first examples.
+
+        Args:
+            digest: a hash of `hashlib`; changed.
+            name: what the part is called in it.
+        """
         self.loaders.add_to(digest, name, self.task)
 
 # %% ../../nbs/00d_data.streams.ipynb #changed-stream

@@ -37,10 +37,16 @@ def _at_least_single(value):
 # %% ../../nbs/00b_data.tasks.ipynb #metric
 @dataclass(frozen=True)
 class Metric:
-    "A number of a whole split, from what is kept of its batches."
-    sums: Callable   # (outputs, targets) -> tensor, for a batch
-    value: Callable  # that tensor for all batches -> number
-    join: Callable = torch.add  # those of two batches -> that of both
+    """A number of a whole split, computed from what is kept of its batches.
+
+    Attributes:
+        sums: function (outputs, targets) of a batch -> tensor of any shape, what is kept of it.
+        value: function of that tensor for all batches -> the number.
+        join: function of the tensors of two batches -> that of both; their sum if not given.
+    """
+    sums: Callable
+    value: Callable
+    join: Callable = torch.add
 
 def _count(outputs, targets):
     "The number of examples of a batch."
@@ -91,7 +97,13 @@ def _name_of(function):
 
 # %% ../../nbs/00b_data.tasks.ipynb #scores-class
 class Scores(tuple):
-    "The loss and the metrics of a network on a split, in this order; also as attributes."
+    """The loss and the metrics of a network on a split: a tuple with names.
+
+    In classification it is `(loss, accuracy)`, also `.loss` and `.accuracy`.
+
+    Args:
+        values: the numbers by name, the loss first.
+    """
     def __new__(cls, values: dict[str, float]):
         made = super().__new__(cls, values.values())
         made.names = tuple(values)
@@ -127,26 +139,68 @@ def _checked_metrics(metrics, weight):
 class _Checks:
     "What a task asks of targets and outputs; here nothing."
     def check_targets(self, targets):
-        "The targets as the loss takes them; `ValueError` where they cannot be. Here: any."
+        """Check targets, and convert them to what the loss takes; here any will do.
+
+        Args:
+            targets: of a batch or of a split.
+
+        Returns:
+            The targets as the loss takes them; a task that cannot use them raises `ValueError`.
+        """
         return targets
     def largest_label(self, targets) -> int:
-        "The highest class in the targets; -1 where they are no classes."
+        """Find the highest class in targets.
+
+        Args:
+            targets: of a batch or of a split, checked.
+
+        Returns:
+            The class; -1 where targets are no classes, as here.
+        """
         return -1
     def check_outputs(self, outputs, examples: int, largest_label: int):
-        "Raise `ValueError` where outputs do not fit this task. Here: any."
+        """Raise `ValueError` where outputs do not suit this task; here any will do.
+
+        Args:
+            outputs: of the model, for one batch.
+            examples: the number of examples in the batch.
+            largest_label: of all data; -1 where it is not known.
+        """
 
 # %% ../../nbs/00b_data.tasks.ipynb #task
 @dataclass(frozen=True, eq=False)
 class Task(_Checks):
-    "What is learned. Means are taken over batches with their weights."
-    loss: Callable         # (outputs, targets) -> mean loss of the batch
-    metrics: Mapping | Iterable = ()        # (outputs, targets) -> mean, or `Metric`; by name
-    weight: Callable = _count               # (outputs, targets) -> terms of the mean
-    predictions: Callable | None = None     # outputs -> what averages over networks average
+    """What is learned: a loss, metrics, and what of the outputs is averaged.
+
+    Functions take the outputs of a batch and its targets. Means over batches are weighted.
+
+    Attributes:
+        loss: function (outputs, targets) -> mean loss of the batch, a tensor with a gradient.
+        metrics: by name, functions (outputs, targets) -> mean over the batch, or `Metric`s; or a
+            list of functions, or of pairs (name, function). Afterwards a dict of `Metric`s.
+        weight: function (outputs, targets) -> the number of terms in the batch's means; the number
+            of examples if not given.
+        predictions: function of outputs -> what averages over networks are taken of, such as
+            probabilities; None: networks of this task cannot be averaged.
+        name: what the task is called in messages.
+        loss_name: the loss with its unit, for the axes of figures.
+        outputs: function of what the model returns -> outputs; if not given the entry `logits` or
+            `out`, or the attribute `logits`, where there is one.
+        loss_sum: function (outputs, targets) -> the sum of the losses, where it is more exact than
+            the mean times the weight; None: that product.
+
+    Raises:
+        ValueError: where something is no function, or a metric has no name, a name that is taken,
+            or the name of another.
+    """
+    loss: Callable
+    metrics: Mapping | Iterable = ()
+    weight: Callable = _count
+    predictions: Callable | None = None
     name: str = "task"
-    loss_name: str = "loss"                 # with its unit, for the axes of figures
-    outputs: Callable = unwrap              # what the model returns -> outputs
-    loss_sum: Callable | None = None        # (outputs, targets) -> sum of losses
+    loss_name: str = "loss"
+    outputs: Callable = unwrap
+    loss_sum: Callable | None = None
     def __post_init__(self):
         for name in ("loss", "weight", "predictions", "outputs", "loss_sum"):
             given, optional = getattr(self, name), name in ("predictions", "loss_sum")
@@ -271,7 +325,15 @@ def _number_right(outputs, targets):
     return torch.stack([right, torch.full_like(right, len(targets))])
 
 def classification() -> Task:
-    "One class an example: cross-entropy in nats, `accuracy` from 0 to 1."
+    """Make the task of one class for each example, the usual one.
+
+    A model returns logits (n, classes); targets are whole numbers (n,) from 0. The loss is the
+    cross-entropy in nats, the metric `accuracy` the share of right answers, from 0 to 1. Averages
+    over networks are taken of softmax outputs.
+
+    Returns:
+        The task.
+    """
     return ClassTask(F.cross_entropy, {"accuracy": Metric(_number_right, _ratio)},
                      predictions=partial(torch.softmax, dim=1), name="classification",
                      loss_name="cross-entropy (nats)",
@@ -310,11 +372,19 @@ def _mean_iou(table):
 def _share_right(table): return table.diagonal().sum() / table.sum()
 
 # %% ../../nbs/00b_data.tasks.ipynb #segmentation-task
-def segmentation(ignored: int = 255,  # label of pixels that do not count
-                ) -> Task:
-    """A class for each pixel: outputs (n, classes, ...), targets (n, ...).
+def segmentation(ignored: int = 255) -> Task:
+    """Make the task of a class for each pixel.
 
-    Cross-entropy in nats, `mean_iou`, and `accuracy` of pixels, from 0 to 1."""
+    A model returns logits (n, classes, height, width); targets are whole numbers (n, height, width)
+    from 0. The loss is the cross-entropy in nats a pixel. The metrics, from 0 to 1, are `mean_iou`
+    (intersection over union, the mean over classes) and `accuracy`, the share of right pixels.
+
+    Args:
+        ignored: the label of pixels that do not count.
+
+    Returns:
+        The task.
+    """
     confusion = partial(_confusion, ignored)
     metrics = {"mean_iou": Metric(confusion, _mean_iou),
                "accuracy": Metric(confusion, _share_right)}
@@ -341,12 +411,21 @@ def _perplexity(sums):
 def _token_probabilities(outputs): return outputs.softmax(1).transpose(1, 2)
 
 # %% ../../nbs/00b_data.tasks.ipynb #next-token-task
-def next_token(*, shift: bool,       # are labels the tokens themselves, not those that follow?
-               ignored: int = -100,  # label of positions that do not count, as in Hugging Face
-              ) -> Task:
-    """The next token of a text: outputs (n, positions, vocabulary), targets (n, positions).
+def next_token(*, shift: bool, ignored: int = -100) -> Task:
+    """Make the task of the next token of a text.
 
-    Cross-entropy in nats a token, `perplexity`, and `accuracy` from 0 to 1."""
+    A model returns logits (n, positions, vocabulary); targets are whole numbers (n, positions). The
+    loss is the cross-entropy in nats a token. The metrics are `perplexity`, its exponential, and
+    `accuracy`, the share of right tokens, from 0 to 1.
+
+    Args:
+        shift: True where the targets are the tokens of the text themselves, so that each position
+            is to predict the target after it; False where they are shifted already.
+        ignored: the label of positions that do not count; -100 as in Hugging Face's models.
+
+    Returns:
+        The task.
+    """
     def moved(function): return partial(_following, function) if shift else function
     summed, count = moved(partial(_summed_loss, ignored)), moved(partial(_label_count, ignored))
     def loss_and_count(outputs, targets):
@@ -415,7 +494,16 @@ def _r2(sums):
 def _keep(outputs): return outputs
 
 def regression() -> Task:
-    "Numbers in the shape of the outputs: mean squared error, and `r2` (at most 1)."
+    """Make the task of predicting numbers.
+
+    A model returns numbers (n, ...), and targets are numbers of the same shape; a last axis of
+    length one may be missing from either. The loss is the mean squared error. The metric `r2` is
+    the mean over columns of the coefficient of determination, at most 1. Averages over networks are
+    taken of the outputs.
+
+    Returns:
+        The task.
+    """
     metrics = {"r2": Metric(partial(_alike, _squares), _r2, _joined_squares)}
     return NumberTask(partial(_alike, F.mse_loss), metrics, predictions=_keep, name="regression",
                       loss_name="mean squared error")
@@ -437,7 +525,15 @@ class MultiLabelTask(NumberTask):
                          f"{tuple(targets.shape)}")
 
 def multi_label() -> Task:
-    "Yes or no for each of several labels: binary cross-entropy in nats a label, `accuracy`."
+    """Make the task of yes or no for each of several labels.
+
+    A model returns logits (n, labels); targets are numbers (n, labels) from 0 to 1. The loss is the
+    binary cross-entropy in nats a label, the metric `accuracy` the share of right answers, from 0
+    to 1. Averages over networks are taken of the probabilities.
+
+    Returns:
+        The task.
+    """
     loss = partial(_alike, F.binary_cross_entropy_with_logits)
     metrics = {"accuracy": Metric(partial(_alike, _labels_right), _ratio)}
     return MultiLabelTask(loss, metrics, predictions=torch.sigmoid, name="multi-label",

@@ -21,6 +21,7 @@ from ..states import (
     tensors_of, tied_names)
 from ..training import Recipe
 from ..training.networks import format_for, outputs_of, task_outputs
+from ..training.recipes import recipe_or_default
 _all_ = ['Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
@@ -61,7 +62,8 @@ class _MeasuringCopy(WorkingCopy):
         self.refresher, self.recipes = Refresher(self.model, x), {}
         _warn_of_rules(self.refresher)
     def _in_format(self, recipe, split):
-        "The recipe with its memory format decided, once."
+        "The recipe with its memory format decided, once; the usual one for None."
+        recipe = recipe_or_default(recipe)
         if recipe not in self.recipes:
             self.recipes[recipe] = format_for(self.model, recipe, split.first(2))
         return self.recipes[recipe]
@@ -84,7 +86,7 @@ class _StatisticsEvaluator(_MeasuringCopy):
         self.refresher.derived.derive()
         self.keep()
     def refresh_batchnorm(self, split: Part, batch_size: int | None = None,
-                          recipe: Recipe = Recipe()):
+                          recipe: Recipe | None = None):
         "Measure the running statistics of the loaded state on a split, after `derive`."
         self.derive()
         if not self.refresher.statistics: return
@@ -97,7 +99,7 @@ class _StatisticsEvaluator(_MeasuringCopy):
 class Evaluator(_StatisticsEvaluator):
     "Measures one state after another in one copy of a model; nothing is checked here."
     def evaluate(self, split: Part, batch_size: int | None = None,
-                 recipe: Recipe = Recipe()) -> Scores:
+                 recipe: Recipe | None = None) -> Scores:
         "The loss and the metrics of the loaded state; in classification `(loss, accuracy)`."
         self.reset()
         size = batch_size or best_batch(self.model, split, 2000)
@@ -109,15 +111,30 @@ class Evaluator(_StatisticsEvaluator):
         return scores(task, _sum_totals(task, totals, split, size))
 
 # %% ../../nbs/03_evaluation.ipynb #refresh-batchnorm
-def refresh_batchnorm(model: nn.Module,                # the architecture; not changed
-                      state: dict[str, torch.Tensor],  # not changed
-                      data: Dataset | Part,            # of a data set the training split is used
-                      batch_size: int | None = None,   # None: 500, or what a CPU does best
-                      recipe: Recipe = Recipe(),       # its precision and memory format count
-                     ) -> dict[str, torch.Tensor]:
-    """The state with statistics measured on the data, and derived tensors computed again.
+def refresh_batchnorm(model: nn.Module, state: dict[str, torch.Tensor], data: Dataset | Part,
+                      batch_size: int | None = None,
+                      recipe: Recipe | None = None) -> dict[str, torch.Tensor]:
+    """Measure the running statistics of a network's normalisations on data.
 
-    Raises `ValueError` where the state does not fit, and for fewer than two examples."""
+    They are means over all batches of one pass, without augmentation and dropout. Tensors that are
+    derived from the weights are computed again. Both are needed for any state between two networks.
+
+    Args:
+        model: the architecture; not changed.
+        state: the network's tensors by name; not changed.
+        data: a data set, of which the training split is used, or a part of one.
+        batch_size: examples in a batch, at least 2; None: 500, or fewer where that is faster on a
+            CPU.
+        recipe: a recipe whose precision and memory format are used; None: float32 (as the model
+            is), in the memory format that is fastest. Nothing else in it counts.
+
+    Returns:
+        The state with these tensors measured, and the weights as they were given.
+
+    Raises:
+        ValueError: where the state does not fit the model, `data` are none, or there are fewer than
+            two examples.
+    """
     state, split = state_for(model, state), getattr(data, "train", data)
     check_part(split, "data")
     if has_weights_alone(model): return state
@@ -127,17 +144,27 @@ def refresh_batchnorm(model: nn.Module,                # the architecture; not c
     return evaluator.state()
 
 # %% ../../nbs/03_evaluation.ipynb #evaluate
-def evaluate(model: nn.Module,                # the architecture; not changed
-             state: dict[str, torch.Tensor],  # not changed
-             split: Part,
-             batch_size: int | None = None,   # None: 2,000, or what a CPU does best
-             recipe: Recipe = Recipe(),       # its precision and memory format count
-            ) -> Scores:
-    """The loss and the metrics of the split's task, in evaluation mode.
+def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Part,
+             batch_size: int | None = None, recipe: Recipe | None = None) -> Scores:
+    """Measure the loss and the metrics of a network on a split, in evaluation mode.
 
-    In classification these are the mean cross-entropy in nats and the accuracy from 0 to 1.
+    Args:
+        model: the architecture; not changed.
+        state: the network's tensors by name; not changed.
+        split: a part of a data set, such as `data.test`; its task says what is measured.
+        batch_size: examples evaluated at once; None: 2,000, or fewer where that is faster on a CPU.
+        recipe: a recipe whose precision and memory format are used; None: float32 (as the model
+            is), in the memory format that is fastest. Nothing else in it counts.
 
-    Raises `ValueError` where the state does not fit the model."""
+    Returns:
+        The loss and the metrics by name; in classification the mean cross-entropy in nats and the
+            accuracy from 0 to 1.
+
+    Raises:
+        ValueError: where the state does not fit the model, `split` is no part of a data set, or the
+            outputs do not suit its task.
+        TypeError: where `model` is no `nn.Module`.
+    """
     check_part(split)
     evaluator = Evaluator(model, split)
     evaluator.load(state_for(model, state))
@@ -237,7 +264,8 @@ def _sum_each(task, totals, split, batch_size):
 # %% ../../nbs/03_evaluation.ipynb #stacked-evaluator-class
 class StackedEvaluator(_Stack):
     "Measures several states at once, as one network; nothing is checked here."
-    def refresh_batchnorm(self, split: Part, batch_size: int = 500, recipe: Recipe = Recipe()):
+    def refresh_batchnorm(self, split: Part, batch_size: int = 500,
+                          recipe: Recipe | None = None):
         "Measure the running statistics of each loaded state on a split."
         if not self.refresher.statistics: return
         places = {}  # names of a pass's tensors, by their identity
@@ -248,7 +276,7 @@ class StackedEvaluator(_Stack):
                 mode.examples = count_examples(x)
                 self._run(partial(outputs_of, recipe=recipe), x, places)
     def evaluate(self, split: Part, batch_size: int = 2000,
-                 recipe: Recipe = Recipe()) -> list[Scores]:
+                 recipe: Recipe | None = None) -> list[Scores]:
         "As `Evaluator.evaluate`, for each loaded state."
         recipe, task = self._in_format(recipe, split), split.task
         def totals(x, y):
@@ -262,7 +290,7 @@ def refresh_batchnorm_stacked(model: nn.Module,                       # not chan
                               states: list[dict[str, torch.Tensor]],  # at least one; not changed
                               data: Dataset | Part,   # of a data set the training split is used
                               batch_size: int = 500,
-                              recipe: Recipe = Recipe(),
+                              recipe: Recipe | None = None,
                              ) -> list[dict[str, torch.Tensor]]:
     "As `refresh_batchnorm` for each of the states, all evaluated as one network."
     states, split = [state_for(model, state) for state in states], getattr(data, "train", data)
@@ -277,7 +305,7 @@ def evaluate_stacked(model: nn.Module,                       # not changed
                      states: list[dict[str, torch.Tensor]],  # at least one; not changed
                      split: Part,
                      batch_size: int = 2000,
-                     recipe: Recipe = Recipe(),
+                     recipe: Recipe | None = None,
                     ) -> list[Scores]:
     "As `evaluate` for each of the states, all evaluated as one network."
     evaluator = StackedEvaluator(model, split)

@@ -28,12 +28,20 @@ __all__ = ['METHODS', 'WITH_DATA', 'ALIGNED', 'ALIGNED_LOW', 'keep_order', 'matc
            'match_straight_through', 'match_weights', 'partial_spec']
 
 # %% ../../nbs/11_matching.ipynb #methods
-def keep_order(spec: PermutationSpec,
-               state_a: dict[str, torch.Tensor],
-               state_b: dict[str, torch.Tensor],
-               **options,  # of other methods; not used
-              ) -> Matching:
-    "The method `none`: the matching that leaves B in its own order."
+def keep_order(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+               state_b: dict[str, torch.Tensor], **options) -> Matching:
+    """Leave B in its own order: the method "none".
+
+    Args:
+        spec: the permutation symmetries of both networks.
+        state_a: the network to compare with; not changed.
+        state_b: the network that stays as it is; not changed.
+        **options: of other methods; not used.
+
+    Returns:
+        The permutation that changes nothing, with the inner product and the cosine of the
+            parameters.
+    """
     return matching_of(spec, state_a, state_b, spec.identity())
 
 METHODS = {
@@ -46,15 +54,28 @@ METHODS = {
 WITH_DATA = {"activations", "straight-through"}  # methods that need a model and data
 
 # %% ../../nbs/11_matching.ipynb #match
-def match(method: str,                       # a name in `METHODS`
-          spec: PermutationSpec,
-          state_a: dict[str, torch.Tensor],  # the network whose order is kept
-          state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-          **options,                         # of the method; `model` and `data` where it needs them
-         ) -> Matching:
+def match(method: str, spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+          state_b: dict[str, torch.Tensor], **options) -> Matching:
     """Match B to A by any method.
 
-    Raises `ValueError` for an unknown method, and where one needs a model or data and has none."""
+    Args:
+        method: a name in `METHODS`: "none", "weights", "activations", "sinkhorn" or
+            "straight-through".
+        spec: the permutation symmetries of both networks.
+        state_a: the network whose order is kept; not changed.
+        state_b: the network to be permuted; not changed.
+        **options: of the method, by name; "activations" and "straight-through" need `model` and
+            `data`.
+
+    Returns:
+        The permutation, for `permute`, and how it was found.
+
+    Raises:
+        ValueError: where the method is not known, needs a model or data and has none, or does not
+            accept the states or an option.
+        TypeError: where the method has no such option.
+        FloatingPointError: where the loss of a method by gradient descent is not finite.
+    """
     function = METHODS[check_choice("method", method, METHODS)]
     for name in ("model", "data") if method in WITH_DATA else ():
         if options.get(name) is None:
@@ -84,18 +105,32 @@ def _check_aligned(model, aligned, examples):
                          "largest; something beside its state depends on the order of its units")
 
 # %% ../../nbs/11_matching.ipynb #align
-def align(model_a: nn.Module,
-          model_b: nn.Module,  # the same architecture
-          example_inputs,      # as for `infer_spec`: one example, or a list of several
-          method: str = "weights",
-          *,
-          partial: bool = False,  # match only the groups that the paper's released code matched
-          outputs=None,           # which outputs must stay, as for `infer_spec`
-          **options,           # of the method, such as `data`
-         ) -> nn.Module:
-    """A copy of `model_b` whose units are in the order of `model_a`; neither argument is changed.
+def align(model_a: nn.Module, model_b: nn.Module, example_inputs, method: str = "weights", *,
+          partial: bool = False, outputs=None, **options) -> nn.Module:
+    """Copy a model, with its units in the order of another model.
 
-    Raises the errors of `infer_spec` and of the method."""
+    The copy computes what `model_b` computes: that is checked on the example inputs.
+
+    Args:
+        model_a: the model whose order is taken; not changed.
+        model_b: the model to be permuted, of the same architecture; not changed.
+        example_inputs: inputs of the models, as `infer_spec` takes them: one example, such as a
+            batch of two, or a list of several.
+        method: how they are matched, a name in `METHODS`.
+        partial: match only the groups that the paper's released code matched.
+        outputs: which outputs must stay, as for `infer_spec`.
+        **options: of the method, by name, such as `restarts`, or `data`, with which `model` is
+            `model_a`.
+
+    Returns:
+        A copy of `model_b` whose units are in the order of those of `model_a`.
+
+    Raises:
+        ValueError: where a name is not known, the symmetries cannot be inferred, the models or
+            options do not fit, or the outputs of the copy would differ.
+        TypeError: where `model_a` is no `nn.Module`, or the method has no such option.
+        FloatingPointError: where the loss of the methods by gradient descent is not finite.
+    """
     check_choice("method", method, METHODS)
     spec = infer_spec(model_a, example_inputs, outputs=outputs)
     if partial: spec = partial_spec(spec, model_a, example_inputs)

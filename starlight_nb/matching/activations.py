@@ -129,19 +129,33 @@ def _solve_families(spec, similar):
     return permutation
 
 # %% ../../nbs/11e_matching.activations.ipynb #match-activations
-def match_activations(spec: PermutationSpec,
-                      state_a: dict[str, torch.Tensor],  # the network whose order is kept
-                      state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-                      *,
-                      model: nn.Module,        # the architecture; not changed
-                      data: Dataset,           # the training split is used
-                      correlate: bool = True,  # correlations; else inner products
-                      batch_size: int = 500,
-                     ) -> Matching:
-    """Maximise the similarity of activations, one exact linear assignment a group
-    (Li et al., 2016; Jordan et al., 2023; Ainsworth et al., 2022, section 3.1).
+def match_activations(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+                      state_b: dict[str, torch.Tensor], *, model: nn.Module, data: Dataset,
+                      correlate: bool = True, batch_size: int = 500) -> Matching:
+    """Find the permutation of B whose units compute most nearly what those of A do.
 
-    Raises `ValueError` where a state does not fit the spec or holds values that are not finite."""
+    The similarity of activations on the training data is maximised, for each permutation group by
+    one exact linear assignment. Groups whose units no layer puts out are matched by their weights.
+
+    Args:
+        spec: the permutation symmetries of both networks.
+        state_a: the network whose order is kept; not changed.
+        state_b: the network to be permuted; not changed.
+        model: the architecture; not changed.
+        data: its training split is used.
+        correlate: True: similarities are correlations; False: inner products.
+        batch_size: examples evaluated at once, at least 1.
+
+    Returns:
+        The permutation, for `permute`, with the inner product and the cosine of the parameters.
+
+    Raises:
+        ValueError: where a state does not fit the spec, a value is not finite, or `data` or
+            `batch_size` is not accepted.
+
+    Source:
+        Li et al. (2016); Jordan et al. (2023); Ainsworth et al. (2022), section 3.1.
+    """
     check_dataset(data)
     batch_size = check_number("batch_size", batch_size, int, 1, math.inf)
     state_a, state_b = check_states(spec, {"state_a": state_a, "state_b": state_b})

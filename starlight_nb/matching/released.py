@@ -41,11 +41,25 @@ def _writers(node):
     if operation(node) == "linear" or operation(node).startswith("conv"): return [node.args[1]]
     return [weight for source in node.all_input_nodes for weight in _writers(source)]
 
-def partial_spec(spec: PermutationSpec,  # of all groups
-                 model: nn.Module,       # not changed
-                 example_inputs,         # as for `infer_spec`
-                ) -> PermutationSpec:
-    "The spec with the groups held still that the paper's released code did not match."
+def partial_spec(spec: PermutationSpec, model: nn.Module, example_inputs) -> PermutationSpec:
+    """Hold still the groups that the paper's released code did not match.
+
+    They are those beside a concatenation, or beside a sum of two tensors next to a pooling.
+
+    Args:
+        spec: the permutation symmetries of `model`, of all groups.
+        model: the network; not changed.
+        example_inputs: inputs of the model, as `infer_spec` takes them.
+
+    Returns:
+        The spec without these groups, which are pinned.
+
+    Raises:
+        ValueError: where the model does not take the inputs.
+
+    Source:
+        The code that was released with Sonthalia et al. (2024).
+    """
     trace = Trace(model, example_inputs)
     weights = {weight for node in trace.values if _is_left_out(node) for weight in _writers(node)}
     left_out = set()

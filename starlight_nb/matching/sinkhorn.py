@@ -31,12 +31,21 @@ __all__ = ['COSTS', 'NUMBERS', 'sinkhorn', 'soft_permute', 'loss_dtype', 'in_pre
            'shuffled_batches', 'optimizer_step', 'check_arguments', 'mixed_names', 'match_sinkhorn']
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #sinkhorn
-def sinkhorn(x: torch.Tensor,       # (units, units); larger entries become larger shares
-             iterations: int = 20,  # each over rows and columns
-            ) -> torch.Tensor:
-    """A doubly stochastic matrix (units, units) from exp(`x`) (Sinkhorn, 1964).
+def sinkhorn(x: torch.Tensor, iterations: int = 20) -> torch.Tensor:
+    """Make a soft permutation of any square matrix.
 
-    Its columns sum to 1 exactly, its rows in the limit."""
+    The exponentials of the entries are divided by the sums of rows and of columns in turn.
+
+    Args:
+        x: a matrix (units, units); larger entries become larger shares.
+        iterations: how often rows and columns are divided.
+
+    Returns:
+        A doubly stochastic matrix (units, units): its columns sum to 1, its rows in the limit.
+
+    Source:
+        Sinkhorn (1964).
+    """
     for _ in range(iterations):
         x = x - x.logsumexp(1, keepdim=True)
         x = x - x.logsumexp(0, keepdim=True)
@@ -245,25 +254,45 @@ def _match_softly(spec, state_a, state_b, init, cost, descent):
     return matching_of(spec, state_a, state_b, permutation)
 
 # %% ../../nbs/11f_matching.sinkhorn.ipynb #match-sinkhorn
-def match_sinkhorn(spec: PermutationSpec,
-                   state_a: dict[str, torch.Tensor],  # the network whose order is kept
-                   state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-                   *,
-                   init: dict[str, torch.Tensor] | None = None,  # start at this permutation of B
-                   model: nn.Module | None = None,  # the architecture; for costs but the distance
-                   data: Dataset | None = None,     # the training split; for the same costs
-                   cost: str = "distance",          # distance, midpoint, random
-                   steps: int = 200,
-                   lr: float = 0.1,                 # of Adam
-                   temperature: float = 1.0,        # tau; lower is harder
-                   iterations: int = 20,            # of Sinkhorn's algorithm
-                   batch_size: int = 100,
-                   seed: int = 0,                   # of noise, batches and points
-                  ) -> Matching:
-    """Lower a cost of softly permuted weights, and round at the end (Peña et al., 2023).
+def match_sinkhorn(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+                   state_b: dict[str, torch.Tensor], *, init: dict[str, torch.Tensor] | None = None,
+                   model: nn.Module | None = None, data: Dataset | None = None,
+                   cost: str = "distance", steps: int = 200, lr: float = 0.1,
+                   temperature: float = 1.0, iterations: int = 20, batch_size: int = 100,
+                   seed: int = 0) -> Matching:
+    """Find a permutation of B by gradient descent on soft permutations, rounded at the end.
 
-    Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
-    where the loss is not finite."""
+    Groups of blocks, groups inside blocks, and those that act on no parameter have no soft
+    permutation: they are matched by weights.
+
+    Args:
+        spec: the permutation symmetries of both networks.
+        state_a: the network whose order is kept; not changed.
+        state_b: the network to be permuted; not changed.
+        init: a permutation of B to start from, {group: order (units,)}; None: none is preferred.
+        model: the architecture, not changed; needed, with `data`, for costs that are losses.
+        data: its training split is used, for the same costs.
+        cost: what is lowered: "distance" (the squared distance between the parameters), "midpoint"
+            (the loss half-way between the networks) or "random" (the loss at a random point between
+            them).
+        steps: of the descent, at least 1; a loss is that of one batch at each step.
+        lr: the learning rate of Adam.
+        temperature: above 0, tau in the paper; the lower, the harder are the permutations.
+        iterations: of Sinkhorn's algorithm at each step.
+        batch_size: examples in a batch.
+        seed: whole number from 0; fixes the noise at the start, the batches and the points.
+
+    Returns:
+        The permutation, for `permute`, with the inner product and the cosine of the parameters.
+
+    Raises:
+        ValueError: where a state or `init` does not fit the spec, a value is not finite, an option
+            is not accepted, or `model` or `data` is missing.
+        FloatingPointError: where the cost is not finite.
+
+    Source:
+        Peña et al. (2023).
+    """
     check_choice("cost", cost, COSTS)
     (state_a, state_b), given = check_arguments(
         spec, {"state_a": state_a, "state_b": state_b}, init, model, data, cost != "distance",

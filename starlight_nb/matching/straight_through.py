@@ -78,24 +78,43 @@ def _search(spec, state_a, state_b, init, model, data, options):
     return compose(best.permutation, start)
 
 # %% ../../nbs/11g_matching.straight_through.ipynb #match-straight-through
-def match_straight_through(spec: PermutationSpec,
-                           state_a: dict[str, torch.Tensor],  # the network whose order is kept
-                           state_b: dict[str, torch.Tensor],  # to be permuted; not changed
-                           *,
-                           model: nn.Module,  # the architecture; not changed
-                           data: Dataset,     # the training split is used
-                           init: dict[str, torch.Tensor] | None = None,  # of B, to start at
-                           steps: int = 200,
-                           lr: float = 0.01,  # of SGD with momentum 0.9
-                           every: int = 10,   # steps between losses of the whole training split
-                           batch_size: int = 100,
-                           seed: int = 0,     # of the batches
-                          ) -> Matching:
-    """Lower the midpoint's loss by gradients that pass straight through weight matching
-    (Ainsworth et al., 2022, Algorithm 3).
+def match_straight_through(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+                           state_b: dict[str, torch.Tensor], *, model: nn.Module, data: Dataset,
+                           init: dict[str, torch.Tensor] | None = None, steps: int = 200,
+                           lr: float = 0.01, every: int = 10, batch_size: int = 100,
+                           seed: int = 0) -> Matching:
+    """Find the permutation of B with the lowest loss half-way to A, by gradients through matching.
 
-    Raises `ValueError` where states, `init` or options do not fit, and `FloatingPointError`
-    where the loss is not finite."""
+    Free weights start as those of A. At each step B is matched to them by weights, and the gradient
+    of the loss half-way between A and the permuted B moves them: it passes straight through the
+    matching.
+
+    Args:
+        spec: the permutation symmetries of both networks.
+        state_a: the network whose order is kept; not changed.
+        state_b: the network to be permuted; not changed.
+        model: the architecture; not changed.
+        data: its training split is used.
+        init: a permutation of B to start from, {group: order (units,)}, which is kept where none is
+            better; None: B's own order, which is no candidate itself.
+        steps: of the descent, at least 1, each with one batch.
+        lr: the learning rate of SGD with momentum 0.9.
+        every: steps after which the loss is measured on the whole training split; the permutation
+            with the lowest is kept.
+        batch_size: examples in a batch.
+        seed: whole number from 0; fixes the batches.
+
+    Returns:
+        The permutation, for `permute`, with the inner product and the cosine of the parameters.
+
+    Raises:
+        ValueError: where a state or `init` does not fit the spec, a value is not finite, or an
+            option is not accepted.
+        FloatingPointError: where the loss is not finite.
+
+    Source:
+        Ainsworth et al. (2022), Algorithm 3.
+    """
     (state_a, state_b), options = check_arguments(
         spec, {"state_a": state_a, "state_b": state_b}, init, model, data, True, lr=lr,
         steps=steps, every=every, batch_size=batch_size, seed=seed)

@@ -30,13 +30,22 @@ __all__ = ['SMALL_NETWORK', 'Matching', 'matched_names', 'weights_type', 'workin
 # %% ../../nbs/11d_matching.weights.ipynb #matching
 @dataclass(frozen=True)
 class Matching:
-    "A permutation that was found, and how."
-    permutation: dict[str, torch.Tensor]  # brings B's units into A's order
-    objective: float                      # the inner product of A's parameters with permuted B's
-    cosine: float                         # the same, divided by both norms
-    sweeps: int                           # until nothing moved any more
-    history: list[float] = field(default_factory=list)  # objective at the start, after each sweep
-    # (group, units moved, gain); gains in single precision may be wrong by 1e-7 of the objective
+    """A permutation that was found, and how.
+
+    Attributes:
+        permutation: {group: order (units,)}, which brings B's units into A's order.
+        objective: the inner product of A's parameters with those of the permuted B.
+        cosine: the same, divided by both norms.
+        sweeps: the number of sweeps until nothing moved any more.
+        history: the objective at the start and after each sweep.
+        steps: (group, units moved, gain) of each assignment that moved something. Gains in single
+            precision may be wrong by 1e-7 of the objective.
+    """
+    permutation: dict[str, torch.Tensor]
+    objective: float
+    cosine: float
+    sweeps: int
+    history: list[float] = field(default_factory=list)
     steps: list[tuple] = field(default_factory=list, repr=False)
     def to_frame(self) -> pd.DataFrame:
         "One row a step: group, units moved, gain, and the inner product after it."
@@ -163,21 +172,41 @@ def _best_matching(found, spec, state_a, state_b, model, data):
     return min(found, key=midpoint)
 
 # %% ../../nbs/11d_matching.weights.ipynb #match-weights
-def match_weights(spec: PermutationSpec,
-                  state_a: dict[str, torch.Tensor],  # the network whose order is kept
-                  state_b: dict[str, torch.Tensor],  # the network to be permuted; not changed
-                  *,
-                  init: dict[str, torch.Tensor] | None = None,  # start from this permutation of B
-                  order: str = "forward",          # of the sweeps: forward, backward, random
-                  seed: int = 0,                   # of random orders, as `torch.manual_seed` has it
-                  restarts: int = 0,               # more descents: random orders, from seed + 1 on
-                  model: nn.Module | None = None,  # with `data`: keep the lowest midpoint loss
-                  data: Dataset | None = None,     # its training split is used
-                  max_sweeps: int = 100,
-                 ) -> Matching:
-    """Maximise <A, permutation(B)> by coordinate descent (Ainsworth et al., 2022, Algorithm 1).
+def match_weights(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+                  state_b: dict[str, torch.Tensor], *, init: dict[str, torch.Tensor] | None = None,
+                  order: str = "forward", seed: int = 0, restarts: int = 0,
+                  model: nn.Module | None = None, data: Dataset | None = None,
+                  max_sweeps: int = 100) -> Matching:
+    """Find the permutation of B whose weights are most like those of A.
 
-    Raises `ValueError` where a state or `init` does not fit the spec, or a state is not finite."""
+    The inner product <A, permutation(B)> of the parameters is maximised by coordinate descent: one
+    permutation group after another, each by an exact linear assignment, until nothing moves.
+
+    Args:
+        spec: the permutation symmetries of both networks.
+        state_a: the network whose order is kept; not changed.
+        state_b: the network to be permuted; not changed.
+        init: a permutation of B to start from, {group: order (units,)}; None: B's own order.
+        order: of the groups in a sweep: "forward" (as in the forward pass), "backward" or "random".
+        seed: whole number from 0, for random orders.
+        restarts: the number of further descents, each from B's own order and in random orders; the
+            best of all is kept.
+        model: the architecture, not changed. With it and `data` the best descent is that with the
+            lowest training loss half-way between A and B; without, that with the largest product.
+        data: the data set of that loss, of which the training split is used.
+        max_sweeps: the most sweeps of a descent over all groups.
+
+    Returns:
+        The permutation, for `permute`, with the inner product, the cosine and the history of the
+            descent. Tensors that are no weights, such as running statistics, move but do not count.
+
+    Raises:
+        ValueError: where a state or `init` does not fit the spec, a value is not finite, an option
+            is not accepted, or one of `model` and `data` is given without the other.
+
+    Source:
+        Ainsworth et al. (2022), Algorithm 1; restarts and the choice by the midpoint are ours.
+    """
     sweeps = _checked_sweeps(order, seed, max_sweeps)
     restarts = check_number("restarts", restarts, int, 0, math.inf)
     state_a, state_b = check_states(spec, {"state_a": state_a, "state_b": state_b})
@@ -201,18 +230,32 @@ def _check_starts(spec, argument, permutations, count):
         if permutation is not None: check_permutation(spec, permutation, name)
 
 # %% ../../nbs/11d_matching.weights.ipynb #match-many
-def match_many(spec: PermutationSpec,
-               state_a: dict[str, torch.Tensor],         # the network whose order is kept
-               states_b: list[dict[str, torch.Tensor]],  # the networks to be permuted; not changed
-               *,
-               init: list[dict[str, torch.Tensor]] | None = None,  # start from these, one a network
-               order: str = "forward",  # of the sweeps: forward, backward, random
-               seed: int = 0,           # of random orders
-               max_sweeps: int = 100,
-              ) -> list[Matching]:
-    """Match every network of `states_b` to `state_a`, as `match_weights` does.
+def match_many(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
+               states_b: list[dict[str, torch.Tensor]], *,
+               init: list[dict[str, torch.Tensor]] | None = None, order: str = "forward",
+               seed: int = 0, max_sweeps: int = 100) -> list[Matching]:
+    """Match several networks to one, each as `match_weights` does.
 
-    Raises `ValueError` as `match_weights` does, also where `init` has not one item a network."""
+    Args:
+        spec: the permutation symmetries of all networks.
+        state_a: the network whose order is kept; not changed.
+        states_b: the networks to be permuted; not changed.
+        init: for each of them a permutation to start from, {group: order (units,)}, or None for its
+            own order; None: all start from their own.
+        order: of the groups in a sweep: "forward" (as in the forward pass), "backward" or "random".
+        seed: whole number from 0, for random orders.
+        max_sweeps: the most sweeps of a descent over all groups.
+
+    Returns:
+        The matchings, in the order of `states_b`.
+
+    Raises:
+        ValueError: where a state or a permutation does not fit the spec, a value is not finite, an
+            option is not accepted, or `init` has not one item a network.
+
+    Source:
+        Ainsworth et al. (2022), Algorithm 1.
+    """
     sweeps, states_b = _checked_sweeps(order, seed, max_sweeps), list(states_b)
     state_a, *states_b = check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
     if init is not None: _check_starts(spec, "init", init, len(states_b))
@@ -256,17 +299,40 @@ def _checked_numbers(numbers, count):
 
 # %% ../../nbs/11d_matching.weights.ipynb #matcher
 class Matcher:
-    "Networks that are matched to one network that moves; raises what `match_many` raises."
-    def __init__(self, spec: PermutationSpec,
-                 states_b: list[dict[str, torch.Tensor]],  # to be permuted; not changed
-                 *, order: str = "forward", seed: int = 0, max_sweeps: int = 100):
+    """Networks that are matched again and again to one that moves, such as a star.
+
+    Each descent starts from the permutation found last, and the permuted networks stay in memory.
+
+    Args:
+        spec: the permutation symmetries of all networks.
+        states_b: the networks to be permuted; not changed.
+        order: of the groups in a sweep: "forward" (as in the forward pass), "backward" or "random".
+        seed: whole number from 0, for random orders.
+        max_sweeps: the most sweeps of a descent over all groups.
+
+    Raises:
+        ValueError: where a state does not fit the spec or an option is not accepted.
+    """
+    def __init__(self, spec: PermutationSpec, states_b: list[dict[str, torch.Tensor]], *,
+                 order: str = "forward", seed: int = 0, max_sweeps: int = 100):
         self.spec, self.layout = spec, Layout(spec)
         self.sweeps = _checked_sweeps(order, seed, max_sweeps)
         self.states = check_states(spec, _named("states_b", list(states_b)))
         self.resume([None] * len(self.states))
     def match(self, state_a: dict[str, torch.Tensor],
-              numbers: list[int] | None = None) -> list[Matching]:  # each once; None: all
-        "A matching of the networks of these numbers to `state_a`, found from where they are."
+              numbers: list[int] | None = None) -> list[Matching]:
+        """Match some of the networks to another one, from the permutations found last.
+
+        Args:
+            state_a: the network whose order is kept; not changed.
+            numbers: numbers of the networks, from 0, each once; None: all.
+
+        Returns:
+            A matching for each of the numbers, from the network's own order into that of `state_a`.
+
+        Raises:
+            ValueError: where the state does not fit the spec, or there is no such number.
+        """
         numbers = _checked_numbers(numbers, len(self.states))
         if not numbers: return []
         state_a, = check_states(self.spec, {"state_a": state_a})
@@ -274,11 +340,24 @@ class Matcher:
         a = _copy_like(self.copies.like, state_a)
         return [self.copies.match(n, a, self.sweeps) for n in numbers]
     def resume(self, permutations: list[dict[str, torch.Tensor] | None]):
-        "Continue from these permutations, one a network; None: it has not been matched yet."
+        """Continue from other permutations than those found last.
+
+        Args:
+            permutations: one a network, {group: order (units,)}; None: it has not been matched yet.
+
+        Raises:
+            ValueError: where there is not one for each network, or one does not fit the spec.
+        """
         _check_starts(self.spec, "permutations", permutations, len(self.states))
         if self.states: self.copies = _WorkingCopies(self.layout, self.states, permutations)
     def write(self, rows: torch.Tensor, numbers: list[int], names: list[str]):
-        "Write networks `numbers`, as they are now, into their rows: named tensors side by side."
+        """Write networks, as they are permuted now, into the rows of a matrix.
+
+        Args:
+            rows: a matrix (networks, numbers); row n is overwritten by network n.
+            numbers: numbers of the networks that are written, from 0.
+            names: the tensors that are written, side by side.
+        """
         for n in numbers: rows[n] = self.copies.weights[n].row(names)
 
 # %% ../../nbs/11d_matching.weights.ipynb #matching-of
@@ -312,13 +391,28 @@ def match_rest(spec: PermutationSpec,
 # %% ../../nbs/11d_matching.weights.ipynb #multimatching
 @dataclass(frozen=True)
 class MultiMatching:
-    "Permutations of several networks into one order."
-    permutations: list[dict[str, torch.Tensor]]  # of each network; the first one's is the identity
-    cosine: float                                # mean over all pairs
+    """Permutations of several networks into one order.
+
+    Attributes:
+        permutations: one a network, {group: order (units,)}; the first one changes nothing.
+        cosine: the cosine between parameters in that order, the mean over all pairs.
+        rounds: the number of rounds over all networks.
+        history: the mean cosine at the start and after each round.
+    """
+    permutations: list[dict[str, torch.Tensor]]
+    cosine: float
     rounds: int
-    history: list[float] = field(default_factory=list)  # mean cosine at the start, after each round
+    history: list[float] = field(default_factory=list)
     def between(self, a: int, b: int) -> dict[str, torch.Tensor]:
-        "The permutation that brings network `b` into the order of network `a`."
+        """Look up the permutation between two of the networks.
+
+        Args:
+            a: the number of the network whose order is taken, from 0.
+            b: the number of the network to be permuted, from 0.
+
+        Returns:
+            The permutation that brings network `b` into the order of network `a`.
+        """
         return compose(invert(self.permutations[a]), self.permutations[b])
 
 # %% ../../nbs/11d_matching.weights.ipynb #common-order
@@ -359,16 +453,28 @@ def _at_least_single(tensor):
     return tensor.to(torch.promote_types(tensor.dtype, torch.float))
 
 # %% ../../nbs/11d_matching.weights.ipynb #match-jointly
-def match_jointly(spec: PermutationSpec,
-                  states: list[dict[str, torch.Tensor]],  # at least two; not changed
-                  *,
-                  max_rounds: int = 100,
-                  tolerance: float = 1e-7,  # rounds end when the mean cosine rises by less
-                 ) -> MultiMatching:
-    """Bring several networks into one order, consistent around every cycle
-    (as MergeMany of Ainsworth et al., 2022, does).
+def match_jointly(spec: PermutationSpec, states: list[dict[str, torch.Tensor]], *,
+                  max_rounds: int = 100, tolerance: float = 1e-7) -> MultiMatching:
+    """Bring several networks into one order, each matched to the sum of the others.
 
-    Raises `ValueError` where there is one network, or a state does not fit or is not finite."""
+    Permutations between pairs of networks are then consistent around every cycle.
+
+    Args:
+        spec: the permutation symmetries of all networks.
+        states: at least two networks; not changed.
+        max_rounds: the most rounds over all networks.
+        tolerance: rounds end when the mean cosine rises by less than this.
+
+    Returns:
+        The permutation of each network into the order of the first one.
+
+    Raises:
+        ValueError: where there are fewer than two networks, a state does not fit the spec, a value
+            is not finite, or an option is not accepted.
+
+    Source:
+        MergeMany of Ainsworth et al. (2022).
+    """
     states = list(states)
     if len(states) < 2:
         raise ValueError(f"states: at least two networks are needed, not {len(states)}")

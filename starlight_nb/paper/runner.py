@@ -356,23 +356,45 @@ def _plan_run(request, environment, budget, dry_run, log_json):
     return _make_planner(request, environment, log_json), ends_at
 
 # %% ../../nbs/50z_paper.runner.ipynb #reproduce-profile-dict-default-2
-def reproduce(
-    profile: str = "digits",          # a profile's name, or the path of a TOML file
-    only: list[str] | None = None,    # experiments, or starts of their names; None: all
-    parameters: dict | None = None,   # values in place of the profile's
-    out=None, store=None, data=None,  # folders of the report, the trained models, the data sets
-    jobs: int | None = None,          # jobs at a time; None: one a core, or one on a GPU
-    budget: str | None = None,        # a time such as 25min: run what fits
-    dry_run: bool = False,            # print what it would cost here, and stop
-    make_only: bool = False,          # make the measurements; no notebooks, no report
-    device: str | None = None,        # cpu, cuda, cuda:1, auto; None: the profile's
-    backend: str | None = None, ray_address: str | None = None,  # processes or ray; its address
-    force: bool = False,              # train and measure again what the store has
-    keep_going: bool = False,         # run the other experiments when one fails
-    log_json: bool = False,           # print one JSON object a line
-) -> Path:
-    """Run experiments and write their report; returns its folder. `ExperimentFailed` when one
-    fails; `ValueError`, `OSError` or `ConnectionError` before anything runs."""
+def reproduce(profile: str = "digits", only: list[str] | None = None,
+              parameters: dict | None = None, out=None, store=None, data=None,
+              jobs: int | None = None, budget: str | None = None, dry_run: bool = False,
+              make_only: bool = False, device: str | None = None, backend: str | None = None,
+              ray_address: str | None = None, force: bool = False, keep_going: bool = False,
+              log_json: bool = False) -> Path:
+    """Run the paper's experiments and write their report.
+
+    What the store has already is not trained again, so a stopped run goes on where it was.
+
+    Args:
+        profile: the name of a profile, such as "smoke" or "digits", or the path of a TOML file.
+        only: names of experiments, or the starts of names; None: all that the profile has.
+        parameters: values in place of the profile's, by the names of the notebooks' parameters.
+        out: the folder of the report; None: STARLIGHT_OUT, or `reports/PROFILE`; with a file or
+            with parameters of your own `reports/PROFILE-DIGEST`.
+        store: the folder of trained models; None: STARLIGHT_STORE, or `.starlight/store`.
+        data: the folder of data sets; None: STARLIGHT_DATA, or `.starlight/data`.
+        jobs: how many jobs run at a time; None: on a GPU one; else STARLIGHT_JOBS, or one a core.
+        budget: a time such as "90s", "25min" or "1.5h": run what fits into it; None: run all.
+        dry_run: print the minutes and the memory that it would take here, and stop.
+        make_only: make the measurements; no notebooks, no report.
+        device: "cpu", "cuda", "cuda:1" or "auto"; None: STARLIGHT_DEVICE, or the profile's.
+        backend: "processes", or "ray" for a Ray cluster; None: STARLIGHT_BACKEND, or processes.
+        ray_address: the address of the cluster, for the backend "ray"; None: STARLIGHT_RAY_ADDRESS,
+            RAY_ADDRESS, or a cluster of this machine alone.
+        force: train and measure again what the store has.
+        keep_going: run the other experiments when one fails.
+        log_json: print one JSON object a line, for programs.
+
+    Returns:
+        The folder of the report.
+
+    Raises:
+        ValueError: where an argument is not accepted or files of data are missing.
+        OSError: where a folder cannot be written to.
+        ConnectionError: where no Ray cluster answers.
+        ExperimentFailed: where an experiment fails; with `keep_going`, after the others have run.
+    """
     request = check_request(str(profile), only, parameters or {})
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)

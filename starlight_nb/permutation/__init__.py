@@ -64,22 +64,30 @@ def _inferred(model, example_inputs, outputs):
         np.random.set_state(random[1])
 
 # %% ../../nbs/10_permutation.ipynb #infer-spec
-def infer_spec(model: nn.Module,  # not changed
-               example_inputs,    # a tensor such as a batch of two examples, a tuple of inputs,
-                                  # a dict of named ones, or a list of several such examples
-               *,
-               outputs=None,      # which outputs must stay: their name or names, or a function of
-                                  # what the model returns; None: the prediction, and others
-                                  # on which it does not depend
-              ) -> PermutationSpec:
-    """Find the permutation symmetries of `model` from its graph, and prove them on it.
+def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> PermutationSpec:
+    """Find the permutation symmetries of a model from its graph, and prove them on it.
 
-    The spec holds for every example, and what any of them reaches counts. What keeps its order
-    is listed in `.pinned`. Warnings name what no example runs, choices that the examples settle
-    and outputs that may change their order, and say when nothing can be permuted.
+    The spec holds for every example that is given, and what any of them reaches counts. What keeps
+    its order is listed in `.pinned`, with the reason. Warnings name what no example runs, choices
+    that the examples settle and outputs that may change their order, and say when nothing can be
+    permuted.
 
-    Raises `ValueError` where the model cannot be traced, does not take the inputs or does not
-    return such outputs, and `TypeError` where it is no module."""
+    Args:
+        model: the network; not changed, copies of it are run.
+        example_inputs: what the model is called with, as a batch of two examples, say: a tensor, a
+            tuple of inputs, a dict of named inputs, or a list of several such examples.
+        outputs: which outputs must stay what they are: a name, a number, several of them, or a
+            function of what the model returns. None: the prediction (what is named logits, or the
+            first output of several numbers), and all outputs that it does not depend on.
+
+    Returns:
+        The groups of units that can be permuted, and the axes of the tensors that each acts on.
+
+    Raises:
+        ValueError: where the model cannot be traced, does not take the inputs, or does not return
+            such outputs.
+        TypeError: where `model` is no `nn.Module`.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
     spec, message = _inferred(model, example_inputs, outputs)

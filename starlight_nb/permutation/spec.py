@@ -63,15 +63,15 @@ def axis_index(axis: tuple,                         # segments of factors; no `N
 # %% ../../nbs/10a_permutation.spec.ipynb #spec-data
 @dataclass(frozen=True)
 class SpecFields:
-    "The data of a spec."
-    groups: dict[str, int]            # name and number of units, in the order of the forward pass
-    axes: dict[str, tuple]            # for each tensor one description an axis, or None
-    shapes: dict[str, tuple]          # the shape of each tensor
-    buffers: frozenset = frozenset()  # buffers among `axes`: they move but are not matched
-    pinned: dict[str, str] = field(default_factory=dict)  # what keeps its order, and why
-    blocks: dict[str, str] = field(default_factory=dict)  # nested group -> group of its blocks
-    tied: dict[str, str] = field(default_factory=dict)    # name -> first name of the same tensor
-    free_outputs: tuple = ()  # names of outputs that do not count: their entries may move
+    "The data of a spec; `PermutationSpec` says what the fields are."
+    groups: dict[str, int]
+    axes: dict[str, tuple]
+    shapes: dict[str, tuple]
+    buffers: frozenset = frozenset()
+    pinned: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, str] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)
+    free_outputs: tuple = ()
 
 # %% ../../nbs/10a_permutation.spec.ipynb #spec-orders
 class SpecData(SpecFields):
@@ -80,10 +80,25 @@ class SpecData(SpecFields):
         "The permutation that changes nothing."
         return {group: torch.arange(size) for group, size in self.groups.items()}
     def random(self, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
-        "A permutation drawn uniformly from all that the spec allows."
+        """Draw a permutation, each that the spec allows with the same probability.
+
+        Args:
+            generator: draws it; its state moves on. None: PyTorch's global generator.
+
+        Returns:
+            The permutation, {group: order (units,)}.
+        """
         return self.assemble(lambda group, size: torch.randperm(size, generator=generator))
     def assemble(self, order_of) -> dict[str, torch.Tensor]:
-        "A permutation made of `order_of(group, size)` for each group or block."
+        """Make a permutation of an order for each group.
+
+        Args:
+            order_of: function (group, size) -> order (size,); of a group inside blocks it is asked
+                for each block.
+
+        Returns:
+            The permutation, {group: order (units,)}.
+        """
         permutation = {}
         for group, size in self.groups.items():
             blocks = permutation.get(self.blocks.get(group), torch.zeros(1, dtype=torch.long))
@@ -268,7 +283,22 @@ def _check_tied(spec):
 
 # %% ../../nbs/10a_permutation.spec.ipynb #permutationspec
 class PermutationSpec(SpecInLines):
-    "Which axes of which tensors of a state are permuted together; plain data, as JSON and tables."
+    """Which axes of which tensors of a network are permuted together; plain data.
+
+    The axis of a tensor is described by its segments, one after another; a segment by its factors,
+    as the axes of a block that was flattened. A factor is (group, size), with the group's first
+    unit in it as a third number where that is not 0; its group is None where nothing moves.
+
+    Attributes:
+        groups: {group: number of units}, in the order of the forward pass.
+        axes: for each tensor a description of each axis; None for one that does not move.
+        shapes: the shape of each tensor.
+        buffers: the tensors of `axes` that are buffers: they move, but are not matched.
+        pinned: what keeps its order, and why.
+        blocks: {group inside blocks: group of the blocks}; the units of a block stay together.
+        tied: {further name of a tensor: its first name}.
+        free_outputs: the names of outputs that do not count: their entries may move.
+    """
     def to_json(self) -> str:
         "The spec as JSON text."
         return json.dumps({"groups": self.groups, "blocks": self.blocks, "axes": self.axes,
@@ -277,7 +307,17 @@ class PermutationSpec(SpecInLines):
                            "free_outputs": self.free_outputs}, indent=1)
     @staticmethod
     def from_json(text: str) -> PermutationSpec:
-        "The spec in JSON text; `ValueError` where the text is no spec or contradicts itself."
+        """Read a spec from the text that `to_json` wrote.
+
+        Args:
+            text: a spec as JSON.
+
+        Returns:
+            The spec.
+
+        Raises:
+            ValueError: where the text is no spec, or contradicts itself.
+        """
         spec = PermutationSpec(**_read_fields(text))
         _check_axes(spec)
         _check_tied(spec)
@@ -367,12 +407,23 @@ def permute_unchecked(spec: PermutationSpec,
     return result
 
 # %% ../../nbs/10a_permutation.spec.ipynb #permute
-def permute(spec: PermutationSpec,
-            permutation: dict[str, torch.Tensor],
-            state: dict[str, torch.Tensor],  # not changed
-           ) -> dict[str, torch.Tensor]:
-    """A new state with every axis reordered, and all names of tied tensors; the network's outputs
-    stay what they were. Raises `ValueError` where the state or the permutation does not fit."""
+def permute(spec: PermutationSpec, permutation: dict[str, torch.Tensor],
+            state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Reorder the units of a state; the network computes the same as before.
+
+    Args:
+        spec: the permutation symmetries of the network.
+        permutation: for every group of the spec an order of its units, {group: order (units,)}.
+            Unit number i of the result is unit number order[i] of the state.
+        state: the tensors of the network by name; not changed.
+
+    Returns:
+        A new state with the same names and shapes, and all names of tied tensors.
+
+    Raises:
+        ValueError: where the state or the permutation does not fit the spec; names the tensor or
+            the group.
+    """
     state = check_state(spec, state)
     check_permutation(spec, permutation)
     moved = permute_unchecked(spec, permutation, state)
@@ -380,12 +431,19 @@ def permute(spec: PermutationSpec,
             for name, tensor in state.items()}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #compose
-def compose(p: dict[str, torch.Tensor],  # the second to act
-            q: dict[str, torch.Tensor],  # the first to act
-           ) -> dict[str, torch.Tensor]:
-    """The permutation that acts as `q` and then as `p`.
+def compose(p: dict[str, torch.Tensor], q: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make one permutation of two that act one after the other.
 
-    Raises `ValueError` where a group has an order in one of them only."""
+    Args:
+        p: the permutation that acts second, {group: order (units,)}.
+        q: the permutation that acts first, of the same groups.
+
+    Returns:
+        The permutation that acts as `q` and then as `p`.
+
+    Raises:
+        ValueError: where a group has an order in one of them only.
+    """
     alone = [group for group in [*p, *q] if (group in p) != (group in q)]
     if alone:
         name = "q" if alone[0] in p else "p"
@@ -393,5 +451,12 @@ def compose(p: dict[str, torch.Tensor],  # the second to act
     return {group: q[group][p[group]] for group in q}
 
 def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    "The permutation that undoes `p`."
+    """Make the permutation that undoes another one.
+
+    Args:
+        p: a permutation, {group: order (units,)}; not changed.
+
+    Returns:
+        The permutation after which, or before which, `p` changes nothing.
+    """
     return {group: torch.argsort(order) for group, order in p.items()}

@@ -34,17 +34,24 @@ def _source_panel(axis, rows, setting):
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-source-count
 def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
                       figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Barriers of stars against their number of sources, a panel for each setting (Fig. 1).
+    """Draw the barriers of stars against their number of sources, a panel for each setting.
 
     Args:
-        frame: tidy rows with pair (a name in `KINDS`), n_source, split, metric and value;
-            those of metric loss_barrier are drawn. With setting: a panel each. With model_a and
-            model_b: intervals, and small marks for single stars.
+        frame: tidy rows with pair (a name in `KINDS`), n_source, split, metric and value; those of
+            metric loss_barrier are drawn. With setting: a panel each. With model_a and model_b:
+            intervals, and small marks for single stars.
         split: train, test or val.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+
+    Source:
+        Sonthalia et al. (2024), Fig. 1.
     """
     rows = drawn_rows(frame, "pair", "n_source", metric="loss_barrier", split=split)
     check_pairs(rows)
@@ -110,19 +117,26 @@ def _drawn_metrics(rows, metric, ax):
 def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: str = "train",
                metric: str | None = None, ax=None,
                figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """The loss and one metric along the segments, a column for each setting (Fig. 3).
+    """Draw the loss and one metric along the segments, a column for each setting.
 
     Args:
         curves: a curve, several by name, or tidy rows with split, metric, t (from 0 to 1) and
-            value. With setting: a column each. With pair, a name in `KINDS`: a series each.
-            With model_a and model_b: means over pairs, and intervals.
+            value. With setting: a column each. With pair, a name in `KINDS`: a series each. With
+            model_a and model_b: means over pairs, and intervals.
         split: train, test or val.
-        metric: drawn below the loss; "loss": the loss alone. None: the accuracy, or another
-            metric that is there; in a single axes the loss alone.
+        metric: drawn below the loss; "loss": the loss alone. None: the accuracy, or another metric
+            that is there; in a single axes the loss alone.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for what is no such curves or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for what is no such curves or rows, and for axes that do not fit.
+
+    Source:
+        Sonthalia et al. (2024), Fig. 3.
     """
     rows, styles = _path_rows(curves, split)
     metrics = _drawn_metrics(rows, metric, ax)

@@ -55,7 +55,7 @@ def _check_values(rows, column, known):
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-star-pairs
 def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
                     figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Barriers of stars to stars, sources and held-out solutions against the number of sources.
+    """Draw barriers of stars to stars, sources and held-out solutions, by number of sources.
 
     Args:
         rows: loss barriers of one split, one a pair: between (a key of `BETWEEN`, or
@@ -64,8 +64,12 @@ def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
         split: of the rows, for the label.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
     """
     rows = drawn_rows(rows, "between", "n_source")
     _check_values(rows, "between", [*BETWEEN, "regular-regular"])
@@ -81,7 +85,7 @@ def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-candidates
 def plot_candidates(rows: pd.DataFrame, split: str = "train", ax=None,
                     figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Star – held-out barriers of averages of stars, and of stars that cost as much.
+    """Draw the star – held-out barriers of averages of stars, and of stars that cost as much.
 
     Args:
         rows: loss barriers of one split: candidate (a key of `CANDIDATE_STYLES`, or `one star`),
@@ -90,8 +94,12 @@ def plot_candidates(rows: pd.DataFrame, split: str = "train", ax=None,
         split: of the rows, for the label.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
     """
     rows = drawn_rows(rows, "candidate", "averaged")
     _check_values(rows, "candidate", [*CANDIDATE_STYLES, "one star"])
@@ -124,15 +132,19 @@ def _way_panel(axis, rows, setting):
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-ways
 def plot_ways(ratios: pd.DataFrame, ax=None,
               figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Barriers of several ways to train a star, as ratios to those of the usual way.
+    """Draw the barriers of several ways to train a star, as ratios to those of the usual way.
 
     Args:
-        ratios: setting, way, pair (star-heldout or star-source), ratio, low and high, of which
-            low and high may be nan; the usual way has the ratio 1. A panel for each setting.
+        ratios: setting, way, pair (star-heldout or star-source), ratio, low and high, of which low
+            and high may be nan; the usual way has the ratio 1. A panel for each setting.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
     """
     check_columns(ratios, "setting", "way", "pair", "ratio", "low", "high")
     _check_values(ratios, "pair", ["star-heldout", "star-source"])

@@ -54,12 +54,12 @@ def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, titl
                     kinds: tuple[str, ...] = ("regular-regular", "star-heldout"),
                     split: str = "train", ax=None,
                     figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Loss barriers for each value of a column, a panel for each setting.
+    """Draw loss barriers for each value of a column, a panel for each setting.
 
     Args:
-        frame: tidy rows with pair, split, metric, value and the columns `by` and `small`;
-            those of metric loss_barrier are drawn. With setting: a panel each. With model_a and
-            model_b: intervals. With main (True or False): means are of the true rows.
+        frame: tidy rows with pair, split, metric, value and the columns `by` and `small`; those of
+            metric loss_barrier are drawn. With setting: a panel each. With model_a and model_b:
+            intervals. With main (True or False): means are of the true rows.
         by: the column that varies.
         small: a column; each of its values has a small mark. None: no small marks.
         title: of the horizontal axis; the column's name if empty.
@@ -67,8 +67,12 @@ def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, titl
         split: train, test or val.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
     """
     rows = _comparison_rows(frame, by, small, kinds, split)
     return _comparison_figure(rows, by, small, title or by, kinds, split, ax, figsize)
@@ -206,7 +210,7 @@ def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
                losses: np.ndarray | None = None, names: tuple[str, str, str] = ("A", "B", "C"),
                loss_name: str = CLASSIFICATION.loss_name, ax=None,
                figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """The training loss over the plane through three networks, and along paths between two.
+    """Draw the training loss over the plane through three networks, and along paths between two.
 
     Args:
         plane: a plane, or tidy rows with split, metric, x, y (distances) and value: the grid; and
@@ -218,8 +222,12 @@ def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
         loss_name: with its unit, such as that of a `Task`.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for arrays or rows that are no plane, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for arrays or rows that are no plane, and for axes that do not fit.
     """
     frame, corners = plane, {}
     if isinstance(plane, Plane):

@@ -37,18 +37,25 @@ def _average_panel(axis, rows):
 # %% ../../nbs/30c_plots.predictions.ipynb #average-panel
 def plot_averages(frame: pd.DataFrame, split: str = "test", ax=None,
                   figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """AUROC, ECE and NLL against the number of networks averaged, a column a setting (Fig. 4).
+    """Draw AUROC, ECE and NLL against the number of networks averaged, a column a setting.
 
     Args:
-        frame: tidy rows with method (star domain, deep ensemble, star), draws (networks
-            averaged), split, metric and value; those of a metric in `AVERAGE_METRICS` and
-            without a bin are drawn. With setting: a column each. With model_a and model_b:
-            means over runs, and intervals.
+        frame: tidy rows with method (star domain, deep ensemble, star), draws (networks averaged),
+            split, metric and value; those of a metric in `AVERAGE_METRICS` and without a bin are
+            drawn. With setting: a column each. With model_a and model_b: means over runs, and
+            intervals.
         split: test, or shifted test data such as test-noisy.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+
+    Source:
+        Sonthalia et al. (2024), Fig. 4.
     """
     rows, metrics = _average_rows(frame, split)
     settings = rows.setting.unique()
@@ -140,19 +147,23 @@ def _reliability_panels(above, below, rows, bins, styles):
     below.minorticks_off()
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-reliability
-def plot_reliability(tables: dict[str, pd.DataFrame] | pd.DataFrame, bins: int = ECE_BINS,
-                     ax=None, figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Accuracy against confidence, and the share of predictions in each bin, a column a setting.
+def plot_reliability(tables: dict[str, pd.DataFrame] | pd.DataFrame, bins: int = ECE_BINS, ax=None,
+                     figsize: tuple[float, float] | None = None) -> plt.Figure:
+    """Draw accuracy against confidence, and the share of predictions in each bin.
 
     Args:
         tables: by name, of `reliability` (a row a bin); or tidy rows with method (one of `BINS`),
-            bin (from 1), metric (bin_count, bin_confidence, bin_accuracy) and value. With
-            setting: a column each. Runs (model_a, model_b) of a method are pooled.
+            bin (from 1), metric (bin_count, bin_confidence, bin_accuracy) and value. With setting:
+            a column each. Runs (model_a, model_b) of a method are pooled.
         bins: how many there are between confidences 0 and 1.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for what are no such tables or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for what are no such tables or rows, and for axes that do not fit.
     """
     rows, styles = _bin_rows(tables)
     settings = rows.groupby("setting", sort=False)
@@ -186,16 +197,23 @@ def _fusion_panel(axis, part, setting):
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion-panels
 def plot_fusion(summary: pd.DataFrame, ax=None,
                 figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Test accuracy of predictors against the number of sources, a panel a setting (Table 2).
+    """Draw the test accuracy of predictors against the number of sources, a panel a setting.
 
     Args:
-        summary: a row for each method (a name in `PREDICTORS`; others are not drawn) and
-            n_source, with mean, low and high, accuracies from 0 to 1; low and high may be nan.
-            With setting: a panel each.
+        summary: a row for each method (a name in `PREDICTORS`; others are not drawn) and n_source,
+            with mean, low and high, accuracies from 0 to 1; low and high may be nan. With setting:
+            a panel each.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+
+    Source:
+        Sonthalia et al. (2024), Table 2.
     """
     check_columns(summary, "n_source", "method", "mean", "low", "high")
     check_methods(summary, PREDICTORS)

@@ -94,7 +94,7 @@ def series_styles(names,  # of series, in the order in which they are drawn
 # %% ../../nbs/30a_plots.style.ipynb #figure-style
 @contextmanager
 def figure_style():
-    "The style in which the figures of reports are drawn and saved, as a context."
+    "Draw and save figures in the style of the reports while this context lasts."
     settings = {"svg.hashsalt": "starlight", "svg.fonttype": "path", "savefig.dpi": 150,
                 "legend.frameon": False, "axes.titlesize": "medium", "lines.markersize": 4,
                 "axes.spines.top": False, "axes.spines.right": False,
@@ -132,12 +132,20 @@ def _given_axes(ax, figsize, rows, columns):
     return axes.flat[0].figure, axes.reshape(rows, columns)
 
 # %% ../../nbs/30a_plots.style.ipynb #finish
-def finish_figure(figure: plt.Figure,         # drawn
-                  axes: np.ndarray,           # its panels
-                  columns: int = len(KINDS),  # most entries in a row of the legend
-                  ax=None,                    # as it was given to `panels`
-                 ) -> plt.Figure:
-    "Add one legend for all panels, and return the figure; closed, where it is a new one."
+def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(KINDS),
+                  ax=None) -> plt.Figure:
+    """Add one legend for all panels, and return the figure.
+
+    Args:
+        figure: the figure, with all that is drawn.
+        axes: its panels (rows, columns).
+        columns: the most entries in a row of the legend.
+        ax: what `panels` was given: None for a new figure, whose legend is below all panels;
+            otherwise the legend is in the first panel.
+
+    Returns:
+        The figure; a new one is closed.
+    """
     handles = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):

@@ -96,19 +96,26 @@ def plot_trend(points: pd.DataFrame | dict[str, pd.DataFrame],
                paper: pd.DataFrame | dict[str, pd.DataFrame] | None = None,
                paper_lines: dict | None = None, ax=None,
                figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Barriers of stars against those of regular solutions, a point a network (Fig. 2).
+    """Draw the barriers of stars against those of regular solutions, a point a network.
 
     Args:
         points: tidy rows, or those of `barrier_points`: setting, regular and star in nats, and
-            where there are intervals regular_low, regular_high, star_low, star_high. By title:
-            a panel each, and the other arguments by title too.
+            where there are intervals regular_low, regular_high, star_low, star_high. By title: a
+            panel each, and the other arguments by title too.
         lines: of `fit_line`.
         paper: the paper's networks, regular-regular and star-heldout in nats.
         paper_lines: the paper's slope and intercept.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for points without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for points without these columns or rows, and for axes that do not fit.
+
+    Source:
+        Sonthalia et al. (2024), Fig. 2.
     """
     given = (points, lines, paper, paper_lines)
     if not isinstance(points, dict): given = [{"": own} for own in given]
@@ -146,7 +153,7 @@ def _exponent(widths, barriers):
 def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFrame | None = None,
                 paper_line: dict | None = None, ax=None,
                 figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Barriers against barriers, and barriers against the width (appendix E).
+    """Draw barriers against barriers, and barriers against the width.
 
     Args:
         points: rows of `barrier_points` (setting, regular and star in nats) with width.
@@ -155,8 +162,15 @@ def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFr
         paper_line: the paper's slope and intercept.
         ax: two Matplotlib axes to draw into; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for points without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for points without these columns or rows, and for axes that do not fit.
+
+    Source:
+        Sonthalia et al. (2024), appendix E.
     """
     check_columns(points, "width")
     networks = _points(points).sort_values("width")
@@ -184,17 +198,21 @@ def _width_panel(axis, points, paper):
 # %% ../../nbs/30d_plots.trends.ipynb #plot-samplings
 def plot_samplings(frame: pd.DataFrame, split: str = "train", ax=None,
                    figsize: tuple[float, float] | None = None) -> plt.Figure:
-    """Mean loss from stars to held-out solutions, a panel a setting and a curve a way to draw t.
+    """Draw the mean loss from stars to held-out solutions, a curve for each way to draw t.
 
     Args:
-        frame: tidy rows with t_sampling (how t was drawn), pair, split, metric, t (0 to 1, the
-            star at 0) and value; losses of pair star-heldout are drawn. With setting: a panel
-            each. With model_a and model_b: means over pairs, and intervals.
+        frame: tidy rows with t_sampling (how t was drawn), pair, split, metric, t (0 to 1, the star
+            at 0) and value; losses of pair star-heldout are drawn. With setting: a panel each. With
+            model_a and model_b: means over pairs, and intervals.
         split: train, test or val.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
-    Returns: the figure of Matplotlib; a new one is closed, and has a constrained layout.
-    Raises: `ValueError` for a frame without these columns or rows, and for axes that do not fit.
+
+    Returns:
+        The figure of Matplotlib; a new one is closed, and has a constrained layout.
+
+    Raises:
+        ValueError: for a frame without these columns or rows, and for axes that do not fit.
     """
     rows = drawn_rows(frame, "t_sampling", "t", metric="loss", split=split, pair="star-heldout")
     rows = rows[rows.t.notna()]

@@ -125,12 +125,12 @@ class TensorFile:
 # %% ../../nbs/40c_runtime.store.ipynb #checkpoint-schedule
 @dataclass(eq=False, repr=False)
 class _CheckpointSchedule:
-    "Which file a training writes, for which configuration, and when."
+    "Which file a training writes, for which configuration, and when; fields as in `Checkpoint`."
     path: Path
-    config: dict | None = None  # what the training does not know itself, such as the architecture
-    every: float = 60.0         # least seconds between two checkpoints; 0 writes one an epoch
-    since: float = 0.0          # a file older than this (seconds since 1970) is not used
-    keep: bool = False          # leave the file when the training is done; its owner removes it
+    config: dict | None = None
+    every: float = 60.0
+    since: float = 0.0
+    keep: bool = False
 
     def __post_init__(self):
         if not self.every >= 0:
@@ -140,7 +140,14 @@ class _CheckpointSchedule:
         self.file = TensorFile(self.path, self.config, "checkpoint", self.since)
         self.written = time.monotonic()
     def with_config(self, **more) -> Checkpoint:
-        "A checkpoint in the same file whose configuration has these entries too."
+        """Make a checkpoint in the same file whose configuration has more entries.
+
+        Args:
+            **more: the entries, plain data.
+
+        Returns:
+            The new checkpoint.
+        """
         return replace(self, config=self.config | more)
     @property
     def due(self) -> bool:
@@ -149,12 +156,31 @@ class _CheckpointSchedule:
 
 # %% ../../nbs/40c_runtime.store.ipynb #checkpoint
 class Checkpoint(_CheckpointSchedule):
-    "The state of a training at the end of an epoch: one file, replaced each time."
+    """The file into which a training is saved at ends of epochs, so that it can resume.
+
+    The training adds what it knows itself to the configuration: recipe, seed, data, initial
+    weights. A file of another configuration, or a damaged one, is set aside with a warning.
+
+    Attributes:
+        path: the path of the file, which is replaced each time.
+        config: what the training does not know itself, such as the architecture; plain data. None:
+            nothing.
+        every: the least number of seconds between two saves; 0: one at the end of each epoch.
+        since: a file older than this (seconds since 1970) is not used.
+        keep: leave the file when the training is done, because its owner removes it.
+
+    Raises:
+        ValueError: where `every` is below 0.
+    """
     def load(self) -> dict[str, torch.Tensor] | None:
         "The tensors that were saved last; None where there are none that can be used."
         return self.file.read()
     def save(self, tensors: dict[str, torch.Tensor]):
-        "Replace the file; a warning where the disk refuses."
+        """Replace the file; a warning where the disk refuses.
+
+        Args:
+            tensors: what is saved, by name, on any device.
+        """
         try: self.file.write(tensors)
         except OSError as error:
             message = f"checkpoint: not written, the training continues without ({error})"

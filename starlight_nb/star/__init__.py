@@ -173,15 +173,19 @@ REMATCHES = ("drawn", "all")  # sources: those that are drawn before the next re
 
 @dataclass(frozen=True)
 class StarOptions:
-    "How a star is trained, besides its recipe; `ValueError` for a value that is not accepted."
-    t_sampling: str | float = "uniform"  # a name in `T_SAMPLINGS`, or a constant from 0 to 1
-    rematch_every: int | None = 1        # epochs; 0: before the first epoch only; None: never
-    rematch: str = "drawn"               # which sources, of `REMATCHES`; once: all of them
-    matching: str = "weights"            # a name in `matching.METHODS`
-    segments_per_batch: int = 1          # parts of a batch, each with a source and a t of its own
-    own_loss_weight: float = 0.0         # of the star's own loss; 1 is the fusion objective
-    late_matching: str | None = None     # the method of the last quarter; None: as before
-    tail_average: float = 0.0            # share of the epochs, the last, that are averaged
+    """How a star is trained, besides its recipe; `train_star` says what each option is.
+
+    Raises:
+        ValueError: where a value is not accepted; names the option.
+    """
+    t_sampling: str | float = "uniform"
+    rematch_every: int | None = 1
+    rematch: str = "drawn"
+    matching: str = "weights"
+    segments_per_batch: int = 1
+    own_loss_weight: float = 0.0
+    late_matching: str | None = None
+    tail_average: float = 0.0
     def __post_init__(self):
         for name, value in _checked_options(vars(self)).items():
             object.__setattr__(self, name, value)
@@ -334,10 +338,17 @@ class FusedObjective(StarObjective):
 # %% ../../nbs/13_star.ipynb #starresult
 @dataclass(frozen=True)
 class StarResult:
-    "A star model and how it was trained."
-    state: dict[str, torch.Tensor]               # with its normalisation statistics measured
-    permutations: list[dict[str, torch.Tensor]]  # of each source, into the star's order
-    loss: list[float]                            # the objective, mean over each epoch
+    """A star model, and how it was trained.
+
+    Attributes:
+        state: the star's tensors by name, with its normalisation statistics measured.
+        permutations: one a source, {group: order (units,)}, that brings it into the star's order.
+        loss: the objective of each epoch, the mean over its steps, in the unit of the task's loss.
+        seed: the seed of the training.
+    """
+    state: dict[str, torch.Tensor]
+    permutations: list[dict[str, torch.Tensor]]
+    loss: list[float]
     seed: int
     def to_frame(self) -> pd.DataFrame:
         "One row an epoch: epoch, value (the objective)."
@@ -393,26 +404,63 @@ def _bind(checkpoint, objective):
                                   **dataclasses.asdict(objective.options))
 
 # %% ../../nbs/13_star.ipynb #train-star
-def train_star(model: nn.Module,                        # the star's initialisation; not changed
-               sources: list[dict[str, torch.Tensor]],  # trained states; not changed
-               data: Dataset,                           # its training split is used
-               recipe: Recipe, *,                       # usually that of a regular model
-               spec: PermutationSpec | None = None,     # inferred from `model` where not given
-               t_sampling: str | float = "uniform",     # uniform, beta, adaptive, or a constant
-               rematch_every: int | None = 1,           # epochs; 0: once, before all; None: never
-               rematch: str = "drawn",                  # which sources; the paper: "all"
-               matching: str = "weights",               # the method, a name in `matching.METHODS`
-               segments_per_batch: int = 1,             # a source and a t for each part of a batch
-               own_loss_weight: float = 0.0,            # 1 is the fusion objective
-               late_matching: str | None = None,        # the method of the last quarter
-               tail_average: float = 0.0,               # share of the epochs that are averaged
-               seed: int = 0,                           # of batches and draws
-               in_memory: bool | None = None,           # all sources; None: where they fit
-               checkpoint: Checkpoint | None = None,    # where a killed training resumes
-              ) -> StarResult:
-    """Starlight (Algorithm 1): minimise the loss on the segments to the sources (eq. 4).
+def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: Dataset,
+               recipe: Recipe, *, spec: PermutationSpec | None = None,
+               t_sampling: str | float = "uniform", rematch_every: int | None = 1,
+               rematch: str = "drawn", matching: str = "weights", segments_per_batch: int = 1,
+               own_loss_weight: float = 0.0, late_matching: str | None = None,
+               tail_average: float = 0.0, seed: int = 0, in_memory: bool | None = None,
+               checkpoint: Checkpoint | None = None) -> StarResult:
+    """Train a star model: minimise the loss on the segments from the star to all sources.
 
-    Raises `ValueError` naming a bad argument, `FloatingPointError` on divergence."""
+    Each step draws a source and a position t, and takes the loss at (1 - t) star + t source. Its
+    gradient moves the star. The sources are only permuted, into the star's order.
+
+    Args:
+        model: the network at its initial weights, from which the star starts; not changed. The
+            paper starts from random weights, which no source has.
+        sources: trained states of the same architecture, at least one; not changed.
+        data: the star is trained on its training split.
+        recipe: how to train, usually the recipe of the sources.
+        spec: the permutation symmetries of `model`; None: inferred from it and two training
+            examples.
+        t_sampling: how t is drawn from 0 (the star) to 1 (the source): "uniform", "beta" (of
+            Beta(2,2)), "adaptive" (more often where the loss is high), or a number, which is then
+            every t.
+        rematch_every: epochs after which the sources are matched to the star again, counted from
+            the first; 0: once, before the first epoch; None: never, the sources are taken as they
+            are.
+        rematch: which sources are matched each time: "drawn", those that are drawn before the next
+            time, and all of them at the end; or "all", as in the paper.
+        matching: the method that matches them, a name in `matching.METHODS`. "weights" goes on from
+            the permutation before; the other methods start from the source's own order.
+        segments_per_batch: the number of parts into which each batch is cut, each with a source and
+            a t of its own; 1 as in the paper. There are at most half as many parts as examples.
+        own_loss_weight: weight of the loss at the star itself, which is added; 1: the paper's
+            objective for fusion.
+        late_matching: the method for the last quarter of the epochs; None: `matching` there too.
+        tail_average: the share of the epochs, from 0 to below 1, whose final weights are averaged:
+            0.25 makes the star the mean over the last quarter. 0: the weights at the end.
+        seed: whole number from 0; fixes the batches, the augmentation, dropout, and all draws.
+        in_memory: keep all permuted sources in memory (True) or in a temporary file (False); None:
+            in memory where there is room for them.
+        checkpoint: the file from which an interrupted training of the same star resumes, and into
+            which it is saved at the ends of epochs; None: it is not saved.
+
+    Returns:
+        The star's state, the permutation of each source into its order, and the objective of each
+            epoch.
+
+    Raises:
+        ValueError: where an argument is not accepted or a source does not fit the model; names it.
+        TypeError: where `model` is no `nn.Module` and no `spec` is given.
+        FloatingPointError: where the training diverges: a loss is not finite.
+
+    Source:
+        Sonthalia et al. (2024), Algorithm 1 and eq. 4, in section 3.3; the objective for fusion is
+            in section 4.2. Ours are the choices "drawn" and "adaptive", other methods of matching,
+            `segments_per_batch`, `late_matching` and `tail_average`.
+    """
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight, late_matching, tail_average)
     matched = _checked_sources(model, sources, data, spec, options, in_memory)

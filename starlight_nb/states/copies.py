@@ -28,7 +28,15 @@ def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
             if not name.endswith(EXTRA)}
 
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    "The module's state as a plain dict of its own tensors, which later training does not change."
+    """Copy the state of a module.
+
+    Args:
+        module: a network; not changed.
+
+    Returns:
+        Its tensors by name: parameters and buffers, without gradients. They are copies, which later
+            training does not change.
+    """
     return {name: tensor.clone() for name, tensor in tensors_of(module).items()}
 
 def load_tensors(module: nn.Module, state: dict[str, torch.Tensor]):

@@ -175,13 +175,27 @@ def _given_state(source):
     raise ValueError("source: a file, a folder, an nn.Module or a dict of tensors is needed, "
                      f"not {type(source).__name__}")
 
-def load_state(source,  # a file or folder, an nn.Module, a state dict, or a checkpoint with one
-               model: nn.Module | None = None,  # that the state must fit; not changed
-              ) -> dict[str, torch.Tensor]:
-    """The state in a source; from a file on the CPU, without running code of the file.
+def load_state(source, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """Read a network's state from whatever holds it, without running code of a file.
 
-    Prefixes of wrappers are removed. Raises `ValueError` where there is no state, or several, where
-    a file cannot be read, and where the state does not fit the model."""
+    Files of `torch.save`, of safetensors, and folders of Hugging Face are read onto the CPU.
+    Prefixes that wrappers put before the names, such as `module.`, are removed. A state of a dict
+    shares its tensors with the dict; that of a module is a copy.
+
+    Args:
+        source: the path of a file or folder, an `nn.Module`, a dict of tensors by name, or a
+            checkpoint: a dict in which one entry is such a dict.
+        model: the network whose names and shapes the state must have; not changed. None: any state
+            is taken.
+
+    Returns:
+        The tensors by name, without gradients; with a model in the order of its own state.
+
+    Raises:
+        ValueError: where there is no state, or several, where a file is missing or cannot be read,
+            or where the state does not fit the model.
+        OSError: where the system refuses to read a file.
+    """
     state, where = _given_state(source)
     state = {name: tensor.detach() for name, tensor in state.items() if not name.endswith(EXTRA)}
     _check_tensors(state)
@@ -193,9 +207,18 @@ def load_state(source,  # a file or folder, an nn.Module, a state dict, or a che
     return state_for(model, state, "source")
 
 # %% ../../nbs/05d_states.files.ipynb #save-state
-def save_state(state: dict[str, torch.Tensor],
-               path: str | Path):  # ends in .safetensors
-    "Write a state as safetensors, completely or not at all; `ValueError` where it is no state."
+def save_state(state: dict[str, torch.Tensor], path: str | Path):
+    """Write a state into a file of safetensors, completely or not at all.
+
+    Args:
+        state: the tensors by name, on any device; not changed.
+        path: the path of the file, ending in ".safetensors"; folders above it are made. A file that
+            is there already is replaced.
+
+    Raises:
+        ValueError: where `state` is no dict of dense tensors, or `path` ends in something else.
+        OSError: where the folder cannot be written to.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: a name that ends in .safetensors is needed, not {str(path)!r}")

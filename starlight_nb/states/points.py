@@ -146,14 +146,24 @@ def _check_kind(name, a, b):
                          "there is nothing between them. Give both states the same")
 
 # %% ../../nbs/05b_states.points.ipynb #interpolate
-def interpolate(state_a: dict[str, torch.Tensor],
-                state_b: dict[str, torch.Tensor],
-                t: float,  # from 0, which is A, to 1, which is B
-               ) -> dict[str, torch.Tensor]:
-    """The state (1-t) A + t B, in the wider of the two types; at t = 0 and 1 exactly A and B.
+def interpolate(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor],
+                t: float) -> dict[str, torch.Tensor]:
+    """Mix two states: (1 - t) A + t B.
 
-    What is not a weight, such as running statistics, is mixed too: `refresh_batchnorm` measures
-    it anew. Raises `ValueError` where the states cannot be mixed, and for another t."""
+    What is not a weight, such as running statistics, is mixed too; `refresh_batchnorm` measures it
+    anew. Counters and other whole numbers are those of A, except at t = 1.
+
+    Args:
+        state_a: the state at t = 0; not changed.
+        state_b: the state at t = 1, with the same names and shapes; not changed.
+        t: a number from 0 to 1; at both ends the result has exactly the values there.
+
+    Returns:
+        A new state; each tensor has the wider of the two types.
+
+    Raises:
+        ValueError: where the states cannot be mixed, or t is no such number.
+    """
     check_same(state_a, state_b)
     return lerp_states(state_a, state_b, check_number("t", t, float, 0, 1, inclusive="both"))
 

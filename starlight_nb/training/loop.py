@@ -260,16 +260,25 @@ def fit(model: nn.Module,  # where to start; not changed
     return networks.states()[0], [loss.item() for loss in history]
 
 # %% ../../nbs/02c_training.loop.ipynb #train
-def train(model: nn.Module,  # where to start; not changed
-          data: Dataset,     # its training split is used
-          recipe: Recipe,
-          seed: int,         # of the order of batches, augmentation and dropout
-          checkpoint: Checkpoint | None = None,  # resumed where it holds something, and written to
-         ) -> dict[str, torch.Tensor]:
-    """Train from the model's present weights; returns the trained state.
+def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
+          checkpoint: Checkpoint | None = None) -> dict[str, torch.Tensor]:
+    """Train a network from its present weights, by stochastic gradient descent.
 
-    Raises `ValueError` for a bad argument, and `FloatingPointError` with step, epoch and seed when
-    the loss diverges."""
+    Args:
+        model: the network from whose weights the training starts; not changed.
+        data: the network is trained on its training split.
+        recipe: epochs, batch size, optimiser, learning rate and the like.
+        seed: whole number from 0; fixes the order of the batches, the augmentation and dropout.
+        checkpoint: the file from which an interrupted training of the same model, data, recipe and
+            seed resumes, and into which it is saved at the ends of epochs; None: it is not saved.
+
+    Returns:
+        The trained state: all tensors of the network by name, buffers included.
+
+    Raises:
+        ValueError: where an argument is not accepted or the model does not suit the data; names it.
+        FloatingPointError: where the loss is not finite; names step, epoch and seed.
+    """
     return fit(model, data, recipe, seed, checkpoint=checkpoint)[0]
 
 # %% ../../nbs/02c_training.loop.ipynb #train-together

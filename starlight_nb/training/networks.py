@@ -14,7 +14,7 @@ from ..data.splits import Part, Split
 from ..data import tasks
 from ..data.tasks import CLASSIFICATION, Task
 from ..states import find_derived, placement, state_of, tied_names, working_copy
-from .recipes import Recipe
+from .recipes import Recipe, recipe_or_default
 
 # %% auto #0
 __all__ = ['SMALLEST_SIDE', 'MOST_GAINING', 'STACKABLE', 'MOST_PARAMETERS', 'outputs_of', 'task_outputs', 'training_loss',
@@ -38,14 +38,15 @@ def _channels_last(tensor):
 # %% ../../nbs/02b_training.networks.ipynb #logits-of
 def task_outputs(network,              # called as `network(x)`, or with several inputs
                  x,                    # inputs, (examples, ...) in each tensor
-                 recipe: Recipe = Recipe(),    # its precision and memory format count
+                 recipe: Recipe | None = None,  # its precision and memory format count
                  task: Task = CLASSIFICATION,
                  largest_label: int = -1,      # of the data; -1 where it is not known
                 ):
     """The network's outputs for a batch as the task takes them, in single precision or better.
 
     Raises `ValueError` for other outputs, and for labels beyond the number of classes."""
-    outputs = tasks.single_precision(task.outputs(outputs_of(network, x, recipe)))
+    returned = outputs_of(network, x, recipe_or_default(recipe))
+    outputs = tasks.single_precision(task.outputs(returned))
     task.check_outputs(outputs, count_examples(x), largest_label)
     return outputs
 
@@ -147,14 +148,14 @@ def _backward(loss):
 # %% ../../nbs/02b_training.networks.ipynb #flatmodule
 class FlatModule:
     "A copy of `module` with parameters that are views of `vector`, and gradients of `gradient`."
-    def __init__(self, module: nn.Module, recipe: Recipe = Recipe(), data: Part | None = None):
+    def __init__(self, module: nn.Module, recipe: Recipe | None = None, data: Part | None = None):
         self.module, self.data = _trainable(module), data
-        self.recipe, self.format_is_open = recipe, True
+        self.recipe, self.format_is_open = recipe_or_default(recipe), True
         self.vector = _parameter_vector(self.module)
         self.gradient = torch.zeros_like(self.vector)
         _make_views(self.module, self.vector, self.gradient)
         self.derived = None  # `DerivedTensors`, once they are asked for
-        self.network = torch.compile(self.module) if recipe.compile else self.module
+        self.network = torch.compile(self.module) if self.recipe.compile else self.module
     def derive(self, x):
         "Compute again what is a function of the weights, after these have jumped; `x` is a batch."
         if self.derived is None: self.derived = find_derived(self.module, first_rows(x, 8))
@@ -209,10 +210,11 @@ def _with_weights(module, placed):
 # %% ../../nbs/02b_training.networks.ipynb #stackedmodules
 class StackedModules:
     "Copies of modules of one architecture, run together; row n of `vector` is module n."
-    def __init__(self, modules: list[nn.Module], recipe=Recipe(), data: Part | None = None):
+    def __init__(self, modules: list[nn.Module], recipe: Recipe | None = None,
+                 data: Part | None = None):
         modules = _trainable_stack(modules)
         self.module, self.data = modules[0], data
-        self.recipe = _closed_format(self.module, recipe)
+        self.recipe = _closed_format(self.module, recipe_or_default(recipe))
         self.vector = torch.stack([_parameter_vector(module) for module in modules])
         self.gradient = torch.zeros_like(self.vector)
         self.weights = _stacked_views(self.vector, self.module)
@@ -255,12 +257,12 @@ def _twice(tensor): return torch.stack([tensor, tensor])
 
 def why_not_stacked(model: nn.Module,
                     data: Part,                # of which two examples are tried
-                    recipe: Recipe = Recipe(),
+                    recipe: Recipe | None = None,
                    ) -> str:
     "The first reason against a stack of such networks; empty where there is none."
     if not isinstance(data, Split): return "its data are read by the batch"
     if data.task.name != CLASSIFICATION.name: return "its loss may have other bits in a stack"
-    if recipe.compile: return "it is compiled"
+    if recipe_or_default(recipe).compile: return "it is compiled"
     if next(model.buffers(), None) is not None: return "it has buffers"
     for module in model.modules():
         if not isinstance(module, STACKABLE) and list(module.parameters(recurse=False)):

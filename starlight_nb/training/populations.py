@@ -102,17 +102,31 @@ def check_seeds(seeds) -> list[int]:
     return numbers
 
 # %% ../../nbs/02d_training.populations.ipynb #train-population
-def train_population(build,            # function without arguments that builds a network
-                     data: Dataset,    # its training split is used
-                     recipe: Recipe,
-                     seeds,            # one a model: of initial weights, batches, augmentation
-                     jobs: int = 1,    # at a time
-                     backend: str = "processes",  # where: processes, here; or ray, on a cluster
-                    ) -> list[dict[str, torch.Tensor]]:
-    """Train one model a seed, each from its own initialisation; `plan_population` decides how.
+def train_population(build, data: Dataset, recipe: Recipe, seeds, jobs: int = 1,
+                     backend: str = "processes") -> list[dict[str, torch.Tensor]]:
+    """Train several networks that differ in their seeds, each from its own initial weights.
 
-    Returns the states in the order of `seeds`. Raises `ValueError` for a bad argument, and
-    `FloatingPointError` when a training diverges."""
+    They are trained one by one, stacked into one large network, or side by side, whichever is
+    fastest here; `plan_population` decides.
+
+    Args:
+        build: function without arguments that builds an untrained network.
+        data: the networks are trained on its training split.
+        recipe: how each of them is trained.
+        seeds: whole numbers from 0, one a network, all different. A seed fixes the initial weights,
+            the order of the batches, the augmentation and dropout of its network.
+        jobs: how many processes or threads may train at a time, at least 1.
+        backend: where they run: "processes" (on this machine) or "ray" (on a Ray cluster).
+
+    Returns:
+        The trained states, in the order of `seeds`.
+
+    Raises:
+        ValueError: where an argument is not accepted or the network does not suit the data; names
+            it.
+        FloatingPointError: where a training diverges: a loss is not finite.
+        ConnectionError: where no Ray cluster answers.
+    """
     seeds = check_seeds(seeds)
     check_training(data, recipe, seeds)
     jobs = check_number("jobs", jobs, int, 1, math.inf)

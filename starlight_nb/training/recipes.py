@@ -13,33 +13,66 @@ from ..runtime.settings import check_choice, check_number, experiments_folder
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'Recipe',
-           'published_recipes', 'recipe_from', 'learning_rate', 'draw_augmentations', 'apply_augmentations', 'augment']
+           'published_recipes', 'recipe_from', 'recipe_or_default', 'learning_rate', 'draw_augmentations',
+           'apply_augmentations', 'augment']
 
 # %% ../../nbs/02a_training.recipes.ipynb #recipe
 @dataclass(frozen=True)
 class Recipe:
-    "How a network is trained; every field is part of a stored model's identity."
+    """How a network is trained; every field is part of a stored model's identity.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: examples in a batch; a loader makes batches of its own.
+        optimizer: one of `OPTIMIZERS`: "sgd", "adam" or "adamw".
+        lr: the highest learning rate.
+        momentum: of "sgd" alone, in Nesterov's form; from 0 to below 1.
+        weight_decay: of every parameter, biases and normalisation included.
+        schedule: of the learning rate, one of `SCHEDULES`: "constant", "cosine", "step" or
+            "one-cycle".
+        milestones: of "step" alone: the fractions of the epochs after which the rate falls.
+        gamma: of "step" alone: the factor by which it falls.
+        warmup_epochs: epochs over which the rate rises linearly, while the schedule runs.
+        augmentation: of images, one of `AUGMENTATIONS`: "none", "crop", "flip" or "crop+flip".
+        crop_padding: pixels around an image of which it is cropped.
+        label_smoothing: the share of a label that is spread over all classes; from 0 to below 1.
+        precision: of activations, one of `PRECISIONS`: "float32" or "bfloat16"; weights stay in
+            float32.
+        channels_last: keep the channels of an image side by side in memory; None: where that is
+            faster.
+        compile: run the network through `torch.compile`.
+    """
     epochs: int = 200
     batch_size: int = 128
-    optimizer: str = "sgd"           # one of `OPTIMIZERS`
-    lr: float = 0.1                  # the highest learning rate
-    momentum: float = 0.9            # sgd only; Nesterov's form
-    weight_decay: float = 5e-4       # of every parameter, biases and normalisation included
-    schedule: str = "cosine"         # of the learning rate, one of `SCHEDULES`
-    milestones: tuple = (0.5, 0.75)  # step only: fractions of the epochs after which the rate falls
-    gamma: float = 0.1               # step only: the factor by which it falls
-    warmup_epochs: float = 0         # the rate rises linearly over these, while the schedule runs
-    augmentation: str = "none"       # of images, one of `AUGMENTATIONS`
-    crop_padding: int = 4            # pixels
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    milestones: tuple = (0.5, 0.75)
+    gamma: float = 0.1
+    warmup_epochs: float = 0
+    augmentation: str = "none"
+    crop_padding: int = 4
     label_smoothing: float = 0.0
-    precision: str = "float32"       # of activations, one of `PRECISIONS`; weights stay in float32
-    channels_last: bool | None = None  # an image's channels side by side; None: where that is fast
-    compile: bool = False            # run the network through `torch.compile`
+    precision: str = "float32"
+    channels_last: bool | None = None
+    compile: bool = False
     def __post_init__(self):
         for name, value in _checked_fields(vars(self)).items():
             object.__setattr__(self, name, value)
     def replace(self, **changes) -> Recipe:
-        "The recipe with other values in these fields; `ValueError` as from `recipe_from`."
+        """Make a recipe with other values in some fields.
+
+        Args:
+            **changes: the new values, by the names of the fields.
+
+        Returns:
+            A new recipe.
+
+        Raises:
+            ValueError: where there is no such field, or it does not accept the value.
+        """
         return recipe_from(dataclasses.asdict(self) | changes)
 
 # %% ../../nbs/02a_training.recipes.ipynb #choices-and-ranges
@@ -100,6 +133,11 @@ def recipe_from(settings: dict | str,  # fields of a `Recipe`, also `like`; or t
     for key, value in values.items():
         if isinstance(value, list): values[key] = tuple(value)  # as JSON and TOML have tuples
     return Recipe(**values)
+
+# %% ../../nbs/02a_training.recipes.ipynb #without-recipe
+def recipe_or_default(recipe: Recipe | None) -> Recipe:
+    "The recipe; for None one in single precision, in the memory format that is fastest."
+    return Recipe() if recipe is None else recipe
 
 # %% ../../nbs/02a_training.recipes.ipynb #cosine
 def _cosine(start, end, part):
