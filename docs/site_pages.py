@@ -85,8 +85,10 @@ def on_post_build(config):
 def mathml(formula):
     "A formula in LaTeX as MathML, which browsers show without a script and without the network."
     block, bracketed, line, round_bracketed = formula.groups()
-    display = "block" if block or bracketed else "inline"
-    return convert((block or bracketed or line or round_bracketed).strip(), display=display)
+    text = (block or bracketed or line or round_bracketed).strip()
+    if block or bracketed:
+        return f"<div class='formula'>{convert(text, display='block')}</div>"
+    return convert(text)
 
 
 def headings(soup):

@@ -4253,6 +4253,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'starlight_nb/states/copies.py'),
                                             'starlight_nb.states.copies._ways': ( 'states.copies.html#_ways',
                                                                                   'starlight_nb/states/copies.py'),
+                                            'starlight_nb.states.copies.check_module': ( 'states.copies.html#check_module',
+                                                                                         'starlight_nb/states/copies.py'),
                                             'starlight_nb.states.copies.check_separate': ( 'states.copies.html#check_separate',
                                                                                            'starlight_nb/states/copies.py'),
                                             'starlight_nb.states.copies.clear_function_caches': ( 'states.copies.html#clear_function_caches',

@@ -407,8 +407,10 @@ def initialise(make, seed: int) -> nn.Module:
         What `make` returns.
 
     Raises:
-        ValueError: where the seed is no whole number from 0.
+        ValueError: where `make` is no function, and where the seed is no whole number from 0.
     """
+    if not callable(make):
+        raise ValueError(f"make: a function that builds a network is needed, not {make!r}")
     with RANDOM, torch.random.fork_rng():
         torch.manual_seed(generator_seed(seed, "initialisation"))
         return make()

@@ -109,12 +109,13 @@ def test_formulas_are_shown_without_scripts(pages, site):
 
 SAY = """<script>addEventListener('load', () => {
   const root = document.documentElement, query = document.querySelector('input[name=query]');
+  const wide = root.scrollWidth - root.clientWidth;
   query.value = 'straight-through'; query.focus(); query.dispatchEvent(new Event('keyup'));
   const found = () => document.querySelector('.md-search-result__meta').textContent.trim();
   let waited = 0;
   const say = () => found().match(/^[0-9]+ matching/) || ++waited > 80 ? parent.postMessage(
     JSON.stringify({images: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
-      wide: root.scrollWidth - root.clientWidth, found: found(),
+      wide: wide, found: found(),
       requests: performance.getEntriesByType('resource').map(r => new URL(r.name).protocol)}), '*')
     : setTimeout(say, 100);
   say(); })</script></body>"""

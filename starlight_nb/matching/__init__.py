@@ -16,7 +16,8 @@ from ..permutation import PermutationSpec, infer_spec, permute
 from ..permutation.examples import (
     all_but, call_example, returned_numbers, split_examples, turn_off_caches)
 from ..runtime.settings import check_choice
-from ..states import forget_caches, load_tensors, tensors_of, working_copy
+from ..states import (
+    check_module, forget_caches, load_tensors, tensors_of, working_copy)
 _all_ = [
     'Matcher', 'Matching', 'MultiMatching', 'match_activations', 'match_jointly', 'match_many',
     'match_sinkhorn', 'match_straight_through', 'match_weights', 'partial_spec'
@@ -128,10 +129,12 @@ def align(model_a: nn.Module, model_b: nn.Module, example_inputs, method: str = 
     Raises:
         ValueError: where a name is not known, the symmetries cannot be inferred, the models or
             options do not fit, or the outputs of the copy would differ.
-        TypeError: where `model_a` is no `nn.Module`, or the method has no such option.
+        TypeError: where a model is no `nn.Module`, or the method has no such option.
         FloatingPointError: where the loss of the methods by gradient descent is not finite.
     """
     check_choice("method", method, METHODS)
+    check_module(model_a, "model_a")
+    check_module(model_b, "model_b")
     spec = infer_spec(model_a, example_inputs, outputs=outputs)
     if partial: spec = partial_spec(spec, model_a, example_inputs)
     if "data" in options: options = {"model": model_a} | options

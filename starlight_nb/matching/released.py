@@ -10,6 +10,7 @@ from ..permutation.proof import without_groups
 from ..permutation.rules import ELEMENTWISE, operation
 from ..permutation.spec import unit_positions
 from ..permutation.trace import Trace
+from ..states.copies import check_module
 
 # %% auto #0
 __all__ = ['POOLS', 'partial_spec']
@@ -56,10 +57,12 @@ def partial_spec(spec: PermutationSpec, model: nn.Module, example_inputs) -> Per
 
     Raises:
         ValueError: where the model does not take the inputs.
+        TypeError: where `model` is no `nn.Module`.
 
     Source:
         The code that was released with Sonthalia et al. (2024).
     """
+    check_module(model)
     trace = Trace(model, example_inputs)
     weights = {weight for node in trace.values if _is_left_out(node) for weight in _writers(node)}
     left_out = set()

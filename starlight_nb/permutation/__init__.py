@@ -15,6 +15,7 @@ from .spec import (
     PermutationSpec, check_permutation, check_state, compose, invert, permute)
 from .trace import Trace
 from .unrun import place_unrun, unrun_message
+from ..states.copies import check_module
 _all_ = [
     'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
     'permute'
@@ -88,8 +89,7 @@ def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> Permutation
             such outputs.
         TypeError: where `model` is no `nn.Module`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
+    check_module(model)
     spec, message = _inferred(model, example_inputs, outputs)
     if message: warnings.warn(message, stacklevel=2)
     if not spec.groups:

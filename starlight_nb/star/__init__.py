@@ -11,7 +11,7 @@ from itertools import chain, repeat
 import pandas as pd
 import torch
 from torch import nn
-from ..data import CLASSIFICATION, Dataset, check_dataset
+from ..data import CLASSIFICATION, Dataset
 from ..data.inputs import count_examples, cut_rows
 from ..data.splits import Numbered
 from ..evaluation import refresh_batchnorm
@@ -24,6 +24,7 @@ from ..runtime.store import Checkpoint, config_key, state_digest, with_prefix
 from .sampling import T_SAMPLINGS, AdaptiveSampling, TSampling, t_sampler
 from ..states import state_for, tied_names
 from ..training import Objective, Recipe, fit
+from ..training.loop import check_training
 _all_ = ['T_SAMPLINGS', 'AdaptiveSampling', 'TSampling', 't_sampler']
 
 # %% auto #0
@@ -373,7 +374,6 @@ def _check_segments(options, data):
 
 def _checked_sources(model, states, data, spec, options, in_memory):
     "The sources, if there are any and all of them fit the model; otherwise `ValueError`."
-    check_dataset(data)
     _check_segments(options, data)
     states = list(states)
     if not states:
@@ -386,7 +386,6 @@ def _checked_sources(model, states, data, spec, options, in_memory):
 # %% ../../nbs/13_star.ipynb #bind
 def _objective(sources, options, seed, epochs):
     kind = FusedObjective if options.own_loss_weight else StarObjective
-    seed = check_number("seed", seed, int, 0, math.inf)
     return kind(sources, options, generator(seed, "star draws"), epochs)
 
 def _result(model, data, recipe, seed, objective, checkpoint):
@@ -461,8 +460,9 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
             in section 4.2. Ours are the choices "drawn" and "adaptive", other methods of matching,
             `segments_per_batch`, `late_matching` and `tail_average`.
     """
+    seed, = check_training(data, recipe, [seed], checkpoint)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight, late_matching, tail_average)
     matched = _checked_sources(model, sources, data, spec, options, in_memory)
     objective = _objective(matched, options, seed, recipe.epochs)
-    return _result(model, data, recipe, int(seed), objective, _bind(checkpoint, objective))
+    return _result(model, data, recipe, seed, objective, _bind(checkpoint, objective))

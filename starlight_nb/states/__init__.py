@@ -4,8 +4,9 @@
 
 # %% ../../nbs/05_states.ipynb #imports
 from __future__ import annotations
-from .copies import (
-    Attributes, WorkingCopy, forget_caches, load_tensors, state_of, tensors_of, working_copy)
+from starlight_nb.states.copies import (
+    Attributes, WorkingCopy, check_module, forget_caches, load_tensors, state_of, tensors_of,
+    working_copy)
 from .derived import (
     DerivedTensors, candidates, changes_in_training, find_derived)
 from .files import load_state, save_state
@@ -14,12 +15,13 @@ from starlight_nb.states.points import (
     tied_names)
 _all_ = [
     'Attributes', 'DerivedTensors', 'WorkingCopy', 'candidates', 'changes_in_training',
-    'check_same', 'combine_states', 'find_derived', 'forget_caches', 'interpolate', 'is_number',
-    'lerp_states', 'load_state', 'load_tensors', 'placement', 'save_state', 'state_for', 'state_of',
-    'tensors_of', 'tied_names', 'working_copy'
+    'check_module', 'check_same', 'combine_states', 'find_derived', 'forget_caches', 'interpolate',
+    'is_number', 'lerp_states', 'load_state', 'load_tensors', 'placement', 'save_state',
+    'state_for', 'state_of', 'tensors_of', 'tied_names', 'working_copy'
 ]
 
 # %% auto #0
-__all__ = ['Attributes', 'DerivedTensors', 'WorkingCopy', 'candidates', 'changes_in_training', 'check_same', 'combine_states',
-           'find_derived', 'forget_caches', 'interpolate', 'is_number', 'lerp_states', 'load_state', 'load_tensors',
-           'placement', 'save_state', 'state_for', 'state_of', 'tensors_of', 'tied_names', 'working_copy']
+__all__ = ['Attributes', 'DerivedTensors', 'WorkingCopy', 'candidates', 'changes_in_training', 'check_module', 'check_same',
+           'combine_states', 'find_derived', 'forget_caches', 'interpolate', 'is_number', 'lerp_states', 'load_state',
+           'load_tensors', 'placement', 'save_state', 'state_for', 'state_of', 'tensors_of', 'tied_names',
+           'working_copy']

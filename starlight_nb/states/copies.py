@@ -16,14 +16,20 @@ from torch.utils._pytree import tree_leaves
 from ..data.inputs import call, tensors_in
 
 # %% auto #0
-__all__ = ['EXTRA', 'tensors_of', 'state_of', 'load_tensors', 'working_copy', 'Attributes', 'forget_caches',
+__all__ = ['EXTRA', 'check_module', 'tensors_of', 'state_of', 'load_tensors', 'working_copy', 'Attributes', 'forget_caches',
            'clear_function_caches', 'check_separate', 'WorkingCopy']
 
 # %% ../../nbs/05a_states.copies.ipynb #state-of
 EXTRA = "_extra_state"  # how PyTorch ends the names of entries that need not be tensors
 
+def check_module(model, argument: str = "model"):
+    "`TypeError`, naming the argument, unless this is an `nn.Module`."
+    if isinstance(model, nn.Module): return
+    raise TypeError(f"{argument}: an nn.Module is needed, not {type(model).__name__}")
+
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     "The tensors of the module's state by name: its own, not copies, without gradient history."
+    check_module(module)
     return {name: value.detach() for name, value in module.state_dict().items()
             if not name.endswith(EXTRA)}
 
@@ -117,8 +123,7 @@ def working_copy(model: nn.Module) -> nn.Module:
     """A copy of a model that shares no tensor with it, also where `copy.deepcopy` refuses.
 
     Raises `TypeError` where it is no module, and `ValueError` where it cannot be copied."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: an nn.Module is needed, not {type(model).__name__}")
+    check_module(model)
     _check_values(model)
     if _is_compiled(model): return _Uncompiled(working_copy(model._orig_mod))
     copied = _copied(model)

@@ -17,7 +17,7 @@ from ..models import RANDOM, generator, generator_seed
 from ..runtime.progress import epochs
 from ..runtime.settings import check_number, synchronize
 from ..runtime.store import Checkpoint, state_digest, with_prefix
-from ..states import state_of
+from ..states import check_module, state_of
 from .fingerprint import code_digest
 from .networks import FlatModule, StackedModules
 from .recipes import (
@@ -254,6 +254,7 @@ def fit(model: nn.Module,  # where to start; not changed
     Returns the final state and the mean objective of each epoch. Raises `ValueError` for
     a bad argument, and `FloatingPointError` with step, epoch and seed when the loss diverges."""
     seed, = check_training(data, recipe, [seed], checkpoint)
+    check_module(model)
     networks = FlatModule(model, recipe, data.train)
     own = _checkpoint_of(checkpoint, [model], data, recipe, seed)
     history = _run(networks, data, recipe, [seed], objective or Objective(), own)
@@ -277,6 +278,7 @@ def train(model: nn.Module, data: Dataset, recipe: Recipe, seed: int,
 
     Raises:
         ValueError: where an argument is not accepted or the model does not suit the data; names it.
+        TypeError: where `model` is no `nn.Module`.
         FloatingPointError: where the loss is not finite; names step, epoch and seed.
     """
     return fit(model, data, recipe, seed, checkpoint=checkpoint)[0]
