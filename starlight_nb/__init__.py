@@ -3,7 +3,7 @@
 The names below can be imported from `starlight_nb` itself; each is loaded when it is first used,
 so that `import starlight_nb` stays light.
 """
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "data": (

@@ -368,6 +368,9 @@ def test_ci_covers_the_oldest_supported_versions(tmp_path):
     version, = (need.partition(">=")[2] for need in project["dependencies"] if need.startswith("torch>"))
     assert (tmp_path / "constraints.txt").read_text() == f"torch=={version}.*\n"
     assert any(step.get("run", "").startswith("make test") for step in job["steps"])
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\w. ]+) \|$", (ROOT / "docs/other_machines.md").read_text(), re.M)
+    pythons = job["strategy"]["matrix"]["python"]
+    assert rows == [("Python", pythons[0], pythons[-1]), ("PyTorch", version, "the newest")]
 
 
 def test_nbdev_stays_out_of_what_users_install():

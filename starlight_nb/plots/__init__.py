@@ -16,9 +16,9 @@ from .trends import plot_samplings, plot_trend, plot_widths
 _all_ = [
     'AVERAGES', 'AVERAGE_METRICS', 'COLOURS', 'KINDS', 'LineStyle', 'PLANE_PATHS', 'PREDICTORS',
     'SAMPLINGS', 'figure_style', 'finish_figure', 'in_one_column', 'pair_counts',
-    'plot_averages', 'plot_candidates', 'plot_comparison', 'plot_fusion', 'plot_paths', 'plot_plane',
-    'plot_reliability', 'plot_samplings', 'plot_source_count', 'plot_star_pairs', 'plot_trend',
-    'plot_ways', 'plot_widths', 'span'
+    'plot_averages', 'plot_candidates', 'plot_comparison', 'plot_fusion', 'plot_paths',
+    'plot_plane', 'plot_reliability', 'plot_samplings', 'plot_source_count', 'plot_star_pairs',
+    'plot_trend', 'plot_ways', 'plot_widths', 'span'
 ]
 
 # %% auto #0
