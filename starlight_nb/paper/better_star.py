@@ -4,12 +4,11 @@
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #imports
 from __future__ import annotations
-import dataclasses
 from dataclasses import dataclass, field
 import pandas as pd
 from .members import Member, mean_of_stars, regular_pairs, star_pairs
 from .parts import PairPart
-from .study import Study
+from .study import Study, with_recipe
 from .tables import with_interval
 from ..statistics import bootstrap_ratio
 
@@ -37,18 +36,11 @@ WAYS = {
     "held-outs matched by activations": Way(matching="activations")}
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #stars-of-a-way
-def _changed(study, **epochs):
-    "The study with other epochs of its regular solutions (recipe) or of its stars (star_recipe)."
-    recipes = {name: getattr(study.setting, name).replace(epochs=count)
-               for name, count in epochs.items()}
-    variant = "-".join(f"{name.partition('_')[0]}{count}" for name, count in epochs.items())
-    setting = dataclasses.replace(study.setting, variant=variant, **recipes)
-    return dataclasses.replace(study, setting=setting)
-
 def _short_stars(study, sources, stars, averaged):
     "Averages of short stars."
     epochs = -(-study.setting.star_recipe.epochs // averaged)
-    short = _changed(study, star_recipe=epochs).stars([sources], stars * averaged)
+    short = with_recipe(study, f"star{epochs}", star_recipe=dict(epochs=epochs))
+    short = short.stars([sources], stars * averaged)
     groups = [[star for _, _, star in short[n * averaged:(n + 1) * averaged]]
               for n in range(stars)]
     return [(sources, n, mean_of_stars(group, f"star-mean{averaged}-short-n{sources}-s{n}"))
@@ -63,7 +55,8 @@ def stars_of(way: Way,
     "The stars of a way, `(n_source, seed, star)`."
     if way.averaged > 1: return _short_stars(study, sources, stars, way.averaged)
     if way.longer_sources > 1:
-        study = _changed(study, recipe=way.longer_sources * study.setting.recipe.epochs)
+        epochs = way.longer_sources * study.setting.recipe.epochs
+        study = with_recipe(study, f"recipe{epochs}", recipe=dict(epochs=epochs))
     return study.stars([sources], stars, **way.options)
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #way-parts

@@ -16,9 +16,9 @@ from .parts import PairPart, Part
 from starlight_nb.paper.study import (
     COLUMNS, MeasuredValues, Path, SettingModels, Study, matched_states, member_state,
     setting_columns)
-from .tables import HEADINGS, summary_cell, with_interval
+from .tables import by_source_count, summary_cell, with_interval
 from ..runtime.settings import check_choice
-from ..statistics import bootstrap_function, bootstrap_ratio, summarise
+from ..statistics import bootstrap_function, bootstrap_ratio
 
 # %% auto #0
 __all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'GAPS', 'GAP_HEADINGS', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison',
@@ -124,9 +124,7 @@ def matched_pairs_table(frame: pd.DataFrame,   # with the column `matching`
                        ) -> pd.DataFrame:
     "Mean loss barriers by kind of pair, matching and number of sources, with intervals."
     rows = matching_methods(_loss_barriers(frame, split))
-    table = summarise(rows, ["setting", "pair", "method", "n_source"])
-    counts = table.n_source.astype("Int64").astype(object).where(table.n_source.notna(), "–")
-    return table.assign(n_source=counts).rename(columns=HEADINGS | {"method": "matched by"})
+    return by_source_count(rows, "pair", "method").rename(columns={"method": "matched by"})
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #gap-closed
 def _gap_parts(rows):

@@ -4,14 +4,13 @@
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #imports
 from __future__ import annotations
-import dataclasses
 from itertools import combinations, product
 import pandas as pd
 from .members import (
     Member, Pair, mean_of_stars, regular_pairs, star_member, star_pairs)
 from .parts import PairPart
-from .study import Study
-from .tables import HEADINGS, with_interval
+from .study import Study, with_recipe
+from .tables import by_source_count, with_interval
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
@@ -74,10 +73,8 @@ def star_star_parts(study: Study,
 def trained_longer(study: Study, factor: int) -> Study:
     "The study with stars of `factor` times the epochs; its regular solutions are the same."
     if factor == 1: return study
-    recipe = study.setting.star_recipe
-    recipe = recipe.replace(epochs=factor * recipe.epochs)
-    setting = dataclasses.replace(study.setting, star_recipe=recipe, variant=f"x{factor}")
-    return dataclasses.replace(study, setting=setting)
+    epochs = factor * study.setting.star_recipe.epochs
+    return with_recipe(study, f"x{factor}", star_recipe=dict(epochs=epochs))
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #averages
 def averages_of_same(study: Study, count: int, k: int, stars: int,
@@ -143,10 +140,7 @@ def star_star_rows(frame: pd.DataFrame,   # tidy rows of the experiment
 
 def star_star_table(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     "Mean loss barriers for each kind of pair and number of sources, with intervals over models."
-    rows = star_star_rows(frame, split)
-    table = summarise(rows, ["setting", "between", "n_source"])
-    counts = table.n_source.astype("Int64").astype(object).where(table.n_source.notna(), "–")
-    return table.assign(n_source=counts).rename(columns=HEADINGS)
+    return by_source_count(star_star_rows(frame, split), "between")
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #average-rows
 def candidate_rows(frame: pd.DataFrame,   # tidy rows of the experiment

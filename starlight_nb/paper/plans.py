@@ -212,9 +212,10 @@ def appendix_rematching(experiment) -> Plan:
 # %% ../../nbs/50p_paper.plans.ipynb #appendix-warmup
 def _warmup_parts(study, experiment):
     "Pairs without a warm-up, with one, and from solutions without to solutions with one."
-    kinds = {"without": with_recipe(study, "cosine", schedule="cosine", warmup_epochs=0),
-             "with": with_recipe(study, "warmup", schedule="cosine",
-                                 warmup_epochs=experiment.warmup_epochs)}
+    without = dict(schedule="cosine", warmup_epochs=0)
+    warm = without | dict(warmup_epochs=experiment.warmup_epochs)
+    kinds = {"without": with_recipe(study, "cosine", recipe=without, star_recipe=without),
+             "with": with_recipe(study, "warmup", recipe=warm, star_recipe=warm)}
     solutions = {kind: own.members("heldout", experiment.heldouts) for kind, own in kinds.items()}
     stars = {kind: own.stars([experiment.sources], experiment.stars)
              for kind, own in kinds.items()}

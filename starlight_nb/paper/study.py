@@ -303,11 +303,12 @@ class Study:
 # %% ../../nbs/50d_paper.study.ipynb #with-recipe
 def with_recipe(study: Study,
                 variant: str,  # for the names of its models
-                **changes,     # fields of both recipes
+                recipe: dict | None = None,       # changed fields of the recipe
+                star_recipe: dict | None = None,  # changed fields of the stars' recipe
                ) -> Study:
-    "The study of the same setting with changed recipes, of regular models and of stars."
-    recipe = study.setting.recipe.replace(**changes)
-    star_recipe = study.setting.star_recipe.replace(**changes)
-    setting = dataclasses.replace(study.setting, variant=variant, recipe=recipe,
-                                  star_recipe=star_recipe)
+    "The study of the same setting with other recipes, of regular models or of stars or of both."
+    setting = study.setting
+    setting = dataclasses.replace(
+        setting, variant=variant, recipe=setting.recipe.replace(**recipe or {}),
+        star_recipe=setting.star_recipe.replace(**star_recipe or {}))
     return dataclasses.replace(study, setting=setting)

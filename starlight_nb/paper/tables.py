@@ -9,7 +9,7 @@ from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
 __all__ = ['HEADINGS', 'OTHER_METRICS', 'with_interval', 'summary_cell', 'barrier_ratios', 'barrier_table', 'order_spread',
-           'source_count_table', 'path_table', 'metric_tables']
+           'by_source_count', 'source_count_table', 'path_table', 'metric_tables']
 
 # %% ../../nbs/50j_paper.tables.ipynb #cell-2
 def with_interval(value: float,
@@ -105,14 +105,18 @@ def order_spread(frame: pd.DataFrame,  # tidy rows; `matching` names the order
 HEADINGS = {"pair": "between", "n_source": "N", "n": "pairs", "low": "95 % from", "high": "to",
             "min": "lowest", "max": "highest"}  # of columns, for people
 
+def by_source_count(rows: pd.DataFrame, *kinds: str) -> pd.DataFrame:
+    "Means with intervals for each setting, each of these columns, and each number of sources."
+    table = summarise(rows, ["setting", *kinds, "n_source"])
+    counts = table.n_source.astype("Int64").astype(object).where(table.n_source.notna(), "–")
+    return table.assign(n_source=counts).rename(columns=HEADINGS)
+
 def source_count_table(frame: pd.DataFrame,   # tidy rows
                        split: str = "train",  # or test
                       ) -> pd.DataFrame:
     "Mean loss barriers for each number of sources, with intervals over models."
     rows = frame[(frame.metric == "loss_barrier") & (frame.split == split)]
-    table = summarise(rows, ["setting", "pair", "n_source"])
-    counts = table.n_source.astype("Int64").astype(object).where(table.n_source.notna(), "–")
-    return table.assign(n_source=counts).rename(columns=HEADINGS)
+    return by_source_count(rows, "pair")
 
 # %% ../../nbs/50j_paper.tables.ipynb #path-table
 def path_table(frame: pd.DataFrame,   # tidy rows with t
