@@ -269,6 +269,14 @@ def matched(value):
                       rows("regular-regular", 3.0, matching="activations")])
 
 
+def on_paths(make, repair):
+    "Data of which a value is so on the paths of one kind; on the others it is very different."
+    def both(value):
+        own, other = make(value).assign(repair=repair), make(9).assign(repair=not repair)
+        return pd.concat([own, other], ignore_index=True)
+    return both
+
+
 CASES = {  # the experiment, data in which a value is so, and a value: claim holds, bound, claim fails
     "regular-not-connected": ("fig3_paths", height("regular-regular"), 0.1, 0.05, 0.02),
     "star-near-sources": ("fig3_paths", height("star-source"), 0.02, 0.05, 0.1),
@@ -304,8 +312,10 @@ CASES = {  # the experiment, data in which a value is so, and a value: claim hol
     "average-is-a-better-star": ("beyond_kernel", averaged(ONE, 5), 0.5, 1, 1.5),
     "average-worth-its-cost": ("beyond_kernel", averaged(MORE, 5), 0.5, 1, 1.5),
     "better-star": ("beyond_better_star", better, 0.5, 1, 1.5),
-    "transformer-matched": ("beyond_transformer", matched, 0.5, 1, 1.5),
-    "transformer-star": ("beyond_transformer", ratio, 0.5, 1, 1.5),
+    "transformer-matched": ("beyond_transformer", on_paths(matched, False), 0.5, 1, 1.5),
+    "transformer-star": ("beyond_transformer", on_paths(ratio, False), 0.5, 1, 1.5),
+    "transformer-matched-repair": ("beyond_transformer", on_paths(matched, True), 0.5, 1, 1.5),
+    "transformer-star-repair": ("beyond_transformer", on_paths(ratio, True), 0.5, 1, 1.5),
 }
 
 

@@ -814,7 +814,7 @@ def test_data_keep_the_contract(smoke_report):
         "appendix_t_sampling": ["t_sampling"],
         "beyond_kernel": ["candidate", "averaged"],
         "beyond_better_star": ["way", "role", "matching"],
-        "beyond_transformer": ["matching", "star_matching"],
+        "beyond_transformer": ["matching", "star_matching", "repair"],
     }
     for name in experiment_names():
         data = pd.read_csv(smoke_report / f"report/data/{name}.csv")

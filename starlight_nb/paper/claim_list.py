@@ -11,11 +11,10 @@ from functools import cache, partial
 import pandas as pd
 from .claim_tests import (
     HELDOUT, NEAR_ZERO, REGULAR, SOURCE, average_beside, average_beside_ensemble, barrier_height,
-    best_beside_usual,
-    change_over_series, constant_t_loss, depth_beside_width, excess_loss, fused_beside_ensemble,
-    fused_beside_regular, matched_beside_unmatched, ratios_and_slope, ratios_over_series,
-    relative_change, star_ratio,
-    ratio_on_test_data, stars_apart, stars_beside_regular, width_line, with_adam,
+    best_beside_usual, change_over_series, constant_t_loss, depth_beside_width, excess_loss,
+    fused_beside_ensemble, fused_beside_regular, matched_beside_unmatched, on_paths,
+    ratio_on_test_data, ratios_and_slope, ratios_over_series, relative_change, star_ratio,
+    stars_apart, stars_beside_regular, width_line, with_adam,
     with_few_heldouts, with_more_points, with_more_sources, with_sampling)
 from .kernel import AVERAGE_DISJOINT, DISJOINT, MORE, ONE, SAME
 from .published import IDENTITY, paper_ratios, published
@@ -302,12 +301,19 @@ def _better_claims():
 def _transformer_claims():
     where = dict(where="beyond the paper", paper="not published",
                  experiments=("beyond_transformer",))
-    return [
-        Claim("transformer-matched", "In transformers too, matching by weights lowers the barrier "
-              "between regular solutions.", **where, test=matched_beside_unmatched, below=1),
-        Claim("transformer-star", "In transformers too, the barrier from a star to held-out "
-              "solutions is below that between matched regular solutions.", **where,
-              test=star_ratio, below=1)]
+    matched = ("In transformers too, matching by weights lowers the barrier between regular "
+               "solutions")
+    star = ("In transformers too, the barrier from a star to held-out solutions is below that "
+            "between matched regular solutions")
+    claims = []
+    for suffix, text, repair in (("", ".", False),
+                                 ("-repair", ", where hidden units are rescaled (REPAIR).", True)):
+        claims += [
+            Claim(f"transformer-matched{suffix}", matched + text, **where, below=1,
+                  test=on_paths(matched_beside_unmatched, repair)),
+            Claim(f"transformer-star{suffix}", star + text, **where, below=1,
+                  test=on_paths(star_ratio, repair))]
+    return claims
 
 # %% ../../nbs/50sa_paper.claim_list.ipynb #all-claims
 @cache

@@ -19,7 +19,8 @@ __all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZER
            'change_over_series', 'relative_change', 'depth_beside_width', 'width_line', 'ratios_over_series',
            'ratios_and_slope', 'with_adam', 'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular',
            'fused_beside_ensemble', 'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points',
-           'stars_apart', 'stars_beside_regular', 'average_beside', 'best_beside_usual', 'matched_beside_unmatched']
+           'stars_apart', 'stars_beside_regular', 'average_beside', 'best_beside_usual', 'matched_beside_unmatched',
+           'on_paths']
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #barriers
 REGULAR, HELDOUT = AXES.values()
@@ -361,3 +362,12 @@ def matched_beside_unmatched(data: pd.DataFrame) -> list[dict]:
         matched, unmatched = (part[part.matching == name] for name in ("forward", "none"))
         rows += _row(setting, np.divide, matched, unmatched)
     return rows
+
+def on_paths(test,          # of a claim
+             repair: bool,  # with hidden units rescaled, or as they are
+            ):
+    "The test on the paths of one kind."
+    def chosen(data):
+        of_kind = data.get("repair", pd.Series(False, data.index)) == repair
+        return test(data[of_kind])
+    return chosen

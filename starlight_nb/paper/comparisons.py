@@ -119,12 +119,15 @@ def order_range(frame: pd.DataFrame,   # with the columns `spec` and `matching`
     return means.groupby(by, sort=False).agg(["min", "max", "count"]).reset_index()
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #pairs-by-matching
-def matched_pairs_table(frame: pd.DataFrame,   # with the column `matching`
+def matched_pairs_table(frame: pd.DataFrame,   # with the columns `matching` and `repair`
                         split: str = "train",  # or test
                        ) -> pd.DataFrame:
-    "Mean loss barriers by kind of pair, matching and number of sources, with intervals."
+    """Mean loss barriers by kind of pair, matching, hidden units on the path, and number of
+    sources, with intervals."""
     rows = matching_methods(_loss_barriers(frame, split))
-    return by_source_count(rows, "pair", "method").rename(columns={"method": "matched by"})
+    units = rows.repair.map({False: "as they are", True: "rescaled"})
+    table = by_source_count(rows.assign(units=units), "pair", "method", "units")
+    return table.rename(columns={"method": "matched by", "units": "hidden units"})
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #gap-closed
 def _gap_parts(rows):

@@ -73,10 +73,11 @@ class _TrainingCost(_Timings):
 # %% ../../nbs/50f_paper.costs.ipynb #cost-of-measuring
 class Cost(_TrainingCost):
     "What a setting costs on one device: what was measured, and seconds of trainings and paths."
-    def path(self, points: int = 11) -> float:
+    def path(self, points: int = 11, repair: bool = False) -> float:
         "Seconds to match a pair and to evaluate its path on both splits."
         train, test = self.measured
         refreshing = (points - 2) * train * self.refresh  # not at the ends
+        if repair: refreshing += points * train * self.evaluation
         return self.match + refreshing + points * (train + test) * self.evaluation
     def evaluations(self, count: int, split: str = "train") -> float:
         "Seconds to refresh so many points of segments and to evaluate them on train or test."

@@ -35,13 +35,14 @@ class PairPart(Part):
     points: int | None = None  # on each path; None: those of the study
     whole: bool = False        # rows of all points, and not of barriers alone
     single: bool = True        # rows of each model alone too
+    repair: bool = False       # rescale hidden units on the paths
     columns: dict = field(default_factory=dict)  # further columns, the same in all rows
 
     @property
     def measurements(self) -> list[Path]:
         "The paths."
         points, examples = self.points or self.study.points, self.study.setting.measured_examples
-        return [Path(pair, points, examples) for pair in self.pairs]
+        return [Path(pair, points, examples, self.repair) for pair in self.pairs]
     def rows(self) -> pd.DataFrame:
         "Losses, accuracies and barriers of the paths, and of each model alone."
         rows = [row for path in self.measurements for row in path_rows(self.study.models, path)]

@@ -257,19 +257,23 @@ def beyond_better_star(experiment) -> Plan:
 # %% ../../nbs/50p_paper.plans.ipynb #beyond-transformer
 BY_STAR = {"weights": "forward", "activations": "activations"}  # matching in training, of pairs
 
+def _transformer_pairs(study, experiment):
+    "For each kind of star, and for regular solutions (None), its pairs."
+    solutions = study.members("heldout", experiment.heldouts)
+    yield None, [pair for matching in ("none", *BY_STAR.values())
+                 for pair in regular_pairs(solutions, matching)]
+    for name, matching in BY_STAR.items():
+        options = {} if name == "weights" else dict(matching=name)
+        counts = experiment.source_counts if name == "weights" else [experiment.sources]
+        stars = study.stars(counts, experiment.stars, **options)
+        yield name, star_pairs(stars, solutions, experiment.heldouts, matching)
+
 @plan
 def beyond_transformer(experiment) -> Plan:
-    "Regular pairs in three matchings, and stars that were trained with two of them."
-    parts = []
-    for study in experiment.studies:
-        solutions = study.members("heldout", experiment.heldouts)
-        regular = [pair for matching in ("none", *BY_STAR.values())
-                   for pair in regular_pairs(solutions, matching)]
-        parts.append(PairPart(study, regular, columns=dict(star_matching=None)))
-        for name, matching in BY_STAR.items():
-            options = {} if name == "weights" else dict(matching=name)
-            counts = experiment.source_counts if name == "weights" else [experiment.sources]
-            stars = study.stars(counts, experiment.stars, **options)
-            pairs = star_pairs(stars, solutions, experiment.heldouts, matching)
-            parts.append(PairPart(study, pairs, columns=dict(star_matching=name)))
-    return Plan(parts, ("matching", "star_matching"))
+    """Regular pairs in three matchings, and stars that were trained with two of them; on paths as
+    they are, and with hidden units rescaled."""
+    parts = [PairPart(study, pairs, columns=dict(star_matching=name, repair=repair),
+                      repair=repair, single=not repair)
+             for study in experiment.studies for repair in (False, True)
+             for name, pairs in _transformer_pairs(study, experiment)]
+    return Plan(parts, ("matching", "star_matching", "repair"))

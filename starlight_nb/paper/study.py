@@ -185,10 +185,11 @@ def matched_states(models: SettingModels, pair: Pair) -> tuple[dict, dict]:
     return state_a, permute(models.spec(), permutation, state_b)
 
 # %% ../../nbs/50d_paper.study.ipynb #measure
-def _measure_path(models, pair, points, examples):
+def _measure_path(models, path):
     "The values of a path as tensors: `ts`, `loss/SPLIT`, and `METRIC/SPLIT`, such as accuracy."
-    curve = path_losses(models.network(), *matched_states(models, pair),
-                        models.measured_data(examples), points, recipe=models.setting.recipe)
+    curve = path_losses(models.network(), *matched_states(models, path.pair),
+                        models.measured_data(path.examples), path.points, repair=path.repair,
+                        recipe=models.setting.recipe)
     values = {"ts": curve.ts}
     values |= {f"loss/{split}": losses for split, losses in curve.loss.items()}
     values |= {f"{metric}/{split}": shares for metric, own in curve.metrics.items()
@@ -200,8 +201,9 @@ def _measure_path(models, pair, points, examples):
 class Path(MeasuredValues):
     "Losses and accuracies along the segment between the two models of a pair."
     pair: Pair
-    points: int        # on the path, both ends included
-    examples: int = 0  # training examples that are measured, the first ones; 0: all
+    points: int           # on the path, both ends included
+    examples: int = 0     # training examples that are measured, the first ones; 0: all
+    repair: bool = False  # rescale hidden units between the ends
     @property
     def name(self) -> str:
         "The names of both models."
@@ -209,18 +211,19 @@ class Path(MeasuredValues):
     @cached_property
     def config(self) -> dict:
         "The configuration under which the values are stored."
+        repaired = {"repair": True} if self.repair else {}  # other paths keep their keys
         return entry_config("path", self.examples, a=self.pair.a.key, b=self.pair.b.key,
-                            matching=self.pair.matching, points=self.points)
+                            matching=self.pair.matching, points=self.points, **repaired)
     @property
     def needs(self) -> tuple[Member, ...]:
         "Both models."
         return self.pair.a, self.pair.b
     def measure(self, models: SettingModels) -> dict[str, torch.Tensor]:
         "`ts`, and `loss/SPLIT` and `METRIC/SPLIT`, each (points,)."
-        return _measure_path(models, self.pair, self.points, self.examples)
+        return _measure_path(models, self)
     def seconds(self, cost) -> float:
         "Expected seconds to match the pair and to evaluate the path."
-        return cost.path(self.points)
+        return cost.path(self.points, self.repair)
 
 # %% ../../nbs/50d_paper.study.ipynb #path-curve
 def path_curve(models: SettingModels, path: Path) -> PathCurve:
