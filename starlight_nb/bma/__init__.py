@@ -21,7 +21,7 @@ from ..data.splits import Part
 from ..data.tasks import ClassTask, check_task
 from ..evaluation import check_same, interpolate, refresh_batchnorm
 from ..models import generator_seed
-from ..permutation import PermutationSpec, infer_spec, permute
+from ..permutation import PermutationSpec, check_is_spec, permute, spec_for
 from ..permutation.spec import as_real
 from ..runtime.settings import check_number
 from ..star import StarResult, t_sampler
@@ -88,9 +88,9 @@ def _centre(star):
 
 def _spec(star, spec, model, data):
     "The spec of the star's permutations, None for no need; `ValueError` where it is missing."
-    if spec is not None: return spec
+    if spec is not None: return check_is_spec(spec)
     if model is not None and data is not None:
-        return infer_spec(model, getattr(data, "train", data).first(2))
+        return spec_for(model, getattr(data, "train", data))
     orders = [order for permutation in star.permutations for order in permutation.values()]
     if all(torch.equal(order, torch.arange(len(order), device=order.device)) for order in orders):
         return None

@@ -12,18 +12,19 @@ from .groups import spec_from_trace
 from .proof import Proof, check_spec, remove_failing_groups
 from .reach import remove_unreached_groups
 from .spec import (
-    PermutationSpec, check_permutation, check_state, compose, invert, permute)
+    PermutationSpec, check_is_spec, check_permutation, check_state, compose, invert, permute)
 from .trace import Trace
 from .unrun import place_unrun, unrun_message
+from ..data.splits import Part
 from ..states.copies import check_module
 _all_ = [
-    'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
-    'permute'
+    'PermutationSpec', 'check_is_spec', 'check_permutation', 'check_spec', 'check_state',
+    'compose', 'invert', 'permute'
 ]
 
 # %% auto #0
-__all__ = ['CLEAR', 'infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
-           'permute']
+__all__ = ['CLEAR', 'infer_spec', 'spec_for', 'PermutationSpec', 'check_is_spec', 'check_permutation', 'check_spec',
+           'check_state', 'compose', 'invert', 'permute']
 
 # %% ../../nbs/10_permutation.ipynb #cautions
 def _cautions(model, trace):
@@ -96,3 +97,17 @@ def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> Permutation
         warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",
                       stacklevel=2)
     return spec
+
+# %% ../../nbs/10_permutation.ipynb #spec-for
+def spec_for(model: nn.Module,
+             part: Part,  # whose first two examples the spec is inferred from
+             spec: PermutationSpec | None = None) -> PermutationSpec:
+    "The given spec, or an inferred one; `ValueError` for inputs that the model does not take."
+    if spec is not None: return check_is_spec(spec)
+    check_module(model)
+    try: return infer_spec(model, part.first(2))
+    except ValueError as error:
+        refused = f"example_inputs: {type(model).__name__} does not accept them"
+        if not str(error).startswith(refused): raise
+        why = str(error).removeprefix(refused)
+        raise ValueError(f"data: the model does not accept its inputs{why}") from error

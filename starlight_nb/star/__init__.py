@@ -18,7 +18,7 @@ from ..evaluation import refresh_batchnorm
 from ..matching import METHODS, Matcher, WITH_DATA, match, match_weights
 from ..matching.weights import check_states
 from ..models import generator
-from ..permutation import PermutationSpec, infer_spec, permute
+from ..permutation import PermutationSpec, permute, spec_for
 from ..runtime.settings import check_choice, check_number, free_memory
 from ..runtime.store import Checkpoint, config_key, state_digest, with_prefix
 from .sampling import T_SAMPLINGS, AdaptiveSampling, TSampling, t_sampler
@@ -378,7 +378,7 @@ def _checked_sources(model, states, data, spec, options, in_memory):
     states = list(states)
     if not states:
         raise ValueError("sources: at least one trained state is needed, not an empty list")
-    spec = spec or infer_spec(model, data.train.first(2))
+    spec = spec_for(model, data.train, spec)
     states = check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
     states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
     return Sources(model, states, spec, data, options.matching, in_memory)
