@@ -91,6 +91,8 @@ def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> Permutation
         TypeError: where `model` is no `nn.Module`.
     """
     check_module(model)
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError("model: it is wrapped; pass the module inside, model.module")
     spec, message = _inferred(model, example_inputs, outputs)
     if message: warnings.warn(message, stacklevel=2)
     if not spec.groups:
