@@ -153,8 +153,8 @@ def sample_star_domain(star: StarResult | dict, sources: Sequence[dict], n: int,
     when it is asked for.
 
     Args:
-        star: a star with its permutations, or a star's state; a state takes the sources as they
-            are.
+        star: a star with its permutations, or its bare state; given that, the sources are not
+            permuted.
         sources: the trained states of the star's training, in the same order; not changed.
         n: the number of draws, at least 1.
         generator: draws the sources and t; its state moves on.

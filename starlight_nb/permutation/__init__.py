@@ -69,10 +69,10 @@ def _inferred(model, example_inputs, outputs):
 def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> PermutationSpec:
     """Find the permutation symmetries of a model from its graph, and prove them on it.
 
-    The spec holds for every example that is given, and what any of them reaches counts. What keeps
-    its order is listed in `.pinned`, with the reason. Warnings name what no example runs, choices
-    that the examples settle and outputs that may change their order, and say when nothing can be
-    permuted.
+    The spec holds for every example that is given; a layer counts if any example reaches it. What
+    keeps its order is listed in `.pinned`, with the reason. Warnings name what no example runs,
+    choices that the examples settle and outputs that may change their order, and say when nothing
+    can be permuted.
 
     Args:
         model: the network; not changed, copies of it are run.

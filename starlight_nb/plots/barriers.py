@@ -41,7 +41,7 @@ def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
             metric loss_barrier are drawn. With setting: a panel each. With model_a and model_b:
             intervals, and small marks for single stars.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the legend is in the first.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
             None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
@@ -127,7 +127,7 @@ def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: s
         split: train, test or val.
         metric: drawn below the loss; "loss": the loss alone. None: the accuracy, or another metric
             that is there; in a single axes the loss alone.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the legend is in the first.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
             None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 

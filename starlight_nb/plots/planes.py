@@ -65,7 +65,7 @@ def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, titl
         title: of the horizontal axis; the column's name if empty.
         kinds: of pairs that are drawn, names in `KINDS`.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the legend is in the first.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
             None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
@@ -221,7 +221,7 @@ def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
         losses: (rows, columns), of `plane_losses`.
         names: of the three networks; one that begins with "star" has a star's mark.
         loss_name: with its unit, such as that of a `Task`.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the legend is in the first.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
             None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 

@@ -463,6 +463,7 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
             `segments_per_batch`, `late_matching` and `tail_average`.
     """
     seed, = check_training(data, recipe, [seed], checkpoint)
+    check_number("recipe.epochs", recipe.epochs, int, 1, math.inf)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight, late_matching, tail_average)
     matched = _checked_sources(model, sources, data, spec, options, in_memory)
