@@ -626,7 +626,7 @@ def test_aligned_and_merged_files_are_those_of_the_library(files, capsys, functi
 
 OUT, SHAPE = ("--out", "c.safetensors"), ("--input-shape", "5")
 WRONG_COMMANDS = {
-    "missing file": ("align", "none.pt", "make_b.pt", *OUT, *SHAPE, "source: there is no file none.pt"),
+    "missing file": ("align", "none.pt", "make_b.pt", *OUT, *SHAPE, "there is no file none.pt"),
     "other network": ("align", "normalised_a.safetensors", "make_b.pt", *OUT, *SHAPE, "not fit Net; mi"),
     "model": ("align", "make_b.pt", "make_b.pt", *OUT, *SHAPE, "--model", "NAME:mkae", "model: .* has"),
     "no example": ("align", "make_b.pt", "make_b.pt", *OUT, "data, input-shape: one of them"),

@@ -113,6 +113,6 @@ def check_known(argument: str,  # the argument's name, for the message
     "As `check_choice`; `ValueError` with the path that was meant where a dot is for the colon."
     parts = str(name).rsplit(".", 1)
     dotted = re.fullmatch(NAME, str(name)) and len(parts) == 2 and parts[1] != "py"
-    if name in known or not dotted: return check_choice(argument, name, known)
+    if not dotted or name in known: return check_choice(argument, name, known)
     raise ValueError(f"{argument}: {name!r} is not known; did you mean {':'.join(parts)!r}, "
                      "with a colon?")
