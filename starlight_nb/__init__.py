@@ -29,7 +29,10 @@ __all__ = ["__version__", *_MODULE_OF]
 def __getattr__(name):
     "Import a name's module when the name is first asked for (PEP 562)."
     if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from difflib import get_close_matches
+        near = get_close_matches(name, _MODULE_OF, n=1, cutoff=0.75)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     from importlib import import_module
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value

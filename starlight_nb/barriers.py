@@ -16,10 +16,10 @@ from .data import Dataset, batches, check_dataset
 from .data.inputs import call, count_examples
 from .data.tasks import CLASSIFICATION
 from .evaluation import (
-    Evaluator, StackedEvaluator, checked_ends, warn_of_constants)
+    Evaluator, StackedEvaluator, checked_ends, warn_of_constants, warn_of_statistics)
 from .evaluation.refresh import measuring_batches, measuring_size
 from .matching import METHODS, WITH_DATA, match
-from .permutation import PermutationSpec, infer_spec, permute
+from .permutation import PermutationSpec, permute, spec_for
 from .runtime.settings import check_choice, check_number
 from .states import (
     check_same, combine_states, lerp_states, placement, state_for)
@@ -28,8 +28,8 @@ from .training.networks import MOST_PARAMETERS
 
 # %% auto #0
 __all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier', 'accuracy_barrier',
-           'barrier_between', 'Plane', 'plane_grid', 'plane_segments', 'plane_losses', 'unit_statistics', 'rescaled',
-           'repair']
+           'matched_path', 'barrier_between', 'Plane', 'plane_grid', 'plane_segments', 'plane_losses',
+           'unit_statistics', 'rescaled', 'repair']
 
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ def _preparation(evaluator, ends, data, refresh, repair, recipe):
     if repair: return _repairing(evaluator, ends, data.train)
     return refreshed if refresh else derived
 
-def _one_by_one(model, ends, data, ts, refresh, repair, recipe):
+def _one_by_one(evaluator, ends, data, ts, refresh, repair, recipe):
     "Losses and accuracies (points, splits, 2), one point after another."
-    evaluator = Evaluator(model, data.train)
     prepare = _preparation(evaluator, ends, data, refresh, repair, recipe)
     warn_of_constants(evaluator, *ends)
     values = []
@@ -135,14 +134,16 @@ def best_points_per_batch(model: nn.Module,
 
 # %% ../nbs/12_barriers.ipynb #path-values
 def _path_values(model, ends, data, ts, refresh, repair, recipe, size):
-    "Losses and accuracies (points, splits, 2), in the way that was chosen."
-    state_a, state_b = ends
-    apart = any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
-    refresh = refresh and apart
-    if size > 1 and not repair:
-        evaluator = StackedEvaluator(model, data.train)
-        if evaluator.exact: return _in_stacks(evaluator, ends, data, ts, refresh, recipe, size)
-    return _one_by_one(model, ends, data, ts, refresh, repair and apart, recipe)
+    "Losses and accuracies (points, splits, 2), in the way that was chosen, and an evaluator."
+    if size > 1:
+        stacked = StackedEvaluator(model, data.train)
+        if stacked.exact:
+            return _in_stacks(stacked, ends, data, ts, refresh, recipe, size), stacked
+    evaluator = Evaluator(model, data.train)
+    return _one_by_one(evaluator, ends, data, ts, refresh, repair, recipe), evaluator
+
+def _are_apart(state_a, state_b):
+    return any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
 
 # %% ../nbs/12_barriers.ipynb #curve
 def _curve(points, values, data):
@@ -159,7 +160,8 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
     """Measure the loss and the metrics along the straight line from A (t = 0) to B (t = 1).
 
     Nothing is trained or permuted: the states are taken as they are, so align them first. At each
-    point between the ends tensors that are derived from weights are computed again.
+    point between the ends tensors that are derived from weights are computed again. The ends keep
+    the normalisation statistics that they have; a warning says where these do not suit the data.
 
     Args:
         model: the architecture; not changed.
@@ -193,9 +195,15 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
     if points_per_batch is not None:
         points_per_batch = check_number("points_per_batch", points_per_batch, int, 1, np.inf)
     size = points_per_batch or best_points_per_batch(model, len(points))
-    values = np.array(_path_values(model, ends, data, points.tolist(), refresh,
-                                   repair, recipe, size))
-    return _curve(points, values, data)
+    if repair: size = 1
+    refresh, repair = (wanted and _are_apart(*ends) for wanted in (refresh, repair))
+    values, evaluator = _path_values(model, ends, data, points.tolist(), refresh, repair, recipe,
+                                     size)
+    curve = _curve(points, np.array(values), data)
+    if (refresh or repair) and len(points) > 2:
+        named = {"state_a": ends[0], "state_b": ends[1]}
+        warn_of_statistics(evaluator, named, data.train, curve.loss["train"].max(), recipe)
+    return curve
 
 # %% ../nbs/12_barriers.ipynb #rise
 def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
@@ -251,6 +259,15 @@ def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
     return rise_above_chord(curve.ts, -curve.accuracy[check_choice("split", split, curve.accuracy)])
 
 # %% ../nbs/12_barriers.ipynb #barrier-between
+def matched_path(model: nn.Module, state_a: dict[str, torch.Tensor],
+                 state_b: dict[str, torch.Tensor], data: Dataset,
+                 spec: PermutationSpec | None = None, matching: str = "weights") -> PathCurve:
+    "The path from A to B, whose units are first matched to those of A; as in `barrier_between`."
+    spec = spec_for(model, data.train, spec)
+    needed = dict(model=model, data=data) if matching in WITH_DATA else {}
+    permutation = match(matching, spec, state_a, state_b, **needed).permutation
+    return path_losses(model, state_a, permute(spec, permutation, state_b), data)
+
 def barrier_between(model: nn.Module, state_a: dict[str, torch.Tensor],
                     state_b: dict[str, torch.Tensor], data: Dataset, *,
                     spec: PermutationSpec | None = None, matching: str = "weights",
@@ -267,7 +284,8 @@ def barrier_between(model: nn.Module, state_a: dict[str, torch.Tensor],
         data: statistics, and methods that need data, use its training split.
         spec: the permutation symmetries of `model`; None: inferred from it and two training
             examples.
-        matching: the method of matching, a name in `matching.METHODS`; "none" leaves B as it is.
+        matching: the method of matching: "weights", "activations", "sinkhorn",
+            "straight-through", or "none", which leaves B as it is.
         split: the split on which the barrier is measured: "train", "test", or "val" where there is
             one.
 
@@ -286,11 +304,7 @@ def barrier_between(model: nn.Module, state_a: dict[str, torch.Tensor],
     check_dataset(data)
     check_choice("matching", matching, METHODS)
     check_choice("split", split, data.splits)
-    spec = spec or infer_spec(model, data.train.first(2))
-    needed = dict(model=model, data=data) if matching in WITH_DATA else {}
-    permutation = match(matching, spec, state_a, state_b, **needed).permutation
-    curve = path_losses(model, state_a, permute(spec, permutation, state_b), data)
-    return loss_barrier(curve, split)
+    return loss_barrier(matched_path(model, state_a, state_b, data, spec, matching), split)
 
 # %% ../nbs/12_barriers.ipynb #corners
 def _real_vector(tensor):
@@ -367,6 +381,8 @@ def plane_losses(plane: Plane,
         corner = (plane.corners == point).all(1).any()
         if not corner: evaluator.refresh_batchnorm(data.train)
         losses.append(evaluator.evaluate(data.train)[0])
+    named = dict(zip(("state_a", "state_b", "state_c"), plane.states))
+    warn_of_statistics(evaluator, named, data.train, max(losses, default=0.0))
     return np.array(losses).reshape(points.shape[:-1])
 
 # %% ../nbs/12_barriers.ipynb #hooked

@@ -17,7 +17,8 @@ from .matching import match_jointly, match_many
 from .permutation import PermutationSpec, permute
 from .runtime.settings import check_choice, check_number, synchronize
 from .star import StarResult, train_star
-from .states import check_same, combine_states, tensors_of, tied_names, working_copy
+from .states import (
+    check_same, check_several, combine_states, tensors_of, tied_names, working_copy)
 from .training import Recipe
 
 # %% auto #0
@@ -44,6 +45,7 @@ def aligned(spec: PermutationSpec,
     """The states in one order.
 
     Raises `ValueError` for an unknown `around`, for no state, and for one that does not fit."""
+    check_several(states)
     states = list(states)
     if not states: raise ValueError("states: at least one is needed, not an empty list")
     permutations = _permutations(spec, states, around)
@@ -60,6 +62,7 @@ def _permutations(spec, states, around):
 def average(states: list[dict[str, torch.Tensor]],  # in one order; not changed
            ) -> dict[str, torch.Tensor]:
     "The mean of the states as they are. Raises `ValueError` where there is none or shapes differ."
+    check_several(states)
     states = list(states)
     if not states: raise ValueError("states: at least one is needed, not an empty list")
     for state in states[1:]: check_same(states[0], state)

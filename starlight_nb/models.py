@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from .runtime.imports import (
-    call_imported, callable_from, is_import_path, parameters_of)
+    call_imported, callable_from, check_known, is_import_path, parameters_of)
 from .runtime.settings import check_choice, check_number
 
 # %% auto #0
@@ -269,11 +269,11 @@ def check_architecture(name: str,                      # what `build` would be g
     known = models.list_models(module=models)
     if str(name).startswith("torchvision."):
         check_choice(argument, name.removeprefix("torchvision."), known)
-    elif name not in known: check_choice(argument, name, ARCHITECTURES)
+    elif name not in known: check_known(argument, name, ARCHITECTURES)
 
 def _own_builder(path, argument="architecture"):
     "The function or class of an import path; `ValueError` where it is a network already."
-    found = callable_from(path, argument)
+    found = callable_from(path, argument, "a function that builds a network")
     if not isinstance(found, nn.Module): return found
     raise ValueError(f"{argument}: {path!r} is a network; a function that builds one is needed")
 

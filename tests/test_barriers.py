@@ -1,5 +1,6 @@
 """Barriers: what is known about them without training anything."""
 import copy
+import warnings
 from functools import partial
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import nn
 
 from starlight_nb import states
 from starlight_nb.barriers import (
-    PathCurve, accuracy_barrier, loss_barrier, path_losses, repair, unit_statistics)
+    PathCurve, Plane, accuracy_barrier, loss_barrier, path_losses, plane_losses,
+    repair, unit_statistics)
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
-from starlight_nb.data import Dataset, Split
+from starlight_nb.data import Dataset, Split, Stream
 from starlight_nb.models import build, initialise
 from starlight_nb.training import state_of, train
 
@@ -37,6 +39,78 @@ def test_the_ends_of_a_path_are_the_models_own_values(digits, recipe, ts):
             assert (curve.loss[split][end], curve.accuracy[split][end]) == evaluate(
                 model, state, part
             )
+
+
+class Normed(nn.Module):
+    "A network with a normalisation."
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    def forward(self, x): return self.layers(x)
+
+
+class Noisy(Normed):
+    "The same, which also draws a random number in each pass."
+    def forward(self, x): return self.layers(x) + 0 * torch.rand(())
+
+
+def unsuited(small, make=Normed, dtype=torch.float):
+    "A network, two states whose statistics do not suit the data, and the data."
+    model = initialise(make, 0).to(dtype)
+    ends = [state_of(initialise(make, seed).to(dtype)) for seed in (1, 2)]
+    ends = [state | {"layers.1.running_mean": state["layers.1.running_mean"] - 30} for state in ends]
+    data = Dataset("own", *(Split(part.x.to(dtype), part.y) for part in (small.train, small.test)))
+    return model, ends, data
+
+
+def told(call):
+    "The warnings of a call, as text."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, dict(points_per_batch=3), dict(repair=True), dict(refresh=False)])
+def test_statistics_that_do_not_suit_the_data_are_told(small, dtype, options):
+    model, ends, data = unsuited(small, dtype=dtype)
+    measured = [refresh_batchnorm(model, state, data) for state in ends]
+    found = told(lambda: path_losses(model, *ends, data, ts=3, **options))
+    if not options.get("refresh", True): assert not found
+    else:
+        for name, text in zip(("state_a", "state_b"), found, strict=True):
+            assert text.startswith(f"{name}: with its stored normalisation statistics the training loss is ")
+            assert f"a barrier may be hidden. refresh_batchnorm(model, {name}, data) measures them" in text
+    assert not told(lambda: path_losses(model, *measured, data, ts=3, **options))
+    assert not told(lambda: path_losses(model, ends[0], ends[0], data, ts=3, **options))
+
+
+def test_the_look_at_statistics_reads_little_and_changes_nothing(small, monkeypatch):
+    model, ends, data = unsuited(small, Noisy)
+    read = []
+    def loader():
+        for start in range(0, len(data.train), 10):
+            read.append(start)
+            yield data.train.x[start:start + 10], data.train.y[start:start + 10]
+    def measured():
+        "The losses on a path, the state of the random numbers afterwards, and how often batches were read."
+        torch.manual_seed(0)
+        read.clear()
+        curve = path_losses(model, *ends, Dataset("own", Stream(loader), data.test), ts=3)
+        return curve.loss, torch.get_rng_state(), len(read)
+    with pytest.warns(UserWarning, match="state_b: with its stored"): losses, state, reads = measured()
+    monkeypatch.setattr("starlight_nb.barriers.warn_of_statistics", lambda *arguments: None)
+    expected, usual, usual_reads = measured()
+    for split in data.splits: np.testing.assert_array_equal(losses[split], expected[split])
+    assert torch.equal(state, usual) and reads <= usual_reads + len(data.train) // 10
+
+
+def test_a_plane_tells_of_unsuited_statistics_too(small):
+    model, ends, data = unsuited(small)
+    third = state_of(initialise(Normed, 3))
+    found = told(lambda: plane_losses(Plane(model, *ends, third), data, np.array([[0.1, 0.2]])))
+    assert [text[:8] for text in found if "stored" in text][:2] == ["state_a:", "state_b:"]
 
 
 def test_a_convex_loss_has_no_barrier(small):

@@ -181,7 +181,7 @@ def test_bad_input_is_named(make_mlp):
         match_jointly(spec, [state])
     with pytest.raises(ValueError, match="method: 'weight' is not known; did you mean 'weights'"):
         align(make_mlp(), make_mlp(), IMAGE, method="weight")
-    with pytest.raises(ValueError, match=r"state_b: '1.weight' has the shape \(9, 64\)"):
+    with pytest.raises(ValueError, match=r"model_b: '1.weight' has the shape \(9, 64\)"):
         align(make_mlp(), build("mlp", depth=2, width=9), IMAGE)
 
 

@@ -96,7 +96,7 @@ def test_a_wrong_profile_is_one_clear_error(small_profile, old, new, message):
             {},
             "experiments.fig3_paths: 'star' is not known; did you mean 'stars'",
         ),
-        ("stars = 1", "", {}, "stars: neither the notebook nor profile 'mine' says what it is"),
+        ("stars = 1", "", {}, "experiments.fig3_paths.stars: missing in profile 'mine'"),
         (
             "sources = 2\nstars",
             "sources = 9\nstars",

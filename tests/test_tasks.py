@@ -444,7 +444,7 @@ BAD = {
     "a loader that is read once": (lambda x, y: Dataset("d", (b for b in [(x, y)]), (x, y)), "train: it can be read only once"),
     "batches that are not alike": (lambda x, y: Dataset("d", [(x, y.abs().long()), ((x, x), y.abs().long())], (x, y.abs().long())),
                                    "train: the first batch is .* a later one"),
-    "targets of another length": (lambda x, y: Dataset("d", (x, y[:7]), (x, y), task=regression()), "y: 7 targets for 12 examples"),
+    "targets of another length": (lambda x, y: Dataset("d", (x, y[:7]), (x, y), task=regression()), "train, targets: 7 targets for 12 examples"),
     "a batch of another length": (lambda x, y: Dataset("d", [(x, y[:7])], (x, y), task=regression()),
                                   "train: a batch has 7 targets for 12 inputs"),
     "parts of batches of a loader": (lambda x, y: train_star(mlp(1), [state_of(mlp(1))], Dataset(

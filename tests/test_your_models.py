@@ -15,6 +15,7 @@ from conftest import PROFILE, finish, make_study, starlight
 
 from starlight_nb.barriers import barrier_between
 from starlight_nb.data import Dataset, load
+from starlight_nb.evaluation import evaluate
 from starlight_nb.fusion import average_aligned
 from starlight_nb.matching import match_weights
 from starlight_nb.models import build
@@ -565,9 +566,27 @@ def test_barriers_of_files_are_those_of_the_library(files, capsys):
             assert found[key] == barrier_between(network, *states, loaded, matching=matching,
                                                  split=found["split"])
     status, out, error = command(capsys, *words)
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
+    ends = [evaluate(network, state, loaded.train)[0] for state in states]
     assert first.startswith("before matching: ") and "rises above the straight line" in first
-    assert second.startswith("after matching: ") and "in the order of the first (weights)" in second
+    assert re.match(r"after matching by weights: \S+ \(\d+ % of that\)", second)
+    assert third == "the train loss at both ends: {:.4g} and {:.4g}".format(*ends)
+
+
+def test_a_barrier_that_unsuited_statistics_hide_is_told(files, capsys):
+    for file in "ab":
+        state = load_state(f"normalised_{file}.safetensors")
+        moved = {name: own - 20 if name.endswith("running_mean") else own for name, own in state.items()}
+        save_state(moved, f"moved_{file}.safetensors")
+    options = ("--model", f"{files}:normalised", "--data", f"{files}:data")
+    for name, warned in (("normalised", 0), ("moved", 2)):
+        words = ("barrier", *(f"{name}_{file}.safetensors" for file in "ab"), *options)
+        found = json.loads(command(capsys, *words, "--json")[1])
+        assert len(found["warnings"]) == warned and len(found["ends"]) == 2
+        lines = command(capsys, *words)[1].splitlines()
+        assert len(lines) == 3 + warned
+        for line, file in zip(lines[3:], "ab"):
+            assert line.startswith(f"warning: moved_{file}.safetensors: with its stored normalisation statistics")
 
 
 def outputs(model, file):
@@ -607,7 +626,7 @@ def test_aligned_and_merged_files_are_those_of_the_library(files, capsys, functi
 
 OUT, SHAPE = ("--out", "c.safetensors"), ("--input-shape", "5")
 WRONG_COMMANDS = {
-    "missing file": ("align", "none.pt", "make_b.pt", *OUT, *SHAPE, "source: there is no file none.pt"),
+    "missing file": ("align", "none.pt", "make_b.pt", *OUT, *SHAPE, "there is no file none.pt"),
     "other network": ("align", "normalised_a.safetensors", "make_b.pt", *OUT, *SHAPE, "not fit Net; mi"),
     "model": ("align", "make_b.pt", "make_b.pt", *OUT, *SHAPE, "--model", "NAME:mkae", "model: .* has"),
     "no example": ("align", "make_b.pt", "make_b.pt", *OUT, "data, input-shape: one of them"),

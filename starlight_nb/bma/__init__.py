@@ -21,11 +21,11 @@ from ..data.splits import Part
 from ..data.tasks import ClassTask, check_task
 from ..evaluation import check_same, interpolate, refresh_batchnorm
 from ..models import generator_seed
-from ..permutation import PermutationSpec, infer_spec, permute
+from ..permutation import PermutationSpec, check_is_spec, permute, spec_for
 from ..permutation.spec import as_real
 from ..runtime.settings import check_number
 from ..star import StarResult, t_sampler
-from ..states import WorkingCopy, is_number, state_for, tied_names
+from ..states import WorkingCopy, check_several, is_number, state_for, tied_names
 from ..states.points import fill_tied
 from ..training.networks import Recipe, format_for, task_outputs
 
@@ -88,9 +88,9 @@ def _centre(star):
 
 def _spec(star, spec, model, data):
     "The spec of the star's permutations, None for no need; `ValueError` where it is missing."
-    if spec is not None: return spec
+    if spec is not None: return check_is_spec(spec)
     if model is not None and data is not None:
-        return infer_spec(model, getattr(data, "train", data).first(2))
+        return spec_for(model, getattr(data, "train", data))
     orders = [order for permutation in star.permutations for order in permutation.values()]
     if all(torch.equal(order, torch.arange(len(order), device=order.device)) for order in orders):
         return None
@@ -153,8 +153,8 @@ def sample_star_domain(star: StarResult | dict, sources: Sequence[dict], n: int,
     when it is asked for.
 
     Args:
-        star: a star with its permutations, or a star's state; a state takes the sources as they
-            are.
+        star: a star with its permutations, or its bare state; given that, the sources are not
+            permuted.
         sources: the trained states of the star's training, in the same order; not changed.
         n: the number of draws, at least 1.
         generator: draws the sources and t; its state moves on.
@@ -276,8 +276,9 @@ def _inputs(inputs, task):
     elif isinstance(inputs, (torch.Tensor, tuple, dict)) and _examples(inputs):
         found = _Inputs(as_inputs(inputs, "inputs"), task or CLASSIFICATION, -1)
     else:
-        raise ValueError("inputs: a Split or tensors with at least one input are needed, not "
-                         f"{type(inputs).__name__}; Split.from_loader(loader) makes one")
+        raise ValueError("inputs: a part of a data set, such as data.test, or tensors with at "
+                         f"least one input are needed, not {type(inputs).__name__}; Split(x, y) "
+                         "and Stream(loader) make a part")
     if found.task.predictions is not None: return found
     raise ValueError(f"task: {found.task.name!r} does not say what is averaged; "
                      "Task(loss, predictions=function of outputs) does")
@@ -303,12 +304,6 @@ def _predicted(network, inputs, batch_size, argument):
 
 def _as_double(tensor): return tensor.cpu().double()
 
-# %% ../../nbs/20_bma.ipynb #loaded-state
-def _check_iterable(states):
-    if isinstance(states, Iterable) and not isinstance(states, dict): return
-    raise ValueError("states: a list of states is needed, even for one: [state], "
-                     f"not {type(states).__name__}")
-
 # %% ../../nbs/20_bma.ipynb #predictions
 def predictions(model: nn.Module,                # the architecture; not changed
                 states: Iterable[dict],          # draws of a posterior, or any states
@@ -323,7 +318,7 @@ def predictions(model: nn.Module,                # the architecture; not changed
 
     Raises `ValueError` for wrong arguments, and on iteration for a state that does not fit, labels
     that the model has no output for, and outputs that are no logits."""
-    _check_iterable(states)
+    check_several(states)
     size = check_number("batch_size", batch_size, int, 1, math.inf)
     given = _inputs(inputs, task)
     copied = WorkingCopy(model, given.first(2))

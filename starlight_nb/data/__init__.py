@@ -21,7 +21,7 @@ from starlight_nb.data.tasks import (
     CLASSIFICATION, Metric, Task, classification, multi_label, next_token, regression,
     segmentation)
 from ..runtime.imports import (
-    call_imported, callable_from, is_import_path, parameters_of)
+    call_imported, callable_from, check_known, is_import_path, parameters_of)
 from ..runtime.settings import Settings, check_choice
 _all_ = [
     'IMAGENET', 'CorpusError', 'ImageFiles', 'Metric', 'Split', 'Stream', 'Task', 'batches',
@@ -116,8 +116,8 @@ class Dataset(_Parts):
 def check_dataset(data):
     "Raise `ValueError` unless `data` is a `Dataset`."
     if not isinstance(data, Dataset):
-        raise ValueError(f"data: a Dataset is needed, not {type(data).__name__}; "
-                         "Dataset(name, train=Split(x, y), test=Split(x, y)) makes one")
+        raise ValueError(f"data: a Dataset is needed, not {type(data).__name__}; Dataset(name, "
+                         "train=..., test=...) makes one of loaders, or of pairs (x, y)")
 
 # %% ../../nbs/00_data.ipynb #load-digits
 def load_digits(root=None) -> Dataset:
@@ -391,8 +391,9 @@ def check_dataset_name(name: str,
 
 def loader_of(key: str, argument: str = "dataset"):
     "The function of a key of `LOADERS` or an import path; `ValueError` for anything else."
-    if is_import_path(key): return callable_from(key, argument)
-    return LOADERS[check_choice(argument, key, LOADERS)]
+    if is_import_path(key):
+        return callable_from(key, argument, "a function that returns a Dataset")
+    return LOADERS[check_known(argument, key, LOADERS)]
 
 # %% ../../nbs/00_data.ipynb #first
 def _first(data, split, count, kind, name):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy, random, sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 import numpy as np
@@ -100,6 +101,16 @@ def _check_source(source, argument):
         raise ValueError(f"{argument}: a Split, a pair (x, y) of tensors, or an iterable of "
                          f"batches is needed, not {type(source).__name__}")
 
+@contextmanager
+def _naming(argument):
+    "Let messages of wrong inputs `x` and targets `y` begin with the name of the part."
+    try: yield
+    except ValueError as error:
+        for name, meant in (("x: ", "inputs: "), ("y: ", "targets: ")):
+            if not str(error).startswith(name): continue
+            raise ValueError(f"{argument}, {meant}{str(error).removeprefix(name)}") from error
+        raise
+
 def _check_batch(x, y, form, argument):
     "`ValueError` unless a batch has as many targets as inputs, and the form of the first one."
     inputs, targets = (count_examples(part, f"{argument}, {name}")
@@ -137,7 +148,7 @@ class _Source:
             _check_batch(x, y, self.form, self.argument)
             self.form = self.form or form_of((x, y))
             if task is not None:
-                y = task.check_targets(y)
+                with _naming(self.argument): y = task.check_targets(y)
                 self.largest_label = max(self.largest_label, task.largest_label(y))
             yield x, y
     @cached_property
@@ -328,10 +339,11 @@ def changed_stream(stream: Stream, **changes) -> Stream:
 # %% ../../nbs/00d_data.streams.ipynb #as-part
 def as_part(given, task: Task, argument: str) -> Part:
     "A part with this task, from another part, a pair (x, y), a dict with labels, or a loader."
-    if isinstance(given, Numbered):
-        return given if given.task is task else replace(given, task=task)
     if isinstance(given, Stream) and given.task is not task: return changed_stream(given, task=task)
-    if isinstance(given, Part): return given
+    if isinstance(given, Part) and (given.task is task or not isinstance(given, Numbered)):
+        return given
     pair = isinstance(given, tuple) and len(given) == 2
-    if pair or isinstance(given, Mapping): return Split(*batch_parts(given, argument), task)
+    with _naming(argument):
+        if isinstance(given, Numbered): return replace(given, task=task)
+        if pair or isinstance(given, Mapping): return Split(*batch_parts(given, argument), task)
     return Stream(given, task, argument=argument)

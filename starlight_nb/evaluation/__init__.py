@@ -11,10 +11,10 @@ from torch import nn
 from torch.func import functional_call, vmap
 from ..data import Dataset, Task, batches, check_dataset
 from ..data.inputs import count_examples, map_tensors, tensors_in
-from ..data.splits import Part
+from ..data.splits import Numbered, Part
 from ..data.tasks import Scores, batch_totals, join_totals, scores
 from .refresh import (
-    LOW_PRECISION, CumulativeStatistics, Refresher, best_batch, has_weights_alone,
+    LOW_PRECISION, SMALLEST, CumulativeStatistics, Refresher, best_batch, has_weights_alone,
     measuring_batches, measuring_size)
 from ..states import (
     WorkingCopy, check_same, interpolate, is_number, lerp_states, placement, state_for,
@@ -25,9 +25,9 @@ from ..training.recipes import recipe_or_default
 _all_ = ['Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
-__all__ = ['check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends', 'warn_of_constants', 'midpoint_loss',
-           'StackedEvaluator', 'refresh_batchnorm_stacked', 'evaluate_stacked', 'Task', 'check_same', 'interpolate',
-           'lerp_states']
+__all__ = ['LOOKED_AT', 'UNSUITED', 'check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends',
+           'warn_of_constants', 'warn_of_statistics', 'midpoint_loss', 'StackedEvaluator', 'refresh_batchnorm_stacked',
+           'evaluate_stacked', 'Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% ../../nbs/03_evaluation.ipynb #scores
 def _sum_totals(task, forward, split, batch_size):
@@ -109,6 +109,16 @@ class Evaluator(_StatisticsEvaluator):
             outputs = task_outputs(self.model, x, recipe, task, split.largest_label)
             return batch_totals(task, outputs, y)
         return scores(task, _sum_totals(task, totals, split, size))
+    def stored_and_measured(self, states: list[dict[str, torch.Tensor]], split: Part,
+                            recipe: Recipe | None) -> list[tuple[float, float]]:
+        "For each state its loss with the statistics that it has, and with those of the split."
+        found = []
+        for state in states:
+            self.load(state)
+            stored = self.evaluate(split, recipe=recipe)[0]
+            self.refresh_batchnorm(split, recipe=recipe)
+            found.append((stored, self.evaluate(split, recipe=recipe)[0]))
+        return found
 
 # %% ../../nbs/03_evaluation.ipynb #refresh-batchnorm
 def refresh_batchnorm(model: nn.Module, state: dict[str, torch.Tensor], data: Dataset | Part,
@@ -191,6 +201,28 @@ def warn_of_constants(evaluator: Evaluator, state_a: dict[str, torch.Tensor],
         warnings.warn(f"{', '.join(map(repr, differ))}: neither weights nor measured, and "
                       "different in the two states; between these, mixed like weights "
                       "(whole numbers: those of the first)", stacklevel=3)
+
+# %% ../../nbs/03_evaluation.ipynb #warn-of-statistics
+LOOKED_AT = 500  # training examples with which stored statistics are compared with measured ones
+UNSUITED = 0.1   # difference of the losses, relative to the largest on the way, that matters
+
+def warn_of_statistics(evaluator: Evaluator | StackedEvaluator,
+                       states: dict[str, dict[str, torch.Tensor]],  # argument's name: state
+                       split: Part,     # the training examples
+                       largest: float,  # loss on them, of all points
+                       recipe: Recipe | None = None):
+    "Warn of states whose stored statistics do not suit the data that others are measured on."
+    if not evaluator.refresher.statistics: return
+    few = split.subset(LOOKED_AT if isinstance(split, Numbered) else SMALLEST)
+    if len(few) < 2: return
+    with torch.random.fork_rng():
+        losses = evaluator.stored_and_measured(list(states.values()), few, recipe)
+    for name, (stored, measured) in zip(states, losses):
+        if not abs(stored - measured) > UNSUITED * largest: continue
+        warnings.warn(f"{name}: with its stored normalisation statistics the training loss is "
+                      f"{stored:.4g}, with measured ones {measured:.4g} ({len(few)} examples); "
+                      f"a barrier may be {'hidden' if stored > measured else 'overstated'}. "
+                      f"refresh_batchnorm(model, {name}, data) measures them", stacklevel=3)
 
 # %% ../../nbs/03_evaluation.ipynb #midpoint-loss
 def midpoint_loss(model: nn.Module,                  # the architecture; not changed
@@ -284,6 +316,13 @@ class StackedEvaluator(_Stack):
                               largest_label=split.largest_label)
             return [batch_totals(task, own, y) for own in _unstacked(self._run(outputs, x))]
         return [scores(task, total) for total in _sum_each(task, totals, split, batch_size)]
+    def stored_and_measured(self, states: list[dict[str, torch.Tensor]], split: Part,
+                            recipe: Recipe | None) -> list[tuple[float, float]]:
+        "As `Evaluator.stored_and_measured`."
+        self.load(states)
+        stored = [own[0] for own in self.evaluate(split, recipe=recipe)]
+        self.refresh_batchnorm(split, recipe=recipe)
+        return list(zip(stored, [own[0] for own in self.evaluate(split, recipe=recipe)]))
 
 # %% ../../nbs/03_evaluation.ipynb #together
 def refresh_batchnorm_stacked(model: nn.Module,                       # not changed

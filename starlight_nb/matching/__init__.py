@@ -12,7 +12,7 @@ from .sinkhorn import match_sinkhorn
 from .straight_through import match_straight_through
 from .weights import (
     Matcher, Matching, MultiMatching, match_jointly, match_many, match_weights, matching_of)
-from ..permutation import PermutationSpec, infer_spec, permute
+from ..permutation import PermutationSpec, check_state, infer_spec, permute
 from ..permutation.examples import (
     all_but, call_example, returned_numbers, split_examples, turn_off_caches)
 from ..runtime.settings import check_choice
@@ -42,7 +42,11 @@ def keep_order(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
     Returns:
         The permutation that changes nothing, with the inner product and the cosine of the
             parameters.
+
+    Raises:
+        ValueError: where a state does not fit the spec.
     """
+    state_a, state_b = check_state(spec, state_a, "state_a"), check_state(spec, state_b, "state_b")
     return matching_of(spec, state_a, state_b, spec.identity())
 
 METHODS = {
@@ -117,7 +121,8 @@ def align(model_a: nn.Module, model_b: nn.Module, example_inputs, method: str = 
         model_b: the model to be permuted, of the same architecture; not changed.
         example_inputs: inputs of the models, as `infer_spec` takes them: one example, such as a
             batch of two, or a list of several.
-        method: how they are matched, a name in `METHODS`.
+        method: how they are matched: "weights", "activations", "sinkhorn", "straight-through", or
+            "none", which leaves the order as it is.
         partial: match only the groups that the paper's released code matched.
         outputs: which outputs must stay, as for `infer_spec`.
         **options: of the method, by name, such as `restarts`, or `data`, with which `model` is
@@ -138,7 +143,8 @@ def align(model_a: nn.Module, model_b: nn.Module, example_inputs, method: str = 
     spec = infer_spec(model_a, example_inputs, outputs=outputs)
     if partial: spec = partial_spec(spec, model_a, example_inputs)
     if "data" in options: options = {"model": model_a} | options
-    state_a, state_b = tensors_of(model_a), tensors_of(model_b)
+    state_a = check_state(spec, tensors_of(model_a), "model_a")
+    state_b = check_state(spec, tensors_of(model_b), "model_b")
     permutation = match(method, spec, state_a, state_b, **options).permutation
     result = working_copy(model_b)
     examples = split_examples(example_inputs, outputs or all_but(spec.free_outputs))

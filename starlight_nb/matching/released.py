@@ -5,7 +5,7 @@
 # %% ../../nbs/11h_matching.released.ipynb #imports
 from __future__ import annotations
 from torch import nn
-from ..permutation import PermutationSpec
+from ..permutation import PermutationSpec, check_is_spec
 from ..permutation.proof import without_groups
 from ..permutation.rules import ELEMENTWISE, operation
 from ..permutation.spec import unit_positions
@@ -62,6 +62,7 @@ def partial_spec(spec: PermutationSpec, model: nn.Module, example_inputs) -> Per
     Source:
         The code that was released with Sonthalia et al. (2024).
     """
+    check_is_spec(spec)
     check_module(model)
     trace = Trace(model, example_inputs)
     weights = {weight for node in trace.values if _is_left_out(node) for weight in _writers(node)}

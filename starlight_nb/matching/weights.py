@@ -17,11 +17,12 @@ from .coordinate_descent import (
     Layout, SWEEPS, coordinate_descent, inner_product)
 from .tensor_descent import TensorDescent, Weights, reorder
 from ..permutation import (
-    PermutationSpec, check_permutation, check_state, compose, invert, permute)
+    PermutationSpec, check_is_spec, check_permutation, check_state, compose, invert, permute)
 from ..permutation.proof import without_groups
 from ..permutation.spec import as_real
 from ..permutation.examples import has_fractions
 from ..runtime.settings import check_choice, check_number
+from ..states import check_several
 
 # %% auto #0
 __all__ = ['SMALL_NETWORK', 'Matching', 'matched_names', 'weights_type', 'working_type', 'check_states', 'match_weights',
@@ -256,6 +257,7 @@ def match_many(spec: PermutationSpec, state_a: dict[str, torch.Tensor],
     Source:
         Ainsworth et al. (2022), Algorithm 1.
     """
+    check_several(states_b, "states_b")
     sweeps, states_b = _checked_sweeps(order, seed, max_sweeps), list(states_b)
     state_a, *states_b = check_states(spec, {"state_a": state_a} | _named("states_b", states_b))
     if init is not None: _check_starts(spec, "init", init, len(states_b))
@@ -315,8 +317,9 @@ class Matcher:
     """
     def __init__(self, spec: PermutationSpec, states_b: list[dict[str, torch.Tensor]], *,
                  order: str = "forward", seed: int = 0, max_sweeps: int = 100):
-        self.spec, self.layout = spec, Layout(spec)
+        self.spec, self.layout = check_is_spec(spec), Layout(spec)
         self.sweeps = _checked_sweeps(order, seed, max_sweeps)
+        check_several(states_b, "states_b")
         self.states = check_states(spec, _named("states_b", list(states_b)))
         self.resume([None] * len(self.states))
     def match(self, state_a: dict[str, torch.Tensor],
@@ -475,6 +478,7 @@ def match_jointly(spec: PermutationSpec, states: list[dict[str, torch.Tensor]], 
     Source:
         MergeMany of Ainsworth et al. (2022).
     """
+    check_several(states)
     states = list(states)
     if len(states) < 2:
         raise ValueError(f"states: at least two networks are needed, not {len(states)}")

@@ -322,12 +322,20 @@ def _print_stop(command, number=signal.SIGINT):
     goes_on = "; the same command continues from here" if command == "reproduce" else ""
     return _print_error(f"stopped{goes_on}", 128 + number)
 
+def _leave_quietly():
+    "Write no more, since whoever read the output has left; the exit status, as shells count it."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
 def main(arguments: list[str] | None = None) -> int:
     "The `starlight` command; returns the exit status."
     parsed = _parser().parse_args(arguments)
     actions = {"list": _list, "doctor": _doctor, "store": _store, "reproduce": _reproduce,
                "compare": _compare} | dict.fromkeys(ON_FILES, _on_files)
     try:
-        with stopped_by_signals(): return actions[parsed.command](parsed)
+        with stopped_by_signals(): status = actions[parsed.command](parsed)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError: return _leave_quietly()
     except (ValueError, OSError, FloatingPointError) as error: return _print_error(error, 2)
     except KeyboardInterrupt as stop: return _print_stop(parsed.command, *stop.args)

@@ -57,8 +57,9 @@ def _resolve_parameters(name, profile, given):
     resolved = {key: of_profile.get(key) if value is None else value
                 for key, value in given.items()}
     for key, value in resolved.items():
-        if value is None: raise ValueError(f"{key}: neither the notebook nor profile "
-                                           f"{profile.name!r} says what it is")
+        if value is not None: continue
+        raise ValueError(f"experiments.{name}.{key}: missing in profile {profile.name!r}, and the "
+                         "notebook does not say what it is")
     for key, value in resolved.items(): _check_parameter(key, value)
     return resolved
 

@@ -4,16 +4,17 @@
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #imports
 from __future__ import annotations
+import warnings
 from functools import partial
 from pathlib import Path
 import torch
 from torch import nn
-from ..barriers import barrier_between
+from ..barriers import loss_barrier, matched_path
 from ..data import Dataset, check_dataset_name, load
 from ..fusion import average_aligned
 from ..matching import METHODS, WITH_DATA, match
 from ..models import build, builder_of, check_architecture, generator, initialise
-from ..permutation import infer_spec, permute
+from ..permutation import infer_spec, permute, spec_for
 from ..runtime.files import check_folder
 from ..runtime.imports import parameters_of
 from ..runtime.settings import Settings, check_choice
@@ -44,15 +45,25 @@ def _network(name: str, data: Dataset | None) -> nn.Module:
     return model.to(Settings.from_environment().device)
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #examples
-def _examples(data, input_shape):
-    "Two examples: of the data, or random ones of a shape."
+def _check_examples(data, input_shape):
+    "`ValueError` unless there is one source of examples."
     if data is not None and input_shape is not None:
         raise ValueError("input-shape: it is for networks without data; these have their own shape")
-    if data is not None: return data.train.first(2)
-    if input_shape is None:
+    if data is None and input_shape is None:
         raise ValueError("data, input-shape: one of them is needed, for an example of the inputs")
+
+def _spec(network, data, input_shape=None):
+    "The symmetries of a network, from two examples: of the data, or random ones of a shape."
+    if data is not None: return spec_for(network, data.train)
     examples = torch.randn(2, *input_shape, generator=generator(0, "examples"))
-    return examples.to(Settings.from_environment().device)
+    try: return infer_spec(network, examples.to(Settings.from_environment().device))
+    except ValueError as error:
+        raise ValueError(str(error).replace("example_inputs:", "input-shape:", 1)) from error
+
+def _states(files, network):
+    "The states in files; `ValueError`, which names the file, for one that is not of the network."
+    try: return [load_state(file, network) for file in files]
+    except ValueError as error: raise ValueError(str(error).removeprefix("source: ")) from error
 
 def _check_out(out):
     "`ValueError` or `OSError` where a state could not be written to a file in the end."
@@ -67,26 +78,40 @@ def file_barriers(a, b,             # files or folders of weights, as for `load_
                   matching: str = "weights",  # a method that matches
                   split: str = "train",
                  ) -> dict:
-    "The loss barrier between two files `before` and `after` matching; `ValueError` for bad input."
+    """The loss barrier between two files `before` and `after` matching, and the losses at both
+    `ends`; `ValueError` for bad input."""
     check_choice("matching", matching, METHODS.keys() - {"none"})
     loaded = _data(data)
     check_choice("split", split, loaded.splits)
     network = _network(model, loaded)
-    states = [load_state(file, network) for file in (a, b)]
-    measured = partial(barrier_between, network, *states, loaded, split=split,
-                       spec=infer_spec(network, _examples(loaded, None)))
-    return dict(before=measured(matching="none"), after=measured(matching=matching),
-                matching=matching, split=split, data=data, model=model, files=[str(a), str(b)])
+    states, spec = _states((a, b), network), _spec(network, loaded)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        paths = {name: matched_path(network, *states, loaded, spec, method)
+                 for name, method in (("before", "none"), ("after", matching))}
+    barriers = {name: loss_barrier(path, split) for name, path in paths.items()}
+    told = dict.fromkeys(_with_files(str(one.message), a, b) for one in caught)
+    return barriers | dict(ends=paths["before"].loss[split][[0, -1]].tolist(), warnings=[*told],
+                           matching=matching, split=split, data=data, model=model,
+                           files=[str(a), str(b)])
 
+def _with_files(text, a, b):
+    "A message with the names of files in place of those of arguments."
+    return text.replace("state_a:", f"{a}:", 1).replace("state_b:", f"{b}:", 1)
+
+# %% ../../nbs/50zb_paper.file_commands.ipynb #describe-barriers
 def describe_barriers(found: dict,  # of `file_barriers`
                      ) -> str:
-    "Two lines: each barrier, and what it means."
+    "A line for each barrier and what it means, one for the losses at both ends, and warnings."
     before, after = found["before"], found["after"]
-    share = f"{after / before:.0%} of that" if before else "as before"
-    return (f"before matching: {before:.4g}, the most that the {found['split']} loss rises above "
-            "the straight line between its values at both ends\n"
-            f"after matching:  {after:.4g}, {share}, with the units of the second network in the "
-            f"order of the first ({found['matching']})")
+    split, ends = found["split"], found["ends"]
+    share = f"{100 * after / before:.0f} % of that" if before else "as before"
+    lines = [f"before matching: {before:.4g}, the most that the {split} loss rises above "
+             "the straight line between its values at both ends",
+             f"after matching by {found['matching']}: {after:.4g} ({share}), with the units of the "
+             "second network in the order of the first",
+             f"the {split} loss at both ends: {ends[0]:.4g} and {ends[1]:.4g}"]
+    return "\n".join([*lines, *(f"warning: {text}" for text in found["warnings"])])
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #align-files
 def align_files(a, b, model: str,
@@ -101,8 +126,9 @@ def align_files(a, b, model: str,
     loaded = _data(data)
     if matching in WITH_DATA and loaded is None:
         raise ValueError(f"data: the matching {matching!r} needs data")
-    examples, network = _examples(loaded, input_shape), _network(model, loaded)
-    states, spec = [load_state(file, network) for file in (a, b)], infer_spec(network, examples)
+    _check_examples(loaded, input_shape)
+    network = _network(model, loaded)
+    states, spec = _states((a, b), network), _spec(network, loaded, input_shape)
     options = dict(model=network, data=loaded) if matching in WITH_DATA else {}
     found = match(matching, spec, *states, **options).permutation
     save_state(permute(spec, found, states[1]), out)
@@ -120,10 +146,11 @@ def merge_files(files: list, model: str,
     if repair and data is None: raise ValueError("repair: data are needed to rescale units")
     _check_out(out)
     loaded = _data(data)
-    examples, network = _examples(loaded, input_shape), _network(model, loaded)
-    states = [load_state(file, network) for file in files]
+    _check_examples(loaded, input_shape)
+    network = _network(model, loaded)
+    states, spec = _states(files, network), _spec(network, loaded, input_shape)
     measured = {} if loaded is None else dict(model=network, data=loaded, repair=repair)
-    save_state(average_aligned(infer_spec(network, examples), states, **measured), out)
+    save_state(average_aligned(spec, states, **measured), out)
     done = f"{out}: the average of {len(files)} networks in the order of {files[0]}"
     if measured or not _has_statistics(network): return done
     return f"{done}; its normalisation statistics are averages too, data would measure them"

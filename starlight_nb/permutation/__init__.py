@@ -12,18 +12,19 @@ from .groups import spec_from_trace
 from .proof import Proof, check_spec, remove_failing_groups
 from .reach import remove_unreached_groups
 from .spec import (
-    PermutationSpec, check_permutation, check_state, compose, invert, permute)
+    PermutationSpec, check_is_spec, check_permutation, check_state, compose, invert, permute)
 from .trace import Trace
 from .unrun import place_unrun, unrun_message
+from ..data.splits import Part
 from ..states.copies import check_module
 _all_ = [
-    'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
-    'permute'
+    'PermutationSpec', 'check_is_spec', 'check_permutation', 'check_spec', 'check_state',
+    'compose', 'invert', 'permute'
 ]
 
 # %% auto #0
-__all__ = ['CLEAR', 'infer_spec', 'PermutationSpec', 'check_permutation', 'check_spec', 'check_state', 'compose', 'invert',
-           'permute']
+__all__ = ['CLEAR', 'infer_spec', 'spec_for', 'PermutationSpec', 'check_is_spec', 'check_permutation', 'check_spec',
+           'check_state', 'compose', 'invert', 'permute']
 
 # %% ../../nbs/10_permutation.ipynb #cautions
 def _cautions(model, trace):
@@ -68,10 +69,10 @@ def _inferred(model, example_inputs, outputs):
 def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> PermutationSpec:
     """Find the permutation symmetries of a model from its graph, and prove them on it.
 
-    The spec holds for every example that is given, and what any of them reaches counts. What keeps
-    its order is listed in `.pinned`, with the reason. Warnings name what no example runs, choices
-    that the examples settle and outputs that may change their order, and say when nothing can be
-    permuted.
+    The spec holds for every example that is given; a layer counts if any example reaches it. What
+    keeps its order is listed in `.pinned`, with the reason. Warnings name what no example runs,
+    choices that the examples settle and outputs that may change their order, and say when nothing
+    can be permuted.
 
     Args:
         model: the network; not changed, copies of it are run.
@@ -90,9 +91,25 @@ def infer_spec(model: nn.Module, example_inputs, *, outputs=None) -> Permutation
         TypeError: where `model` is no `nn.Module`.
     """
     check_module(model)
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError("model: it is wrapped; pass the module inside, model.module")
     spec, message = _inferred(model, example_inputs, outputs)
     if message: warnings.warn(message, stacklevel=2)
     if not spec.groups:
         warnings.warn(f"{type(model).__name__} has nothing to permute; spec.pinned says why",
                       stacklevel=2)
     return spec
+
+# %% ../../nbs/10_permutation.ipynb #spec-for
+def spec_for(model: nn.Module,
+             part: Part,  # whose first two examples the spec is inferred from
+             spec: PermutationSpec | None = None) -> PermutationSpec:
+    "The given spec, or an inferred one; `ValueError` for inputs that the model does not take."
+    if spec is not None: return check_is_spec(spec)
+    check_module(model)
+    try: return infer_spec(model, part.first(2))
+    except ValueError as error:
+        refused = f"example_inputs: {type(model).__name__} does not accept them"
+        if not str(error).startswith(refused): raise
+        why = str(error).removeprefix(refused)
+        raise ValueError(f"data: the model does not accept its inputs{why}") from error

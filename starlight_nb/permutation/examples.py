@@ -11,12 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import data as torch_data
 from torch.utils._python_dispatch import TorchDispatchMode
+from ..data import Dataset
+from ..data.splits import Part
 from .spec import as_real
 from ..states import forget_caches, working_copy
 
 # %% auto #0
-__all__ = ['EVALUATION', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors', 'call_example',
+__all__ = ['EVALUATION', 'DATA', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors', 'call_example',
            'has_fractions', 'has_units', 'modules_in_training', 'in_mode', 'turn_off_caches', 'clean_copy',
            'WithoutNoise', 'run_example', 'named_tensors', 'prediction_name', 'chosen_names', 'counted_tensors',
            'all_numbers', 'returned_numbers', 'all_but']
@@ -42,8 +45,13 @@ def split_examples(example_inputs, outputs=None) -> list[Example]:
                          "dict of named ones, and not a list")
     return [_example(inputs, outputs) for inputs in example_inputs]
 
+DATA = (Dataset, Part, torch_data.DataLoader, torch_data.Dataset)  # of examples, which are none
+
 def _example(inputs, outputs):
     "One example in any of its forms."
+    if isinstance(inputs, DATA):
+        raise ValueError(f"example_inputs: inputs of the model are needed, not "
+                         f"{type(inputs).__name__}; data.train.first(2) gives two")
     if isinstance(inputs, Example): return inputs
     if isinstance(inputs, Mapping): return Example((), dict(inputs), outputs=outputs)
     return Example(inputs if isinstance(inputs, tuple) else (inputs,), {}, outputs=outputs)

@@ -166,7 +166,8 @@ def _diagnosis(model, example, argument, error):
 
 def _line_of(error):
     "The last line outside of PyTorch and of this module through which an error came."
-    hidden = str(Path(torch.__file__).parent), record_graph.__code__.co_filename
+    ours = (own.__code__.co_filename for own in (record_graph, call_example))
+    hidden = str(Path(torch.__file__).parent), *ours
     frames = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in frames if not frame.filename.startswith(hidden)]
     if not frames: return ""

@@ -13,8 +13,8 @@ from ..states.points import check_is_state, fill_tied
 
 # %% auto #0
 __all__ = ['NOT_RUN', 'NOT_REACHED', 'UNNEEDED', 'ON_ITS_OWN', 'NATURAL', 'axis_length', 'unit_positions', 'axis_index',
-           'SpecFields', 'SpecData', 'SpecSummary', 'SpecInLines', 'PermutationSpec', 'as_real', 'check_state',
-           'check_permutation', 'permute_unchecked', 'permute', 'compose', 'invert']
+           'SpecFields', 'SpecData', 'SpecSummary', 'SpecInLines', 'PermutationSpec', 'as_real', 'check_is_spec',
+           'check_state', 'check_permutation', 'permute_unchecked', 'permute', 'compose', 'invert']
 
 # %% ../../nbs/10a_permutation.spec.ipynb #axis-length
 def axis_length(axis: tuple) -> int:
@@ -337,6 +337,21 @@ def as_real(tensor: torch.Tensor) -> torch.Tensor:
     "A complex tensor as real numbers, the two parts along a last axis; others as they are."
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
+# %% ../../nbs/10a_permutation.spec.ipynb #check-is-spec
+def check_is_spec(spec) -> PermutationSpec:
+    "The spec; `ValueError`, with what makes one, where something is none."
+    if isinstance(spec, PermutationSpec): return spec
+    raise ValueError(f"spec: a PermutationSpec is needed, not {type(spec).__name__}; "
+                     "infer_spec(model, example_inputs) makes one")
+
+def _check_is_permutation(permutation, argument):
+    "`ValueError`, with what to pass instead, where something is no dict of orders."
+    if hasattr(permutation, "items"): return
+    hint = ""
+    if hasattr(permutation, "permutation"): hint = "; pass the matching's .permutation"
+    raise ValueError(f"{argument}: a dict with an order for each group is needed, "
+                     f"not {type(permutation).__name__}{hint}")
+
 # %% ../../nbs/10a_permutation.spec.ipynb #check-state
 def check_state(spec: PermutationSpec,
                 state: dict[str, torch.Tensor],
@@ -346,7 +361,7 @@ def check_state(spec: PermutationSpec,
 
     Raises `ValueError`, naming the tensor, where names or shapes differ from those of `spec`, and
     where two names of a tied tensor hold different values."""
-    check_is_state(state, spec.shapes, argument)
+    check_is_state(state, check_is_spec(spec).shapes, argument)
     given = {name: tensor for name, tensor in state.items() if not name.endswith(EXTRA)}
     given = fill_tied(given, spec.tied, argument)
     _check_names(spec.shapes, given, argument)
@@ -376,6 +391,7 @@ def check_permutation(spec: PermutationSpec,
                       argument: str = "permutation",  # the caller's name for it, for the message
                      ):
     "Raise `ValueError`, naming the group, unless `permutation` has an order for each group."
+    _check_is_permutation(permutation, argument)
     unknown = [group for group in permutation if group not in spec.groups]
     if unknown: raise ValueError(f"{argument}: the spec has no group {unknown[0]!r}")
     for group, size in spec.groups.items():
@@ -442,8 +458,9 @@ def compose(p: dict[str, torch.Tensor], q: dict[str, torch.Tensor]) -> dict[str,
         The permutation that acts as `q` and then as `p`.
 
     Raises:
-        ValueError: where a group has an order in one of them only.
+        ValueError: where one is no dict of orders, or a group has an order in one of them only.
     """
+    for name, own in (("p", p), ("q", q)): _check_is_permutation(own, name)
     alone = [group for group in [*p, *q] if (group in p) != (group in q)]
     if alone:
         name = "q" if alone[0] in p else "p"
@@ -458,5 +475,9 @@ def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     Returns:
         The permutation after which, or before which, `p` changes nothing.
+
+    Raises:
+        ValueError: where `p` is no dict of orders.
     """
+    _check_is_permutation(p, "p")
     return {group: torch.argsort(order) for group, order in p.items()}

@@ -41,7 +41,8 @@ def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
             metric loss_barrier are drawn. With setting: a panel each. With model_a and model_b:
             intervals, and small marks for single stars.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:
@@ -84,7 +85,7 @@ def _path_rows(curves, split):
     rows = rows[rows.t.notna()]
     if rows.empty: raise ValueError("t: no row is of a point of a path")
     if "pair" not in rows: rows = rows.assign(pair="")
-    elif frame is curves: check_pairs(rows)
+    elif frame is curves and rows["pair"].isin(list(KINDS)).any(): check_pairs(rows)
     names = list(rows["pair"].unique())
     return rows, series_styles([*(kind for kind in KINDS if kind in names), *names])
 
@@ -121,12 +122,13 @@ def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: s
 
     Args:
         curves: a curve, several by name, or tidy rows with split, metric, t (from 0 to 1) and
-            value. With setting: a column each. With pair, a name in `KINDS`: a series each. With
-            model_a and model_b: means over pairs, and intervals.
+            value. With setting: a column each. With pair: a series each, all of them named in
+            `KINDS` or none. With model_a and model_b: means over pairs, and intervals.
         split: train, test or val.
         metric: drawn below the loss; "loss": the loss alone. None: the accuracy, or another metric
             that is there; in a single axes the loss alone.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:

@@ -46,8 +46,8 @@ def _comparison_panel(axis, rows, kinds, by, levels, small):
             continue
         shift = 0.28 * (number - (len(kinds) - 1) / 2)
         _draw_marks(axis, own.dropna(subset=by), kind, by, levels, shift, small)
-    axis.set(xticks=range(len(levels)), xticklabels=levels, xlim=(-0.5, len(levels) - 0.5),
-             ylim=(0, None))
+    axis.set(xticks=range(len(levels)), xticklabels=levels, xlim=(-0.5, len(levels) - 0.5))
+    start_at_zero(axis)
 
 # %% ../../nbs/30e_plots.planes.ipynb #plot-comparison
 def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, title: str = "",
@@ -65,7 +65,8 @@ def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, titl
         title: of the horizontal axis; the column's name if empty.
         kinds: of pairs that are drawn, names in `KINDS`.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:
@@ -220,7 +221,8 @@ def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
         losses: (rows, columns), of `plane_losses`.
         names: of the three networks; one that begins with "star" has a star's mark.
         loss_name: with its unit, such as that of a `Task`.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:

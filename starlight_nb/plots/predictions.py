@@ -45,7 +45,8 @@ def plot_averages(frame: pd.DataFrame, split: str = "test", ax=None,
             drawn. With setting: a column each. With model_a and model_b: means over runs, and
             intervals.
         split: test, or shifted test data such as test-noisy.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:
@@ -156,7 +157,8 @@ def plot_reliability(tables: dict[str, pd.DataFrame] | pd.DataFrame, bins: int =
             bin (from 1), metric (bin_count, bin_confidence, bin_accuracy) and value. With setting:
             a column each. Runs (model_a, model_b) of a method are pooled.
         bins: how many there are between confidences 0 and 1.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:
@@ -203,7 +205,8 @@ def plot_fusion(summary: pd.DataFrame, ax=None,
         summary: a row for each method (a name in `PREDICTORS`; others are not drawn) and n_source,
             with mean, low and high, accuracies from 0 to 1; low and high may be nan. With setting:
             a panel each.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:

@@ -231,14 +231,16 @@ def draw_small(axis, x, y, colour):
     axis.scatter(x, y, s=size, color=colour, alpha=0.6, linewidths=0)
 
 def start_at_zero(axis):
-    "Let the vertical axis begin at 0, where nothing is below."
-    if axis.dataLim.ymin >= 0: axis.set_ylim(0, None)
+    "Let the vertical axis begin at 0, with room for half a marker, where nothing is below."
+    top = axis.get_ylim()[1]
+    if axis.dataLim.ymin >= 0: axis.set_ylim(-0.02 * top, top, auto=True)  # until it is a log scale
 
 # %% ../../nbs/30a_plots.style.ipynb #count-axis
 def set_source_axis(axis, rows: pd.DataFrame, title: str):
     "Make the horizontal axis one of numbers of sources, those of the column `n_source`."
     counts = sorted(rows.n_source.dropna().unique())
-    axis.set(xscale="log", xticks=counts, xlabel="number of sources $N$", ylim=(0, None))
+    axis.set(xscale="log", xticks=counts, xlabel="number of sources $N$")
+    start_at_zero(axis)
     axis.set_xticklabels([f"{n:g}" for n in counts])
     axis.minorticks_off()
     if title: axis.set_title(title)

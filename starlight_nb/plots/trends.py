@@ -105,7 +105,8 @@ def plot_trend(points: pd.DataFrame | dict[str, pd.DataFrame],
         lines: of `fit_line`.
         paper: the paper's networks, regular-regular and star-heldout in nats.
         paper_lines: the paper's slope and intercept.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:
@@ -205,7 +206,8 @@ def plot_samplings(frame: pd.DataFrame, split: str = "train", ax=None,
             at 0) and value; losses of pair star-heldout are drawn. With setting: a panel each. With
             model_a and model_b: means over pairs, and intervals.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
+            None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
 
     Returns:

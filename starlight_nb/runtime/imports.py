@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from operator import attrgetter
 from pathlib import Path
+from .settings import check_choice
 
 # %% auto #0
 __all__ = ['NAME', 'search_path', 'extend_search_path', 'own_files', 'error_text', 'is_import_path', 'from_import_path',
-           'callable_from', 'parameters_of', 'call_imported']
+           'callable_from', 'parameters_of', 'call_imported', 'check_known']
 
 # %% ../../nbs/40da_runtime.imports.ipynb #search-path
 def search_path() -> list[str]:
@@ -84,11 +85,13 @@ def from_import_path(path: str,      # package.module:name
 # %% ../../nbs/40da_runtime.imports.ipynb #callables
 def callable_from(path: str,      # as for `from_import_path`
                   argument: str,  # the argument's name, for the message
+                  wanted: str = "a function",  # the same in words
                  ) -> Callable:
     "As `from_import_path`, for a function or class."
     found = from_import_path(path, argument)
     if callable(found): return found
-    raise ValueError(f"{argument}: {path!r} is no function but {type(found).__name__}")
+    raise ValueError(f"{argument}: {path!r} is no function but {type(found).__name__}; "
+                     f"{wanted} is needed")
 
 def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
     "The parameters of a function by name; none where Python does not know them."
@@ -101,3 +104,15 @@ def call_imported(function: Callable, path: str, argument: str, **options):
         with redirect_stdout(sys.stderr): return function(**options)  # stdout is for results
     except (Exception, SystemExit) as error:
         raise ValueError(f"{argument}: {path!r} raised {error_text(error)}") from error
+
+# %% ../../nbs/40da_runtime.imports.ipynb #known-or-imported
+def check_known(argument: str,  # the argument's name, for the message
+                name: str,      # what was given, and is no import path
+                known,          # the accepted names, beside import paths
+               ) -> str:
+    "As `check_choice`; `ValueError` with the path that was meant where a dot is for the colon."
+    parts = str(name).rsplit(".", 1)
+    dotted = re.fullmatch(NAME, str(name)) and len(parts) == 2 and parts[1] != "py"
+    if not dotted or name in known: return check_choice(argument, name, known)
+    raise ValueError(f"{argument}: {name!r} is not known; did you mean {':'.join(parts)!r}, "
+                     "with a colon?")

@@ -18,11 +18,11 @@ from ..evaluation import refresh_batchnorm
 from ..matching import METHODS, Matcher, WITH_DATA, match, match_weights
 from ..matching.weights import check_states
 from ..models import generator
-from ..permutation import PermutationSpec, infer_spec, permute
+from ..permutation import PermutationSpec, permute, spec_for
 from ..runtime.settings import check_choice, check_number, free_memory
 from ..runtime.store import Checkpoint, config_key, state_digest, with_prefix
 from .sampling import T_SAMPLINGS, AdaptiveSampling, TSampling, t_sampler
-from ..states import state_for, tied_names
+from ..states import check_several, state_for, tied_names
 from ..training import Objective, Recipe, fit
 from ..training.loop import check_training
 _all_ = ['T_SAMPLINGS', 'AdaptiveSampling', 'TSampling', 't_sampler']
@@ -375,10 +375,11 @@ def _check_segments(options, data):
 def _checked_sources(model, states, data, spec, options, in_memory):
     "The sources, if there are any and all of them fit the model; otherwise `ValueError`."
     _check_segments(options, data)
+    check_several(states, "sources")
     states = list(states)
     if not states:
         raise ValueError("sources: at least one trained state is needed, not an empty list")
-    spec = spec or infer_spec(model, data.train.first(2))
+    spec = spec_for(model, data.train, spec)
     states = check_states(spec, {f"sources[{n}]": state for n, state in enumerate(states)})
     states = [state_for(model, state, f"sources[{n}]") for n, state in enumerate(states)]
     return Sources(model, states, spec, data, options.matching, in_memory)
@@ -431,8 +432,9 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
             are.
         rematch: which sources are matched each time: "drawn", those that are drawn before the next
             time, and all of them at the end; or "all", as in the paper.
-        matching: the method that matches them, a name in `matching.METHODS`. "weights" goes on from
-            the permutation before; the other methods start from the source's own order.
+        matching: the method that matches them: "weights", "activations", "sinkhorn",
+            "straight-through" or "none". "weights" goes on from the permutation before; the other
+            methods start from the source's own order.
         segments_per_batch: the number of parts into which each batch is cut, each with a source and
             a t of its own; 1 as in the paper. There are at most half as many parts as examples.
         own_loss_weight: weight of the loss at the star itself, which is added; 1: the paper's
@@ -461,6 +463,7 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
             `segments_per_batch`, `late_matching` and `tail_average`.
     """
     seed, = check_training(data, recipe, [seed], checkpoint)
+    check_number("recipe.epochs", recipe.epochs, int, 1, math.inf)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight, late_matching, tail_average)
     matched = _checked_sources(model, sources, data, spec, options, in_memory)

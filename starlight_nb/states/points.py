@@ -4,14 +4,16 @@
 
 # %% ../../nbs/05b_states.points.ipynb #imports
 from __future__ import annotations
+import os
+from collections.abc import Iterable
 import torch
 from torch import nn
 from ..runtime.settings import check_number
 from .copies import EXTRA, tensors_of
 
 # %% auto #0
-__all__ = ['tied_names', 'fill_tied', 'placement', 'check_is_state', 'state_for', 'is_number', 'check_same', 'interpolate',
-           'lerp_states', 'combine_states']
+__all__ = ['tied_names', 'fill_tied', 'placement', 'check_is_state', 'check_several', 'state_for', 'is_number', 'check_same',
+           'interpolate', 'lerp_states', 'combine_states']
 
 # %% ../../nbs/05b_states.points.ipynb #tied-names
 def tied_names(model: nn.Module) -> dict[str, str]:
@@ -60,7 +62,7 @@ def placement(model: nn.Module) -> dict[str, str]:
               for name in [*layer._parameters, *layer._buffers]]
     return {place: tied.get(place, place) for place in places if place in names}
 
-# %% ../../nbs/05b_states.points.ipynb #check-is-state
+# %% ../../nbs/05b_states.points.ipynb #hints
 def _prefix(given, wanted):
     "What stands before every wanted name in the given ones; empty where nothing or not all do."
     first = next(iter(wanted), "")
@@ -68,22 +70,45 @@ def _prefix(given, wanted):
     fits = [prefix for prefix in found if all(f"{prefix}{name}" in given for name in wanted)]
     return fits[0] if fits else ""
 
+def _hint(given):
+    "What to pass instead of something that is no state; empty where nothing is known."
+    if isinstance(given, nn.Module): return "; pass its `state_dict()`"
+    if isinstance(given, (str, os.PathLike)): return "; load_state(path) reads a file"
+    return "; pass its `.state`" if hasattr(given, "state") else ""
+
+def _check_unwrapped(state, wanted):
+    "`ValueError` where wrappers put a prefix before every name of the model, and of no state."
+    for prefix in ("_orig_mod.", "module."):
+        wrapped = all(name.startswith(prefix) for name in wanted)
+        if wrapped and any(name.removeprefix(prefix) in state for name in wanted):
+            raise ValueError("model: it is wrapped; pass the module inside, "
+                             f"model.{prefix.removesuffix('.')}")
+
+# %% ../../nbs/05b_states.points.ipynb #check-is-state
 def check_is_state(state,
                    wanted,                   # names of tensors
                    argument: str = "state",  # the caller's name for it, for the message
                   ) -> None:
     "`ValueError`, with what to pass instead, where something is no state but has one inside."
     if not hasattr(state, "items"):
-        hint = "; pass its `state_dict()`" if isinstance(state, nn.Module) else ""
         raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, "
-                         f"not {type(state).__name__}{hint}")
+                         f"not {type(state).__name__}{_hint(state)}")
     if any(name in state for name in wanted): return
+    _check_unwrapped(state, wanted)
     for key, own in state.items():
         if hasattr(own, "items") and (any(name in own for name in wanted) or _prefix(own, wanted)):
             raise ValueError(f"{argument}: the tensors are under {key!r}; pass {argument}[{key!r}]")
     if prefix := _prefix(state, wanted):
         raise ValueError(f"{argument}: its names begin with {prefix!r}; pass it without, as "
                          f"{{name.removeprefix({prefix!r}): t for name, t in {argument}.items()}}")
+
+# %% ../../nbs/05b_states.points.ipynb #check-several
+def check_several(states, argument: str = "states"):
+    "`ValueError` where a single state, or something else, stands for several."
+    single = hasattr(states, "items") or isinstance(states, (str, nn.Module))
+    if isinstance(states, Iterable) and not single: return
+    raise ValueError(f"{argument}: a list of states is needed, even for one: [state], "
+                     f"not {type(states).__name__}")
 
 # %% ../../nbs/05b_states.points.ipynb #check-tensors
 def _check_names(tensors, given, argument):

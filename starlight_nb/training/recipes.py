@@ -23,7 +23,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training split.
-        batch_size: examples in a batch; a loader makes batches of its own.
+        batch_size: examples in a batch; ignored where the data are a loader.
         optimizer: one of `OPTIMIZERS`: "sgd", "adam" or "adamw".
         lr: the highest learning rate.
         momentum: of "sgd" alone, in Nesterov's form; from 0 to below 1.

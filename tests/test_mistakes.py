@@ -1,0 +1,180 @@
+"""What a newcomer may get wrong: each mistake is one clear error, which says what to do instead."""
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import starlight_nb
+from starlight_nb.barriers import barrier_between, path_losses
+from starlight_nb.bma import average_predictions, sample_star_domain
+from starlight_nb.checks import check_model
+from starlight_nb.data import Dataset
+from starlight_nb.evaluation import evaluate
+from starlight_nb.fusion import average_aligned, train_fused_star
+from starlight_nb.matching import (
+    Matcher, align, match, match_activations, match_jointly, match_many, match_sinkhorn, match_straight_through,
+    match_weights, partial_spec)
+from starlight_nb.models import build, generator
+from starlight_nb.paper import cli
+from starlight_nb.permutation import check_spec, compose, infer_spec, invert, permute
+from starlight_nb.star import StarResult, train_star
+from starlight_nb.states import state_of
+from starlight_nb.training import Recipe
+
+RECIPE = Recipe(epochs=1, batch_size=20)
+
+
+def network(width=4): return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+model = network()
+a, b = state_of(network()), state_of(network())
+spec = infer_spec(model, torch.zeros(2, 5))
+star = StarResult(a, [spec.identity()] * 2, [], 0)
+rng = generator(0, "draws")
+NO_SPEC = {
+    "match_weights": lambda data: match_weights(model, a, b),
+    "match_many": lambda data: match_many(model, a, [b]),
+    "match_jointly": lambda data: match_jointly(model, [a, b]),
+    "match_activations": lambda data: match_activations(model, a, b, model=model, data=data),
+    "match_sinkhorn": lambda data: match_sinkhorn(model, a, b),
+    "match_straight_through": lambda data: match_straight_through(model, a, b, model=model, data=data),
+    "match": lambda data: match("none", model, a, b),
+    "Matcher": lambda data: Matcher(model, [a, b]),
+    "Matcher of none": lambda data: Matcher(model, []),
+    "permute": lambda data: permute(model, spec.identity(), a),
+    "check_spec": lambda data: check_spec(model, model, torch.zeros(2, 5)),
+    "partial_spec": lambda data: partial_spec(model, model, torch.zeros(2, 5)),
+    "average_aligned": lambda data: average_aligned(model, [a, b]),
+    "average_aligned, together": lambda data: average_aligned(model, [a, b], around="together"),
+    "sample_star_domain": lambda data: sample_star_domain(star, [a, b], 2, rng, spec=model),
+    "train_star": lambda data: train_star(model, [a], data, RECIPE, spec=model),
+    "train_fused_star": lambda data: train_fused_star(model, [a], data, RECIPE, spec=model),
+    "barrier_between": lambda data: barrier_between(model, a, b, data, spec=model),
+}
+
+
+@pytest.mark.parametrize("name", NO_SPEC)
+def test_a_model_in_place_of_a_spec(name, small):
+    with pytest.raises(ValueError, match=r"^spec: a PermutationSpec is needed, not Sequential; infer_spec\(model, "):
+        NO_SPEC[name](small)
+
+
+def test_a_matching_in_place_of_its_permutation():
+    found = match_weights(spec, a, b)
+    for call in (lambda: permute(spec, found, b), lambda: match_weights(spec, a, b, init=found),
+                 lambda: compose(spec.identity(), found), lambda: invert(found)):
+        with pytest.raises(ValueError, match=r"^\w+: a dict .* is needed, not Matching; pass the matching's .permutation"):
+            call()
+
+
+@pytest.mark.parametrize("call", [
+    lambda data: barrier_between(model, a, b, data), lambda data: train_star(model, [a], data, RECIPE),
+    lambda data: sample_star_domain(star, [a, b], 2, rng, model=model, data=data)],
+    ids=["barrier_between", "train_star", "sample_star_domain"])
+def test_data_of_another_shape(call, small):
+    wide = Dataset("wide", *((torch.zeros(6, 7), torch.arange(6) % 3) for _ in "ab"))
+    with pytest.raises(ValueError, match="^data: the model does not accept its inputs: mat1 and mat2"): call(wide)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_targets_that_are_no_labels_are_told_with_their_part(swapped):
+    pair = (torch.arange(6) % 3, torch.zeros(6, 5)) if swapped else (torch.zeros(6, 5), torch.zeros(6))
+    for parts in ((pair, pair), (DataLoader(TensorDataset(*pair), 3),) * 2):
+        with pytest.raises(ValueError, match="^train, targets: labels are integers from 0 in one dimension"):
+            barrier_between(model, a, b, Dataset("own", *parts))
+
+
+def test_data_in_place_of_example_inputs(small):
+    loader = DataLoader(TensorDataset(small.train.x, small.train.y), 8)
+    for wrong in (loader, loader.dataset, small, small.train):
+        for call in (lambda: infer_spec(model, wrong), lambda: align(model, network(), wrong),
+                     lambda: partial_spec(spec, model, wrong)):
+            with pytest.raises(ValueError, match=rf"^example_inputs: .* not {type(wrong).__name__}; data.train.first\(2\)"):
+                call()
+        assert "data.train.first(2) gives two" in repr(check_model(model, wrong))
+
+
+def test_data_in_place_of_a_part_and_a_part_in_place_of_data(small):
+    loader = DataLoader(TensorDataset(small.train.x, small.train.y), 8)
+    for wrong in (loader, small):
+        for call in (lambda: evaluate(model, a, wrong), lambda: average_predictions(model, [a], wrong)):
+            with pytest.raises(ValueError, match=r"part of a data set.* such as data.test.*Split\(x, y\) and Stream\(loader\)"):
+                call()
+    with pytest.raises(ValueError, match=r"^data: a Dataset is needed, not DataLoader; Dataset\(name, train=\.\.\., test="):
+        barrier_between(model, a, b, loader)
+
+
+def test_what_has_a_state_in_place_of_a_state(small):
+    for wrong, hint in ((star, "pass its `.state`"), ("a.pt", "load_state(path) reads a file"),
+                        (model, "pass its `state_dict()`")):
+        for call in (lambda: barrier_between(model, wrong, b, small), lambda: path_losses(model, wrong, b, small)):
+            with pytest.raises(ValueError, match=f"^state_a: .*; {re.escape(hint)}"): call()
+
+
+def test_a_state_in_place_of_a_list_of_states(small):
+    for name, call in (("sources", lambda: train_star(model, a, small, RECIPE)),
+                       ("sources", lambda: train_star(model, model, small, RECIPE)),
+                       ("states", lambda: average_aligned(spec, a)), ("states", lambda: match_jointly(spec, a)),
+                       ("states_b", lambda: match_many(spec, a, b)), ("states_b", lambda: Matcher(spec, b)),
+                       ("states", lambda: average_predictions(model, a, small.test))):
+        with pytest.raises(ValueError, match=f"^{name}: a list of states is needed, even for one"): call()
+
+
+def test_models_of_different_widths_are_told_by_their_own_names():
+    with pytest.raises(ValueError, match="^model_b: '0.weight' has the shape"):
+        align(network(), network(8), torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize("wrap, inside", [(torch.compile, "_orig_mod"), (nn.DataParallel, "module")])
+def test_a_wrapped_model_with_states_of_the_module_inside(wrap, inside, small):
+    for call in (lambda: barrier_between(wrap(model), a, b, small),
+                 lambda: barrier_between(wrap(model), a, b, small, matching="none"),
+                 lambda: evaluate(wrap(model), a, small.test), lambda: train_star(wrap(model), [a], small, RECIPE)):
+        with pytest.raises(ValueError, match=f"^model: it is wrapped; pass the module inside, model.{inside}"): call()
+
+
+def test_a_misspelled_name_of_the_package():
+    with pytest.raises(AttributeError, match="no attribute 'barier_between'; did you mean 'barrier_between'"):
+        starlight_nb.barier_between
+    assert not hasattr(starlight_nb, "__wrapped__")
+
+
+# ---- on the command line
+
+def test_wrong_words_for_a_model_data_and_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mistaken.py").write_text("from torch import nn\nloader = [1]\n"
+                                          "def make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))")
+    torch.save({"other": torch.ones(2)}, "a.pt")
+    def said(model="mistaken:make", data="digits-100-50", files=("a.pt", "a.pt")):
+        assert cli.main(["barrier", *files, "--model", model, "--data", data]) == 2
+        return capsys.readouterr().err.strip().removeprefix("starlight: ")
+    assert said("mistaken.make") == "model: 'mistaken.make' is not known; did you mean 'mistaken:make', with a colon?"
+    assert said(data="mistaken.loader").endswith("did you mean 'mistaken:loader', with a colon?")
+    assert said(data="mistaken:loader").endswith("no function but list; a function that returns a Dataset is needed")
+    assert said().startswith("a.pt does not fit Sequential; missing: ")
+    assert said(files=("no.pt", "a.pt")) == "there is no file no.pt"
+    for command, more in (("align", ("a.pt", "a.pt")), ("merge", ("a.pt", "a.pt"))):
+        words = (command, *more, "--model", "mistaken:make", "--out", "c.safetensors", "--input-shape")
+        assert cli.main([*words, "1,8,8"]) == 2
+        assert capsys.readouterr().err.startswith("starlight: a.pt does not fit Sequential; missing: ")
+
+
+def test_a_shape_that_the_network_does_not_take(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(state_of(build("mlp")), "a.pt")
+    words = ("--model", "starlight_nb.models:mlp", "--out", "c.safetensors", "--input-shape", "3,8")
+    assert cli.main(["align", "a.pt", "a.pt", *words]) == 2
+    assert capsys.readouterr().err.startswith("starlight: input-shape: Sequential does not accept them: ")
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    program = "from starlight_nb.paper.cli import main; raise SystemExit(main(['list']))"
+    command = f"({sys.executable} -c \"{program}\"; echo $? >&2) | true"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert found.stderr.split() == ["141"]
