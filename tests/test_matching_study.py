@@ -139,7 +139,7 @@ def test_every_matching_gives_a_permutation_and_random_ones_differ(study):
 
 
 def test_another_recipe_makes_other_models_with_other_names(study):
-    other = with_recipe(study, "warmup", warmup_epochs=1)
+    other = with_recipe(study, "warmup", recipe=dict(warmup_epochs=1), star_recipe=dict(warmup_epochs=1))
     assert (other.setting.recipe.warmup_epochs, other.setting.star_recipe.warmup_epochs) == (1, 1)
     assert study.setting.recipe.warmup_epochs == 0
     assert other.setting.star_recipe.epochs == study.setting.star_recipe.epochs
