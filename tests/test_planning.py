@@ -105,7 +105,7 @@ def test_each_plan_is_whole_after_a_run_and_lists_what_is_needed_first(name, smo
 def test_what_is_stored_costs_nothing(smoke_report, tmp_path):
     cost = SimpleNamespace(
         setting=SimpleNamespace(name="mlp"), regular=lambda epochs: 100.0,
-        star=lambda sources: 100.0, path=lambda points: 100.0)
+        star=lambda sources: 100.0, path=lambda points, repair: 100.0)
     for store, expected in ((tmp_path, 1000), (smoke_report / "store", NOTEBOOK_SECONDS)):
         own = experiment("fig1_source_count", store=store)
         seconds = Planner({"fig1_source_count": own}, [cost]).seconds("fig1_source_count")
@@ -181,7 +181,7 @@ def test_a_smaller_experiment_where_the_whole_one_does_not_fit(profile, tmp_path
     "Stars are expensive here, so that the planner has to make less of them."
     cost = SimpleNamespace(
         setting=SimpleNamespace(name="small"), regular=lambda epochs: 10.0,
-        star=lambda sources: 100.0 * sources, path=lambda points: 0.0)
+        star=lambda sources: 100.0 * sources, path=lambda points, repair: 0.0)
     names = ("fig3_paths", "fig1_source_count")
     planner = Planner({name: experiment(name, str(profile), tmp_path) for name in names}, [cost])
     assert planner.choose("fig3_paths", 800) == {}
