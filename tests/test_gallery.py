@@ -178,6 +178,17 @@ def dead_links(report):
     ]
 
 
+@pytest.mark.parametrize("place", ["reports/small", "runs/small", "small"])
+def test_only_a_report_of_a_project_links_to_its_readme(small_report, tmp_path, place):
+    project = tmp_path / "project"
+    report = shutil.copytree(small_report, project / place)
+    (project / "README.md").write_text("# A project\n")
+    write_gallery(report, "A small report")
+    links = Page((report / "index.html").read_text()).links
+    assert ("../../README.md" in links) == place.startswith("reports/")
+    assert dead_links(report) == []
+
+
 def committed_reports():
     return [path.parent for path in sorted((ROOT / "reports").glob("*/index.html"))]
 

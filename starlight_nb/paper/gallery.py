@@ -89,8 +89,9 @@ def _blocks(page, out, title):
 def _links_of_report(out):
     "What a reader may want beside the page: text and path."
     links = {"the paper": PAPER, "machine, versions and minutes": "evidence.json"}
-    project = "../../README.md"
-    return {"the project": project} | links if (out / project).exists() else links
+    reports = out.resolve().parent
+    in_project = reports.name == "reports" and (reports.parent / "README.md").exists()
+    return {"the project": "../../README.md"} | links if in_project else links
 
 # %% ../../nbs/50v_paper.gallery.ipynb #claims-first
 VERDICT_RULES = """\
