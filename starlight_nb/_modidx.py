@@ -4510,6 +4510,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                               'starlight_nb/training/fingerprint.py')},
             'starlight_nb.training.loop': { 'starlight_nb.training.loop.Objective': ( 'training.loop.html#objective',
                                                                                       'starlight_nb/training/loop.py'),
+                                            'starlight_nb.training.loop.Objective.batch_size': ( 'training.loop.html#objective.batch_size',
+                                                                                                 'starlight_nb/training/loop.py'),
                                             'starlight_nb.training.loop.Objective.begin_epoch': ( 'training.loop.html#objective.begin_epoch',
                                                                                                   'starlight_nb/training/loop.py'),
                                             'starlight_nb.training.loop.Objective.end_epoch': ( 'training.loop.html#objective.end_epoch',

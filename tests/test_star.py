@@ -275,6 +275,7 @@ def test_an_adaptive_star_goes_on_from_its_checkpoint(
     digits, recipe, solutions, make_mlp, tmp_path
 ):
     start, options = initialise(make_mlp, 9), dict(t_sampling="adaptive", segments_per_batch=2, own_loss_weight=0.3)
+    options["late_batch_factor"] = 2  # in the last epoch, after the stop
     whole = train_star(start, solutions, digits, recipe, **options)
 
     class Killed(Exception): pass
@@ -312,6 +313,7 @@ def test_bad_options_are_named(digits, recipe, solutions, make_mlp):
     for option, value, needed in (
         ("segments_per_batch", 0, "a whole number of at least 1"),
         ("own_loss_weight", -1.0, "a number of at least 0"),
+        ("late_batch_factor", 0, "a whole number of at least 1"),
         ("rematch_every", 0.5, "a whole number of at least 0"),
     ):
         with pytest.raises(ValueError, match=f"{option}: {needed} is needed, not {value}"):
@@ -320,29 +322,68 @@ def test_bad_options_are_named(digits, recipe, solutions, make_mlp):
         train_star(start, solutions, digits, recipe, matching="weight")
 
 
+def noted_splits(monkeypatch):
+    "The source and the number of examples of every part of a batch, noted as they are drawn."
+    drawn, split = [], SegmentDraws.split
+
+    def noted(draws, *words):
+        for n, t, x, y in split(draws, *words):
+            drawn.append((n, len(x)))
+            yield n, t, x, y
+
+    monkeypatch.setattr(SegmentDraws, "split", noted)
+    return drawn
+
+
 def test_only_drawn_sources_are_matched_again(digits, recipe, solutions, make_mlp, monkeypatch):
     "Six sources and three batches an epoch: at most three are matched, and those that are drawn."
     sources, start = (solutions * 3)[:6], initialise(make_mlp, 9)
-    calls, drawn, rematch, split = [], [], Sources.rematch, SegmentDraws.split
+    drawn, calls, rematch = noted_splits(monkeypatch), [], Sources.rematch
 
     def noted_rematch(table, theta, numbers=None):
         calls.append(numbers)
         rematch(table, theta, numbers)
 
-    def noted_split(draws, *words):
-        for n, *part in split(draws, *words):
-            drawn.append(n)
-            yield n, *part
-
     monkeypatch.setattr(Sources, "rematch", noted_rematch)
-    monkeypatch.setattr(SegmentDraws, "split", noted_split)
     few = recipe.replace(epochs=4, batch_size=len(digits.train) // 3 + 1)
     star = train_star(start, sources, digits, few)
-    assert calls[:-1] == [sorted(set(drawn[3 * e:3 * e + 3])) for e in range(4)]
+    assert calls[:-1] == [sorted({n for n, _ in drawn[3 * e:3 * e + 3]}) for e in range(4)]
     assert calls[-1] is None, "all of them at the end"
     matcher = Matcher(infer_spec(start, digits.train.x[:2]), sources)
     matcher.resume(star.permutations)
     assert not any(found.steps for found in matcher.match(star.state)), "matched to the end"
+
+
+def test_batches_are_larger_in_the_last_quarter_of_the_epochs(
+    digits, recipe, solutions, make_mlp, monkeypatch
+):
+    drawn, size = noted_splits(monkeypatch), 100
+    count, start = len(digits.train), initialise(make_mlp, 9)
+    train_star(start, solutions, digits, recipe.replace(epochs=4, batch_size=size),
+               late_batch_factor=3)
+    usual, larger = (digits.train.batch_sizes(own) for own in (size, 3 * size))
+    assert [examples for _, examples in drawn] == 3 * usual + larger
+    assert sum(usual) == sum(larger) == count and len(larger) == -(-count // (3 * size))
+
+
+def test_all_that_larger_batches_draw_is_matched_before(small, monkeypatch):
+    """Larger batches have more parts. They begin between two re-matches, and no source is drawn that
+    the last one left out."""
+    make = lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    sources = [state_of(initialise(make, seed)) for seed in range(60)]
+    drawn, matched, rematch = noted_splits(monkeypatch), [], Sources.rematch
+
+    def noted_rematch(table, theta, numbers=None):
+        matched.append((len(drawn), set(range(60) if numbers is None else numbers)))
+        rematch(table, theta, numbers)
+
+    monkeypatch.setattr(Sources, "rematch", noted_rematch)
+    train_star(initialise(make, 60), sources, small, Recipe(epochs=4, batch_size=4, lr=0.01),
+               rematch_every=2, segments_per_batch=8, late_batch_factor=2)
+    (begin, early), (middle, _), (end, _) = matched
+    assert [begin, middle, end] == [0, 40, len(drawn)] and len(early) < 60
+    for (first, known), last in zip(matched, (middle, end)):
+        assert {n for n, _ in drawn[first:last]} <= known
 
 
 def test_where_all_sources_are_drawn_it_is_the_algorithm_of_the_paper(

@@ -449,6 +449,8 @@ BAD = {
                                   "train: a batch has 7 targets for 12 inputs"),
     "parts of batches of a loader": (lambda x, y: train_star(mlp(1), [state_of(mlp(1))], Dataset(
         "d", [(x, y)], (x, y), task=regression()), RECIPE, segments_per_batch=2), "segments_per_batch: 1 is needed for data"),
+    "larger batches of a loader": (lambda x, y: train_star(mlp(1), [state_of(mlp(1))], Dataset(
+        "d", [(x, y)], (x, y), task=regression()), RECIPE, late_batch_factor=2), "late_batch_factor: 1 is needed for data"),
     "parts of texts": (lambda x, y: train_star(Text(), [state_of(Text())], Dataset("d", *[(
         {"tokens": torch.zeros(12, 5).long()}, torch.zeros(12, 5).long())] * 2, task=next_token(shift=True)), RECIPE,
         segments_per_batch=2), "segments_per_batch: 1 is needed for the task 'next token'"),

@@ -31,6 +31,7 @@ WAYS = {
     "four segments a batch": Way(dict(segments_per_batch=4)),
     "average of the last half": Way(dict(tail_average=0.5)),
     "average of three short stars": Way(averaged=3),
+    "batches four times as large late": Way(dict(late_batch_factor=4)),
     "late matching by activations": Way(dict(late_matching="activations")),
     "sources trained three times as long": Way(longer_sources=3),
     "held-outs matched by activations": Way(matching="activations")}

@@ -187,6 +187,7 @@ class StarOptions:
     own_loss_weight: float = 0.0
     late_matching: str | None = None
     tail_average: float = 0.0
+    late_batch_factor: int = 1
     def __post_init__(self):
         for name, value in _checked_options(vars(self)).items():
             object.__setattr__(self, name, value)
@@ -204,7 +205,7 @@ def _checked_options(values):
     if values["late_matching"] is not None:
         check_choice("late_matching", values["late_matching"], METHODS)
     numbers = {"segments_per_batch": (int, 1, math.inf), "own_loss_weight": (float, 0, math.inf),
-               "tail_average": (float, 0, 1)}
+               "late_batch_factor": (int, 1, math.inf), "tail_average": (float, 0, 1)}
     if values["rematch_every"] is not None: numbers["rematch_every"] = (int, 0, math.inf)
     if not isinstance(values["t_sampling"], str): numbers["t_sampling"] = (float, 0, math.inf)
     return {name: check_number(name, values[name], *limits) for name, limits in numbers.items()}
@@ -257,11 +258,17 @@ class SegmentDraws:
 # %% ../../nbs/13_star.ipynb #segments
 def _only_drawn(options): return options.rematch == "drawn" and bool(options.rematch_every)
 
+def _batches_grow(objective, epochs):
+    "Whether the size of the batches changes within the next epochs."
+    first, last = objective.epoch, objective.epoch + epochs - 1
+    return objective.batch_size(first, 1) != objective.batch_size(last, 1)
+
 def _to_match(objective, batch_sizes):
     "The sources that are drawn before the next re-match; None: all are matched."
     options = objective.options
     if not _only_drawn(options): return None
     epochs, most = options.rematch_every, options.segments_per_batch
+    if _batches_grow(objective, epochs): return None
     return objective.draws.upcoming(batch_sizes, most, epochs)
 
 # %% ../../nbs/13_star.ipynb #tail
@@ -296,6 +303,12 @@ class _SegmentObjective(Objective):
         self.epochs = epochs
         self.draws = SegmentDraws(len(sources.states), options.t_sampling, rng)
         self.tail = _TailAverage(options.tail_average, epochs)
+    def is_late(self, epoch: int) -> bool:
+        "Whether an epoch is one of the last quarter."
+        return epoch >= (1 - LATE) * self.epochs
+    def batch_size(self, epoch: int, usual: int) -> int:
+        "The size of an epoch's batches, where the recipe's is `usual`."
+        return usual * (self.options.late_batch_factor if self.is_late(epoch) else 1)
     def terms(self, theta, point, x, y, losses):
         "Yield `(x, y, weight, factor)` for each part of a batch, at the `point` on its segment."
         for n, t, own_x, own_y in self.draws.split(x, y, self.options.segments_per_batch):
@@ -317,7 +330,7 @@ class StarObjective(_SegmentObjective):
     def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
         "Match sources to the star, if it is time to."
         self.epoch, late = epoch, self.options.late_matching
-        if late and epoch >= (1 - LATE) * self.epochs: self.sources.change_matching(late)
+        if late and self.is_late(epoch): self.sources.change_matching(late)
         if self.options.rematches(epoch): self.sources.rematch(theta, _to_match(self, batch_sizes))
     def end_epoch(self, theta: torch.Tensor, last: bool):
         "Let the sampling of t adapt; in the end average, and match what is not matched yet."
@@ -362,19 +375,20 @@ class StarResult:
     def _repr_html_(self): return pd.DataFrame([self._summary()]).to_html(index=False)
 
 # %% ../../nbs/13_star.ipynb #check
-def _check_segments(options, data):
-    "`ValueError` where parts of a batch would not have the weights that the task gives them."
-    if options.segments_per_batch == 1: return
+def _check_batches(options, data):
+    "`ValueError` where the data do not let batches be cut or enlarged as the options say."
     if not isinstance(data.train, Numbered):
-        raise ValueError("segments_per_batch: 1 is needed for data that a loader reads, because "
-                         "the sizes of its batches are not known ahead")
-    if data.task.weight is not CLASSIFICATION.weight:
+        for name in ("segments_per_batch", "late_batch_factor"):
+            if getattr(options, name) == 1: continue
+            raise ValueError(f"{name}: 1 is needed for data that a loader reads, because the sizes "
+                             "of its batches are the loader's, and not known ahead")
+    if options.segments_per_batch > 1 and data.task.weight is not CLASSIFICATION.weight:
         raise ValueError(f"segments_per_batch: 1 is needed for the task {data.task.name!r}, in "
                          "which examples have different weights")
 
 def _checked_sources(model, states, data, spec, options, in_memory):
     "The sources, if there are any and all of them fit the model; otherwise `ValueError`."
-    _check_segments(options, data)
+    _check_batches(options, data)
     check_several(states, "sources")
     states = list(states)
     if not states:
@@ -409,8 +423,8 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
                t_sampling: str | float = "uniform", rematch_every: int | None = 1,
                rematch: str = "drawn", matching: str = "weights", segments_per_batch: int = 1,
                own_loss_weight: float = 0.0, late_matching: str | None = None,
-               tail_average: float = 0.0, seed: int = 0, in_memory: bool | None = None,
-               checkpoint: Checkpoint | None = None) -> StarResult:
+               tail_average: float = 0.0, late_batch_factor: int = 1, seed: int = 0,
+               in_memory: bool | None = None, checkpoint: Checkpoint | None = None) -> StarResult:
     """Train a star model: minimise the loss on the segments from the star to all sources.
 
     Each step draws a source and a position t, and takes the loss at (1 - t) star + t source. Its
@@ -442,6 +456,8 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
         late_matching: the method for the last quarter of the epochs; None: `matching` there too.
         tail_average: the share of the epochs, from 0 to below 1, whose final weights are averaged:
             0.25 makes the star the mean over the last quarter. 0: the weights at the end.
+        late_batch_factor: in the last quarter of the epochs, batches are this many times as large,
+            and steps as many times fewer, at the same learning rate.
         seed: whole number from 0; fixes the batches, the augmentation, dropout, and all draws.
         in_memory: keep all permuted sources in memory (True) or in a temporary file (False); None:
             in memory where there is room for them.
@@ -460,12 +476,12 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
     Source:
         Sonthalia et al. (2024), Algorithm 1 and eq. 4, in section 3.3; the objective for fusion is
             in section 4.2. Ours are the choices "drawn" and "adaptive", other methods of matching,
-            `segments_per_batch`, `late_matching` and `tail_average`.
+            `segments_per_batch`, `late_matching`, `tail_average` and `late_batch_factor`.
     """
     seed, = check_training(data, recipe, [seed], checkpoint)
     check_number("recipe.epochs", recipe.epochs, int, 1, math.inf)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
-                          own_loss_weight, late_matching, tail_average)
+                          own_loss_weight, late_matching, tail_average, late_batch_factor)
     matched = _checked_sources(model, sources, data, spec, options, in_memory)
     objective = _objective(matched, options, seed, recipe.epochs)
     return _result(model, data, recipe, seed, objective, _bind(checkpoint, objective))

@@ -31,6 +31,9 @@ class Objective:
     "What `fit` minimises: here the loss at the weights themselves, on the whole batch."
     def begin_epoch(self, epoch: int, theta: torch.Tensor, batch_sizes: list[int]):
         "Called before each epoch, with the weights at its start and the sizes of its batches."
+    def batch_size(self, epoch: int, usual: int) -> int:
+        "The size of an epoch's batches, where the recipe's is `usual`."
+        return usual
     def end_epoch(self, theta: torch.Tensor, last: bool):
         "Called after each epoch, with the weights at its end, before a checkpoint is written."
     def terms(self, theta: torch.Tensor, point: torch.Tensor, x: torch.Tensor, y: torch.Tensor,
@@ -182,6 +185,7 @@ def _epoch_loss(losses, epoch, seeds):
 
 def _train_epoch(state, data, recipe, seeds, epoch):
     "All steps of an epoch; returns its mean loss."
+    recipe = recipe.replace(batch_size=state.objective.batch_size(epoch, recipe.batch_size))
     sizes = data.train.batch_sizes(recipe.batch_size)
     state.objective.begin_epoch(epoch, state.theta, sizes)
     rates = _epoch_rates(data, recipe, epoch)
