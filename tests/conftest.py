@@ -1,8 +1,10 @@
 """What several test files need: small data, small solutions, and one smoke report for the whole
 session."""
 
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -185,6 +187,46 @@ def smoke_report(tmp_path_factory):
         status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=made))
         assert status == 0, out + error
         return made.rename(folder)
+
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium; apt-get install chromium")
+FRAME = """<!doctype html><iframe src='{}' style='width: {}px; height: 900px; border: 0'></iframe>
+<script>addEventListener('message', told => {{
+  if (typeof told.data != 'string' || !told.data.startsWith('{{"images')) return;
+  const said = document.createElement('pre');
+  said.id = 'said'; said.textContent = told.data; document.body.append(said); }})</script>"""
+
+
+def said_by_a_browser(page, script, width, scheme="light"):
+    """What `script`, added to a page, posts to the page's frame: JSON that begins with `images`.
+
+    The page is opened from its folder, in a frame of this width, which may be narrower than the
+    browser's windows get."""
+    copy, frame = page.with_name(f"{page.stem}-{width}.html"), page.with_name("frame.html")
+    copy.write_text(page.read_text().replace("</body>", script))
+    frame.write_text(FRAME.format(copy.name, width))
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={page.parent}/profile",
+        "--window-size=1400,900",
+        f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+    ]
+    command = [BROWSER, *options, frame.as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    for path in (copy, frame):
+        path.unlink()
+    said = re.search(r'<pre id="said">(.*?)</pre>', result.stdout, re.S)
+    assert said, result.stdout[-500:] + result.stderr[-500:]
+    return json.loads(html.unescape(said[1]))
 
 
 LONGEST = (

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from io import BytesIO
 
 import matplotlib.pyplot as plt
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs_browser, said_by_a_browser
 
 from starlight_nb.barriers import PathCurve, Plane, plane_grid
 from starlight_nb.bma import reliability
@@ -36,11 +35,6 @@ from starlight_nb.paper.experiment import Experiment
 from starlight_nb.paper.report import save_data, save_summary, save_table
 from starlight_nb.paper.study import COLUMNS
 from starlight_nb.runtime.files import write_atomic
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium; apt-get install chromium")
 
 
 def barriers(setting, regular, star, stars=2, n_source=4):
@@ -249,36 +243,10 @@ BROWSED = """<script>addEventListener('load', () => {
     colours: [style.color, style.backgroundColor],
     requests: performance.getEntriesByType('resource').map(r => new URL(r.name).protocol)}), '*'); })
 </script></body>"""
-FRAME = """<!doctype html><iframe src='index.html' style='width: {}px; height: 900px; border: 0'></iframe>
-<script>addEventListener('message', told => {{ const said = document.createElement('pre');
-  said.id = 'said'; said.textContent = told.data; document.body.append(said); }})</script>"""
-
-
 def browse(report, folder, width, scheme="light"):
-    """What a browser makes of a copy of the page, to which a script is added that says it.
-
-    The page is in a frame, which may be narrower than the browser's windows get."""
+    "What a browser makes of a copy of the page, to which a script is added that says it."
     shutil.copytree(report, folder)
-    page = folder / "index.html"
-    page.write_text(page.read_text().replace("</body>", BROWSED))
-    (folder / "frame.html").write_text(FRAME.format(width))
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={folder}.profile",
-        "--window-size=1400,900",
-        f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-        (folder / "frame.html").as_uri(),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    said = re.search(r'<pre id="said">(.*?)</pre>', result.stdout, re.S)
-    assert said, result.stdout[-500:] + result.stderr[-500:]
-    return json.loads(html.unescape(said[1]))
+    return said_by_a_browser(folder / "index.html", BROWSED, width, scheme)
 
 
 @needs_browser

@@ -1,23 +1,16 @@
 """The site: every link and image leads somewhere, on a telephone too, and search needs no network."""
-import html
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from conftest import ROOT, needs_browser, said_by_a_browser
 
 import starlight_nb
 
-ROOT = Path(__file__).parents[1]
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 SHOWN = ["index.html", "nbs/12_barriers.html", "api/matching.html", "reports/digits/index.html"]
 
 
@@ -119,44 +112,13 @@ SAY = """<script>addEventListener('load', () => {
       requests: performance.getEntriesByType('resource').map(r => new URL(r.name).protocol)}), '*')
     : setTimeout(say, 100);
   say(); })</script></body>"""
-FRAME = """<!doctype html><iframe src='{}' style='width: {}px; height: 900px; border: 0'></iframe>
-<script>addEventListener('message', told => {{
-  if (typeof told.data != 'string' || !told.data.startsWith('{{"images')) return;
-  const said = document.createElement('pre');
-  said.id = 'said'; said.textContent = told.data; document.body.append(said); }})</script>"""
 
 
-def browse(page, width):
-    "What a browser makes of a page in a frame of this width; the page is opened from its folder."
-    copy, frame = page.with_name(f"{page.stem}-{width}.html"), page.with_name("frame.html")
-    copy.write_text(page.read_text().replace("</body>", SAY))
-    frame.write_text(FRAME.format(copy.name, width))
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--allow-file-access-from-files",
-        f"--user-data-dir={page.parent}/profile",
-        "--window-size=1400,900",
-        "--virtual-time-budget=20000",
-        "--dump-dom",
-        frame.as_uri(),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    for path in (copy, frame):
-        path.unlink()
-    said = re.search(r'<pre id="said">(.*?)</pre>', result.stdout, re.S)
-    assert said, result.stdout[-500:] + result.stderr[-500:]
-    return json.loads(html.unescape(said[1]))
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no chromium; apt-get install chromium")
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_browser_shows_a_page_and_searches(site, name, width):
-    said = browse(site / name, width)
+    said = said_by_a_browser(site / name, SAY, width)
     assert said["images"] == [] and said["wide"] <= 0
     assert set(said["requests"]) <= {"file:", "data:", "blob:"}
     assert re.match(r"[1-9]\d* matching", said["found"]), said["found"]
