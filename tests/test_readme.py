@@ -81,6 +81,25 @@ def test_the_result_is_what_the_report_says():
         assert f"{words} {holding} of {settings}" in result
 
 
+def test_the_gap_of_partial_matching_is_what_the_reports_say():
+    "Every number of the table, and both shares in the text, with its interval."
+    page = (ROOT / "docs/differences.md").read_text()
+    rows = dict((name, cells) for name, *cells in rows_below(page, "Does the gap survive complete matching\\?"))
+    for column, report in enumerate(("digits", "cifar10-small")):
+        tables = ROOT / "reports" / report / "tables"
+        barriers, gaps = (list(csv.DictReader((tables / f"appendix_partial{end}.csv").open()))
+                          for end in ("", "_gap"))
+        for row in barriers:
+            if row["spec"] == "unmatched": continue
+            for pair in ("regular-regular", "star-heldout"):
+                name = f"{pair.replace('-', ' – ').replace('heldout', 'held-out')}, {row['spec']} matching"
+                assert rows[name][column] == row[pair], name
+        for name in ("gap under partial matching", "gap under complete matching"):
+            assert rows[name][column] == gaps[0][name]
+        share, interval = gaps[0]["share that complete matching closes"].split(" ", 1)
+        assert f"by {share} times {interval}" in page
+
+
 def test_minutes_of_profiles_are_those_that_the_profiles_state():
     for name, _, minutes in rows_below(README, "Other profiles"):
         if not minutes.isdigit(): continue
