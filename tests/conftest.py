@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -172,21 +173,31 @@ def report_bytes(folder, report=None):
     }
 
 
+def made_once(tmp_path_factory, name, make):
+    "A folder that `make(folder)` makes once, also where several processes share the tests."
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            made = folder.with_name(f"{name}-in-the-making")
+            make(made)
+            made.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def smoke_report(tmp_path_factory):
     """A folder with the smoke report and its store, made once from an empty store, also where several
     processes share the tests. STARLIGHT_SMOKE names such a folder where there is one."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "smoke"
-    with FileLock(f"{folder}.lock"):
-        if folder.exists(): return folder
+    def make(folder):
         if given := os.environ.get("STARLIGHT_SMOKE"):
-            return Path(shutil.copytree(given, folder))
-        made = folder.with_name("smoke-in-the-making")
-        made.mkdir()
-        status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=made))
+            shutil.copytree(given, folder)
+            return
+        folder.mkdir()
+        status, out, error = finish(starlight("reproduce", "--profile", "smoke", folder=folder))
         assert status == 0, out + error
-        return made.rename(folder)
+
+    return made_once(tmp_path_factory, "smoke", make)
 
 
 BROWSER = next(
@@ -205,7 +216,8 @@ def said_by_a_browser(page, script, width, scheme="light"):
 
     The page is opened from its folder, in a frame of this width, which may be narrower than the
     browser's windows get."""
-    copy, frame = page.with_name(f"{page.stem}-{width}.html"), page.with_name("frame.html")
+    copy = page.with_name(f".{page.stem}-{width}.html")  # hidden from other tests of the folder
+    frame = copy.with_suffix(".frame.html")
     copy.write_text(page.read_text().replace("</body>", script))
     frame.write_text(FRAME.format(copy.name, width))
     options = [
@@ -214,14 +226,14 @@ def said_by_a_browser(page, script, width, scheme="light"):
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--allow-file-access-from-files",
-        f"--user-data-dir={page.parent}/profile",
         "--window-size=1400,900",
         f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}",
         "--virtual-time-budget=20000",
         "--dump-dom",
     ]
-    command = [BROWSER, *options, frame.as_uri()]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [BROWSER, *options, f"--user-data-dir={profile}", frame.as_uri()]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     for path in (copy, frame):
         path.unlink()
     said = re.search(r'<pre id="said">(.*?)</pre>', result.stdout, re.S)

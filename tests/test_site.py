@@ -7,27 +7,29 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import ROOT, needs_browser, said_by_a_browser
+from conftest import ROOT, made_once, needs_browser, said_by_a_browser
 
 import starlight_nb
 
 SHOWN = ["index.html", "nbs/12_barriers.html", "api/matching.html", "reports/digits/index.html"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory):
     "The folder of the site, made as `make site` makes it."
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder]
-    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    built = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
-    assert built.returncode == 0, (built.stdout + built.stderr)[-3000:]
-    return folder
+    def make(folder):
+        command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder]
+        quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+        built = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
+        assert built.returncode == 0, (built.stdout + built.stderr)[-3000:]
+
+    return made_once(tmp_path_factory, "site", make)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pages(site):
-    return {path: BeautifulSoup(path.read_text(), "html.parser") for path in site.rglob("*.html")}
+    paths = (path for path in site.rglob("*.html") if not path.name.startswith("."))
+    return {path: BeautifulSoup(path.read_text(), "html.parser") for path in paths}
 
 
 def addresses(page):
