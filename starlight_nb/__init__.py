@@ -15,7 +15,8 @@ _NAMES = {
     "evaluation": ("evaluate", "interpolate", "refresh_batchnorm"),
     "permutation": ("PermutationSpec", "compose", "infer_spec", "invert", "permute"),
     "matching": ("Matcher", "align", "match_activations", "match_many", "match_weights"),
-    "barriers": ("accuracy_barrier", "barrier_between", "loss_barrier", "path_losses"),
+    "barriers": (
+        "accuracy_barrier", "barrier_between", "loss_barrier", "matched_path", "path_losses"),
     "checks": ("check_model",),
     "star": ("StarResult", "train_star"),
     "bma": ("average_predictions", "sample_star_domain", "uncertainty_metrics"),

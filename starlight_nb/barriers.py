@@ -15,21 +15,22 @@ from torch import nn
 from .data import Dataset, batches, check_dataset
 from .data.inputs import call, count_examples
 from .data.tasks import CLASSIFICATION
-from .evaluation import (
-    Evaluator, StackedEvaluator, checked_ends, warn_of_constants, warn_of_statistics)
+from starlight_nb.evaluation import (
+    Evaluator, StackedEvaluator, checked_ends, warn_of_constants, warn_of_guessing,
+    warn_of_statistics)
 from .evaluation.refresh import measuring_batches, measuring_size
 from .matching import METHODS, WITH_DATA, match
 from .permutation import PermutationSpec, permute, spec_for
 from .runtime.settings import check_choice, check_number
 from .states import (
-    check_same, combine_states, lerp_states, placement, state_for)
+    check_same, combine_states, lerp_states, placement, state_for, warn_of_shared)
 from .training import Recipe
 from .training.networks import MOST_PARAMETERS
 
 # %% auto #0
-__all__ = ['LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier', 'accuracy_barrier',
-           'matched_path', 'barrier_between', 'Plane', 'plane_grid', 'plane_segments', 'plane_losses',
-           'unit_statistics', 'rescaled', 'repair']
+__all__ = ['KEPT', 'LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier',
+           'accuracy_barrier', 'matched_path', 'barrier_between', 'Plane', 'plane_grid', 'plane_segments',
+           'plane_losses', 'unit_statistics', 'rescaled', 'repair']
 
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def _curve(points, values, data):
     return PathCurve(points, of.pop("loss"), of, data.task.loss_name)
 
 # %% ../nbs/12_barriers.ipynb #path-losses
+KEPT = "; where they did not move in training either, refresh=False keeps them"
+
 def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
                 state_b: dict[str, torch.Tensor], data: Dataset, ts: int | Sequence[float] = 11,
                 refresh: bool = True, repair: bool = False, recipe: Recipe | None = None,
@@ -196,13 +199,17 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
         points_per_batch = check_number("points_per_batch", points_per_batch, int, 1, np.inf)
     size = points_per_batch or best_points_per_batch(model, len(points))
     if repair: size = 1
-    refresh, repair = (wanted and _are_apart(*ends) for wanted in (refresh, repair))
+    apart = _are_apart(*ends)
+    refresh, repair = refresh and apart, repair and apart
     values, evaluator = _path_values(model, ends, data, points.tolist(), refresh, repair, recipe,
                                      size)
     curve = _curve(points, np.array(values), data)
+    losses, told = curve.loss["train"], set()
     if (refresh or repair) and len(points) > 2:
         named = {"state_a": ends[0], "state_b": ends[1]}
-        warn_of_statistics(evaluator, named, data.train, curve.loss["train"].max(), recipe)
+        told = warn_of_statistics(evaluator, named, data.train, losses.max(), recipe, KEPT)
+    at_ends = {"state_a": losses[0], "state_b": losses[-1]} if apart else {}
+    warn_of_guessing({name: at_ends[name] for name in at_ends if name not in told}, data.train)
     return curve
 
 # %% ../nbs/12_barriers.ipynb #rise
@@ -261,17 +268,45 @@ def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
 # %% ../nbs/12_barriers.ipynb #barrier-between
 def matched_path(model: nn.Module, state_a: dict[str, torch.Tensor],
                  state_b: dict[str, torch.Tensor], data: Dataset,
-                 spec: PermutationSpec | None = None, matching: str = "weights") -> PathCurve:
-    "The path from A to B, whose units are first matched to those of A; as in `barrier_between`."
+                 spec: PermutationSpec | None = None, matching: str = "weights",
+                 refresh: bool = True) -> PathCurve:
+    """Match B to A, and measure the loss and the metrics on the straight line between them.
+
+    Args:
+        model: the architecture; not changed.
+        state_a: one network, at t = 0; not changed.
+        state_b: the other one, at t = 1, which is matched to A first; not changed.
+        data: every split is evaluated; statistics, and methods that need data, use its training
+            split.
+        spec: the permutation symmetries of `model`; None: inferred from it and two training
+            examples.
+        matching: the method of matching: "weights", "activations", "sinkhorn",
+            "straight-through", or "none", which leaves B as it is.
+        refresh: measure the running statistics of normalisations at every point between the ends;
+            False: they are mixed like weights.
+
+    Returns:
+        The curves of the loss and of each metric at 11 points, one for each split.
+
+    Raises:
+        ValueError: where the states do not fit the model, or `data` or a name is not accepted.
+        TypeError: where `model` is no `nn.Module` and no `spec` is given.
+
+    Source:
+        Sonthalia et al. (2024), eq. 1, of which these are the losses.
+    """
+    check_dataset(data)
+    warn_of_shared({"state_a": state_a, "state_b": state_b})
     spec = spec_for(model, data.train, spec)
     needed = dict(model=model, data=data) if matching in WITH_DATA else {}
     permutation = match(matching, spec, state_a, state_b, **needed).permutation
-    return path_losses(model, state_a, permute(spec, permutation, state_b), data)
+    return path_losses(model, state_a, permute(spec, permutation, state_b), data,
+                       refresh=refresh)
 
 def barrier_between(model: nn.Module, state_a: dict[str, torch.Tensor],
                     state_b: dict[str, torch.Tensor], data: Dataset, *,
                     spec: PermutationSpec | None = None, matching: str = "weights",
-                    split: str = "train") -> float:
+                    split: str = "train", refresh: bool = True) -> float:
     """Match B to A, and measure the loss barrier on the straight line between them.
 
     The loss is taken at 11 points, the ends included, with normalisation statistics measured at
@@ -288,6 +323,8 @@ def barrier_between(model: nn.Module, state_a: dict[str, torch.Tensor],
             "straight-through", or "none", which leaves B as it is.
         split: the split on which the barrier is measured: "train", "test", or "val" where there is
             one.
+        refresh: measure the running statistics of normalisations at every point between the ends;
+            False: they are mixed like weights.
 
     Returns:
         The largest rise of the loss above the straight line between its ends, at least 0, in the
@@ -304,7 +341,8 @@ def barrier_between(model: nn.Module, state_a: dict[str, torch.Tensor],
     check_dataset(data)
     check_choice("matching", matching, METHODS)
     check_choice("split", split, data.splits)
-    return loss_barrier(matched_path(model, state_a, state_b, data, spec, matching), split)
+    path = matched_path(model, state_a, state_b, data, spec, matching, refresh)
+    return loss_barrier(path, split)
 
 # %% ../nbs/12_barriers.ipynb #corners
 def _real_vector(tensor):

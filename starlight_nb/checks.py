@@ -4,7 +4,7 @@
 
 # %% ../nbs/15_checks.ipynb #imports
 from __future__ import annotations
-import html, warnings
+import html, math, warnings
 from dataclasses import dataclass, field
 import pandas as pd
 import torch
@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from .data import Dataset, check_dataset
 from .data.inputs import as_inputs, call
 from .data.splits import Numbered, Part
-from .evaluation import Evaluator, evaluate, midpoint_loss
+from .data.tasks import ClassTask
+from .evaluation import Evaluator, evaluate, midpoint_loss, warn_of_guessing
 from .evaluation.refresh import Refresher, measuring_batches
 from .matching import match_weights
 from .models import generator
@@ -123,15 +124,19 @@ def _check_outputs(report, trial, model):
     "Is the model a function of its state and the input?"
     copied = working_copy(model)
     copied.eval()
+    again = trial.change(trial.outputs())
+    if again > trial.tolerance:
+        report.add("outputs", "wrong", f"a second evaluation differs by {again:.1e}: the model is "
+                   "random in evaluation mode too, so every loss is one of many")
+        return
+    report.add("outputs", "ok" if not again else "note",
+               f"a second evaluation differs by {again:.1e}")
     change = trial.change(_numbers(copied, trial.examples))
     still = _without_influence(trial)
     if still: report.add("weights", "note", f"{_names(still)}: the outputs do not depend on them; "
                          "they are not used for these inputs, or a cache stands for them")
     report.add("copy", _verdict(change, trial.tolerance),
-               f"without caches, its outputs differ by {change:.1e} of the largest")
-    change = trial.change(trial.outputs())
-    finding = f"a second evaluation differs by {change:.1e}"
-    report.add("outputs", "ok" if not change else "note", finding)
+               f"a copy without caches returns the same within {change:.1e} of the largest output")
     if not torch.isfinite(trial.expected).all():
         report.add("outputs", "wrong", "they are not all finite")
     if trial.caches:
@@ -258,6 +263,22 @@ def _check_statistics(report, trial, split):
                f"differ from PyTorch's by {max(differences):.1e} of the largest")
 
 # %% ../nbs/15_checks.ipynb #check-losses
+def _verdict_of_loss(loss, split):
+    "A verdict, and what is added to the finding."
+    if math.isnan(loss): return "wrong", ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_guessing({"model": loss}, split)
+    return ("note", f"; worse than a guess ({math.log(split.num_classes):.4f}): are inputs and "
+            "labels as it was trained on?") if caught else ("ok", "")
+
+def _are_probabilities(model, split):
+    "Whether the outputs for some examples look like probabilities of classes."
+    if not isinstance(split.task, ClassTask): return False
+    with torch.no_grad(): outputs = split.task.outputs(call(model, split.first(8)))
+    sums = outputs.double().sum(1)
+    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+
 def _check_data(report, trial, data):
     "Can the loss be measured, and does it survive half-way to itself?"
     split = getattr(data, "train", data)
@@ -269,8 +290,12 @@ def _check_data(report, trial, data):
     except Exception as error:
         report.add("data", "wrong", f"{type(error).__name__}: {error}")
         return
+    if _are_probabilities(trial.model, split):
+        report.add("outputs", "note", "they sum to 1 in each row, like probabilities; the loss "
+                   "takes logits, before softmax")
     values = ", ".join(f"{name} {value:.4f}" for name, value in found.to_dict().items())
-    report.add("loss", "ok" if found.loss == found.loss else "wrong", values)
+    verdict, why = _verdict_of_loss(found.loss, split)
+    report.add("loss", verdict, values + why)
     usual = abs(middle - found.loss) <= max(0.1, 0.5 * abs(found.loss))
     report.add("loss, statistics measured", "ok" if usual else "note",
                f"{middle:.4f}" + ("" if usual else "; very different: are the statistics "

@@ -4,7 +4,7 @@
 
 # %% ../nbs/21_fusion.ipynb #imports
 from __future__ import annotations
-import math, statistics, time
+import math, statistics, time, warnings
 import torch
 from torch import nn
 from .barriers import rescaled, unit_statistics
@@ -17,8 +17,9 @@ from .matching import match_jointly, match_many
 from .permutation import PermutationSpec, permute
 from .runtime.settings import check_choice, check_number, synchronize
 from .star import StarResult, train_star
-from .states import (
-    check_same, check_several, combine_states, tensors_of, tied_names, working_copy)
+from starlight_nb.states import (
+    check_same, check_several, combine_states, tensors_of, tied_names, warn_of_shared,
+    working_copy)
 from .training import Recipe
 
 # %% auto #0
@@ -48,6 +49,7 @@ def aligned(spec: PermutationSpec,
     check_several(states)
     states = list(states)
     if not states: raise ValueError("states: at least one is needed, not an empty list")
+    warn_of_shared({f"states[{n}]": state for n, state in enumerate(states)})
     permutations = _permutations(spec, states, around)
     return [permute(spec, own, state) for own, state in zip(permutations, states)]
 
@@ -101,8 +103,15 @@ def average_aligned(spec: PermutationSpec, states: list[dict[str, torch.Tensor]]
         raise ValueError("repair: model and data are needed to rescale units")
     members = aligned(spec, states, around)
     state = average(members)
+    if model is None: _warn_of_averaged_statistics(state)
     if repair: return _repaired(model, state, members, data)
     return state if model is None else refresh_batchnorm(model, state, data)
+
+def _warn_of_averaged_statistics(state):
+    averaged = [name for name in state if name.endswith(("running_mean", "running_var"))]
+    if averaged:
+        warnings.warn(f"{', '.join(averaged[:2])}, ...: means of the statistics of the states, which "
+                      "do not suit the average; model and data measure them", stacklevel=3)
 
 def _repaired(model, state, members, data):
     "The state with every unit rescaled to its mean statistics in the members."

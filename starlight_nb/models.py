@@ -409,7 +409,7 @@ def initialise(make, seed: int) -> nn.Module:
     Raises:
         ValueError: where `make` is no function, and where the seed is no whole number from 0.
     """
-    if not callable(make):
+    if not callable(make) or isinstance(make, nn.Module):
         raise ValueError(f"make: a function that builds a network is needed, not {make!r}")
     with RANDOM, torch.random.fork_rng():
         torch.manual_seed(generator_seed(seed, "initialisation"))

@@ -80,7 +80,7 @@ def test_one_name_of_a_tied_tensor_is_enough(tied_spec, left_out):
         assert match_many(tied_spec, a, [short])[0].objective == expected
         assert Matcher(tied_spec, [short]).match(without(a, name))[0].objective == expected
         assert match_jointly(tied_spec, [a, short]).cosine == match_jointly(tied_spec, [a, b]).cosine
-    with pytest.raises(ValueError, match="state_b: the tensor 'words.weight' is only in the spec"):
+    with pytest.raises(ValueError, match="state_b: the tensor 'words.weight' is missing: only the spec of the model has it"):
         match_weights(tied_spec, a, without(b, "top.weight", "words.weight"))
 
 

@@ -175,7 +175,7 @@ def test_bad_input_is_named(make_mlp):
         match_many(spec, state, [state, state | {"3.bias": torch.full((8,), torch.nan)}])
     with pytest.raises(ValueError, match="init: 2 permutations are needed, not 1"):
         match_many(spec, state, [state, state], init=[spec.identity()])
-    with pytest.raises(ValueError, match=r"states_b\[0\]: the tensor '5.bias' is only in the spec"):
+    with pytest.raises(ValueError, match=r"states_b\[0\]: the tensor '5.bias' is missing: only the spec of the model has it"):
         Matcher(spec, [{name: tensor for name, tensor in state.items() if name != "5.bias"}])
     with pytest.raises(ValueError, match="states: at least two networks are needed, not 1"):
         match_jointly(spec, [state])

@@ -2,6 +2,7 @@
 import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -9,21 +10,21 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import starlight_nb
-from starlight_nb.barriers import barrier_between, path_losses
+from starlight_nb.barriers import barrier_between, loss_barrier, matched_path, path_losses
 from starlight_nb.bma import average_predictions, sample_star_domain
 from starlight_nb.checks import check_model
-from starlight_nb.data import Dataset
+from starlight_nb.data import Dataset, Split
 from starlight_nb.evaluation import evaluate
 from starlight_nb.fusion import average_aligned, train_fused_star
 from starlight_nb.matching import (
     Matcher, align, match, match_activations, match_jointly, match_many, match_sinkhorn, match_straight_through,
     match_weights, partial_spec)
-from starlight_nb.models import build, generator
+from starlight_nb.models import build, generator, initialise
 from starlight_nb.paper import cli
 from starlight_nb.permutation import check_spec, compose, infer_spec, invert, permute
 from starlight_nb.star import StarResult, train_star
 from starlight_nb.states import state_of
-from starlight_nb.training import Recipe
+from starlight_nb.training import Recipe, train_population
 
 RECIPE = Recipe(epochs=1, batch_size=20)
 
@@ -178,3 +179,87 @@ def test_a_reader_that_leaves_early_is_no_error():
     command = f"({sys.executable} -c \"{program}\"; echo $? >&2) | true"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert found.stderr.split() == ["141"]
+
+
+@pytest.fixture(scope="module")
+def trained(small):
+    "Two trained networks, which fit the data."
+    recipe = Recipe(epochs=40, batch_size=20, lr=0.05)
+    return train_population(network, small, recipe, seeds=range(2))
+
+
+def rows_of(report, what):
+    "The verdicts and findings of a check's rows of one name."
+    return [(verdict, finding) for name, verdict, finding in report.rows if name == what]
+
+
+def test_labels_of_other_classes_are_told_where_a_barrier_is_hidden(small, trained):
+    "Ends that are worse than a guess hide everything between them."
+    shifted = Dataset("shifted", *(Split(part.x, (part.y + 1) % 3) for part in (small.train, small.test)))
+    with warnings.catch_warnings(action="error"):
+        assert barrier_between(model, *trained, small) >= 0
+        path_losses(model, trained[0], trained[0], shifted)
+    for call in (lambda: barrier_between(model, *trained, shifted),
+                 lambda: path_losses(model, *trained, shifted, refresh=False)):
+        with pytest.warns(UserWarning, match="a guess among 3 classes costs 1.099") as told: call()
+        assert [str(one.message)[:8] for one in told] == ["state_a:", "state_b:"]
+    own = network()
+    own.load_state_dict(trained[0])
+    (verdict, finding), = rows_of(check_model(own, small.train.x[:2], small), "loss")
+    assert verdict == "ok" and "guess" not in finding
+    (verdict, finding), = rows_of(check_model(own, small.train.x[:2], shifted), "loss")
+    assert verdict == "note" and "worse than a guess (1.0986)" in finding
+
+
+def test_states_of_one_model_that_changed_are_told(small):
+    "`state_dict()` of one model, collected in a loop: all are the last one."
+    own = network()
+    collected = []
+    for _ in range(2):
+        nn.init.normal_(own[0].weight)
+        collected.append(own.state_dict())
+    for call, second in ((lambda: barrier_between(model, *collected, small), "state_b"),
+                         (lambda: train_star(model, collected, small, RECIPE), r"sources\[1\]"),
+                         (lambda: average_aligned(spec, collected), r"states\[1\]")):
+        with pytest.warns(UserWarning, match=f"^{second}: its tensors are those of .*, in the same memory"): call()
+    with warnings.catch_warnings(action="error"):
+        train_star(model, [a, a], small, RECIPE)
+        average_aligned(spec, [a, state_of(own), b])
+
+
+def test_probabilities_in_place_of_logits_are_noted(small):
+    found = {kind: rows_of(check_model(nn.Sequential(network(), kind()), small.train.x[:2], small), "outputs")
+             for kind in (nn.Softmax, nn.Identity)}
+    assert any(verdict == "note" and "like probabilities" in text for verdict, text in found[nn.Softmax])
+    assert [verdict for verdict, _ in found[nn.Identity]] == ["ok"]
+
+
+def test_a_model_that_is_random_when_it_is_evaluated_is_wrong():
+    class Noisy(nn.Sequential):
+        def forward(self, x): return super().forward(nn.functional.dropout(x, 0.5))
+    report = check_model(Noisy(*network()), torch.ones(4, 5))
+    assert rows_of(report, "copy") == []
+    (verdict, finding), = rows_of(report, "outputs")
+    assert verdict == "wrong" and "random in evaluation mode too" in finding
+
+
+def test_averaged_statistics_are_told(small):
+    make = lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    states, own = [state_of(make()) for _ in range(2)], infer_spec(make(), torch.zeros(2, 5))
+    with pytest.warns(UserWarning, match="1.running_mean, 1.running_var.*: means of the statistics"):
+        average_aligned(own, states)
+    with warnings.catch_warnings(action="error"): average_aligned(own, states, model=make(), data=small)
+
+
+def test_statistics_that_did_not_move_in_training_can_be_kept(small):
+    make = lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    states = [state_of(initialise(make, seed)) for seed in range(2)]
+    kept = path_losses(make(), *states, small, refresh=False)
+    assert barrier_between(make(), *states, small, matching="none", refresh=False) == loss_barrier(kept)
+    path = matched_path(make(), *states, small, matching="none", refresh=False)
+    assert path.loss["train"].tolist() == kept.loss["train"].tolist()
+
+
+def test_a_network_in_place_of_what_builds_it():
+    with pytest.raises(ValueError, match="^make: a function that builds a network is needed, not Sequential"):
+        initialise(network(), 0)

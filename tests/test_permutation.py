@@ -291,7 +291,7 @@ def test_a_spec_survives_json():
 def test_other_shapes_are_named(make_mlp):
     spec = infer_spec(make_mlp(), torch.randn(2, 1, 8, 8))
     with pytest.raises(
-        ValueError, match=r"state: '1.weight' has the shape \(9, 64\), the spec's is \(8, 64\)"
+        ValueError, match=r"state: '1.weight' has the shape \(9, 64\), in the spec of the model it is \(8, 64\)"
     ):
         permute(spec, spec.identity(), build("mlp", depth=2, width=9).state_dict())
     with pytest.raises(

@@ -558,7 +558,7 @@ def test_barriers_of_files_are_those_of_the_library(files, capsys):
     words = ("barrier", "make_a.safetensors", "make_b.pt", "--model", model, "--data", data)
     network, loaded = build(model, 3), load(data)
     states = [load_state(f"make_{file}.safetensors", network) for file in "ab"]
-    for options in ([], ["--split", "test", "--matching", "activations"]):
+    for options in ([], ["--split", "test", "--matching", "activations"], ["--matching", "none"]):
         status, out, error = command(capsys, *words, *options, "--json")
         found = json.loads(out)
         assert status == 0, error
@@ -569,6 +569,7 @@ def test_barriers_of_files_are_those_of_the_library(files, capsys):
     first, second, third = out.splitlines()
     ends = [evaluate(network, state, loaded.train)[0] for state in states]
     assert first.startswith("before matching: ") and "rises above the straight line" in first
+    assert first.endswith("the loss is the cross-entropy (nats)")
     assert re.match(r"after matching by weights: \S+ \(\d+ % of that\)", second)
     assert third == "the train loss at both ends: {:.4g} and {:.4g}".format(*ends)
 
@@ -587,6 +588,7 @@ def test_a_barrier_that_unsuited_statistics_hide_is_told(files, capsys):
         assert len(lines) == 3 + warned
         for line, file in zip(lines[3:], "ab"):
             assert line.startswith(f"warning: moved_{file}.safetensors: with its stored normalisation statistics")
+            assert "state_" not in line and "refresh=" not in line, "words of Python's functions"
 
 
 def outputs(model, file):
@@ -641,8 +643,8 @@ WRONG_COMMANDS = {
     "named data": ("barrier", "make_b.pt", "make_b.pt", "--data", "digist", "mean 'digits'"),
     "split": ("barrier", "make_b.pt", "make_b.pt", "--data", "NAME:data", "--split", "val",
               "split: 'val' is not known"),
-    "no matching": ("barrier", "make_b.pt", "make_b.pt", "--data", "NAME:data", "--matching", "none",
-                    "matching: 'none' is not known"),
+    "no matching": ("barrier", "make_b.pt", "make_b.pt", "--data", "NAME:data", "--matching", "weigths",
+                    "matching: 'weigths' is not known; did you mean 'weights'"),
     "other data": ("barrier", "make_b.pt", "make_b.pt", "--data", "digits", "not fit Net; of other"),
 }
 

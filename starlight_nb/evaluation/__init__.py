@@ -4,7 +4,7 @@
 
 # %% ../../nbs/03_evaluation.ipynb #imports
 from __future__ import annotations
-import warnings
+import math, warnings
 from functools import partial
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from ..data import Dataset, Task, batches, check_dataset
 from ..data.inputs import count_examples, map_tensors, tensors_in
 from ..data.splits import Numbered, Part
-from ..data.tasks import Scores, batch_totals, join_totals, scores
+from ..data.tasks import ClassTask, Scores, batch_totals, join_totals, scores
 from .refresh import (
     LOW_PRECISION, SMALLEST, CumulativeStatistics, Refresher, best_batch, has_weights_alone,
     measuring_batches, measuring_size)
@@ -25,9 +25,9 @@ from ..training.recipes import recipe_or_default
 _all_ = ['Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
-__all__ = ['LOOKED_AT', 'UNSUITED', 'check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends',
-           'warn_of_constants', 'warn_of_statistics', 'midpoint_loss', 'StackedEvaluator', 'refresh_batchnorm_stacked',
-           'evaluate_stacked', 'Task', 'check_same', 'interpolate', 'lerp_states']
+__all__ = ['LOOKED_AT', 'UNSUITED', 'WORSE', 'check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends',
+           'warn_of_constants', 'warn_of_statistics', 'warn_of_guessing', 'midpoint_loss', 'StackedEvaluator',
+           'refresh_batchnorm_stacked', 'evaluate_stacked', 'Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% ../../nbs/03_evaluation.ipynb #scores
 def _sum_totals(task, forward, split, batch_size):
@@ -210,19 +210,40 @@ def warn_of_statistics(evaluator: Evaluator | StackedEvaluator,
                        states: dict[str, dict[str, torch.Tensor]],  # argument's name: state
                        split: Part,     # the training examples
                        largest: float,  # loss on them, of all points
-                       recipe: Recipe | None = None):
-    "Warn of states whose stored statistics do not suit the data that others are measured on."
-    if not evaluator.refresher.statistics: return
+                       recipe: Recipe | None = None,
+                       advice: str = "",  # what else could be done
+                      ) -> set[str]:
+    """Warn of states whose stored statistics do not suit the data that others are measured on.
+
+    Returns the names of these states."""
+    if not evaluator.refresher.statistics: return set()
     few = split.subset(LOOKED_AT if isinstance(split, Numbered) else SMALLEST)
-    if len(few) < 2: return
+    if len(few) < 2: return set()
     with torch.random.fork_rng():
         losses = evaluator.stored_and_measured(list(states.values()), few, recipe)
-    for name, (stored, measured) in zip(states, losses):
-        if not abs(stored - measured) > UNSUITED * largest: continue
+    told = {name: own for name, own in zip(states, losses)
+            if abs(own[0] - own[1]) > UNSUITED * largest}
+    for name, (stored, measured) in told.items():
         warnings.warn(f"{name}: with its stored normalisation statistics the training loss is "
                       f"{stored:.4g}, with measured ones {measured:.4g} ({len(few)} examples); "
                       f"a barrier may be {'hidden' if stored > measured else 'overstated'}. "
-                      f"refresh_batchnorm(model, {name}, data) measures them", stacklevel=3)
+                      f"refresh_batchnorm(model, {name}, data) measures them{advice}",
+                      stacklevel=3)
+    return set(told)
+
+# %% ../../nbs/03_evaluation.ipynb #warn-of-guessing
+WORSE = 1.25  # times the loss of a guess; networks before training are near 1
+
+def warn_of_guessing(losses: dict[str, float],  # argument's name: its loss on the training data
+                     split: Part):              # the training data
+    "Warn of networks that are worse on their training data than a guess among the classes."
+    if not isinstance(split.task, ClassTask) or split.num_classes < 2: return
+    guess = math.log(split.num_classes)
+    for name, loss in losses.items():
+        if not loss > WORSE * guess: continue
+        warnings.warn(f"{name}: its training loss is {loss:.4g}, and a guess among "
+                      f"{split.num_classes} classes costs {guess:.4g}; a barrier may be hidden. "
+                      "Are inputs and labels as it was trained on?", stacklevel=3)
 
 # %% ../../nbs/03_evaluation.ipynb #midpoint-loss
 def midpoint_loss(model: nn.Module,                  # the architecture; not changed

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import nn
-from ..barriers import loss_barrier, matched_path
+from ..barriers import KEPT, loss_barrier, matched_path
 from ..data import Dataset, check_dataset_name, load
 from ..fusion import average_aligned
 from ..matching import METHODS, WITH_DATA, match
@@ -80,7 +80,7 @@ def file_barriers(a, b,             # files or folders of weights, as for `load_
                  ) -> dict:
     """The loss barrier between two files `before` and `after` matching, and the losses at both
     `ends`; `ValueError` for bad input."""
-    check_choice("matching", matching, METHODS.keys() - {"none"})
+    check_choice("matching", matching, METHODS)
     loaded = _data(data)
     check_choice("split", split, loaded.splits)
     network = _network(model, loaded)
@@ -92,22 +92,25 @@ def file_barriers(a, b,             # files or folders of weights, as for `load_
     barriers = {name: loss_barrier(path, split) for name, path in paths.items()}
     told = dict.fromkeys(_with_files(str(one.message), a, b) for one in caught)
     return barriers | dict(ends=paths["before"].loss[split][[0, -1]].tolist(), warnings=[*told],
-                           matching=matching, split=split, data=data, model=model,
-                           files=[str(a), str(b)])
+                           matching=matching, split=split, loss=paths["before"].loss_name,
+                           data=data, model=model, files=[str(a), str(b)])
 
 def _with_files(text, a, b):
     "A message with the names of files in place of those of arguments."
-    return text.replace("state_a:", f"{a}:", 1).replace("state_b:", f"{b}:", 1)
+    text = text.replace(KEPT, "")  # an option of Python's functions
+    for name, file in (("state_a", a), ("state_b", b)):
+        text = text.replace(f"{name}:", f"{file}:", 1).replace(f"model, {name},", "model, state,")
+    return text
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #describe-barriers
 def describe_barriers(found: dict,  # of `file_barriers`
                      ) -> str:
     "A line for each barrier and what it means, one for the losses at both ends, and warnings."
     before, after = found["before"], found["after"]
-    split, ends = found["split"], found["ends"]
+    split, ends, loss = found["split"], found["ends"], found["loss"]
     share = f"{100 * after / before:.0f} % of that" if before else "as before"
     lines = [f"before matching: {before:.4g}, the most that the {split} loss rises above "
-             "the straight line between its values at both ends",
+             f"the straight line between its values at both ends; the loss is the {loss}",
              f"after matching by {found['matching']}: {after:.4g} ({share}), with the units of the "
              "second network in the order of the first",
              f"the {split} loss at both ends: {ends[0]:.4g} and {ends[1]:.4g}"]
@@ -150,7 +153,10 @@ def merge_files(files: list, model: str,
     network = _network(model, loaded)
     states, spec = _states(files, network), _spec(network, loaded, input_shape)
     measured = {} if loaded is None else dict(model=network, data=loaded, repair=repair)
-    save_state(average_aligned(spec, states, **measured), out)
+    with warnings.catch_warnings():  # of averaged statistics, which are told below
+        warnings.filterwarnings("ignore", message=".*means of the statistics")
+        merged = average_aligned(spec, states, **measured)
+    save_state(merged, out)
     done = f"{out}: the average of {len(files)} networks in the order of {files[0]}"
     if measured or not _has_statistics(network): return done
     return f"{done}; its normalisation statistics are averages too, data would measure them"

@@ -371,7 +371,7 @@ def check_state(spec: PermutationSpec,
             raise ValueError(f"{argument}: {name!r} is no tensor but {type(found[name]).__name__}")
         if tuple(found[name].shape) != tuple(shape):
             raise ValueError(f"{argument}: {name!r} has the shape {tuple(found[name].shape)}, "
-                             f"the spec's is {tuple(shape)}")
+                             f"in the spec of the model it is {tuple(shape)}")
     return {name: tensor.detach() for name, tensor in found.items()}
 
 # %% ../../nbs/10a_permutation.spec.ipynb #check-names
@@ -382,7 +382,8 @@ def _check_names(shapes, state, argument):
     if not alone: return
     name, side = alone[0]
     more = f" ({len(alone) - 1} more on one side only)" if len(alone) > 1 else ""
-    raise ValueError(f"{argument}: the tensor {name!r} is only in the {side}{more}; "
+    where = "missing: only the spec of the model has it" if side == "spec" else "only in the state"
+    raise ValueError(f"{argument}: the tensor {name!r} is {where}{more}; "
                      "both must come from the same architecture")
 
 # %% ../../nbs/10a_permutation.spec.ipynb #check-permutation

@@ -22,7 +22,7 @@ from ..permutation import PermutationSpec, permute, spec_for
 from ..runtime.settings import check_choice, check_number, free_memory
 from ..runtime.store import Checkpoint, config_key, state_digest, with_prefix
 from .sampling import T_SAMPLINGS, AdaptiveSampling, TSampling, t_sampler
-from ..states import check_several, state_for, tied_names
+from ..states import check_several, state_for, tied_names, warn_of_shared
 from ..training import Objective, Recipe, fit
 from ..training.loop import check_training
 _all_ = ['T_SAMPLINGS', 'AdaptiveSampling', 'TSampling', 't_sampler']
@@ -391,6 +391,7 @@ def _checked_sources(model, states, data, spec, options, in_memory):
     _check_batches(options, data)
     check_several(states, "sources")
     states = list(states)
+    warn_of_shared({f"sources[{n}]": state for n, state in enumerate(states)})
     if not states:
         raise ValueError("sources: at least one trained state is needed, not an empty list")
     spec = spec_for(model, data.train, spec)

@@ -10,18 +10,19 @@ from starlight_nb.states.copies import (
 from .derived import (
     DerivedTensors, candidates, changes_in_training, find_derived)
 from .files import load_state, save_state
-from starlight_nb.states.points import (
+from .points import (
     check_same, check_several, combine_states, interpolate, is_number, lerp_states, placement,
-    state_for, tied_names)
+    state_for, tied_names, warn_of_shared)
 _all_ = [
     'Attributes', 'DerivedTensors', 'WorkingCopy', 'candidates', 'changes_in_training',
     'check_module', 'check_same', 'check_several', 'combine_states', 'find_derived',
     'forget_caches', 'interpolate', 'is_number', 'lerp_states', 'load_state', 'load_tensors',
-    'placement', 'save_state', 'state_for', 'state_of', 'tensors_of', 'tied_names', 'working_copy'
+    'placement', 'save_state', 'state_for', 'state_of', 'tensors_of', 'tied_names',
+    'warn_of_shared', 'working_copy'
 ]
 
 # %% auto #0
 __all__ = ['Attributes', 'DerivedTensors', 'WorkingCopy', 'candidates', 'changes_in_training', 'check_module', 'check_same',
            'check_several', 'combine_states', 'find_derived', 'forget_caches', 'interpolate', 'is_number',
            'lerp_states', 'load_state', 'load_tensors', 'placement', 'save_state', 'state_for', 'state_of',
-           'tensors_of', 'tied_names', 'working_copy']
+           'tensors_of', 'tied_names', 'warn_of_shared', 'working_copy']

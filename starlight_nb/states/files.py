@@ -42,7 +42,7 @@ def _state_in(found, where):
     what = "none is one"
     if states:
         several = _few([repr(key) for key in usual or states], 10)
-        what = f"{several} may each be meant; pass one of them as source, or save_state it"
+        what = f"{several} may each be meant; load_state(torch.load(file)[KEY]) takes one of them"
     raise ValueError(f"source: {where}: one entry that is a dict of tensors is needed, and {what} "
                      f"(keys: {_few([repr(key) for key in found], 10)})")
 
@@ -84,7 +84,9 @@ def _read_torch(path):
                              "needed") from error
         if needed := _needed_code(path, error):
             raise ValueError(f"source: {path} is not read, because that would run code of "
-                             f"{_few(needed)}; save the state_dict() of the model alone") from error
+                             f"{_few(needed)}; save the state_dict() of the model alone. Where you "
+                             "trust the file: load_state(torch.load(file, weights_only=False))"
+                             ) from error
         raise ValueError(f"source: {path} cannot be read ({type(error).__name__}); it is "
                          "truncated, or no file of torch.save") from error
 

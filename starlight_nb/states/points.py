@@ -4,7 +4,7 @@
 
 # %% ../../nbs/05b_states.points.ipynb #imports
 from __future__ import annotations
-import os
+import os, warnings
 from collections.abc import Iterable
 import torch
 from torch import nn
@@ -12,8 +12,8 @@ from ..runtime.settings import check_number
 from .copies import EXTRA, tensors_of
 
 # %% auto #0
-__all__ = ['tied_names', 'fill_tied', 'placement', 'check_is_state', 'check_several', 'state_for', 'is_number', 'check_same',
-           'interpolate', 'lerp_states', 'combine_states']
+__all__ = ['tied_names', 'fill_tied', 'placement', 'check_is_state', 'check_several', 'warn_of_shared', 'state_for', 'is_number',
+           'check_same', 'interpolate', 'lerp_states', 'combine_states']
 
 # %% ../../nbs/05b_states.points.ipynb #tied-names
 def tied_names(model: nn.Module) -> dict[str, str]:
@@ -109,6 +109,24 @@ def check_several(states, argument: str = "states"):
     if isinstance(states, Iterable) and not single: return
     raise ValueError(f"{argument}: a list of states is needed, even for one: [state], "
                      f"not {type(states).__name__}")
+
+# %% ../../nbs/05b_states.points.ipynb #warn-of-shared
+def _memory(state):
+    "The places of a state's tensors in memory; None where it is no state of plain tensors."
+    tensors = [own for own in getattr(state, "values", list)() if torch.is_tensor(own)]
+    try: return frozenset(own.data_ptr() for own in tensors if own.numel()) or None
+    except RuntimeError: return None  # tensors without memory of their own
+
+def warn_of_shared(states: dict[str, dict[str, torch.Tensor]]):  # argument's name: state
+    "Warn of states that are two dicts of the same tensors, such as `state_dict()` of one model."
+    first = {}
+    for name, state in states.items():
+        if (place := _memory(state)) is None: continue
+        other = first.setdefault(place, name)
+        if state is states[other]: continue
+        warnings.warn(f"{name}: its tensors are those of {other}, in the same memory; a state_dict() "
+                      "changes with its model, and {name: tensor.clone() for name, tensor in "
+                      "model.state_dict().items()} does not", stacklevel=3)
 
 # %% ../../nbs/05b_states.points.ipynb #check-tensors
 def _check_names(tensors, given, argument):
