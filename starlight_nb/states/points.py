@@ -112,9 +112,9 @@ def check_several(states, argument: str = "states"):
 
 # %% ../../nbs/05b_states.points.ipynb #warn-of-shared
 def _memory(state):
-    "The places of a state's tensors in memory; None where it is no state of plain tensors."
+    "Places and shapes of a state's tensors in memory; None where it has no plain tensors."
     tensors = [own for own in getattr(state, "values", list)() if torch.is_tensor(own)]
-    try: return frozenset(own.data_ptr() for own in tensors if own.numel()) or None
+    try: return frozenset((own.data_ptr(), own.shape) for own in tensors if own.numel()) or None
     except RuntimeError: return None  # tensors without memory of their own
 
 def warn_of_shared(states: dict[str, dict[str, torch.Tensor]]):  # argument's name: state
