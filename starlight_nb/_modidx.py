@@ -2245,6 +2245,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'starlight_nb/paper/report.py'),
                                            'starlight_nb.paper.report._three_decimals': ( 'paper.report.html#_three_decimals',
                                                                                           'starlight_nb/paper/report.py'),
+                                           'starlight_nb.paper.report._with_palette': ( 'paper.report.html#_with_palette',
+                                                                                        'starlight_nb/paper/report.py'),
                                            'starlight_nb.paper.report._write_figure': ( 'paper.report.html#_write_figure',
                                                                                         'starlight_nb/paper/report.py'),
                                            'starlight_nb.paper.report._write_json': ( 'paper.report.html#_write_json',

@@ -153,9 +153,9 @@ def _curve(points, values, data):
           for m, name in enumerate(["loss", *data.task.metrics])}
     return PathCurve(points, of.pop("loss"), of, data.task.loss_name)
 
-# %% ../nbs/12_barriers.ipynb #path-losses
 KEPT = "; where they did not move in training either, refresh=False keeps them"
 
+# %% ../nbs/12_barriers.ipynb #path-losses
 def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
                 state_b: dict[str, torch.Tensor], data: Dataset, ts: int | Sequence[float] = 11,
                 refresh: bool = True, repair: bool = False, recipe: Recipe | None = None,

@@ -262,7 +262,7 @@ def _check_statistics(report, trial, split):
     report.add("measured statistics", "ok" if max(differences) < 1e-3 else "wrong",
                f"differ from PyTorch's by {max(differences):.1e} of the largest")
 
-# %% ../nbs/15_checks.ipynb #check-losses
+# %% ../nbs/15_checks.ipynb #unlikely-data
 def _verdict_of_loss(loss, split):
     "A verdict, and what is added to the finding."
     if math.isnan(loss): return "wrong", ""
@@ -279,6 +279,7 @@ def _are_probabilities(model, split):
     sums = outputs.double().sum(1)
     return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
 
+# %% ../nbs/15_checks.ipynb #check-losses
 def _check_data(report, trial, data):
     "Can the loss be measured, and does it survive half-way to itself?"
     split = getattr(data, "train", data)

@@ -110,8 +110,8 @@ def average_aligned(spec: PermutationSpec, states: list[dict[str, torch.Tensor]]
 def _warn_of_averaged_statistics(state):
     averaged = [name for name in state if name.endswith(("running_mean", "running_var"))]
     if averaged:
-        warnings.warn(f"{', '.join(averaged[:2])}, ...: means of the statistics of the states, which "
-                      "do not suit the average; model and data measure them", stacklevel=3)
+        warnings.warn(f"{', '.join(averaged[:2])}, ...: means of the statistics of the states, "
+                      "which do not suit the average; model and data measure them", stacklevel=3)
 
 def _repaired(model, state, members, data):
     "The state with every unit rescaled to its mean statistics in the members."

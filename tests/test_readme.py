@@ -84,7 +84,7 @@ def test_the_result_is_what_the_report_says():
 def test_the_gap_of_partial_matching_is_what_the_reports_say():
     "Every number of the table, and both shares in the text, with its interval."
     page = (ROOT / "docs/differences.md").read_text()
-    rows = dict((name, cells) for name, *cells in rows_below(page, "Does the gap survive complete matching\\?"))
+    rows = {name: cells for name, *cells in rows_below(page, "Does the gap survive complete matching\\?")}
     for column, report in enumerate(("digits", "cifar10-small")):
         tables = ROOT / "reports" / report / "tables"
         barriers, gaps = (list(csv.DictReader((tables / f"appendix_partial{end}.csv").open()))

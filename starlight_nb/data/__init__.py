@@ -152,7 +152,8 @@ def _pairs(split, count, generator):
 def _missing(name, root, files, why):
     return CorpusError(f"dataset: the files of {name!r} are not in {root}\n"
                        f"expected there: {', '.join(files)}\n{why}\n"
-                       "STARLIGHT_DATA names another folder, as do the argument root and reproduce --data")
+                       "STARLIGHT_DATA names another folder, as do the argument root and "
+                       "reproduce --data")
 
 # %% ../../nbs/00_data.ipynb #torchvision-files
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST",

@@ -107,10 +107,10 @@ def describe_barriers(found: dict,  # of `file_barriers`
                      ) -> str:
     "A line for each barrier and what it means, one for the losses at both ends, and warnings."
     before, after = found["before"], found["after"]
-    split, ends, loss = found["split"], found["ends"], found["loss"]
+    split, ends = found["split"], found["ends"]
     share = f"{100 * after / before:.0f} % of that" if before else "as before"
     lines = [f"before matching: {before:.4g}, the most that the {split} loss rises above "
-             f"the straight line between its values at both ends; the loss is the {loss}",
+             f"the straight line between its values at both ends; the loss is the {found['loss']}",
              f"after matching by {found['matching']}: {after:.4g} ({share}), with the units of the "
              "second network in the order of the first",
              f"the {split} loss at both ends: {ends[0]:.4g} and {ends[1]:.4g}"]

@@ -70,7 +70,17 @@ def save_figure(experiment,
 def _write_figure(path, figure, kind):
     contents = BytesIO()
     figure.savefig(contents, format=kind, bbox_inches="tight", metadata=FORMATS[kind])
+    if kind == "png": contents = _with_palette(contents)
     write_atomic(path, contents.getvalue())
+
+# %% ../../nbs/50h_paper.report.ipynb #palette
+def _with_palette(contents):
+    "A PNG in 256 colours, which is a third as large and looks the same."
+    from PIL import Image
+    picture, smaller = Image.open(contents), BytesIO()
+    few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(smaller, "PNG", optimize=True, dpi=picture.info["dpi"])
+    return smaller
 
 # %% ../../nbs/50h_paper.report.ipynb #save-summary
 def _write_json(path, content): write_atomic(path, json.dumps(content, indent=1) + "\n")

@@ -124,9 +124,9 @@ def warn_of_shared(states: dict[str, dict[str, torch.Tensor]]):  # argument's na
         if (place := _memory(state)) is None: continue
         other = first.setdefault(place, name)
         if state is states[other]: continue
-        warnings.warn(f"{name}: its tensors are those of {other}, in the same memory; a state_dict() "
-                      "changes with its model, and {name: tensor.clone() for name, tensor in "
-                      "model.state_dict().items()} does not", stacklevel=3)
+        warnings.warn(f"{name}: its tensors are those of {other}, in the same memory; a "
+                      "state_dict() changes with its model, and {name: tensor.clone() for name, "
+                      "tensor in model.state_dict().items()} does not", stacklevel=3)
 
 # %% ../../nbs/05b_states.points.ipynb #check-tensors
 def _check_names(tensors, given, argument):
