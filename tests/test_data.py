@@ -184,7 +184,7 @@ def test_missing_files_are_one_clear_error_and_leave_nothing(name, tmp_path):
         f"dataset: the files of {name.removesuffix('64').removesuffix('-5000')!r} are "
         f"not in {tmp_path / 'data'}"
     )
-    assert expected.startswith("expected there: ") and "--data or STARLIGHT_DATA" in rest
+    assert expected.startswith("expected there: ") and "STARLIGHT_DATA names another folder" in rest
     downloaded = name.removesuffix("-5000") in {*data_module.TORCHVISION, "agnews"}
     assert why.startswith(
         "they could not be downloaded: " if downloaded else "they have to be brought there by hand"
