@@ -221,8 +221,8 @@ def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
     Raises `FloatingPointError` where a value is not finite."""
     wrong = ~np.isfinite(values)
     if wrong.any():
-        raise FloatingPointError(f"curve: the value at t = {ts[wrong][0]:g} is {values[wrong][0]}; "
-                                 "it has no barrier")
+        raise FloatingPointError(f"curve: the value at t = {ts[wrong][0]:g} is {values[wrong][0]}, "
+                                 "so it has no barrier; are the inputs finite?")
     chord = values[0] + ts * (values[-1] - values[0])
     return max(0.0, float(np.max(values - chord)))
 

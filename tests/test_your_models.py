@@ -27,7 +27,7 @@ from starlight_nb.paper.request import check_request
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.runtime.imports import from_import_path, own_files, search_path
 from starlight_nb.runtime.jobs import run_jobs
-from starlight_nb.states import load_state, save_state
+from starlight_nb.states import load_state, save_state, state_of
 from starlight_nb.training import Recipe, train_population
 
 
@@ -572,6 +572,22 @@ def test_barriers_of_files_are_those_of_the_library(files, capsys):
     assert first.endswith("the loss is the cross-entropy (nats)")
     assert re.match(r"after matching by weights: \S+ \(\d+ % of that\)", second)
     assert third == "the train loss at both ends: {:.4g} and {:.4g}".format(*ends)
+
+
+def test_a_model_inside_another_is_found_by_its_names(tmp_path):
+    "Lightning puts `model.` before the names, and has tensors of its own beside."
+    network = build("mlp")
+    state = state_of(network)
+    inside = {f"model.{name}": own for name, own in state.items()}
+    for more in ({}, {"loss.weight": torch.ones(10)}):
+        torch.save({"state_dict": inside | more}, tmp_path / "checkpoint.ckpt")
+        found = load_state(tmp_path / "checkpoint.ckpt", network)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], own) for name, own in state.items())
+    twice = inside | {f"ema_model.{name}": own + 1 for name, own in state.items()}
+    with pytest.raises(ValueError, match="does not fit Sequential; missing: "): load_state(twice, network)
+    with pytest.raises(ValueError, match="does not fit Sequential; missing: "):
+        load_state(inside | {"model.more": torch.ones(1)}, network)
 
 
 def test_a_barrier_that_unsuited_statistics_hide_is_told(files, capsys):

@@ -199,8 +199,9 @@ def warn_of_constants(evaluator: Evaluator, state_a: dict[str, torch.Tensor],
               and not torch.equal(tensor, state_b[name].to(tensor))]
     if differ:
         warnings.warn(f"{', '.join(map(repr, differ))}: neither weights nor measured, and "
-                      "different in the two states; between these, mixed like weights "
-                      "(whole numbers: those of the first)", stacklevel=3)
+                      "different at the two ends, perhaps since units were permuted; between "
+                      "these, mixed like weights (whole numbers: those of the first)",
+                      stacklevel=3)
 
 # %% ../../nbs/03_evaluation.ipynb #warn-of-statistics
 LOOKED_AT = 500  # training examples with which stored statistics are compared with measured ones

@@ -137,6 +137,13 @@ def align_files(a, b, model: str,
     save_state(permute(spec, found, states[1]), out)
     return f"{out}: {b} with its units in the order of {a} ({matching})"
 
+# %% ../../nbs/50zb_paper.file_commands.ipynb #has-statistics
+def _has_statistics(network):
+    "Whether the state has numbers that are no parameters, such as running statistics."
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    return any(is_number(tensor) and name not in parameters
+               for name, tensor in tensors_of(network).items())
+
 # %% ../../nbs/50zb_paper.file_commands.ipynb #merge-files
 def merge_files(files: list, model: str,
                 out: str,                         # the file to be written, .safetensors
@@ -158,11 +165,6 @@ def merge_files(files: list, model: str,
         merged = average_aligned(spec, states, **measured)
     save_state(merged, out)
     done = f"{out}: the average of {len(files)} networks in the order of {files[0]}"
-    if measured or not _has_statistics(network): return done
+    if not _has_statistics(network): return done
+    if measured: return f"{done}; its normalisation statistics are measured on {data}"
     return f"{done}; its normalisation statistics are averages too, data would measure them"
-
-def _has_statistics(network):
-    "Whether the state has numbers that are no parameters, such as running statistics."
-    parameters = dict(network.named_parameters(remove_duplicate=False))
-    return any(is_number(tensor) and name not in parameters
-               for name, tensor in tensors_of(network).items())

@@ -52,10 +52,13 @@ def _wrapper(names):
     return os.path.commonprefix([re.match(r"(module\.|_orig_mod\.)*", name)[0] for name in names])
 
 def _own_prefix(state, names):
-    "A prefix, as `model.` of Lightning, that stands before each of the model's names."
-    if not names or set(state) == set(names): return ""
+    """A prefix, as `model.` of Lightning, that stands before each of the model's names and no
+    other; empty where there is none, or several."""
+    if not names or set(names) <= set(state): return ""
     found = {name.removesuffix(names[0]) for name in state if name.endswith(names[0])}
-    return next((own for own in found if set(state) == {own + name for name in names}), "")
+    fits = [own for own in found if own and {own + name for name in names}
+            == {name for name in state if name.startswith(own)}]
+    return fits[0] if len(fits) == 1 else ""
 
 def _renamed(state, names):
     "The state with the prefix of the model's `names` in place of its own."
@@ -63,7 +66,9 @@ def _renamed(state, names):
     if without and _wrapper(without) and "n_averaged" not in names: state = without
     before, after = _wrapper(state), _wrapper(names)
     own = _own_prefix(state, names)
-    if own: before, after = own, ""
+    if own:  # other tensors are of what is around the model, such as its loss
+        state = {name: tensor for name, tensor in state.items() if name.startswith(own)}
+        before, after = own, ""
     return {after + name.removeprefix(before): own for name, own in state.items()}
 
 # %% ../../nbs/05d_states.files.ipynb #read-torch
