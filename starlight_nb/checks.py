@@ -15,7 +15,7 @@ from .data import Dataset, check_dataset
 from .data.inputs import as_inputs, call
 from .data.splits import Numbered, Part
 from .data.tasks import ClassTask
-from .evaluation import Evaluator, evaluate, midpoint_loss, warn_of_guessing
+from .evaluation import WORSE, Evaluator, evaluate, guessing_loss, midpoint_loss
 from .evaluation.refresh import Refresher, measuring_batches
 from .matching import match_weights
 from .models import generator
@@ -266,11 +266,10 @@ def _check_statistics(report, trial, split):
 def _verdict_of_loss(loss, split):
     "A verdict, and what is added to the finding."
     if math.isnan(loss): return "wrong", ""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warn_of_guessing({"model": loss}, split)
-    return ("note", f"; worse than a guess ({math.log(split.num_classes):.4f}): are inputs and "
-            "labels as it was trained on?") if caught else ("ok", "")
+    guess = guessing_loss(split)
+    if loss <= WORSE * guess: return "ok", ""
+    return "note", (f"; worse than a guess ({guess:.4f}): are inputs and labels as it was "
+                    "trained on?")
 
 def _are_probabilities(model, split):
     "Whether the outputs for some examples look like probabilities of classes."

@@ -26,8 +26,9 @@ _all_ = ['Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
 __all__ = ['LOOKED_AT', 'UNSUITED', 'WORSE', 'check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends',
-           'warn_of_constants', 'warn_of_statistics', 'warn_of_guessing', 'midpoint_loss', 'StackedEvaluator',
-           'refresh_batchnorm_stacked', 'evaluate_stacked', 'Task', 'check_same', 'interpolate', 'lerp_states']
+           'warn_of_constants', 'warn_of_statistics', 'guessing_loss', 'warn_of_guessing', 'midpoint_loss',
+           'StackedEvaluator', 'refresh_batchnorm_stacked', 'evaluate_stacked', 'Task', 'check_same', 'interpolate',
+           'lerp_states']
 
 # %% ../../nbs/03_evaluation.ipynb #scores
 def _sum_totals(task, forward, split, batch_size):
@@ -235,11 +236,15 @@ def warn_of_statistics(evaluator: Evaluator | StackedEvaluator,
 # %% ../../nbs/03_evaluation.ipynb #warn-of-guessing
 WORSE = 1.25  # times the loss of a guess; networks before training are near 1
 
+def guessing_loss(split: Part) -> float:
+    "The loss of a guess among the classes of the data, in nats; infinite where there are none."
+    if not isinstance(split.task, ClassTask) or split.num_classes < 2: return math.inf
+    return math.log(split.num_classes)
+
 def warn_of_guessing(losses: dict[str, float],  # argument's name: its loss on the training data
                      split: Part):              # the training data
     "Warn of networks that are worse on their training data than a guess among the classes."
-    if not isinstance(split.task, ClassTask) or split.num_classes < 2: return
-    guess = math.log(split.num_classes)
+    guess = guessing_loss(split)
     for name, loss in losses.items():
         if not loss > WORSE * guess: continue
         warnings.warn(f"{name}: its training loss is {loss:.4g}, and a guess among "

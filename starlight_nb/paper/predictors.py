@@ -10,7 +10,7 @@ from functools import cached_property
 import pandas as pd
 import torch
 from ..bma import example_scores, predictions
-from ..fusion import average, average_aligned, ensemble, inference_cost
+from ..fusion import aligned, average, average_aligned, ensemble, inference_cost
 from .members import Member, entry_config
 from .parts import Part
 from .study import (
@@ -92,7 +92,7 @@ def _state(models, predictor):
     states = [member_state(models, member) for member in predictor.members]
     if len(states) == 1: return states[0]
     if predictor.method == "average": return average(states)
-    if predictor.method == "matched average": return average_aligned(models.spec(), states)
+    if predictor.method == "matched average": return average(aligned(models.spec(), states))
     return average_aligned(models.spec(), states, model=models.network(), data=models.data,
                            repair=predictor.method.endswith("REPAIR"))
 
