@@ -100,6 +100,14 @@ def test_the_gap_of_partial_matching_is_what_the_reports_say():
         assert f"by {share} times {interval}" in page
 
 
+def test_the_width_series_agrees_with_the_published_one_as_the_table_says():
+    with open(ROOT / "reports/mnist/tables/table1_barriers_published.csv", newline="") as file:
+        verdicts = [row["verdict"] for row in csv.DictReader(file) if "barrier" in row["quantity"]]
+    met = [verdict for verdict in verdicts if verdict in ("within our interval", "intervals overlap")]
+    assert len(met) == len(verdicts) == 7 * 3
+    assert f"all {len(met)} barriers meet published mean ± sd" in README
+
+
 def test_minutes_of_profiles_are_those_that_the_profiles_state():
     for name, _, minutes in rows_below(README, "Other profiles"):
         if not minutes.isdigit(): continue

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 # %% auto #0
 __all__ = ['as_inputs', 'tensors_in', 'count_examples', 'map_tensors', 'first_rows', 'take_rows', 'split_rows', 'cut_rows',
-           'join_rows', 'form_of', 'described', 'ones_as', 'arguments', 'call']
+           'join_rows', 'form_of', 'described', 'ones_as', 'arguments', 'call', 'forward_pass']
 
 # %% ../../nbs/00a_data.inputs.ipynb #as-inputs
 def as_inputs(values, argument: str):
@@ -111,3 +111,18 @@ def call(model, x):
     "`model(x)`, `model(*x)` for a tuple, `model(**x)` for a dict."
     positional, named = arguments(x)
     return model(*positional, **named)
+
+# %% ../../nbs/00a_data.inputs.ipynb #forward-pass
+def _refusal(model, x, error):
+    "Why a forward pass failed: the inputs, the type of the weights, and PyTorch's own words."
+    inputs = " and ".join(f"{own.dtype} of shape {tuple(own.shape)}" for own in tensors_in(x))
+    weight = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    weights = "" if weight is None else f", the model's weights {weight.dtype}"
+    return f"data: the inputs are {inputs}{weights}; a forward pass fails: {error}"
+
+def forward_pass(model, x):
+    "As `call`; `ValueError` where the model fails on these inputs."
+    try: return call(model, x)
+    except torch.OutOfMemoryError: raise
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(_refusal(model, x, error)) from error

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-from ..data.inputs import call, tensors_in
+from ..data.inputs import call, forward_pass
 
 # %% auto #0
 __all__ = ['EXTRA', 'check_module', 'tensors_of', 'state_of', 'load_tensors', 'working_copy', 'Attributes', 'forget_caches',
@@ -338,16 +338,6 @@ def check_separate(copied: nn.Module, model: nn.Module, run):
                          "forward, remembers the model")
 
 # %% ../../nbs/05a_states.copies.ipynb #working-copy-class
-def _evaluate(model, x):
-    "Evaluate a model; `ValueError` where inputs and weights are numbers of different types."
-    try: return call(model, x)
-    except RuntimeError as error:
-        if "dtype" not in str(error): raise
-        own = next((parameter.dtype for parameter in model.parameters()), None)
-        found = " and ".join({str(tensor.dtype) for tensor in tensors_in(x)})
-        raise ValueError(f"data: the inputs are {found}, the model's weights {own}; "
-                         f"convert one of them ({error})") from error
-
 def _separate_copy(model, x):
     "A separate copy without caches, in training mode, and its attributes."
     copied = working_copy(model)
@@ -355,7 +345,7 @@ def _separate_copy(model, x):
     copied.train()
     fresh = Attributes(copied)
     copied.eval()
-    check_separate(copied, model, lambda: _evaluate(copied, x))
+    check_separate(copied, model, lambda: forward_pass(copied, x))
     copied.train()
     fresh.restore()
     return copied, fresh

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 from ..data.inputs import (
-    call, count_examples, first_rows, map_tensors, tensors_in)
+    call, count_examples, first_rows, forward_pass, map_tensors, tensors_in)
 from ..data.splits import Part, Split
 from ..data import tasks
 from ..data.tasks import CLASSIFICATION, Task
@@ -25,11 +25,13 @@ def outputs_of(network,          # called as `network(x)`, or with several input
                x,                # inputs, (examples, ...) in each tensor
                recipe: Recipe,   # its precision and memory format count, as `format_for` has it
               ):
-    "What the network returns for a batch, whatever it is, computed as the recipe says."
+    """What the network returns for a batch, whatever it is, computed as the recipe says.
+
+    Raises `ValueError` where it fails on the batch."""
     if recipe.channels_last: x = map_tensors(_channels_last, x)
-    if recipe.precision == "float32": return call(network, x)
+    if recipe.precision == "float32": return forward_pass(network, x)
     device = tensors_in(x)[0].device.type
-    with torch.autocast(device, getattr(torch, recipe.precision)): return call(network, x)
+    with torch.autocast(device, getattr(torch, recipe.precision)): return forward_pass(network, x)
 
 def _channels_last(tensor):
     if tensor.ndim != 4: return tensor
@@ -273,6 +275,6 @@ def why_not_stacked(model: nn.Module,
     if draws_random_numbers(model, data.first(2)): return "it draws random numbers"
     x, y = (map_tensors(_twice, first_rows(values, 2)) for values in (data.x, data.y))
     try: StackedModules([model, model], recipe, data).backward(x, y)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         return f"PyTorch cannot stack it ({str(error).splitlines()[0]})"
     return ""
