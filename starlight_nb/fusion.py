@@ -29,7 +29,7 @@ __all__ = ['ensemble', 'aligned', 'average', 'average_aligned', 'train_fused_sta
 def ensemble(model: nn.Module,                        # the architecture; not changed
              states: list[dict[str, torch.Tensor]],   # of the members
              inputs: Part | torch.Tensor,             # n examples
-             batch_size: int = 2000,                  # examples
+             batch_size: int | None = None,           # examples; None: the fastest
             ) -> torch.Tensor:
     """The mean of the members' predictions, in classification of their softmax outputs
     (n, classes) (Lakshminarayanan et al., 2017).

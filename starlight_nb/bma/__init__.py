@@ -20,6 +20,7 @@ from ..data.inputs import (
 from ..data.splits import Part
 from ..data.tasks import ClassTask, check_task
 from ..evaluation import check_same, interpolate, refresh_batchnorm
+from ..evaluation.refresh import best_batch
 from ..models import generator_seed
 from ..permutation import PermutationSpec, check_is_spec, permute, spec_for
 from ..permutation.spec import as_real
@@ -308,8 +309,8 @@ def _as_double(tensor): return tensor.cpu().double()
 def predictions(model: nn.Module,                # the architecture; not changed
                 states: Iterable[dict],          # draws of a posterior, or any states
                 inputs: Part | torch.Tensor,    # n examples
-                batch_size: int = 2000,          # examples
-               task: Task | None = None,        # of inputs without targets; None: classification
+                batch_size: int | None = None,   # examples; None: the fastest
+                task: Task | None = None,        # of inputs without targets; None: classification
                ) -> Iterator[torch.Tensor]:
     """What each state predicts, one after another, in evaluation mode.
 
@@ -319,9 +320,10 @@ def predictions(model: nn.Module,                # the architecture; not changed
     Raises `ValueError` for wrong arguments, and on iteration for a state that does not fit, labels
     that the model has no output for, and outputs that are no logits."""
     check_several(states)
-    size = check_number("batch_size", batch_size, int, 1, math.inf)
+    if batch_size is not None: check_number("batch_size", batch_size, int, 1, math.inf)
     given = _inputs(inputs, task)
     copied = WorkingCopy(model, given.first(2))
+    size = batch_size or best_batch(copied.model, given, 2000)
     def predict(number, state):
         argument = f"states[{number}]"
         copied.load(state_for(model, state, argument))
@@ -356,14 +358,15 @@ def _checked(predictions):
 
 # %% ../../nbs/20_bma.ipynb #average-predictions
 def average_predictions(model: nn.Module, states: Iterable[dict], inputs: Part | torch.Tensor,
-                        batch_size: int = 2000, task: Task | None = None) -> torch.Tensor:
+                        batch_size: int | None = None, task: Task | None = None) -> torch.Tensor:
     """Average what several networks predict.
 
     Args:
         model: the architecture; not changed.
         states: the networks, such as draws of a posterior; at least one, taken one after another.
         inputs: n examples: a part of a data set, or tensors (n, ...).
-        batch_size: examples evaluated at once, at least 1.
+        batch_size: examples evaluated at once, at least 1; None: 2000, or fewer where that is
+            faster on a CPU.
         task: what the networks predict, for inputs that are tensors; None: classes.
 
     Returns:

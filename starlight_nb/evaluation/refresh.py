@@ -30,8 +30,9 @@ def best_batch(model: nn.Module,
               ) -> int:
     "The number of examples in a batch with which a forward pass without gradients is fastest."
     convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
-    if split.device.type == "cuda" or not convolutional: return most
-    numbers = sum(tensor.numel() for tensor in tensors_in(split.first(1)))
+    example = tensors_in(split.first(1))
+    if example[0].is_cuda or not convolutional: return most
+    numbers = sum(tensor.numel() for tensor in example)
     return max(1, min(most, CACHED_NUMBERS // numbers))
 
 # %% ../../nbs/03a_evaluation.refresh.ipynb #measuring-batches

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ..barriers import PathCurve
 from .style import (
     KINDS, check_pairs, draw_level, draw_mean, draw_small, drawn_rows, finish_figure, loss_label,
-    panels, series_styles, set_source_axis, start_at_zero)
+    panels, series_styles, set_source_axis, start_near_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -155,6 +155,6 @@ def _draw_columns(axes, rows, metrics, styles):
     for column, (setting, part) in zip(axes.T, rows.groupby("setting", sort=False)):
         for axis, metric in zip(column, metrics):
             _path_panel(axis, part[part.metric == metric], styles)
-        start_at_zero(column[0])
+        start_near_zero(column[0])
         if setting: column[0].set_title(setting)
         column[-1].set_xlabel(_path_axis_label(styles))

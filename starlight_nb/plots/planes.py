@@ -12,7 +12,7 @@ from ..barriers import Plane
 from ..data.tasks import CLASSIFICATION
 from .style import (
     KINDS, PLANE_PATHS, check_pairs, draw_level, draw_small, drawn_rows, finish_figure,
-    loss_label, panels, start_at_zero)
+    loss_label, panels, start_at_zero, start_near_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -164,7 +164,7 @@ def _draw_paths(axis, rows):
         axis.plot(curves[name].t, curves[name].value, line, color=colour, marker=marker,
                   label=label, clip_on=False)
     axis.set(xlabel="one solution to the other", xlim=(0, 1), xticks=[])
-    start_at_zero(axis)
+    start_near_zero(axis)
 
 # %% ../../nbs/30e_plots.planes.ipynb #plane-rows
 def _plane_frame(plane, points, losses, names, loss_name):

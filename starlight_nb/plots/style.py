@@ -19,8 +19,8 @@ from ..runtime.settings import check_choice
 # %% auto #0
 __all__ = ['PALETTE', 'COLOURS', 'KINDS', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING', 'OWN_MARKERS',
            'OPTIONAL', 'LineStyle', 'series_styles', 'figure_style', 'panels', 'finish_figure', 'in_one_column',
-           'draw_mean', 'draw_level', 'draw_small', 'start_at_zero', 'set_source_axis', 'drawn_rows', 'check_columns',
-           'check_pairs', 'check_methods', 'loss_label', 'span', 'pair_counts']
+           'draw_mean', 'draw_level', 'draw_small', 'start_at_zero', 'start_near_zero', 'set_source_axis', 'drawn_rows',
+           'check_columns', 'check_pairs', 'check_methods', 'loss_label', 'span', 'pair_counts']
 
 # %% ../../nbs/30a_plots.style.ipynb #colours
 PALETTE = sns.color_palette("colorblind")
@@ -234,6 +234,10 @@ def start_at_zero(axis):
     "Let the vertical axis begin at 0, with room for half a marker, where nothing is below."
     top = axis.get_ylim()[1]
     if axis.dataLim.ymin >= 0: axis.set_ylim(-0.02 * top, top, auto=True)  # until it is a log scale
+
+def start_near_zero(axis):
+    "The same where the lowest value is below half of the highest; else what varies fills the axis."
+    if axis.dataLim.ymin < axis.dataLim.ymax / 2: start_at_zero(axis)
 
 # %% ../../nbs/30a_plots.style.ipynb #count-axis
 def set_source_axis(axis, rows: pd.DataFrame, title: str):

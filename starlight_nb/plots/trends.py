@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import NullLocator
 from .style import (
     COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, check_columns, check_pairs, draw_mean, drawn_rows,
-    finish_figure, loss_label, panels, start_at_zero)
+    finish_figure, loss_label, panels, start_near_zero)
 from ..statistics import Line, barrier_points, power_law, summarise
 
 # %% auto #0
@@ -234,4 +234,4 @@ def _sampling_panel(axis, rows, setting):
         draw_mean(axis, summary.t, summary, style)
     axis.set_xlabel("$t$ (star at 0)")
     if setting: axis.set_title(setting)
-    start_at_zero(axis)
+    start_near_zero(axis)
