@@ -260,7 +260,7 @@ def test_a_browser_shows_every_image(small_report, tmp_path, width, scheme):
     assert set(said["behind"]) == {"rgb(255, 255, 255)"}, "figures are drawn on white"
     text, behind = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in said["colours"])
     assert (text > behind) == (scheme == "dark")
-    assert len(said["boxes"]) == 3 and (width > 500 or max(said["boxes"]) > 0)
+    assert len(said["boxes"]) == 4 and (width > 500 or max(said["boxes"]) > 0)
 
 
 @needs_browser
@@ -391,7 +391,7 @@ def test_how_to_read_a_figure_stands_below_it(small_report, monkeypatch):
 
 def test_scrolling_boxes_can_be_reached_and_have_names(small_report):
     boxes = re.findall(r"<div class='scroll'([^>]*)>", (small_report / "index.html").read_text())
-    assert len(boxes) == 3
+    assert len(boxes) == 4
     assert all("tabindex='0'" in box and re.search("aria-label='.+'", box) for box in boxes)
 
 

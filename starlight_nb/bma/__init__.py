@@ -14,10 +14,9 @@ from .scores import (
     ECE_BINS, FLOOR, auroc, calibration_error, example_scores, interval, metrics_of, reliability,
     resample_weights, resampled_metrics, uncertainty_metrics)
 from .temperature import cross_temperature, fit_temperature, with_temperature
-from ..data import CLASSIFICATION, Dataset, Task, batches
+from ..data import CLASSIFICATION, Dataset, Part, Task, batches
 from ..data.inputs import (
     as_inputs, count_examples, first_rows, join_rows, map_tensors, split_rows)
-from ..data.splits import Part
 from ..data.tasks import ClassTask, check_task
 from ..evaluation import check_same, interpolate, refresh_batchnorm
 from ..evaluation.refresh import best_batch

@@ -8,7 +8,7 @@ import math
 from itertools import dropwhile
 import numpy as np
 import pandas as pd
-from .better_star import USUAL, best_way, way_barriers
+from .better_star import BY_ACTIVATIONS, USUAL, best_way, way_barriers
 from .kernel import ONE, candidate_rows
 from .trends import among_heldouts
 from ..statistics import AXES, bootstrap_function, fit_line
@@ -19,8 +19,8 @@ __all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZER
            'change_over_series', 'relative_change', 'depth_beside_width', 'width_line', 'ratios_over_series',
            'ratios_and_slope', 'with_adam', 'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular',
            'fused_beside_ensemble', 'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points',
-           'stars_apart', 'stars_beside_regular', 'average_beside', 'best_beside_usual', 'matched_beside_unmatched',
-           'on_paths']
+           'stars_apart', 'stars_beside_regular', 'average_beside', 'best_beside_usual', 'activations_beside_usual',
+           'matched_beside_unmatched', 'on_paths']
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #barriers
 REGULAR, HELDOUT = AXES.values()
@@ -343,15 +343,23 @@ def average_beside(data: pd.DataFrame,
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #better
-def best_beside_usual(data: pd.DataFrame) -> list[dict]:
-    "The star – held-out barrier of the chosen way, divided by that of the paper's algorithm."
+def _beside_usual(data, way_of):
+    "The star – held-out barrier of a way, `way_of(barriers)`, divided by the usual one."
     barriers, rows = way_barriers(data), []
     for setting, part in _settings(data):
         own = barriers[barriers.setting == setting]
         report = own[own.role == "report"]
-        best, usual = (report[report.way == way] for way in (best_way(own), USUAL))
-        rows += _row(setting, np.divide, best, usual, remark=_remark(part))
+        other, usual = (report[report.way == way] for way in (way_of(own), USUAL))
+        rows += _row(setting, np.divide, other, usual, remark=_remark(part))
     return rows
+
+def best_beside_usual(data: pd.DataFrame) -> list[dict]:
+    "The star – held-out barrier of the chosen way, divided by that of the paper's algorithm."
+    return _beside_usual(data, best_way)
+
+def activations_beside_usual(data: pd.DataFrame) -> list[dict]:
+    "That barrier where held-outs are matched by activations, divided by that by weights."
+    return _beside_usual(data, lambda barriers: BY_ACTIVATIONS)
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #matched
 def matched_beside_unmatched(data: pd.DataFrame) -> list[dict]:

@@ -137,7 +137,7 @@ def _in_words(counted, aside):
     parts = [f"{name} in {_named(settings) if name == 'fails' else len(settings)}"
              for name, settings in found.items() if settings]
     text = f"of {len(counted)}: {', '.join(parts)}" if parts else ""
-    if len(parts) == 1: text = f"in all {len(counted)}"
+    if len(parts) == 1: text = "in both" if len(counted) == 2 else f"in all {len(counted)}"
     if len(counted) == 1: text = f"for {counted.setting.iloc[0]}"
     for remark, rows in aside.groupby("remark", sort=False):
         text += f"; not counted, {remark}: {_named(rows.setting.tolist())}"

@@ -4,11 +4,12 @@
 
 # %% ../../nbs/50v_paper.gallery.ipynb #imports
 from __future__ import annotations
-import html, json, re
+import html, json, math, re
 from abc import ABC, abstractmethod
 from pathlib import Path
 import pandas as pd
 from .catalogue import experiment_title
+from .claim_tests import chance_loss
 from starlight_nb.paper.claims import (
     AGAIN, BEYOND, keep_verdicts, merge_claims, read_claims, readable_claims, report_summaries,
     standing_claims)
@@ -72,7 +73,7 @@ trained so that the loss stays low on the straight lines from it to several regu
 its **sources**, and **held-out** solutions are regular ones that it has never seen. The \
 **barrier** of two networks is how far, on the straight line between them, the loss rises above \
 what mixing their two losses would give, after hidden units were matched; it is in **nats**, the \
-unit of cross-entropy: guessing one of ten classes costs 2.30."""
+unit of cross-entropy."""
 
 def _blocks(page, out, title):
     "All blocks of the page of the report in `out`, in order."
@@ -82,6 +83,7 @@ def _blocks(page, out, title):
     yield page.prose(WORDS)
     yield page.links(_links_of_report(out))
     if len(rows): yield from _claims_of_report(page, out, rows)
+    yield from _settings(page, summaries)
     yield page.heading(2, "experiments", "Experiments")
     yield page.contents({name: experiment_title(name) for name in summaries})
     for name, summary in summaries.items(): yield from _section(page, out, name, summary)
@@ -106,9 +108,9 @@ claim that something can be so; one setting is enough for it.)
 
 Not counted are settings that cannot tell: where regular solutions are *connected anyway*, with a \
 barrier below 0.05 nats; where the matched path between them is *beyond chance*, worse than \
-guessing; and where there are *too few models*, because an interval needs three models of some \
-kind. Where a setting has one star, its interval is over the other models, and says nothing about \
-other stars.
+guessing; and where there are *too few models*, because an interval needs at least three stars or \
+three regular solutions. Where a setting has one star, its interval is over the other models, and \
+says nothing about other stars.
 
 A report may keep the verdicts of a second run, with every model from other seeds. Then a claim at \
 the top whose verdicts differ is not shown. A claim that only one of the runs tests keeps its \
@@ -126,6 +128,24 @@ def _claims_of_report(page, out, rows):
         yield page.claims(standing[beyond])
     yield page.heading(3, "verdicts", "How a verdict is reached")
     yield page.prose(VERDICT_RULES)
+
+# %% ../../nbs/50v_paper.gallery.ipynb #settings
+def _about_setting(setting):
+    "The row of a setting, as a summary has it."
+    guess, measured = chance_loss(setting["dataset"]), setting.get("measured_examples")
+    return {"setting": setting["label"], "data": setting["dataset"],
+            "loss of a guess (nats)": f"{guess:.2f}" if math.isfinite(guess) else "–",
+            "epochs of a regular solution": f"{setting['recipe']['epochs']}",
+            "epochs of a star": f"{setting['star_recipe']['epochs']}",
+            "training loss measured on": f"{measured:,} examples" if measured else "all examples"}
+
+def _settings(page, summaries):
+    "The table of all settings; nothing where no summary has one."
+    settings = {}
+    for summary in summaries.values(): settings |= summary.get("settings", {})
+    if not settings: return
+    yield page.heading(2, "settings", "Settings")
+    yield page.table(pd.DataFrame(map(_about_setting, settings.values())), "settings")
 
 # %% ../../nbs/50v_paper.gallery.ipynb #section
 SUFFIXES = {"CSV": ".csv", "Markdown": ".md", "LaTeX": ".tex", "SVG": ".svg"}

@@ -195,6 +195,7 @@ def _verdict_same_setting(row):
     if pd.isna(row.within): return "one value, no interval"
     if row.within: return "within our interval"
     if row.overlap: return "intervals overlap"
+    if f"{row.ours:.3f}" == f"{row.published:.3f}": return "equal to three decimals"
     if not math.isfinite(row.ratio): return "apart: the paper's is 0"
     return f"apart: {row.ratio:.3g} times the paper's"
 
