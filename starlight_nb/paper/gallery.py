@@ -112,6 +112,9 @@ guessing; and where there are *too few models*, because an interval needs at lea
 three regular solutions. Where a setting has one star, its interval is over the other models, and \
 says nothing about other stars.
 
+The column *paper* has an example from the paper, of the network and data in brackets. Where a \
+setting is one of the paper's own, the tables *Beside the paper* compare value by value.
+
 A report may keep the verdicts of a second run, with every model from other seeds. Then a claim at \
 the top whose verdicts differ is not shown. A claim that only one of the runs tests keeps its \
 verdict, and the sections below are of this run alone."""
