@@ -2481,6 +2481,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'starlight_nb/paper/trends.py'),
                                            'starlight_nb.paper.trends.sampling_table': ( 'paper.trends.html#sampling_table',
                                                                                          'starlight_nb/paper/trends.py'),
+                                           'starlight_nb.paper.trends.series_line': ( 'paper.trends.html#series_line',
+                                                                                      'starlight_nb/paper/trends.py'),
                                            'starlight_nb.paper.trends.trend_fits': ( 'paper.trends.html#trend_fits',
                                                                                      'starlight_nb/paper/trends.py'),
                                            'starlight_nb.paper.trends.trend_table': ( 'paper.trends.html#trend_table',

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from .better_star import BY_ACTIVATIONS, USUAL, best_way, way_barriers
 from .kernel import ONE, candidate_rows
-from .trends import among_heldouts
-from ..statistics import AXES, bootstrap_function, fit_line
+from .trends import among_heldouts, series_line
+from ..statistics import AXES, bootstrap_function
 
 # %% auto #0
 __all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZERO', 'CONNECTED', 'BEYOND_CHANCE', 'CLASSES',
@@ -172,8 +172,9 @@ def depth_beside_width(data: pd.DataFrame) -> list[dict]:
 def width_line(data: pd.DataFrame, what: str) -> list[dict]:
     "The slope or the intercept of the line through the widths; nothing where there is no line."
     part = _series(data, "width")
-    try: line = fit_line(part)
+    try: line = series_line(part)
     except ValueError: return []
+    if line is None: return []
     names, (low, high) = part.setting.unique(), line.interval(what)
     row = dict(setting=f"line over {names[0]} to {names[-1]}", ours=getattr(line, what))
     return [row | dict(low=low, high=high, remark="")]

@@ -10,7 +10,7 @@ from .published import (
     IDENTITY, compare, compare_ratios, comparison_table, paper_ratios, published, published_series,
     published_widths, same_settings)
 from .tables import barrier_ratios
-from .trends import compare_fit, compare_samplings
+from .trends import compare_fit, compare_samplings, series_line
 from ..runtime.settings import check_choice
 from ..statistics import fit_line
 
@@ -95,8 +95,8 @@ def beside_fig2(experiment, frame: pd.DataFrame) -> pd.DataFrame:
     tables = [comparison_table(found, {RATIO: _ratios_elsewhere(frame, same, rows)})]
     for name, line in lines.items():
         labels = [study.setting.label for study in experiment.named(name)]
-        if not labels: continue
-        tables.append(compare_fit(name, fit_line(frame[frame.setting.isin(labels)]), line))
+        ours = series_line(frame[frame.setting.isin(labels)])
+        if ours is not None: tables.append(compare_fit(name, ours, line))
     return _with_nearest(experiment, frame, pd.concat(tables, ignore_index=True))
 
 def beside_relationship(experiment, frame: pd.DataFrame) -> pd.DataFrame:

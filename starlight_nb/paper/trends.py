@@ -11,9 +11,9 @@ from ..statistics import (
     Line, barrier_points, barrier_rows, bootstrap_ratio, fit_line, summarise)
 
 # %% auto #0
-__all__ = ['SAMPLING_NAMES', 'SAMPLING_COLUMNS', 'row_matchings', 'network_widths', 'compare_fit', 'trend_fits', 'trend_table',
-           'width_points', 'width_table', 'among_heldouts', 'heldout_table', 'points_table', 'sampling_name',
-           'sampling_options', 'sampling_table', 'one_sampling', 'compare_samplings']
+__all__ = ['FEWEST_NETWORKS', 'SAMPLING_NAMES', 'SAMPLING_COLUMNS', 'row_matchings', 'network_widths', 'compare_fit',
+           'series_line', 'trend_fits', 'trend_table', 'width_points', 'width_table', 'among_heldouts', 'heldout_table',
+           'points_table', 'sampling_name', 'sampling_options', 'sampling_table', 'one_sampling', 'compare_samplings']
 
 # %% ../../nbs/50n_paper.trends.ipynb #row-pairs
 def row_matchings(orders: int,           # random matching orders, beside the forward one
@@ -57,11 +57,18 @@ def compare_fit(series: str,               # name of our networks
         for name in names])
 
 # %% ../../nbs/50n_paper.trends.ipynb #trend-fits
+FEWEST_NETWORKS = 3  # for a line that says something: two points are always on one
+
+def series_line(rows: pd.DataFrame,  # tidy rows of a series of networks
+               ) -> Line | None:
+    "The line through the networks of a series; None where there are too few for one."
+    return fit_line(rows) if rows.setting.nunique() >= FEWEST_NETWORKS else None
+
 def trend_fits(experiment,           # an `Experiment` with parameters that name settings
                frame: pd.DataFrame,  # its tidy rows
                *series: str,         # the parameters: widths, depths
-              ) -> tuple[dict[str, pd.DataFrame], dict[str, Line]]:
-    """The points of each series of settings, and the line through them, by the parameter's name.
+              ) -> tuple[dict[str, pd.DataFrame], dict[str, Line | None]]:
+    """The points of each series of settings, and their `series_line`, by the parameter's name.
 
     A series without settings is left out."""
     points, lines = {}, {}
@@ -69,7 +76,7 @@ def trend_fits(experiment,           # an `Experiment` with parameters that name
         labels = [study.setting.label for study in experiment.named(name)]
         if not labels: continue
         rows = frame[frame.setting.isin(labels)]
-        points[name], lines[name] = barrier_points(rows), fit_line(rows)
+        points[name], lines[name] = barrier_points(rows), series_line(rows)
     return points, lines
 
 # %% ../../nbs/50n_paper.trends.ipynb #trend-table
@@ -80,7 +87,7 @@ def _mean_cell(row, name):
     return f"{mean} ± {row[f'{name}_sd']:.3f} {ends}".rstrip()
 
 def trend_table(frame: pd.DataFrame,  # tidy rows
-                points: dict[str, pd.DataFrame], lines: dict[str, Line],  # of `trend_fits`
+                points: dict[str, pd.DataFrame], lines: dict[str, Line | None],  # of `trend_fits`
                ) -> pd.DataFrame:
     "One row a network of each series: both barriers, their ratio, and the series' line."
     ratios, table = barrier_ratios(frame), []
@@ -91,7 +98,7 @@ def trend_table(frame: pd.DataFrame,  # tidy rows
                           "regular-regular": _mean_cell(row, "regular"),
                           "star-heldout": _mean_cell(row, "star"),
                           "star-heldout / regular-regular": with_interval(*ratio),
-                          "by the line star-heldout is": str(lines[name])})
+                          "by the line star-heldout is": str(lines[name] or "–")})
     return pd.DataFrame(table)
 
 # %% ../../nbs/50n_paper.trends.ipynb #width-table

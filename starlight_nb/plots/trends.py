@@ -46,7 +46,9 @@ def _draw_names(axis, points):
     distances = np.linalg.norm(positions[:, None] - positions, axis=2)
     crowded = (distances + np.eye(len(positions)) < 0.05).any(1)
     edge = axis.get_xlim()[1] / 4
-    for number, row in enumerate(points[~crowded].sort_values("regular").itertuples()):
+    shown = points[~crowded].sort_values("regular")
+    falling = len(shown) > 1 and shown.star.iloc[1] < shown.star.iloc[0]  # names would meet between
+    for number, row in enumerate(shown.itertuples(), int(falling)):
         offset, side = _name_offset(number, row.regular > edge)
         axis.annotate(row.setting, (row.regular, row.star), xytext=offset, ha=side,
                       textcoords="offset points", fontsize="x-small")
