@@ -472,6 +472,7 @@ def test_what_is_no_whole_number_is_the_same_error_everywhere(small, wrong):
     norm = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
     dropped = partial(dropout_predictions, norm, norm.state_dict(), small.train)
     trained = dict(model=model, data=small)
+    average = partial(average_predictions, model, [a], small.train)  # None: the fastest size
     calls = {
         "seed": [lambda: train(model, small, RECIPE, wrong), lambda: generator(wrong, "draws"),
                  lambda: train_star(model, [a], small, RECIPE, spec=spec, seed=wrong),
@@ -479,7 +480,7 @@ def test_what_is_no_whole_number_is_the_same_error_everywhere(small, wrong):
                  lambda: match_sinkhorn(spec, a, b, seed=wrong),
                  lambda: resample_weights(5, 5, wrong), lambda: initialise(Returning, wrong)],
         "batch_size": [lambda: match_activations(spec, a, b, batch_size=wrong, **trained),
-                       lambda: average_predictions(model, [a], small.train, wrong),
+                       lambda: average(0 if wrong is None else wrong),
                        lambda: dropped(2, 0, wrong)],
         "bins": [lambda: uncertainty_metrics(PROBS, LABELS, wrong), lambda: metrics_of(SCORES, wrong),
                  lambda: reliability(SCORES, wrong), lambda: calibration_error([0.5], [1], wrong),

@@ -367,6 +367,6 @@ def check_fits(setting: Setting, data: Dataset) -> None:
                 training_loss(model, few.first(2), few.targets(), Recipe(), part.task)
         except Exception as error:  # whatever its code raises
             network = f"{setting.architecture} {shown(setting.model)}"
-            why = " ".join(str(error).split())[:300]
+            why = " ".join(str(error).removeprefix("data: ").split())[:300]
             raise ValueError(f"settings.{setting.name}.model: {network} does not take the {name} "
                              f"examples of {setting.dataset!r}: {why}") from error
