@@ -236,7 +236,7 @@ def start_at_zero(axis):
     if axis.dataLim.ymin >= 0: axis.set_ylim(-0.02 * top, top, auto=True)  # until it is a log scale
 
 def start_near_zero(axis):
-    "The same where the lowest value is below half of the highest; else what varies fills the axis."
+    "`start_at_zero`, if the lowest value is below half of the highest one."
     if axis.dataLim.ymin < axis.dataLim.ymax / 2: start_at_zero(axis)
 
 # %% ../../nbs/30a_plots.style.ipynb #count-axis

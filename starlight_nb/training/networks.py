@@ -276,5 +276,5 @@ def why_not_stacked(model: nn.Module,
     x, y = (map_tensors(_twice, first_rows(values, 2)) for values in (data.x, data.y))
     try: StackedModules([model, model], recipe, data).backward(x, y)
     except (RuntimeError, ValueError) as error:
-        return f"PyTorch cannot stack it ({str(error).splitlines()[0]})"
+        return f"PyTorch cannot stack it ({str(error.__cause__ or error).splitlines()[0]})"
     return ""
