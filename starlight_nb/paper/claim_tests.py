@@ -19,8 +19,8 @@ __all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZER
            'change_over_series', 'relative_change', 'depth_beside_width', 'width_line', 'ratios_over_series',
            'ratios_and_slope', 'with_adam', 'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular',
            'fused_beside_ensemble', 'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points',
-           'stars_apart', 'stars_beside_regular', 'average_beside', 'best_beside_usual', 'activations_beside_usual',
-           'matched_beside_unmatched', 'on_paths']
+           'stars_apart', 'stars_beside_regular', 'average_beside', 'average_excess', 'best_beside_usual',
+           'activations_beside_usual', 'matched_beside_unmatched', 'on_paths']
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #barriers
 REGULAR, HELDOUT = AXES.values()
@@ -95,13 +95,12 @@ def star_ratio(data: pd.DataFrame, split: str = "train", metric: str = "loss") -
 # %% ../../nbs/50s_paper.claim_tests.ipynb #excess-loss
 def _losses(data):
     "The training losses of single models."
-    own = (data["pair"] == "single") & (data.metric == "loss") & (data.split == "train")
-    return _with_most_sources(data[own])
+    return data[(data["pair"] == "single") & (data.metric == "loss") & (data.split == "train")]
 
 def excess_loss(data: pd.DataFrame) -> list[dict]:
     "The training loss of stars minus that of regular solutions, in nats."
     rows = []
-    for setting, part in _settings(_losses(data)):
+    for setting, part in _settings(_with_most_sources(_losses(data))):
         star = part.model_a.str.startswith("star")
         rows += _row(setting, np.subtract, part[star], part[~star])
     return rows
@@ -265,7 +264,7 @@ def with_sampling(data: pd.DataFrame, name: str) -> list[dict]:
 def constant_t_loss(data: pd.DataFrame) -> list[dict]:
     "The training loss of stars with a constant t minus that of stars with uniform t, in nats."
     rows = []
-    for setting, part in _settings(_losses(data)):
+    for setting, part in _settings(_with_most_sources(_losses(data))):
         for name in part.t_sampling.dropna().unique():
             if not name.startswith("constant"): continue
             stars = [_sampled(part, own) for own in (name, "uniform")]
@@ -341,6 +340,19 @@ def average_beside(data: pd.DataFrame,
         mine = own[(own.candidate == average) & (own.averaged == most)]
         theirs = own[(own.candidate == other) & (own.averaged == (1 if other == ONE else most))]
         rows += _row(setting, np.divide, mine, theirs, remark=_remark(part))
+    return rows
+
+# %% ../../nbs/50s_paper.claim_tests.ipynb #average-excess
+def average_excess(data: pd.DataFrame,
+                   average: str,  # of `kernel.CANDIDATES`
+                  ) -> list[dict]:
+    "The training loss of averages of the most stars minus that of regular solutions, in nats."
+    rows = []
+    for setting, part in _settings(_losses(data)):
+        own = part[part.candidate == average]
+        most = own[own.averaged == own.averaged.max()]
+        regular = part[~part.model_a.str.startswith("star")]
+        rows += _row(setting, np.subtract, most, regular)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #better
