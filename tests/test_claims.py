@@ -14,6 +14,7 @@ from starlight_nb.paper import cli
 from starlight_nb.paper.better_star import BY_ACTIVATIONS, USUAL
 from starlight_nb.paper.catalogue import experiment_names
 from starlight_nb.paper.claim_tests import BEYOND_CHANCE, CONNECTED, TOO_FEW, chance_loss
+from starlight_nb.paper.claim_tests_beyond import NO_SOLUTION
 from starlight_nb.paper.claims import (
     BEYOND,
     CLAIM_COLUMNS,
@@ -158,12 +159,14 @@ def both_series(value):
                       series("depth", (0.1, 0.1), (grown, grown))])
 
 
-def averages(metric):
+def averages(metric, stars=3):
     def data(value):
+        domain = [dict(setting="A", split="test", method="star domain", metric=metric, value=0.5,
+                       model_a=f"star-n10-s{n}") for n in range(stars)]
         ends = [dict(setting="A", split="test", method="star domain - deep ensemble",
                      metric=metric + end, value=value + by)
                 for end, by in (("", 0), ("_low", -0.01), ("_high", 0.01))]
-        return pd.DataFrame(ends, columns=[*COLUMNS, "method", "draws", "bin"])
+        return pd.DataFrame(domain + ends, columns=[*COLUMNS, "method", "draws", "bin"])
     return data
 
 
@@ -252,15 +255,15 @@ def averaged(other, k):
 
 
 def average_solution(value):
-    """The loss of an average of five stars is higher by a value; that of other averages, of stars
-    and of rivals would give another verdict."""
+    """The losses of averages of two and of five stars are higher by a value; those of other
+    averages and of rivals would give another verdict."""
     about = dict(candidate="average, disjoint sources", n_source=10)
     other = 9.0 if value < 0.05 else 0.001
     names = [f"star-{kind}-s{{}}" for kind in ("mean2", "mean5", "same", "n50")]
     two, five, same, more = ([name.format(n) for n in range(3)] for name in names)
     return pd.concat([
         losses(["heldout-0", "heldout-1", "heldout-2"], 0.001, candidate=None, averaged=1),
-        losses(two, other, averaged=2, **about),
+        losses(two, 0.001 + value, averaged=2, **about),
         losses(five, 0.001 + value, averaged=5, **about),
         losses(same, other, averaged=5, n_source=10, candidate="average, same sources"),
         losses(more, other, averaged=5, n_source=50, candidate=MORE)])
@@ -363,6 +366,26 @@ def test_a_claim_holds_fails_or_is_not_shown(name, position, expected):
     for row in found:
         assert verdict(row["low"], row["high"], claim.above, claim.below) == expected, row
         assert row["low"] <= row["ours"] <= row["high"] and row["remark"] == ""
+
+
+def test_an_average_with_the_loss_of_no_solution_is_set_aside():
+    better = paper_claims()["average-is-a-better-star"]
+    for loss, remark in ((0.01, ""), (0.2, NO_SOLUTION)):
+        data = pd.concat([averaged(ONE, 5)(0.5), average_solution(loss)])
+        assert [row["remark"] for row in better.test(data)] == [remark]
+
+
+def test_averages_of_predictions_need_three_stars():
+    test = paper_claims()["worse-calibration"].test
+    found = {stars: [row["remark"] for row in test(averages("ece", stars)(0.02))] for stars in (2, 3)}
+    assert found == {2: [TOO_FEW], 3: [""]}
+
+
+def test_matching_is_not_judged_by_paths_beyond_chance():
+    test = paper_claims()["transformer-matched"].test
+    high, low = (on_paths(matched, False)(value) for value in (4.8, 0.05))  # of 0.5 nats
+    assert [row["remark"] for row in test(high)] == [BEYOND_CHANCE]
+    assert [row["remark"] for row in test(low)] == [""]  # connected, by matching
 
 
 def test_an_experiment_tests_its_own_claims():

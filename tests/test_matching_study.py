@@ -13,8 +13,8 @@ from starlight_nb.barriers import Plane, plane_grid, plane_losses, plane_segment
 from starlight_nb.evaluation import evaluate, interpolate, refresh_batchnorm
 from starlight_nb.matching import partial_spec
 from starlight_nb.paper.comparisons import (
-    PLANE_COLUMNS, SPECS, PlanePart, forward_orders, gap_closed, matching_comparison,
-    relative_barriers, rematch_options)
+    PLANE_COLUMNS, SPECS, PlanePart, forward_orders, gap_closed, gaps_by_order,
+    matching_comparison, relative_barriers, rematch_options)
 from starlight_nb.models import build, initialise
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.paper.members import Pair, star_member, star_pairs
@@ -266,6 +266,16 @@ def test_the_share_of_the_gap_is_what_it_says(complete, star, share):
         found = gaps.loc[quantity]
         assert np.isclose(found["value"], height * value)
         assert min(found.low, found.high) <= found["value"] <= max(found.low, found.high)
+
+
+def test_gaps_have_a_row_for_every_order():
+    regular = {"partial": 2.0, "forward": 1.0, "partial-random-0": 2.0, "random-0": 1.5}
+    star = {"partial": 1.0, "forward": 0.5, "partial-random-0": 1.0, "random-0": 0.5}
+    table = gaps_by_order(pd.concat([barriers(regular, "matching"),
+                                     barriers(star, "matching", "star-heldout")]))
+    assert list(table.order) == ["forward", "random-0"]
+    shares = table["share that complete matching closes"].str.split().str[0]
+    assert list(shares) == ["1.00", "0.50"]
 
 
 def test_an_interval_for_a_function_of_means():

@@ -403,8 +403,9 @@ def average_caption(experiment,           # an `Experiment` with sources, stars 
     wrong = examples * (1 - right.groupby("setting").value.mean())
     tests = "; ".join(f"{setting}: {count:.0f} test examples, {wrong[setting]:.0f} of them wrong "
                       "in the largest ensemble" for setting, count in examples.items())
+    stars = f"{experiment.stars} star" + "s" * (experiment.stars > 1)
     return ("AUROC (higher is better), calibration error and log loss (lower is better) of "
             "predictions averaged over S networks: points of the star domain of "
-            f"N = {experiment.sources} sources ({experiment.stars} stars, "
+            f"N = {experiment.sources} sources ({stars}, "
             f"{experiment.repeats} runs each), and ensembles of the sources "
             f"({experiment.repeats} orders). {tests}.")

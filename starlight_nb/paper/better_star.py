@@ -114,16 +114,22 @@ def _beside_usual(rows, way, pair, role=None):
     return own.value.mean(), ratio, *bootstrap_ratio(own, usual)
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #way-ratios
+def _star_losses(frame, split):
+    "The mean loss of the stars of each setting and way."
+    own = frame[(frame["pair"] == "single") & (frame.metric == "loss") & (frame.split == split)]
+    return own.groupby(["setting", "way"]).value.mean()
+
 def way_ratios(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     """For each setting, way and kind of pair: the mean barrier, its `ratio` to that of the paper's
-    algorithm, and the interval of the ratio, low to high."""
-    found = []
+    algorithm, the interval of the ratio, low to high, and the mean `loss` of the stars."""
+    found, losses = [], _star_losses(frame, split)
     for setting, rows in way_barriers(frame, split).groupby("setting", sort=False):
         for way in WAYS:
             for pair, role in (("star-heldout", "report"), ("star-source", None)):
                 values = _beside_usual(rows, way, pair, role)
                 if values is None: continue
-                about = dict(setting=setting, way=way, pair=pair, best=way == best_way(rows))
+                about = dict(setting=setting, way=way, pair=pair, best=way == best_way(rows),
+                             loss=losses.get((setting, way)))
                 found.append(about | dict(zip(("barrier", "ratio", "low", "high"), values)))
     return pd.DataFrame(found)
 
@@ -133,7 +139,7 @@ def way_table(ratios: pd.DataFrame,  # of `way_ratios`
     "One row a setting and way, as text."
     table = []
     for (setting, way), rows in ratios.groupby(["setting", "way"], sort=False):
-        row = {"setting": setting, "way": way}
+        row = {"setting": setting, "way": way, "loss": rows.loss.iloc[0]}
         for one in rows.itertuples():
             row[one.pair] = f"{one.barrier:.3f}"
             row[f"{one.pair}, ratio"] = with_interval(one.ratio, one.low, one.high)

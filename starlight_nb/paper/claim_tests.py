@@ -5,36 +5,37 @@
 # %% ../../nbs/50s_paper.claim_tests.ipynb #imports
 from __future__ import annotations
 import math
+from collections.abc import Callable
 from itertools import dropwhile
 import numpy as np
 import pandas as pd
-from .better_star import BY_ACTIVATIONS, USUAL, best_way, way_barriers
-from .kernel import ONE, candidate_rows
 from .trends import among_heldouts, series_line
 from ..statistics import AXES, bootstrap_function
 
 # %% auto #0
 __all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZERO', 'CONNECTED', 'BEYOND_CHANCE', 'CLASSES',
-           'FEWEST_HELDOUTS', 'chance_loss', 'barrier_height', 'star_ratio', 'excess_loss', 'with_more_sources',
-           'change_over_series', 'relative_change', 'depth_beside_width', 'width_line', 'ratios_over_series',
-           'ratios_and_slope', 'with_adam', 'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular',
-           'fused_beside_ensemble', 'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points',
-           'stars_apart', 'stars_beside_regular', 'average_beside', 'average_excess', 'best_beside_usual',
-           'activations_beside_usual', 'matched_beside_unmatched', 'on_paths']
+           'FEWEST_HELDOUTS', 'by_setting', 'barriers_of', 'value_row', 'chance_loss', 'remark_of', 'barrier_height',
+           'star_ratio', 'losses_of', 'excess_loss', 'with_more_sources', 'change_over_series', 'relative_change',
+           'depth_beside_width', 'width_line', 'ratios_over_series', 'ratios_and_slope', 'with_adam',
+           'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular', 'fused_beside_ensemble',
+           'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points']
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #barriers
 REGULAR, HELDOUT = AXES.values()
 SOURCE = "star-source"
 
-def _settings(data): return data.groupby("setting", sort=False)
+def by_setting(data: pd.DataFrame):
+    "The tidy rows of each setting, in their order: pairs of a name and rows."
+    return data.groupby("setting", sort=False)
 
 def _with_most_sources(rows):
     "The rows with the most sources in their setting, and those that are not about stars."
     most = rows.groupby("setting").n_source.transform("max")
     return rows[rows.n_source.isna() | (rows.n_source == most)]
 
-def _barriers(data, pair, split="train", metric="loss"):
-    "The barriers of matched pairs of one kind."
+def barriers_of(data: pd.DataFrame, pair: str, split: str = "train", metric: str = "loss",
+               ) -> pd.DataFrame:
+    "The barriers of matched pairs of one kind, of stars with the most sources in their setting."
     forward = data.get("matching", "forward") == "forward"
     own = (data["pair"] == pair) & (data.split == split) & (data.metric == f"{metric}_barrier")
     return _with_most_sources(data[own & forward])
@@ -43,8 +44,13 @@ def _barriers(data, pair, split="train", metric="loss"):
 FEWEST_MODELS = 3  # for an interval that a verdict may rest on
 TOO_FEW = "too few models"
 
-def _row(setting, function, *frames, remark=""):
-    "A list with the row for a function of the mean values of frames; empty if a frame is."
+def value_row(setting: str, function: Callable,
+              *frames: pd.DataFrame,  # with a column `value`, and those that name the models
+              remark: str = "",       # why the setting cannot tell
+             ) -> list[dict]:
+    """A list with one row: the function of the frames' mean values, and its interval over models.
+
+    Empty if a frame is; without other remark, too few models are one."""
     if any(frame.empty for frame in frames): return []
     with np.errstate(all="ignore"):  # a ratio to a barrier of zero
         ours = function(*(np.float64(frame.value.mean()) for frame in frames))
@@ -64,9 +70,9 @@ def chance_loss(dataset: str,  # may go on after a known name, as in cifar10-500
     known = [name for name in CLASSES if dataset.startswith(name)]
     return math.log(CLASSES[max(known, key=len)]) if known else math.inf
 
-def _remark(rows, split="train"):
+def remark_of(rows: pd.DataFrame, split: str = "train") -> str:
     "Why the setting of these rows is set aside; empty where it is not."
-    barrier = _barriers(rows, REGULAR, split).value.mean()
+    barrier = barriers_of(rows, REGULAR, split).value.mean()
     if barrier < NEAR_ZERO: return CONNECTED
     at_start = (rows.metric == "loss") & (rows.split == split) & (rows.t.fillna(0) == 0)
     loss = rows[at_start & ~rows.model_a.str.startswith("star", na=True)].value.mean()
@@ -77,32 +83,32 @@ def _remark(rows, split="train"):
 def barrier_height(data: pd.DataFrame, pair: str) -> list[dict]:
     "The barrier of one kind of pair, in nats."
     rows = []
-    for setting, part in _settings(data):
-        trivial = pair != REGULAR and _remark(part) == CONNECTED
+    for setting, part in by_setting(data):
+        trivial = pair != REGULAR and remark_of(part) == CONNECTED
         remark = CONNECTED if trivial else ""
-        rows += _row(setting, np.positive, _barriers(part, pair), remark=remark)
+        rows += value_row(setting, np.positive, barriers_of(part, pair), remark=remark)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #ratio
 def star_ratio(data: pd.DataFrame, split: str = "train", metric: str = "loss") -> list[dict]:
     "The star-heldout barrier divided by the regular-regular one."
     rows = []
-    for setting, part in _settings(data):
-        pairs = [_barriers(part, kind, split, metric) for kind in (HELDOUT, REGULAR)]
-        rows += _row(setting, np.divide, *pairs, remark=_remark(part, split))
+    for setting, part in by_setting(data):
+        pairs = [barriers_of(part, kind, split, metric) for kind in (HELDOUT, REGULAR)]
+        rows += value_row(setting, np.divide, *pairs, remark=remark_of(part, split))
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #excess-loss
-def _losses(data):
+def losses_of(data: pd.DataFrame) -> pd.DataFrame:
     "The training losses of single models."
     return data[(data["pair"] == "single") & (data.metric == "loss") & (data.split == "train")]
 
 def excess_loss(data: pd.DataFrame) -> list[dict]:
     "The training loss of stars minus that of regular solutions, in nats."
     rows = []
-    for setting, part in _settings(_with_most_sources(_losses(data))):
+    for setting, part in by_setting(_with_most_sources(losses_of(data))):
         star = part.model_a.str.startswith("star")
-        rows += _row(setting, np.subtract, part[star], part[~star])
+        rows += value_row(setting, np.subtract, part[star], part[~star])
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #sources
@@ -111,19 +117,19 @@ def with_more_sources(data: pd.DataFrame,
                      ) -> list[dict]:
     "The star-heldout barrier with the most sources, divided by that with another number of them."
     rows = []
-    for setting, part in _settings(data):
+    for setting, part in by_setting(data):
         counts = sorted(part.n_source.dropna().unique())
         if len(counts) < 2: continue
-        most, few = (_barriers(part[part.n_source == count], HELDOUT)
+        most, few = (barriers_of(part[part.n_source == count], HELDOUT)
                      for count in (counts[-1], counts[other]))
-        rows += _row(setting, np.divide, most, few, remark=_remark(part))
+        rows += value_row(setting, np.divide, most, few, remark=remark_of(part))
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #series
 def _series(data, name):
     "The rows of the networks of a series, in order, without those beyond chance."
     part = data[data.get("series", pd.Series("", data.index)).str.contains(name, na=False)]
-    inside = [setting for setting, rows in _settings(part) if _remark(rows) != BEYOND_CHANCE]
+    inside = [setting for setting, rows in by_setting(part) if remark_of(rows) != BEYOND_CHANCE]
     return part[part.setting.isin(inside)]
 
 def _apart(rows):
@@ -134,8 +140,8 @@ def _apart(rows):
 # %% ../../nbs/50s_paper.claim_tests.ipynb #ends
 def _ends(data, name):
     "The joint name of a series, and the rows of its first and its last network; or nothing."
-    parts = [part for _, part in _settings(_series(data, name))]
-    parts = [*dropwhile(lambda part: _remark(part) == CONNECTED, parts)]
+    parts = [part for _, part in by_setting(_series(data, name))]
+    parts = [*dropwhile(lambda part: remark_of(part) == CONNECTED, parts)]
     if len(parts) < 2: return None
     first, last = parts[0], parts[-1]
     return f"{first.setting.iloc[0]} to {last.setting.iloc[0]}", first, last
@@ -146,8 +152,8 @@ def change_over_series(data: pd.DataFrame, name: str) -> list[dict]:
     series, first, last = ends
     rows = []
     for kind in AXES.values():
-        barriers = [_apart(_barriers(end, kind)) for end in (last, first)]
-        rows += _row(f"{series}, {kind}", np.divide, *barriers)
+        barriers = [_apart(barriers_of(end, kind)) for end in (last, first)]
+        rows += value_row(f"{series}, {kind}", np.divide, *barriers)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #two-series
@@ -161,10 +167,10 @@ def depth_beside_width(data: pd.DataFrame) -> list[dict]:
     if depths is None or widths is None: return []
     rows = []
     for kind in AXES.values():
-        barriers = [_apart(_barriers(end, kind))
+        barriers = [_apart(barriers_of(end, kind))
                     for end in (depths[2], depths[1], widths[2], widths[1])]
         label = f"{depths[0]} beside {widths[0]}, {kind}"
-        rows += _row(label, relative_change, *barriers)
+        rows += value_row(label, relative_change, *barriers)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #line
@@ -189,16 +195,16 @@ def ratios_and_slope(data: pd.DataFrame) -> list[dict]:
 # %% ../../nbs/50s_paper.claim_tests.ipynb #adam
 def with_adam(data: pd.DataFrame) -> list[dict]:
     "The barriers of settings with Adam, divided by those of the same settings without."
-    parts, rows = dict(iter(_settings(data))), []
+    parts, rows = dict(iter(by_setting(data))), []
     for setting, adam in parts.items():
         other = parts.get(setting.removesuffix(", Adam"), adam)
         if other is adam: continue
-        remarks = {_remark(adam), _remark(other)}
+        remarks = {remark_of(adam), remark_of(other)}
         remark = BEYOND_CHANCE if BEYOND_CHANCE in remarks else ""
         if remarks == {CONNECTED}: remark = CONNECTED
         for kind in AXES.values():
-            pairs = [_apart(_barriers(part, kind)) for part in (adam, other)]
-            rows += _row(f"{setting}, {kind}", np.divide, *pairs, remark=remark)
+            pairs = [_apart(barriers_of(part, kind)) for part in (adam, other)]
+            rows += value_row(f"{setting}, {kind}", np.divide, *pairs, remark=remark)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #test-data
@@ -207,23 +213,25 @@ def _difference_of_ratios(a, b, c, d): return a / b - c / d
 def ratio_on_test_data(data: pd.DataFrame) -> list[dict]:
     "The ratio of star and regular barriers on the test data, minus that on the training data."
     rows = []
-    for setting, part in _settings(data):
-        pairs = [_barriers(part, kind, split)
+    for setting, part in by_setting(data):
+        pairs = [barriers_of(part, kind, split)
                  for split in ("test", "train") for kind in (HELDOUT, REGULAR)]
-        remark = _remark(part, "test") or _remark(part)
-        rows += _row(setting, _difference_of_ratios, *pairs, remark=remark)
+        remark = remark_of(part, "test") or remark_of(part)
+        rows += value_row(setting, _difference_of_ratios, *pairs, remark=remark)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #averages
 def average_beside_ensemble(data: pd.DataFrame, metric: str) -> list[dict]:
     "A metric of averages over the star domain, minus that of the deep ensemble."
+    stars = data[data.method == "star domain"].groupby("setting").model_a.nunique()
     own = data[(data.method == "star domain - deep ensemble") & (data.split == "test")]
     rows = []
-    for setting, part in _settings(own):
+    for setting, part in by_setting(own):
         values = part.set_index("metric").value
         if metric not in values: continue
-        low, high = values[f"{metric}_low"], values[f"{metric}_high"]
-        rows.append(dict(setting=setting, ours=values[metric], low=low, high=high, remark=""))
+        row = dict(setting=setting, ours=values[metric], low=values[f"{metric}_low"])
+        remark = TOO_FEW if stars.get(setting, 0) < FEWEST_MODELS else ""
+        rows.append(row | dict(high=values[f"{metric}_high"], remark=remark))
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #fused
@@ -235,19 +243,19 @@ def _accuracies_in_percent(data):
 def fused_beside_regular(data: pd.DataFrame) -> list[dict]:
     "The accuracy of fused stars minus that of regular networks."
     rows = []
-    for setting, part in _settings(_accuracies_in_percent(data)):
+    for setting, part in by_setting(_accuracies_in_percent(data)):
         fused, regular = (part[part.method == name] for name in ("fused star", "regular"))
-        rows += _row(setting, np.subtract, fused, regular)
+        rows += value_row(setting, np.subtract, fused, regular)
     return rows
 
 def fused_beside_ensemble(data: pd.DataFrame) -> list[dict]:
     "The accuracy of fused stars minus that of the ensemble of the same sources."
     rows = []
-    for setting, part in _settings(_accuracies_in_percent(data)):
+    for setting, part in by_setting(_accuracies_in_percent(data)):
         ensembles = part[part.method == "ensemble"].groupby("first").value.mean()
         fused = part[part.method == "fused star"]
         fused = fused.assign(value=fused.value - fused["first"].map(ensembles))
-        rows += _row(setting, np.positive, fused.dropna(subset="value"))
+        rows += value_row(setting, np.positive, fused.dropna(subset="value"))
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #samplings
@@ -256,19 +264,19 @@ def _sampled(part, name): return part[part.t_sampling == name]
 def with_sampling(data: pd.DataFrame, name: str) -> list[dict]:
     "The star-heldout barrier of one distribution of t, divided by that with uniform t."
     rows = []
-    for setting, part in _settings(data):
-        pairs = [_barriers(_sampled(part, own), HELDOUT) for own in (name, "uniform")]
-        rows += _row(setting, np.divide, *pairs, remark=_remark(part))
+    for setting, part in by_setting(data):
+        pairs = [barriers_of(_sampled(part, own), HELDOUT) for own in (name, "uniform")]
+        rows += value_row(setting, np.divide, *pairs, remark=remark_of(part))
     return rows
 
 def constant_t_loss(data: pd.DataFrame) -> list[dict]:
     "The training loss of stars with a constant t minus that of stars with uniform t, in nats."
     rows = []
-    for setting, part in _settings(_with_most_sources(_losses(data))):
+    for setting, part in by_setting(_with_most_sources(losses_of(data))):
         for name in part.t_sampling.dropna().unique():
             if not name.startswith("constant"): continue
             stars = [_sampled(part, own) for own in (name, "uniform")]
-            rows += _row(f"{setting}, t {name}", np.subtract, *stars)
+            rows += value_row(f"{setting}, t {name}", np.subtract, *stars)
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #change-nothing
@@ -278,8 +286,8 @@ def _change(setting, part, change):
     "Two rows, one a kind of pair; `change` chooses the rows to compare from the barriers."
     rows = []
     for kind in AXES.values():
-        chosen = change(_barriers(part, kind))
-        rows += _row(f"{setting}, {kind}", np.divide, *chosen, remark=_remark(part))
+        chosen = change(barriers_of(part, kind))
+        rows += value_row(f"{setting}, {kind}", np.divide, *chosen, remark=remark_of(part))
     return rows
 
 def _three_heldouts(barriers): return among_heldouts(barriers, FEWEST_HELDOUTS), barriers
@@ -292,8 +300,8 @@ def _most_points(barriers):
 def with_few_heldouts(data: pd.DataFrame) -> list[dict]:
     "Barriers with the first three held-out solutions, divided by those with all."
     rows = []
-    for setting, part in _settings(data):
-        pairs = _barriers(part, REGULAR)
+    for setting, part in by_setting(data):
+        pairs = barriers_of(part, REGULAR)
         if len(among_heldouts(pairs, FEWEST_HELDOUTS)) == len(pairs): continue
         rows += _change(setting, part, _three_heldouts)
     return rows
@@ -301,94 +309,6 @@ def with_few_heldouts(data: pd.DataFrame) -> list[dict]:
 def with_more_points(data: pd.DataFrame) -> list[dict]:
     "Barriers with the most points on each path, divided by those with the fewest."
     rows = []
-    for setting, part in _settings(data):
+    for setting, part in by_setting(data):
         if part.points.nunique() > 1: rows += _change(setting, part, _most_points)
     return rows
-
-# %% ../../nbs/50s_paper.claim_tests.ipynb #kernel
-def _between_stars(part, sources):
-    "The barriers between stars of the `sources` named, with the most of them."
-    return _barriers(part[part.candidate == sources], "star-star")
-
-def stars_apart(data: pd.DataFrame, sources: str) -> list[dict]:
-    "The barrier between two stars, in nats."
-    rows = []
-    for setting, part in _settings(data):
-        remark = CONNECTED if _remark(part) == CONNECTED else ""
-        rows += _row(setting, np.positive, _between_stars(part, sources), remark=remark)
-    return rows
-
-def stars_beside_regular(data: pd.DataFrame, sources: str) -> list[dict]:
-    "The barrier between two stars, divided by that between regular solutions."
-    rows = []
-    for setting, part in _settings(data):
-        barriers = _between_stars(part, sources), _barriers(part, REGULAR)
-        rows += _row(setting, np.divide, *barriers, remark=_remark(part))
-    return rows
-
-# %% ../../nbs/50s_paper.claim_tests.ipynb #averages-of-stars
-def average_beside(data: pd.DataFrame,
-                   average: str,  # of `kernel.CANDIDATES`
-                   other: str,    # of the same, or `kernel.ONE`
-                   k: int = 0,    # stars in the average; 0: the most
-                  ) -> list[dict]:
-    "The star – held-out barrier of an average, divided by another candidate's of as many stars."
-    found, rows = candidate_rows(data), []
-    for setting, part in _settings(data):
-        own = found[found.setting == setting]
-        most = k or own[own.candidate == average].averaged.max()
-        mine = own[(own.candidate == average) & (own.averaged == most)]
-        theirs = own[(own.candidate == other) & (own.averaged == (1 if other == ONE else most))]
-        rows += _row(setting, np.divide, mine, theirs, remark=_remark(part))
-    return rows
-
-# %% ../../nbs/50s_paper.claim_tests.ipynb #average-excess
-def average_excess(data: pd.DataFrame,
-                   average: str,  # of `kernel.CANDIDATES`
-                  ) -> list[dict]:
-    "The training loss of averages of the most stars minus that of regular solutions, in nats."
-    rows = []
-    for setting, part in _settings(_losses(data)):
-        own = part[part.candidate == average]
-        most = own[own.averaged == own.averaged.max()]
-        regular = part[~part.model_a.str.startswith("star")]
-        rows += _row(setting, np.subtract, most, regular)
-    return rows
-
-# %% ../../nbs/50s_paper.claim_tests.ipynb #better
-def _beside_usual(data, way_of):
-    "The star – held-out barrier of a way, `way_of(barriers)`, divided by the usual one."
-    barriers, rows = way_barriers(data), []
-    for setting, part in _settings(data):
-        own = barriers[barriers.setting == setting]
-        report = own[own.role == "report"]
-        other, usual = (report[report.way == way] for way in (way_of(own), USUAL))
-        rows += _row(setting, np.divide, other, usual, remark=_remark(part))
-    return rows
-
-def best_beside_usual(data: pd.DataFrame) -> list[dict]:
-    "The star – held-out barrier of the chosen way, divided by that of the paper's algorithm."
-    return _beside_usual(data, best_way)
-
-def activations_beside_usual(data: pd.DataFrame) -> list[dict]:
-    "That barrier where held-outs are matched by activations, divided by that by weights."
-    return _beside_usual(data, lambda barriers: BY_ACTIVATIONS)
-
-# %% ../../nbs/50s_paper.claim_tests.ipynb #matched
-def matched_beside_unmatched(data: pd.DataFrame) -> list[dict]:
-    "The regular – regular barrier after matching by weights, divided by that without."
-    own = (data["pair"] == REGULAR) & (data.split == "train") & (data.metric == "loss_barrier")
-    rows = []
-    for setting, part in _settings(data[own]):
-        matched, unmatched = (part[part.matching == name] for name in ("forward", "none"))
-        rows += _row(setting, np.divide, matched, unmatched)
-    return rows
-
-def on_paths(test,          # of a claim
-             repair: bool,  # with hidden units rescaled, or as they are
-            ):
-    "The test on the paths of one kind."
-    def chosen(data):
-        of_kind = data.get("repair", pd.Series(False, data.index)) == repair
-        return test(data[of_kind])
-    return chosen

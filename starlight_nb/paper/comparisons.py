@@ -23,7 +23,7 @@ from ..statistics import bootstrap_function, bootstrap_ratio
 # %% auto #0
 __all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'GAPS', 'GAP_HEADINGS', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison',
            'matching_methods', 'forward_orders', 'relative_barriers', 'order_range', 'matched_pairs_table',
-           'gap_closed', 'gap_table', 'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
+           'gap_closed', 'gap_table', 'gaps_by_order', 'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #specs
 SPECS = {  # the star's options, the matching of its pairs, and that in a random order
@@ -130,27 +130,27 @@ def matched_pairs_table(frame: pd.DataFrame,   # with the columns `matching` and
     return table.rename(columns={"method": "matched by", "units": "hidden units"})
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #gap-closed
-def _gap_parts(rows):
+def _gap_parts(rows, order):
     "The barriers of one setting: regular and star, each under partial and complete matching."
-    pairs = {"regular": "regular-regular", "star": "star-heldout"}
-    matchings = {"partial": "partial", "complete": "forward"}
+    matchings = ("partial" if order == "forward" else f"partial-{order}", order)
     return [rows[(rows.pair == pair) & (rows.matching == matching)]
-            for pair in pairs.values() for matching in matchings.values()]
+            for pair in ("regular-regular", "star-heldout") for matching in matchings]
 
 GAPS = {  # what is compared, from the means of `_gap_parts`
     "gap, partial": lambda rp, rc, sp, sc: rp - sp,
     "share": lambda rp, rc, sp, sc: (rp - rc) / (rp - sp),
     "gap, complete": lambda rp, rc, sp, sc: rc - sc}
 
-def gap_closed(frame: pd.DataFrame,   # with the column `matching`
-               split: str = "train",  # or test
+def gap_closed(frame: pd.DataFrame,     # with the column `matching`
+               split: str = "train",    # or test
+               order: str = "forward",  # in which units are matched; or random-0, random-1, ...
               ) -> pd.DataFrame:
     """For each setting the gap between regular solutions and stars under partial and complete
     matching, and the `share` of the former that complete matching closes: one row a setting and
     quantity, `value` from `low` to `high`."""
     found = []
     for setting, rows in _loss_barriers(frame, split).groupby("setting", sort=False):
-        parts = _gap_parts(rows)
+        parts = _gap_parts(rows, order)
         for quantity, function in GAPS.items():
             low, high = bootstrap_function(function, *parts)
             value = function(*(part.value.mean() for part in parts))
@@ -168,6 +168,16 @@ def gap_table(gaps: pd.DataFrame,  # of `gap_closed`
     texts = [with_interval(*row) for row in gaps[["value", "low", "high"]].to_numpy()]
     table = gaps.assign(text=texts).text.unstack("quantity", sort=False)
     return table[list(GAP_HEADINGS)].rename(columns=GAP_HEADINGS).reset_index()
+
+def gaps_by_order(frame: pd.DataFrame,   # with the column `matching`
+                  split: str = "train",  # or test
+                 ) -> pd.DataFrame:
+    "The `gap_table` of every order in which units were matched."
+    matchings = frame.matching.dropna().unique()
+    orders = ["forward", *sorted(name for name in matchings if name.startswith("random"))]
+    tables = [gap_table(gap_closed(frame, split, order)) for order in orders]
+    for table, order in zip(tables, orders): table.insert(1, "order", order)
+    return pd.concat(tables).sort_values("setting", kind="stable", ignore_index=True)
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #rematch-options
 def rematch_options(every: list[int],  # re-match after so many epochs

@@ -108,9 +108,11 @@ claim that something can be so; one setting is enough for it.)
 
 Not counted are settings that cannot tell: where regular solutions are *connected anyway*, with a \
 barrier below 0.05 nats; where the matched path between them is *beyond chance*, worse than \
-guessing; and where there are *too few models*, because an interval needs at least three stars or \
-three regular solutions. Where a setting has one star, its interval is over the other models, and \
-says nothing about other stars.
+guessing; where an average of stars is *no solution*, with a training loss that is higher than \
+that of regular solutions by 0.05 nats or more; and where there are *too few models*, because an \
+interval needs at least three stars or three regular solutions, and for averaged predictions \
+three stars. Where a setting has one star, its interval is over the other models, and says nothing \
+about other stars.
 
 The column *paper* has an example from the paper, of the network and data in brackets. Where a \
 setting is one of the paper's own, the tables *Beside the paper* compare value by value.
@@ -127,7 +129,7 @@ def _claims_of_report(page, out, rows):
     beyond = standing["where"] == BEYOND["where"]
     if not beyond.all(): yield page.claims(standing[~beyond])
     if beyond.any():
-        yield page.heading(3, "beyond-the-paper", "Beyond the paper: what follows from it")
+        yield page.heading(3, "beyond-the-paper", "Beyond the paper")
         yield page.claims(standing[beyond])
     yield page.heading(3, "verdicts", "How a verdict is reached")
     yield page.prose(VERDICT_RULES)

@@ -127,7 +127,7 @@ def _way_panel(axis, rows, setting):
                       xerr=(own.ratio - own.low, own.high - own.ratio), fmt=style.marker,
                       color=style.colour, linewidth=1, label=style.label)
     axis.axvline(1, color=COLOURS["ensemble"], linewidth=0.8, linestyle=":")
-    axis.set(title=setting, xlabel="barrier, as a multiple", xlim=(0, None))
+    axis.set(title=setting, xlabel="barrier / the paper's algorithm's", xlim=(0, None))
 
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-ways
 def plot_ways(ratios: pd.DataFrame, ax=None,

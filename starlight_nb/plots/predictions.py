@@ -9,7 +9,7 @@ import pandas as pd
 from ..bma import ECE_BINS
 from .style import (
     AVERAGES, PREDICTORS, check_columns, check_methods, draw_level, draw_mean, drawn_rows,
-    finish_figure, panels, series_styles, set_source_axis)
+    finish_figure, panels, series_styles, set_source_axis, span)
 from ..statistics import summarise
 
 # %% auto #0
@@ -189,8 +189,8 @@ def _fusion_panel(axis, part, setting):
         own = percent[percent.method == method].sort_values("n_source")
         if own.empty: continue
         if own["mean"].max() < floor:
-            accuracies = f"{own['mean'].min():.0f} to {own['mean'].max():.0f} %"
-            axis.text(0.02, 0.03, f"{style.label}:\n{accuracies}, below this panel",
+            accuracies = span(own["mean"].round().astype(int))
+            axis.text(0.02, 0.03, f"{style.label}:\n{accuracies} %, below this panel",
                       transform=axis.transAxes, fontsize="small", color=style.colour)
         else: draw_mean(axis, own.n_source, own, style)
     set_source_axis(axis, part, setting)
