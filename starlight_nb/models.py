@@ -287,6 +287,19 @@ def builder_of(name: str,  # what `build` would be given
     from torchvision.models import get_model_builder
     return get_model_builder(name.removeprefix("torchvision."))
 
+# %% ../nbs/01_models.ipynb #check-sizes
+def _check_sizes(name, kwargs):
+    "`ValueError` for a size with which an architecture of `ARCHITECTURES` is no network."
+    for key, parameter in parameters_of(ARCHITECTURES[name]).items():
+        argument, default = f"{key} of architecture {name!r}", parameter.default
+        value = kwargs.get(key, default)
+        if isinstance(default, bool): continue
+        if isinstance(default, int): check_number(argument, value, int, 1, math.inf)
+        if not isinstance(default, tuple): continue
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ValueError(f"{argument}: a list of whole numbers is needed, not {value!r}")
+        for number in value: check_number(argument, number, int, 1, math.inf)
+
 # %% ../nbs/01_models.ipynb #build-imported
 def _check_arguments(name, make, kwargs):
     "`ValueError` for an argument that a function does not have."
@@ -334,6 +347,7 @@ def build(name: str, num_classes: int = 10, **kwargs) -> nn.Module:
     if name not in ARCHITECTURES: return _build_torchvision(name, num_classes, kwargs)
     make = ARCHITECTURES[name]
     _check_arguments(name, make, kwargs)
+    _check_sizes(name, kwargs | {"num_classes": num_classes})
     return make(num_classes=num_classes, **kwargs)
 
 def _build_torchvision(name, num_classes, kwargs):

@@ -81,7 +81,7 @@ def test_statistics_that_do_not_suit_the_data_are_told(small, dtype, options):
     else:
         for name, text in zip(("state_a", "state_b"), found, strict=True):
             assert text.startswith(f"{name}: with its stored normalisation statistics the training loss is ")
-            assert f"a barrier may be hidden. refresh_batchnorm(model, {name}, data) measures them; where they did" in text
+            assert f"a barrier may be hidden. refresh_batchnorm(model, {name}, data) returns a state with measured ones; where they did" in text
     assert not told(lambda: path_losses(model, *measured, data, ts=3, **options))
     assert not told(lambda: path_losses(model, ends[0], ends[0], data, ts=3, **options))
 

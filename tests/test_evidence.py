@@ -556,6 +556,32 @@ def test_results_by_hand_are_of_the_same_parameters(parameters, tmp_path):
         check_report(tmp_path, "out", load_profile("smoke"))
 
 
+@pytest.mark.parametrize("name", ["README.md", "index.html"])
+def test_a_page_of_somebody_else_is_not_replaced(name, tmp_path, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("precious")
+    assert cli.main(["reproduce", "--profile", "smoke", "--out", str(out), "--store",
+                     str(tmp_path / "store"), "--dry-run"]) == 2
+    assert f"out: {out} has a file {name} and no report" in capsys.readouterr().err
+    assert (out / name).read_text() == "precious" and not (tmp_path / "store").exists()
+
+
+def test_verdicts_of_other_settings_are_not_kept(tmp_path, capsys):
+    reports = {}
+    for name in ("digits", "mnist"):
+        reports[name] = shutil.copytree(ROOT / "reports" / name, tmp_path / name)
+    assert cli.main(["compare", *map(str, reports.values()), "--keep"]) == 2
+    assert "other settings of" in capsys.readouterr().err
+    again = shutil.copytree(reports["mnist"], tmp_path / "again")
+    for file in (again / "data").glob("*.json"):
+        file.write_text(file.read_text().replace('"seed_set": 0', '"seed_set": 1'))
+    evidence = again / "evidence.json"
+    evidence.write_text(evidence.read_text().replace('"profile_digest": "', '"profile_digest": "other'))
+    assert cli.main(["compare", str(reports["mnist"]), str(again), "--keep"]) == 0
+    assert (reports["mnist"] / "claims_again.csv").exists()
+
+
 def test_one_digest_has_one_title():
     "A parameter that the profile has already is in neither; two profiles may not share a title."
     plain, same, fewer = (check_request("smoke", ["fig3"], given)

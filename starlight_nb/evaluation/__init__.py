@@ -25,7 +25,7 @@ from ..training.recipes import recipe_or_default
 _all_ = ['Task', 'check_same', 'interpolate', 'lerp_states']
 
 # %% auto #0
-__all__ = ['LOOKED_AT', 'UNSUITED', 'WORSE', 'check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends',
+__all__ = ['LOOKED_AT', 'AGAIN', 'UNSUITED', 'WORSE', 'check_part', 'Evaluator', 'refresh_batchnorm', 'evaluate', 'checked_ends',
            'warn_of_constants', 'warn_of_statistics', 'guessing_loss', 'warn_of_guessing', 'midpoint_loss',
            'StackedEvaluator', 'refresh_batchnorm_stacked', 'evaluate_stacked', 'Task', 'check_same', 'interpolate',
            'lerp_states']
@@ -206,6 +206,7 @@ def warn_of_constants(evaluator: Evaluator, state_a: dict[str, torch.Tensor],
 
 # %% ../../nbs/03_evaluation.ipynb #warn-of-statistics
 LOOKED_AT = 500  # training examples with which stored statistics are compared with measured ones
+AGAIN = 5_000    # examples of a second look, where the first has found a difference
 UNSUITED = 0.1   # difference of the losses, relative to the largest on the way, that matters
 
 def warn_of_statistics(evaluator: Evaluator | StackedEvaluator,
@@ -219,18 +220,21 @@ def warn_of_statistics(evaluator: Evaluator | StackedEvaluator,
 
     Returns the names of these states."""
     if not evaluator.refresher.statistics: return set()
-    few = split.subset(LOOKED_AT if isinstance(split, Numbered) else SMALLEST)
-    if len(few) < 2: return set()
-    with torch.random.fork_rng():
-        losses = evaluator.stored_and_measured(list(states.values()), few, recipe)
-    told = {name: own for name, own in zip(states, losses)
-            if abs(own[0] - own[1]) > UNSUITED * largest}
+    told = states
+    for count in (LOOKED_AT if isinstance(split, Numbered) else SMALLEST, AGAIN):
+        few = split.subset(count)
+        if len(few) < 2 or not told: return set()
+        with torch.random.fork_rng():
+            losses = evaluator.stored_and_measured([states[name] for name in told], few, recipe)
+        told = {name: own for name, own in zip(told, losses)
+                if abs(own[0] - own[1]) > UNSUITED * largest}
+        if len(few) < count: break  # all of them
     for name, (stored, measured) in told.items():
         warnings.warn(f"{name}: with its stored normalisation statistics the training loss is "
                       f"{stored:.4g}, with measured ones {measured:.4g} ({len(few)} examples); "
                       f"a barrier may be {'hidden' if stored > measured else 'overstated'}. "
-                      f"refresh_batchnorm(model, {name}, data) measures them{advice}",
-                      stacklevel=3)
+                      f"refresh_batchnorm(model, {name}, data) returns a state with measured "
+                      f"ones{advice}", stacklevel=3)
     return set(told)
 
 # %% ../../nbs/03_evaluation.ipynb #warn-of-guessing

@@ -263,12 +263,10 @@ def _prune(root, arguments):
 # %% ../../nbs/50zc_paper.cli.ipynb #compare
 def _keep(report, other):
     "Keep the verdicts of another report in a report."
-    from starlight_nb.paper.evidence import saved_identity
+    from starlight_nb.paper.evidence import check_other_seeds, saved_identity
     from starlight_nb.paper.gallery import write_kept_gallery
-    own, its = saved_identity(report), saved_identity(other)
-    if own and own.get("profile_digest") == its.get("profile_digest"):
-        raise ValueError(f"other: {other} has the seeds of {report}; another run is needed")
-    write_kept_gallery(report, other, own.get("title", report.name))
+    check_other_seeds(report, other)
+    write_kept_gallery(report, other, saved_identity(report).get("title", report.name))
 
 def _compare(arguments):
     "Print the verdicts of two reports side by side."

@@ -15,7 +15,7 @@ from ..runtime.settings import Settings, device_name
 
 # %% auto #0
 __all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'CLOSED', 'ORIGIN', 'profile_identity', 'check_report',
-           'claim_report', 'merged_origins', 'notebook_seconds', 'saved_identity', 'save_evidence']
+           'check_other_seeds', 'claim_report', 'merged_origins', 'notebook_seconds', 'saved_identity', 'save_evidence']
 
 # %% ../../nbs/50w_paper.evidence.ipynb #profile-identity
 def profile_identity(profile: Profile,
@@ -100,22 +100,54 @@ def _evidence_of(out, argument):
         if _experiments_in(out): raise
         return {}
 
+def _check_pages(out, argument, evidence):
+    "`ValueError` where `out` has pages that no report has written."
+    if evidence or _experiments_in(out): return
+    for name in ("README.md", "index.html"):
+        path = out / name
+        if not path.exists() or b"evidence.json" in path.read_bytes(): continue
+        raise ValueError(f"{argument}: {out} has a file {name} and no report, and a report would "
+                         "replace that file; choose another folder with out (--out DIR)")
+
 def check_report(out: Path,         # the report's folder
                  argument: str,     # the argument that chose it, for the message
                  profile: Profile,  # of this run
                  given: dict[str, dict] | None = None,  # as in `all_parameters`
                 ) -> None:
-    "`ValueError` where `out` holds results of another profile, or nobody knows of which."
+    "`ValueError` where `out` holds results of another profile, or of nobody knows what."
     before, identity = _evidence_of(out, argument), profile_identity(profile, given)
     settings = {name: dataclasses.asdict(own) for name, own in profile.settings.items()}
     parameters = {} if before.get("profile_digest") else all_parameters(profile, given)
     written = json.loads(json.dumps([settings, parameters]))  # tuples become lists
     found = _other_profile(before, identity, report_name(profile, given))
     found = found or _other_result(out, argument, *written)
-    if not found: return
+    if not found: return _check_pages(out, argument, before)
     raise ValueError(f"{argument}: {out} holds results of {found}, and this run is for "
                      f"{_in_words(identity)}; choose another folder with out (--out DIR), or "
                      "remove that one to make it anew")
+
+# %% ../../nbs/50w_paper.evidence.ipynb #check-other-seeds
+def _same_settings(own, its):
+    "Whether two tables of settings are the same but for the seeds."
+    return own.keys() == its.keys() and not any(
+        _differ(table | dict(seed_set=0), its[key] | dict(seed_set=0))
+        for key, table in own.items())
+
+def check_other_seeds(report: Path, other: Path) -> None:
+    "`ValueError` unless two reports have the same settings, and other seeds."
+    digests = [saved_identity(folder).get("profile_digest") for folder in (report, other)]
+    same_seeds = digests[0] is not None and digests[0] == digests[1]
+    for name in {*_experiments_in(report)} & {*_experiments_in(other)}:
+        own, its = (_read_checked(folder / "data" / f"{name}.json", SUMMARY, argument)
+                    .get("settings") or {}
+                    for argument, folder in (("report", report), ("other", other)))
+        if not _same_settings(own, its):
+            raise ValueError(f"other: {other} has other settings of {name!r} than {report}; the "
+                             "same settings with other seeds are needed")
+        same_seeds = same_seeds or any(table.get("seed_set") == its[key].get("seed_set")
+                                       for key, table in own.items())
+    if same_seeds:
+        raise ValueError(f"other: {other} has the seeds of {report}; another run is needed")
 
 # %% ../../nbs/50w_paper.evidence.ipynb #claim-report
 def claim_report(out: Path, identity: dict) -> None:

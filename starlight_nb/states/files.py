@@ -36,6 +36,8 @@ def _state_in(found, where):
     if _is_state(found): return found
     if not isinstance(found, dict):
         raise ValueError(f"source: {where} holds no dict of tensors but {type(found).__name__}")
+    found = {key: _state_of_module(value) if isinstance(value, nn.Module) else value
+             for key, value in found.items()}
     states = {key: value for key, value in found.items() if _is_state(value)}
     usual = {key: own for key, own in states.items() if re.fullmatch(USUAL, str(key))}
     if len(usual or states) == 1: return next(iter((usual or states).values()))

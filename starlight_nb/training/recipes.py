@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ..runtime.settings import check_choice, check_number, experiments_folder
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'Recipe',
+__all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'LARGEST', 'Recipe',
            'published_recipes', 'recipe_from', 'recipe_or_default', 'learning_rate', 'draw_augmentations',
            'apply_augmentations', 'augment']
 
@@ -89,6 +89,7 @@ RANGES = {  # kind, lowest value, and the bound that it stays below
     "crop_padding": (int, 0, math.inf), "lr": (float, 0, math.inf),
     "weight_decay": (float, 0, math.inf), "warmup_epochs": (float, 0, math.inf),
     "gamma": (float, 0, math.inf), "momentum": (float, 0, 1), "label_smoothing": (float, 0, 1)}
+LARGEST = 10**9  # of any of them: larger numbers are mistakes
 
 # %% ../../nbs/02a_training.recipes.ipynb #check
 def _checked_fields(values):
@@ -100,6 +101,12 @@ def _checked_fields(values):
         raise ValueError(f"recipe.{name}: true or false is needed, not {values[name]!r}")
     numbers = {name: check_number(f"recipe.{name}", values[name], *limits)
                for name, limits in RANGES.items()}
+    for name, value in numbers.items():
+        if value > LARGEST:
+            raise ValueError(f"recipe.{name}: at most {LARGEST:g} is needed, not {value:g}")
+    if numbers["warmup_epochs"] > numbers["epochs"] > 0:
+        raise ValueError(f"recipe.warmup_epochs: at most the {numbers['epochs']} epochs are "
+                         f"needed, not {numbers['warmup_epochs']:g}")
     if not isinstance(values["milestones"], tuple):
         raise ValueError("recipe.milestones: a list of fractions is needed, "
                          f"not {values['milestones']!r}")
