@@ -32,6 +32,15 @@ __all__ = ['KEPT', 'LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses'
            'accuracy_barrier', 'matched_path', 'barrier_between', 'Plane', 'plane_grid', 'plane_segments',
            'plane_losses', 'unit_statistics', 'rescaled', 'repair']
 
+# %% ../nbs/12_barriers.ipynb #check-lengths
+def _check_lengths(ts, values):
+    "`ValueError` unless all curves, {metric: {split: values}}, have a value for each point."
+    for metric, curves in values.items():
+        for split, curve in curves.items():
+            if np.shape(curve) == np.shape(ts): continue
+            raise ValueError(f"{metric}: a value for each of the ts, of shape {np.shape(ts)}, is "
+                             f"needed for {split!r}, not of shape {np.shape(curve)}")
+
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
 class PathCurve:
@@ -43,6 +52,9 @@ class PathCurve:
         metrics: {metric: {split: values (points,)}}; the accuracy alone may be given as {split:
             values}.
         loss_name: the loss with its unit, for figures.
+
+    Raises:
+        ValueError: for a curve that has not as many values as there are points.
     """
     ts: np.ndarray
     loss: dict[str, np.ndarray]
@@ -51,6 +63,7 @@ class PathCurve:
     def __post_init__(self):  # the accuracy alone, by split, will do
         if not all(isinstance(own, dict) for own in self.metrics.values()):
             object.__setattr__(self, "metrics", {"accuracy": self.metrics})
+        _check_lengths(self.ts, {"loss": self.loss, **self.metrics})
     @property
     def accuracy(self) -> dict[str, np.ndarray]:
         "The metric of this name, from 0 to 1; `ValueError` where the task has none."

@@ -20,7 +20,7 @@ from starlight_nb.training import Recipe
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Source")
 MAX_LINE_LENGTH = 100
 DRAWN = [name for name in plots.__all__ if name.startswith("plot_")] + [
-    "figure_style", "finish_figure", "in_one_column"]
+    "LineStyle", "figure_style", "finish_figure", "in_one_column", "pair_counts", "span"]
 OFFERED = [getattr(module, name) for module, names in (
     (starlight_nb, starlight_nb.__all__), (matching, matching.__all__), (plots, DRAWN), (sinkhorn, ["sinkhorn"]))
     for name in names]

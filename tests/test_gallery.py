@@ -27,8 +27,9 @@ from starlight_nb.paper.gallery import (
 from starlight_nb.paper.report import save_figure
 from starlight_nb.paper.predictors import fusion_summary
 from starlight_nb.plots import (
-    KINDS, figure_style, plot_averages, plot_comparison, plot_fusion, plot_paths, plot_plane,
-    plot_reliability, plot_samplings, plot_source_count, plot_trend, plot_widths)
+    KINDS, figure_style, finish_figure, in_one_column, pair_counts, plot_averages, plot_comparison,
+    plot_fusion, plot_paths, plot_plane, plot_reliability, plot_samplings, plot_source_count,
+    plot_trend, plot_widths)
 from starlight_nb.statistics import barrier_points
 from starlight_nb.paper.published import comparison_table, save_comparison
 from starlight_nb.paper.experiment import Experiment
@@ -516,6 +517,41 @@ def test_axes_come_in_every_form_and_nothing_else_does():
     assert alone.get_ylabel() == "loss, train (nats)" and alone.get_legend().texts[0].get_text() == "mine"
     with pytest.raises(ValueError, match="ax: Matplotlib axes are needed, not str"):
         plot_paths(curve(), ax="mine")
+    with pytest.raises(ValueError, match="ax: axes of its own are needed for each panel"):
+        plot_paths(curve(), ax=[alone, alone])
+    for name in ("3d", "polar"):
+        with pytest.raises(ValueError, match=f"ax: flat axes with x and y are needed, not {name}"):
+            plot_paths(curve(), ax=plt.figure().add_subplot(projection=name))
+    assert in_one_column(plt.figure()) is None
+
+
+@pytest.mark.parametrize("column", ["setting", "pair"])
+def test_a_column_that_says_nothing_is_as_good_as_none(column):
+    "As in a table without settings or names that was saved and read again."
+    frame = curve().to_frame()
+    for nothing in (None, np.nan, ""):
+        above, below = plot_paths(frame.assign(**{column: nothing})).axes
+        assert len(above.lines) == len(below.lines) == 1 and not above.get_title()
+    both = pd.concat([frame.assign(setting=name) for name in ("A", None)])
+    assert [axis.get_title() for axis in plot_paths(both, metric="loss").axes] == ["A", ""]
+
+
+def test_many_settings_are_drawn_where_the_size_is_chosen():
+    frame = pd.concat([curve().to_frame().assign(setting=n) for n in range(12)])
+    assert len(plot_paths(frame, metric="loss", figsize=(20, 2)).axes) == 12
+    with plt.rc_context({"figure.figsize": (20, 3)}):
+        assert len(plot_paths(frame, metric="loss").axes) == 12
+
+
+def test_the_name_of_a_star_is_above_its_mark():
+    figure = plot_plane(*plane_of_three(), np.ones((7, 7)), names=("one", "two", "star"))
+    figure.draw_without_rendering()
+    axis, = figure.axes
+    ends = {text.get_text(): text for text in axis.texts}
+    marks = [line for line in axis.lines if line.get_marker() in ("o", "*")]
+    for text in ends.values():
+        own = [line for line in marks if np.allclose(line.get_xydata(), text.xy)]
+        assert own and text.get_window_extent().y0 >= max(line.get_window_extent().y1 for line in own) - 1
 
 
 def test_a_figure_has_the_style_of_its_reader():
@@ -558,10 +594,39 @@ def refused():
     paths, sources = saved("fig3_paths", "ResNet 16"), saved("fig1_source_count", "ResNet 16")
     plane, points = plane_of_three()
     losses = np.ones((7, 7))
+    own, fusion = curve().to_frame(), fusion_summary(saved("table2_fusion", "MLP 5x128"))
+    only_test = PathCurve(np.linspace(0, 1, 11), {"test": np.zeros(11)})
     return {
         "a list": (lambda: plot_paths([curve()]), "curves: a PathCurve, a dict of them by name, or a data frame is needed, not list"),
         "no curve": (lambda: plot_paths({"mine": 3}), "curves: 'mine' is no PathCurve but int"),
-        "no curves": (lambda: plot_paths({}), "curves: curves of one loss are needed, not of []"),
+        "no curves": (lambda: plot_paths({}), "curves: at least one is needed"),
+        "another split": (lambda: plot_paths({"a": curve(), "b": only_test}), "curves: 'b' has no loss of the split 'train' (there are: test)"),
+        "too many curves": (lambda: plot_paths({f"run {n}": curve() for n in range(11)}), "curves: at most 10 names of one's own can be told apart in one figure, and there are 11"),
+        "too many pairs": (lambda: plot_paths(pd.concat([own.assign(pair=n) for n in range(11)])), "pair: at most 10 names"),
+        "too many settings": (lambda: plot_paths(pd.concat([own.assign(setting=n) for n in range(12)])), "figsize: 12 columns of panels would be 39.6 inches wide; draw at most 10"),
+        "hidden name": (lambda: plot_paths({"_x": curve(), "y": curve()}), "curves: '_x' cannot be in a legend"),
+        "empty name": (lambda: plot_paths({"": curve(), "y": curve()}), "curves: '' cannot be in a legend"),
+        "hidden table": (lambda: plot_reliability({"_x": table_of_bins()}), "tables: '_x' cannot be in a legend"),
+        "some pairs": (lambda: plot_paths(pd.concat([own, own.assign(pair="a")])), "pair: nan cannot be in a legend"),
+        "text as values": (lambda: plot_paths(own.assign(value="x")), "value: numbers are needed, not 'x'"),
+        "numbers as text": (lambda: plot_paths(own.assign(value=own.value.astype(str))), "value: numbers are needed, not '0.0'"),
+        "t beyond the path": (lambda: plot_paths(own.assign(t=2 * own.t)), "t: numbers from 0 to 1 are needed, not 1.2"),
+        "t as text": (lambda: plot_paths(own.assign(t="a")), "t: numbers from 0 to 1 are needed, not 'a'"),
+        "short curve": (lambda: plot_paths(PathCurve(np.linspace(0, 1, 11), {"train": [0, 1, 0]})), "loss: a value for each of the ts, of shape (11,), is needed for 'train', not of shape (3,)"),
+        "size of one number": (lambda: plot_paths(curve(), figsize=3), "figsize: width and height in inches, two numbers above 0, are needed, not 3"),
+        "size as text": (lambda: plot_paths(curve(), figsize="3x2"), "figsize: width and height in inches, two numbers above 0, are needed, not '3x2'"),
+        "no width": (lambda: plot_paths(curve(), figsize=(0, 2)), "figsize: width and height in inches, two numbers above 0, are needed, not (0, 2)"),
+        "sources as text": (lambda: plot_source_count(sources.assign(n_source="1")), "n_source: numbers of at least 1 are needed, not '1'"),
+        "zero sources": (lambda: plot_source_count(sources.assign(n_source=0)), "n_source: numbers of at least 1 are needed, not 0"),
+        "fewer sources": (lambda: plot_fusion(fusion.assign(n_source=-1)), "n_source: numbers of at least 1 are needed, not -1"),
+        "no width of a network": (lambda: plot_widths(pd.DataFrame(dict(setting=["a"], regular=1.0, star=1.0, width=0))), "width: numbers above 0 are needed, not 0"),
+        "points as text": (lambda: plot_trend(pd.DataFrame(dict(setting=["a"], regular=["1"], star=1.0))), "regular: numbers are needed, not '1'"),
+        "places as text": (lambda: plot_plane(own.assign(x="1", y=0)), "x: numbers are needed, not '1'"),
+        "by a frame": (lambda: plot_comparison(sources, sources), "by: the name of a column is needed, not DataFrame"),
+        "small marks of a frame": (lambda: plot_comparison(sources, "n_source", sources), "small: the name of a column is needed, not DataFrame"),
+        "counted pairs": (lambda: pair_counts(own), "frame: no column setting, n_source, pair, model_a, model_b"),
+        "no figure": (lambda: in_one_column(None), "figure: a Matplotlib figure is needed, not NoneType"),
+        "unfinished": (lambda: finish_figure(None, []), "figure: a Matplotlib figure is needed, not NoneType"),
         "two losses": (lambda: plot_paths({"a": curve(), "b": curve(loss_name="mse")}), "curves: curves of one loss are needed"),
         "split": (lambda: plot_paths(curve(), split="val"), "split: 'val' is not known (accepted: test, train)"),
         "metric": (lambda: plot_paths(curve(), metric="acuracy"), "metric: 'acuracy' is not known; did you mean 'accuracy'?"),

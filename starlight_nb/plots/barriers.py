@@ -74,9 +74,18 @@ def _path_frame(curves):
     for name, curve in curves.items():
         if not isinstance(curve, PathCurve):
             raise ValueError(f"curves: {name!r} is no PathCurve but {type(curve).__name__}")
+    if not curves: raise ValueError("curves: at least one is needed")
     losses = sorted({curve.loss_name for curve in curves.values()})
     if len(losses) != 1: raise ValueError(f"curves: curves of one loss are needed, not of {losses}")
-    return pd.concat([curve.to_frame().assign(pair=name) for name, curve in curves.items()])
+    return pd.concat([curve.to_frame().assign(pair=str(name)) for name, curve in curves.items()])
+
+# %% ../../nbs/30b_plots.barriers.ipynb #drawn-path-rows
+def _check_split(curves, split):
+    "`ValueError` where one of several curves would be missing in the figure."
+    for name, curve in curves.items():
+        if split in curve.loss: continue
+        raise ValueError(f"curves: {name!r} has no loss of the split {split!r} "
+                         f"(there are: {', '.join(curve.loss)})")
 
 def _path_rows(curves, split):
     "The rows that are drawn, and the style of each series."
@@ -84,10 +93,12 @@ def _path_rows(curves, split):
     rows = drawn_rows(frame, "metric", "t", split=split)
     rows = rows[rows.t.notna()]
     if rows.empty: raise ValueError("t: no row is of a point of a path")
-    if "pair" not in rows: rows = rows.assign(pair="")
+    if isinstance(curves, dict): _check_split(curves, split)
+    if "pair" not in rows or rows["pair"].isna().all(): rows = rows.assign(pair="")
     elif frame is curves and rows["pair"].isin(list(KINDS)).any(): check_pairs(rows)
     names = list(rows["pair"].unique())
-    return rows, series_styles([*(kind for kind in KINDS if kind in names), *names])
+    ordered = [*(kind for kind in KINDS if kind in names), *names]
+    return rows, series_styles(ordered, "pair" if frame is curves else "curves")
 
 # %% ../../nbs/30b_plots.barriers.ipynb #path-panel
 def _path_panel(axis, rows, styles):

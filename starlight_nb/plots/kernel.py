@@ -7,8 +7,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from .style import (
-    COLOURS, KINDS, PALETTE, LineStyle, check_columns, draw_level, draw_mean, drawn_rows,
-    finish_figure, loss_label, panels, set_source_axis)
+    COLOURS, KINDS, PALETTE, LineStyle, check_columns, check_numbers, draw_level, draw_mean,
+    drawn_rows, finish_figure, loss_label, panels, set_source_axis, with_optional)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -147,11 +147,13 @@ def plot_ways(ratios: pd.DataFrame, ax=None,
         ValueError: for a frame without these columns or rows, and for axes that do not fit.
     """
     check_columns(ratios, "setting", "way", "pair", "ratio", "low", "high")
+    check_numbers(ratios, "ratio", "low", "high")
     _check_values(ratios, "pair", ["star-heldout", "star-source"])
     places = {way: n for n, way in enumerate(ratios.way.unique())}
-    settings = ratios.assign(place=ratios.way.map(places)).groupby("setting", sort=False)
+    rows = with_optional(ratios.assign(place=ratios.way.map(places)))
+    settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 0.32 * len(places) + 1.1, 2.4 + 2.6 / len(settings),
                           ax=ax, figsize=figsize, sharey=True)
-    for axis, (setting, rows) in zip(axes[0], settings): _way_panel(axis, rows, setting)
+    for axis, (setting, part) in zip(axes[0], settings): _way_panel(axis, part, setting)
     axes[0][0].set_yticks([-n for n in places.values()], list(places))
     return finish_figure(figure, axes, ax=ax)

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from ..barriers import Plane
 from ..data.tasks import CLASSIFICATION
 from .style import (
-    KINDS, PLANE_PATHS, check_pairs, draw_level, draw_small, drawn_rows, finish_figure,
-    loss_label, panels, start_at_zero, start_near_zero)
+    KINDS, PLANE_PATHS, check_columns, check_numbers, check_pairs, draw_level, draw_small,
+    drawn_rows, finish_figure, loss_label, panels, start_at_zero, start_near_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -81,8 +81,13 @@ def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, titl
 # %% ../../nbs/30e_plots.planes.ipynb #comparison-rows
 def _comparison_rows(frame, by, small, kinds, split):
     "The rows that are drawn, and which of them means are of."
-    columns = [by] if small is None else [by, small]
-    rows = drawn_rows(frame, "pair", *columns, metric="loss_barrier", split=split)
+    columns = {"by": by} if small is None else {"by": by, "small": small}
+    for argument, column in columns.items():
+        if isinstance(column, str): continue
+        raise ValueError(f"{argument}: the name of a column is needed, "
+                         f"not {type(column).__name__}")
+    check_columns(frame, *columns.values())
+    rows = drawn_rows(frame, "pair", metric="loss_barrier", split=split)
     check_pairs(rows)
     for kind in kinds: check_choice("kinds", kind, KINDS)
     rows = rows[rows["pair"].isin(kinds)]
@@ -137,12 +142,16 @@ def _draw_contour(axis, grid):
 
 def _draw_segments(axis, rows):
     "The segments in the plane, and the models at their ends."
-    size = plt.rcParams["lines.markersize"]
     for (a, b), segment in rows[rows.x.notna()].groupby(["model_a", "model_b"], sort=False):
         axis.plot(segment.x, segment.y, color="w", linewidth=0.8)
         for name, end in ((a, segment[segment.t == 0]), (b, segment[segment.t == 1])):
-            marker, factor = ("*", 2.2) if str(name).startswith("star") else ("o", 1.2)
-            axis.plot(end.x, end.y, marker, color="w", markersize=factor * size)
+            marker, size = _model_mark(name)
+            axis.plot(end.x, end.y, marker, color="w", markersize=size)
+
+def _model_mark(name):
+    "The marker of a model in the plane, and its size in points."
+    marker, factor = ("*", 2.2) if str(name).startswith("star") else ("o", 1.2)
+    return marker, factor * plt.rcParams["lines.markersize"]
 
 # %% ../../nbs/30e_plots.planes.ipynb #plane-paths
 def _plane_curves(rows):
@@ -195,6 +204,7 @@ def _planes(frame):
     rows = drawn_rows(frame, "x", "y", metric="loss", split="train")
     absent = {"t": np.nan, "ends": ""}
     rows = rows.assign(**{name: value for name, value in absent.items() if name not in rows})
+    check_numbers(rows, "t")
     found = {}
     for names, part in rows.groupby(["setting", "ends"], sort=False):
         points = part[part.t.isna() & part.x.notna()]
@@ -250,7 +260,8 @@ def _plane_figure(planes, corners, label, ax, figsize):
         if title: column[0].set_title(title)
         if with_paths: _draw_paths(column[1], paths)
     for name, corner in corners.items():
-        axes[0][0].annotate(name, corner, (0, 6), textcoords="offset points", color="w",
+        above = 3.6 + _model_mark(name)[1] / 2
+        axes[0][0].annotate(name, corner, (0, above), textcoords="offset points", color="w",
                             ha="center", fontsize="small")
     bar.set_label(label)
     if with_paths: axes[1][0].set_ylabel(label)

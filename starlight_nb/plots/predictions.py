@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from ..bma import ECE_BINS
 from .style import (
-    AVERAGES, PREDICTORS, check_columns, check_methods, draw_level, draw_mean, drawn_rows,
-    finish_figure, panels, series_styles, set_source_axis, span)
+    AVERAGES, PREDICTORS, check_columns, check_methods, check_numbers, draw_level, draw_mean,
+    drawn_rows, finish_figure, panels, series_styles, set_source_axis, span, with_optional)
 from ..statistics import summarise
 
 # %% auto #0
@@ -109,11 +109,12 @@ def _bin_rows(tables):
     rows = drawn_rows(frame, "method", "bin", "metric")
     rows = rows[rows.bin.notna()]
     if rows.empty: raise ValueError("bin: no row is of a bin")
-    names = list(rows.method.unique())
+    names, argument = list(rows.method.unique()), "tables"
     if frame is tables:
+        argument = "method"
         check_methods(rows, BINS)
         names = [name for name in BINS if name in names]
-    return rows.assign(model_b=rows.model_b.fillna("")), series_styles(names, AVERAGES)
+    return rows.assign(model_b=rows.model_b.fillna("")), series_styles(names, argument, AVERAGES)
 
 # %% ../../nbs/30c_plots.predictions.ipynb #pooled-bins
 def _weighted_means(part):
@@ -219,9 +220,9 @@ def plot_fusion(summary: pd.DataFrame, ax=None,
         Sonthalia et al. (2024), Table 2.
     """
     check_columns(summary, "n_source", "method", "mean", "low", "high")
+    check_numbers(summary, "n_source", "mean", "low", "high")
     check_methods(summary, PREDICTORS)
-    rows = summary[summary.method.isin(list(PREDICTORS))]
-    if "setting" not in rows: rows = rows.assign(setting="")
+    rows = with_optional(summary[summary.method.isin(list(PREDICTORS))])
     settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 3.4, ax=ax, figsize=figsize)
     for axis, (setting, part) in zip(axes[0], settings): _fusion_panel(axis, part, setting)

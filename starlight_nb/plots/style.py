@@ -6,21 +6,24 @@
 from __future__ import annotations
 import pickle
 from contextlib import contextmanager
+from numbers import Real
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.gridspec import GridSpec
 from ..data.tasks import CLASSIFICATION
-from ..runtime.settings import check_choice
+from ..runtime.settings import check_choice, shown
 
 # %% auto #0
 __all__ = ['PALETTE', 'COLOURS', 'KINDS', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING', 'OWN_MARKERS',
-           'OPTIONAL', 'LineStyle', 'series_styles', 'figure_style', 'panels', 'finish_figure', 'in_one_column',
-           'draw_mean', 'draw_level', 'draw_small', 'start_at_zero', 'start_near_zero', 'set_source_axis', 'drawn_rows',
-           'check_columns', 'check_pairs', 'check_methods', 'loss_label', 'span', 'pair_counts']
+           'MOST_COLUMNS', 'OPTIONAL', 'NUMBERS', 'LineStyle', 'series_styles', 'figure_style', 'panels',
+           'finish_figure', 'in_one_column', 'draw_mean', 'draw_level', 'draw_small', 'start_at_zero',
+           'start_near_zero', 'set_source_axis', 'drawn_rows', 'with_optional', 'check_numbers', 'check_columns',
+           'check_pairs', 'check_methods', 'loss_label', 'span', 'pair_counts']
 
 # %% ../../nbs/30a_plots.style.ipynb #colours
 PALETTE = sns.color_palette("colorblind")
@@ -35,11 +38,18 @@ COLOURS = {
 
 # %% ../../nbs/30a_plots.style.ipynb #look
 class LineStyle(NamedTuple):
-    "How one series is drawn."
-    label: str           # its name in the legend
-    colour: tuple | str  # as Matplotlib takes it
-    line: str            # Matplotlib's line style
-    marker: str          # Matplotlib's marker
+    """How one series is drawn.
+
+    Args:
+        label: its name in the legend.
+        colour: as Matplotlib takes it.
+        line: Matplotlib's line style, a name or a pattern of dashes.
+        marker: Matplotlib's marker; empty for none.
+    """
+    label: str
+    colour: tuple | str
+    line: tuple | str
+    marker: str
 
 KINDS = {
     "regular-regular": LineStyle("regular – regular", COLOURS["regular"], "--", "s"),
@@ -78,10 +88,12 @@ OTHER_SAMPLING = LineStyle("$t$ of another kind", COLOURS["ensemble"], ":", "s")
 # %% ../../nbs/30a_plots.style.ipynb #own-styles
 OWN_MARKERS = "os^vD"
 
-def series_styles(names,  # of series, in the order in which they are drawn
+def series_styles(names: list,    # of series, in the order in which they are drawn
+                  argument: str,  # that they are from, for the message
                   known: dict[str, LineStyle] = KINDS,
                  ) -> dict[str, LineStyle]:
-    "The style of each name: that of `known`, or else the next of Matplotlib's cycle."
+    "The style of each name, of `known` or of Matplotlib's cycle; `ValueError` for wrong names."
+    _check_names(names, argument)
     cycle = list(plt.rcParams["axes.prop_cycle"])
     styles = {}
     for number, name in enumerate(name for name in names if name not in known):
@@ -89,12 +101,28 @@ def series_styles(names,  # of series, in the order in which they are drawn
         marker = OWN_MARKERS[number % len(OWN_MARKERS)]
         styles[name] = LineStyle(name, next_one.get("color", "k"), next_one.get("linestyle", "-"),
                                  next_one.get("marker", marker))
+    looks = {repr(style[1:]) for style in styles.values()}
+    if len(looks) < len(styles):
+        raise ValueError(f"{argument}: at most {len(looks)} names of one's own can be told apart "
+                         f"in one figure, and there are {len(styles)}")
     return {name: known.get(name) or styles[name] for name in names}
+
+def _check_names(names, argument):
+    "`ValueError` for a name that Matplotlib leaves out of a legend."
+    for name in names:
+        nameless = pd.isna(name) or (name == "" and len(names) > 1)
+        if nameless or str(name).startswith("_"):
+            raise ValueError(f"{argument}: {shown(name)} cannot be in a legend; names are needed "
+                             "that are not empty and do not begin with an underscore")
 
 # %% ../../nbs/30a_plots.style.ipynb #figure-style
 @contextmanager
 def figure_style():
-    "Draw and save figures in the style of the reports while this context lasts."
+    """Draw and save figures in the style of the reports while this context lasts.
+
+    It is used as `with figure_style(): ...`, and takes no arguments. Afterwards Matplotlib's
+    settings are what they were before.
+    """
     settings = {"svg.hashsalt": "starlight", "svg.fonttype": "path", "savefig.dpi": 150,
                 "legend.frameon": False, "axes.titlesize": "medium", "lines.markersize": 4,
                 "axes.spines.top": False, "axes.spines.right": False,
@@ -103,6 +131,8 @@ def figure_style():
     with plt.style.context(["default", seaborn, settings]): yield
 
 # %% ../../nbs/30a_plots.style.ipynb #panels
+MOST_COLUMNS = 10  # of a figure whose size nobody has chosen
+
 def panels(rows: int,
            columns: int,
            height: float,       # of the figure, in inches
@@ -111,25 +141,49 @@ def panels(rows: int,
            figsize=None,        # of a new figure, in inches; None: Matplotlib's, or as above
            **options,           # of `plt.subplots`
           ) -> tuple[plt.Figure, np.ndarray]:
-    "A figure and its panels, an array (rows, columns) of axes; `ValueError` for a wrong `ax`."
+    "A figure and its panels, (rows, columns) of axes; `ValueError` for a wrong `ax` or `figsize`."
     if ax is not None: return _given_axes(ax, figsize, rows, columns)
     chosen = plt.rcParams["figure.figsize"] != plt.rcParamsDefault["figure.figsize"]
-    if figsize is None and not chosen: figsize = (width * columns, height)
-    return plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained",
-                        **options)
+    if figsize is None and not chosen:
+        if columns > MOST_COLUMNS:
+            raise ValueError(f"figsize: {columns} columns of panels would be {width * columns:g} "
+                             f"inches wide; draw at most {MOST_COLUMNS}, or give figsize or ax")
+        figsize = (width * columns, height)
+    return plt.subplots(rows, columns, figsize=_checked_size(figsize), squeeze=False,
+                        layout="constrained", **options)
+
+def _checked_size(figsize):
+    "The two sides of a figure, or None; `ValueError` for anything else."
+    if figsize is None: return None
+    sides = np.array(figsize, dtype=object)
+    if sides.shape == (2,) and all(isinstance(side, Real) and 0 < side < np.inf for side in sides):
+        return tuple(sides)
+    raise ValueError("figsize: width and height in inches, two numbers above 0, are needed, "
+                     f"not {shown(figsize)}")
 
 # %% ../../nbs/30a_plots.style.ipynb #given-axes
 def _given_axes(ax, figsize, rows, columns):
     "The reader's figure, and the axes as an array (rows, columns)."
     if figsize is not None:
         raise ValueError("figsize: the figure of `ax` has a size already; leave one of the two out")
-    axes = np.array(list(ax.values()) if isinstance(ax, dict) else ax, dtype=object)
-    if not all(isinstance(axis, Axes) for axis in axes.flat):
-        raise ValueError(f"ax: Matplotlib axes are needed, not {type(ax).__name__}")
+    axes = _axes_array("ax", ax)
     if axes.size != rows * columns:
         raise ValueError(f"ax: {rows * columns} axes are needed ({rows} rows, {columns} columns), "
                          f"not {axes.size}")
     return axes.flat[0].figure, axes.reshape(rows, columns)
+
+def _axes_array(argument, given):
+    "Axes as an array; `ValueError` for anything else, and where panels would lie on each other."
+    values = list(given.values()) if isinstance(given, dict) else given
+    axes = np.array(values, dtype=object)
+    if not all(isinstance(axis, Axes) for axis in axes.flat):
+        raise ValueError(f"{argument}: Matplotlib axes are needed, not {type(given).__name__}")
+    bent = {axis.name for axis in axes.flat} & {"3d", "polar"}
+    if bent: raise ValueError(f"{argument}: flat axes with x and y are needed, not {bent.pop()}")
+    if len(set(axes.flat)) < axes.size:
+        raise ValueError(f"{argument}: axes of its own are needed for each panel, "
+                         "and one is given twice")
+    return axes
 
 # %% ../../nbs/30a_plots.style.ipynb #finish
 def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(KINDS),
@@ -145,8 +199,12 @@ def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(KINDS
 
     Returns:
         The figure; a new one is closed.
+
+    Raises:
+        ValueError: for what is no figure or no array of flat axes.
     """
-    handles = {}
+    _check_figure(figure, FigureBase)
+    axes, handles = _axes_array("axes", axes), {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
@@ -157,6 +215,11 @@ def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(KINDS
         plt.close(figure)
     elif handles: axes.flat[0].legend(handles.values(), handles.keys())
     return figure
+
+def _check_figure(figure, kind):
+    "`ValueError` for what is no figure of this kind."
+    if isinstance(figure, kind): return
+    raise ValueError(f"figure: a Matplotlib figure is needed, not {type(figure).__name__}")
 
 def _legend_below(figure, handles, columns):
     "A legend below all panels that is no wider than the figure."
@@ -175,10 +238,15 @@ def in_one_column(figure: plt.Figure) -> plt.Figure | None:
 
     Returns:
         A closed figure as wide as one panel of `figure`; None where it has one column already,
-        where axes are not in a grid, and where Matplotlib cannot copy it.
+        or no axes, where axes are not in a grid, and where Matplotlib cannot copy it.
+
+    Raises:
+        ValueError: for what is no figure.
     """
+    _check_figure(figure, plt.Figure)
     places = [axis.get_subplotspec() for axis in figure.axes]
-    if None in places or max(place.colspan.stop for place in places) == 1: return None
+    if None in places: return None
+    if max((place.colspan.stop for place in places), default=1) == 1: return None
     try: copy = pickle.loads(pickle.dumps(figure))
     except (AttributeError, TypeError, pickle.PicklingError): return None
     _label_rows(copy.axes)
@@ -262,10 +330,36 @@ def drawn_rows(frame: pd.DataFrame,
     for column, value in wanted.items():
         check_choice(column, value, frame[column].dropna().astype(str).unique())
         rows = rows[rows[column] == value]
+    check_numbers(rows, *columns, "value")
     if not np.isfinite(rows["value"].to_numpy(float)).any():
         raise ValueError("frame: no row has a finite value and "
                          + ", ".join(f"{column} {value!r}" for column, value in wanted.items()))
-    return rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows})
+    return with_optional(rows)
+
+def with_optional(rows: pd.DataFrame) -> pd.DataFrame:
+    "The rows with all of `OPTIONAL`, and with a setting each, which may be empty."
+    rows = rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows})
+    unset = rows.setting.isna()
+    return rows.assign(setting=rows.setting.astype(object).mask(unset, "")) if unset.any() else rows
+
+# %% ../../nbs/30a_plots.style.ipynb #check-numbers
+_ANY, _COUNT = (-np.inf, np.inf, "numbers"), (1, np.inf, "numbers of at least 1")
+_ROUNDED = 1e-6  # a computed t may be this far beyond an end
+NUMBERS = {  # columns: the lowest and the highest number, and what is accepted in words
+    "t": (-_ROUNDED, 1 + _ROUNDED, "numbers from 0 to 1"),
+    "width": (np.finfo(float).tiny, np.inf, "numbers above 0"),
+    **dict.fromkeys(("n_source", "draws", "averaged", "bin"), _COUNT),
+    **dict.fromkeys(("value", "x", "y", "mean", "low", "high", "ratio", "regular", "star",
+                     "regular_low", "regular_high", "star_low", "star_high"), _ANY)}
+
+def check_numbers(rows: pd.DataFrame, *columns: str):
+    "`ValueError` for anything else in a column of `NUMBERS`; other columns may hold anything."
+    for name in [column for column in columns if column in NUMBERS]:
+        low, high, accepted = NUMBERS[name]
+        for value in rows[name].dropna():
+            number = hasattr(value, "__float__") and not isinstance(value, (str, complex))
+            if number and low <= value <= high: continue
+            raise ValueError(f"{name}: {accepted} are needed, not {shown(value)}")
 
 def check_columns(frame: pd.DataFrame, *columns: str):
     "`ValueError` unless this is a frame that has rows and these columns."
@@ -301,14 +395,32 @@ def loss_label(frame: pd.DataFrame,
 
 # %% ../../nbs/30a_plots.style.ipynb #pair-counts
 def span(counts) -> str:
-    "One number, or the lowest and the highest."
+    """Write numbers for a caption: one number, or the lowest and the highest.
+
+    Args:
+        counts: the numbers, at least one.
+
+    Returns:
+        Such as "3", or "3 to 6".
+    """
     if min(counts) == max(counts): return f"{min(counts)}"
     return f"{min(counts)} to {max(counts)}"
 
-def pair_counts(frame: pd.DataFrame,  # setting, n_source, pair, model_a, model_b
-               ) -> str:
-    "How many pairs of each kind a setting has, and of how many models, as a sentence."
+def pair_counts(frame: pd.DataFrame) -> str:
+    """Tell how many pairs of each kind a setting has, and of how many models they are.
+
+    Args:
+        frame: tidy rows with setting, n_source, pair (those in `KINDS` are counted), model_a and
+            model_b; rows without a model_b are of no pair.
+
+    Returns:
+        A sentence for a caption.
+
+    Raises:
+        ValueError: for what is no frame with these columns.
+    """
     columns = ["setting", "n_source", "pair", "model_a", "model_b"]
+    check_columns(frame, *columns)
     pairs = frame[frame.model_b.notna()].drop_duplicates(columns)
     own = {kind: pairs[pairs["pair"] == kind] for kind in KINDS}
     counts = [_count_kind(part, kind) for kind, part in own.items() if len(part)]

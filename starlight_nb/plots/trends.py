@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullLocator
 from .style import (
-    COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, check_columns, check_pairs, draw_mean, drawn_rows,
-    finish_figure, loss_label, panels, start_near_zero)
+    COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, check_columns, check_numbers, check_pairs, draw_mean,
+    drawn_rows, finish_figure, loss_label, panels, start_near_zero)
 from ..statistics import Line, barrier_points, power_law, summarise
 
 # %% auto #0
@@ -26,7 +26,9 @@ def _points(frame):
         check_pairs(rows)
         frame = barrier_points(rows)
     check_columns(frame, "setting", "regular", "star")
-    return frame.assign(**{name: np.nan for name in INTERVALS if name not in frame})
+    frame = frame.assign(**{name: np.nan for name in INTERVALS if name not in frame})
+    check_numbers(frame, "regular", "star", *INTERVALS)
+    return frame
 
 def _draw_points(axis, points):
     "Our networks with their bars."
@@ -176,6 +178,7 @@ def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFr
         Sonthalia et al. (2024), appendix E.
     """
     check_columns(points, "width")
+    check_numbers(points, "width")
     networks = _points(points).sort_values("width")
     figure, axes = panels(1, 2, 4.2, width=3.5, ax=ax, figsize=figsize)
     _trend_panel(axes[0][0], networks, line, paper, paper_line, "a part of the regular barrier?")
