@@ -1,4 +1,6 @@
 """What a newcomer may get wrong: each mistake is one clear error, which says what to do instead."""
+import io
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from starlight_nb.matching import (
     match_weights, partial_spec)
 from starlight_nb.models import build, generator, initialise
 from starlight_nb.paper import cli
+from starlight_nb.paper.file_commands import describe_barriers
 from starlight_nb.permutation import check_spec, compose, infer_spec, invert, permute
 from starlight_nb.star import StarResult, train_star
 from starlight_nb.states import state_of
@@ -174,11 +177,73 @@ def test_a_shape_that_the_network_does_not_take(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("starlight: input-shape: Sequential does not accept them: ")
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+def test_a_function_that_returns_no_model_is_named_as_the_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no_model.py").write_text("def train(): return 3")
+    words = ("a.pt", "a.pt", "--model", "no_model:train", "--data", "digits-100-50")
+    assert cli.main(["barrier", *words]) == 2
+    assert capsys.readouterr().err == "starlight: model: 'no_model:train' must return an nn.Module, not int\n"
+
+
+@pytest.mark.parametrize("command", ["align", "merge"])
+@pytest.mark.parametrize("out", ["one.safetensors", "folder/model.safetensors"])
+def test_what_is_read_is_not_replaced(command, out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / out).write_bytes(b"weights")
+    words = ("--model", "starlight_nb.models:mlp", "--input-shape", "1,8,8", "--out", f"../{tmp_path.name}/{out}")
+    assert cli.main([command, "two.safetensors", out.partition("/")[0], *words]) == 2
+    assert "out: " in (said := capsys.readouterr().err) and "would replace what is read from" in said
+    assert (tmp_path / out).read_bytes() == b"weights"
+
+
+def test_without_a_matching_nothing_is_said_of_an_order():
+    found = dict(before=0.5, after=0.5, split="train", ends=[1.0, 2.0], loss="loss", warnings=[])
+    assert "in the order of" in describe_barriers(found | {"matching": "weights"})
+    without = describe_barriers(found | {"matching": "none"})
+    assert "in the order of" not in without and "stay in their own order" in without
+
+
+def list_command(redirection, **variables):
+    "Standard error and exit status, its last word, of `starlight list` in a shell."
     program = "from starlight_nb.paper.cli import main; raise SystemExit(main(['list']))"
-    command = f"({sys.executable} -c \"{program}\"; echo $? >&2) | true"
-    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert found.stderr.split() == ["141"]
+    command = f"({sys.executable} -c \"{program}\"; echo $? >&2) {redirection}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ | variables)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    assert list_command("| true").stderr.split() == ["141"]
+
+
+def test_a_closed_output_is_no_error():
+    assert list_command(">&-").stderr.split() == ["0"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_named(unbuffered):
+    said, status = list_command(">/dev/full", PYTHONUNBUFFERED=unbuffered).stderr.splitlines()
+    assert said == "starlight: standard output cannot be written to: No space left on device" and status == "2"
+
+
+def test_characters_that_an_output_does_not_have_are_no_error(monkeypatch, capsys):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setitem(vars(cli), "_list", lambda arguments: print("a · b") or 0)
+    assert cli.main(["list"]) == 0 and output.buffer.getvalue() == b"a ? b\n"
+
+
+def test_closed_outputs_are_replaced_in_this_process(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["list"]) == 0 and cli.main(["store", "ls", "--store", "nowhere"]) == 2
+
+
+@pytest.mark.parametrize("words, goes_on", [([], True), (["--dry-run"], False)])
+def test_a_dry_run_that_is_stopped_has_nothing_to_continue(words, goes_on, monkeypatch, capsys):
+    def stop(arguments): raise KeyboardInterrupt
+    monkeypatch.setitem(vars(cli), "_reproduce", stop)
+    assert cli.main(["reproduce", *words]) == 130
+    assert ("the same command continues" in capsys.readouterr().err) == goes_on
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, finish, make_study, measured_paths, report_bytes, starlight
 
-from starlight_nb.paper import cli, doctor as doctor_module, runner
+from starlight_nb.paper import cli, doctor as doctor_module, housekeeping, runner
 from starlight_nb.paper.catalogue import experiment_names, profile_names
+from starlight_nb.paper.request import check_request
 from starlight_nb.runtime.files import write_atomic
 from starlight_nb.runtime.settings import shown
 from starlight_nb.runtime.store import Store
@@ -97,7 +98,15 @@ def test_parameters_take_the_place_of_the_profile(smoke_report, tmp_path):
         (["-p", "source_counts=[2,5]"], "source_counts: 5 are asked for"),
         (["--only", "fig7"], "only: 'fig7' is not known"),
         (["--only", "table"], "only: 'table' is the start of several: table1_barriers, table2_fusion"),
+        (["--only", "FIG1"], "only: 'FIG1' is not known; did you mean 'fig1_source_count'?"),
+        (["--only", "fig1,"], "only: one of the names is empty"),
+        (["--only", ""], "only: one of the names is empty"),
+        (
+            ["--profile", "digits", "--only", "beyond_kernel"],
+            "only: profile 'digits' does not have 'beyond_kernel'; profiles that have it: ",
+        ),
         (["--jobs", "0"], "jobs: a whole number of at least 1"),
+        (["--jobs", "100000000"], "jobs: a whole number of at least 1 and at most 1024 is needed"),
         (["--backend", "rya"], "backend: 'rya' is not known; did you mean 'ray'"),
         (["--backend", "threads"], "backend: 'threads' is not known (accepted: processes, ray)"),
         (
@@ -112,6 +121,27 @@ def test_bad_input_is_told_before_anything_runs(words, message, tmp_path, capsys
     assert cli.main(["reproduce", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(only=[3]), "only: 3 is not a name"),
+        (dict(only=3), "only: a list of names is needed, not 3"),
+        (dict(parameters=["a"]), r"parameters: a dict .* is needed, not \['a'\]"),
+        (dict(parameters="points=3"), "parameters: a dict .* is needed, not 'points=3'"),
+        (dict(jobs="2"), "jobs: a whole number of at least 1 and at most 1024 is needed, not '2'"),
+    ],
+)
+def test_bad_arguments_in_python_are_told(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        runner.reproduce("smoke", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_name_is_a_list_of_one():
+    assert list(check_request("smoke", "fig1", {}).experiments) == ["fig1_source_count"]
 
 
 def test_a_malformed_parameter_is_told(capsys):
@@ -367,6 +397,40 @@ def test_leftovers_are_pruned_and_nothing_else(kept, capsys):
     assert store_command(kept, "prune") == 0 and capsys.readouterr().out == "removed 0 files, 0 B\n"
 
 
+def test_damaged_files_are_pruned(kept, capsys):
+    "An entry that another process works on stays."
+    first, second = held(kept)
+    store_command(kept, "prune")
+    for member in (first, second):
+        path = kept.path(member.config)
+        path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    with kept.lock(first.config):
+        assert store_command(kept, "prune", "--dry-run") == 0
+        would = capsys.readouterr().out
+        assert would.splitlines()[-1].startswith("would remove 1 files, ")
+        assert store_command(kept, "prune") == 0
+        said = capsys.readouterr().out
+    assert said == would.replace("would remove", "removed")
+    assert f"removed {kept.path(second.config).relative_to(kept.root)} (damaged: " in said
+    assert kept.path(first.config).exists() and not kept.path(second.config).exists()
+    assert store_command(kept, "prune") == 0 and store_command(kept, "verify") == 0
+
+
+def test_what_was_mended_in_the_meantime_is_not_pruned(kept, monkeypatch):
+    path = kept.path(held(kept)[0].config)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    remove = housekeeping._try_lock
+
+    def mend(root, key, dry_run):
+        path.write_bytes(whole)
+        return remove(root, key, dry_run)
+    monkeypatch.setattr(housekeeping, "_try_lock", mend)
+    assert path not in [removed for removed, *_ in housekeeping.prune(kept.root)]
+    assert path.read_bytes() == whole
+
+
 def test_a_store_that_can_only_be_read_is_not_pruned(kept, monkeypatch, capsys):
     before = files(kept)
     with monkeypatch.context() as patch:
@@ -417,6 +481,7 @@ def test_entries_are_pruned_by_age_and_profile(kept, capsys):
             "older-than: a number of days from 0 up is needed, not -1",
         ),
         (["prune", "--older-than", "nan"], "older-than: a number of days"),
+        (["export", "."], "export: . is a folder; the name of a tar file is needed"),
         (["prune", "--all-but", "smok"], "profile: 'smok' is not known; did you mean 'smoke'"),
     ],
 )

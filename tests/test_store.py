@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import tarfile
 import threading
 import time
 import warnings
@@ -85,6 +86,17 @@ def test_a_file_under_another_s_name_is_not_believed(store):
     store.path(other).write_bytes(store.path(CONFIG).read_bytes())
     with pytest.warns(UserWarning, match="it holds another configuration"):
         assert store.get(other) is None
+
+
+def test_a_loop_of_links_is_set_aside_and_made_again(store):
+    path = store.path(CONFIG)
+    path.unlink()
+    path.symlink_to(path.name)
+    assert CONFIG not in store
+    with pytest.warns(UserWarning, match="is damaged .it is a loop of symbolic links"):
+        again = store.get_or_train(CONFIG, some_state)
+    assert state_digest(again) == state_digest(some_state()) and not path.is_symlink()
+    assert path.with_name(f"{path.name}.damaged").is_symlink()
 
 
 def test_a_failure_while_making_leaves_nothing(store):
@@ -402,6 +414,18 @@ def test_keys_depend_on_everything_and_on_no_order():
     for bad in ({"a": float("nan")}, {"a": Path(".")}, {"a": torch.zeros(1)}):
         with pytest.raises(ValueError, match="config: only plain data"):
             config_key(bad)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_what_is_no_file_is_not_imported(kind, tmp_path, capsys):
+    with tarfile.open(tmp_path / "strange.tar", "w") as archive:
+        about = tarfile.TarInfo("strange")
+        about.type, about.linkname = kind, "/etc/passwd"
+        archive.addfile(about)
+    words = ("--store", str(tmp_path / "store"))
+    assert cli.main(["store", "import", str(tmp_path / "strange.tar"), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("it has something that is not a file: 'strange'\n") and "import: " in said
 
 
 # whatever lies in the place of an entry

@@ -4,7 +4,8 @@
 
 # %% ../../nbs/50zc_paper.cli.ipynb #imports
 from __future__ import annotations
-import argparse, json, os, signal, sys, time, tomllib
+import argparse, errno, io, json, os, signal, sys, time, tomllib
+from contextlib import suppress
 from pathlib import Path
 from .. import __version__
 from .catalogue import experiment_names, experiment_title, profile_names
@@ -14,7 +15,7 @@ from ..runtime.stopping import stopped_by_signals
 
 # %% auto #0
 __all__ = ['WHAT_TO_RUN', 'HOW_TO_RUN', 'FOLDER', 'PRUNE', 'REPORTS', 'FILE', 'STORE', 'PAIR', 'SEVERAL', 'MODEL', 'DATA',
-           'MATCHING', 'WRITTEN', 'ON_FILES', 'SHORT', 'LIST_HEADING', 'main']
+           'MATCHING', 'WRITTEN', 'ON_FILES', 'SHORT', 'LIST_HEADING', 'UNWRITTEN', 'main']
 
 # %% ../../nbs/50zc_paper.cli.ipynb #parameter
 def _parameter(text):
@@ -309,24 +310,51 @@ def _on_files(arguments):
         print(json.dumps(found) if arguments.json else file_commands.describe_barriers(found))
     return 0
 
+# %% ../../nbs/50zc_paper.cli.ipynb #outputs
+def _open_outputs():
+    "Let standard output and the output for errors exist, and take every text."
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it is closed
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, os.fdopen(nowhere, "w", errors="replace"))
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+# %% ../../nbs/50zc_paper.cli.ipynb #unwritten
+def _write_no_more():
+    "Let standard output lead nowhere."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+def _leave_quietly():
+    "Write no more, since whoever read the output has left; the exit status, as shells count it."
+    _write_no_more()
+    return 128 + signal.SIGPIPE
+
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+def _name_output(error):
+    "An error of the system in words; one of standard output, which has no file name, names it."
+    if error.filename or error.errno not in UNWRITTEN: return error
+    with suppress(OSError): _write_no_more()
+    return f"standard output cannot be written to: {error.strerror}"
+
 # %% ../../nbs/50zc_paper.cli.ipynb #main
 def _print_error(error, status):
     "Print an error as one message; the exit status."
     print(f"starlight: {error}", file=sys.stderr)
     return status
 
-def _print_stop(command, number=signal.SIGINT):
+def _print_stop(parsed, number=signal.SIGINT):
     "Print that a signal has stopped the command; the exit status, as shells count it."
-    goes_on = "; the same command continues from here" if command == "reproduce" else ""
+    makes = parsed.command == "reproduce" and not parsed.dry_run
+    goes_on = "; the same command continues from here" if makes else ""
     return _print_error(f"stopped{goes_on}", 128 + number)
-
-def _leave_quietly():
-    "Write no more, since whoever read the output has left; the exit status, as shells count it."
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
 
 def main(arguments: list[str] | None = None) -> int:
     "The `starlight` command; returns the exit status."
+    _open_outputs()
     parsed = _parser().parse_args(arguments)
     actions = {"list": _list, "doctor": _doctor, "store": _store, "reproduce": _reproduce,
                "compare": _compare} | dict.fromkeys(ON_FILES, _on_files)
@@ -335,5 +363,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError: return _leave_quietly()
-    except (ValueError, OSError, FloatingPointError) as error: return _print_error(error, 2)
-    except KeyboardInterrupt as stop: return _print_stop(parsed.command, *stop.args)
+    except OSError as error: return _print_error(_name_output(error), 2)
+    except (ValueError, FloatingPointError) as error: return _print_error(error, 2)
+    except KeyboardInterrupt as stop: return _print_stop(parsed, *stop.args)

@@ -41,7 +41,9 @@ def _classes(name, data):
 def _network(name: str, data: Dataset | None) -> nn.Module:
     "A network of an architecture's name or import path, on the device of the environment."
     check_architecture(name, "model")
-    model = initialise(partial(build, name, _classes(name, data)), 0)
+    try: model = initialise(partial(build, name, _classes(name, data)), 0)
+    except ValueError as error:
+        raise ValueError(str(error).replace("architecture:", "model:", 1)) from error
     return model.to(Settings.from_environment().device)
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #examples
@@ -65,17 +67,22 @@ def _states(files, network):
     try: return [load_state(file, network) for file in files]
     except ValueError as error: raise ValueError(str(error).removeprefix("source: ")) from error
 
-def _check_out(out):
-    "`ValueError` or `OSError` where a state could not be written to a file in the end."
+# %% ../../nbs/50zb_paper.file_commands.ipynb #check-out
+def _check_out(out, files):
+    "`ValueError` or `OSError` where a state cannot be written, or would replace one of `files`."
     if Path(out).suffix != ".safetensors":
         raise ValueError(f"out: a name that ends in .safetensors is needed, not {str(out)!r}")
+    written = Path(out).resolve()
+    for file in files:
+        if written.exists() and Path(file).resolve() in (written, written.parent):
+            raise ValueError(f"out: {out} would replace what is read from {file}")
     check_folder("out", Path(out).parent)
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #barriers
 def file_barriers(a, b,             # files or folders of weights, as for `load_state`
                   model: str,       # what builds the network: an import path, or a name of `build`
                   data: str,        # a data set's name, or an import path
-                  matching: str = "weights",  # a method that matches
+                  matching: str = "weights",  # a method, or none
                   split: str = "train",
                  ) -> dict:
     """The loss barrier between two files `before` and `after` matching, and the losses at both
@@ -103,16 +110,22 @@ def _with_files(text, a, b):
     return text
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #describe-barriers
+def _after_matching(found):
+    "The line about the barrier after matching."
+    before, after = found["before"], found["after"]
+    if found["matching"] == "none":
+        return "no matching: the units of both networks stay in their own order"
+    share = f"{100 * after / before:.0f} % of that" if before else "as before"
+    return (f"after matching by {found['matching']}: {after:.4g} ({share}), with the units of the "
+            "second network in the order of the first")
+
 def describe_barriers(found: dict,  # of `file_barriers`
                      ) -> str:
     "A line for each barrier and what it means, one for the losses at both ends, and warnings."
-    before, after = found["before"], found["after"]
     split, ends = found["split"], found["ends"]
-    share = f"{100 * after / before:.0f} % of that" if before else "as before"
-    lines = [f"before matching: {before:.4g}, the most that the {split} loss rises above "
+    lines = [f"before matching: {found['before']:.4g}, the most that the {split} loss rises above "
              f"the straight line between its values at both ends; the loss is the {found['loss']}",
-             f"after matching by {found['matching']}: {after:.4g} ({share}), with the units of the "
-             "second network in the order of the first",
+             _after_matching(found),
              f"the {split} loss at both ends: {ends[0]:.4g} and {ends[1]:.4g}"]
     return "\n".join([*lines, *(f"warning: {text}" for text in found["warnings"])])
 
@@ -125,7 +138,7 @@ def align_files(a, b, model: str,
                ) -> str:
     "Write B with its units in the order of A; returns what was done, in words."
     check_choice("matching", matching, METHODS.keys() - {"none"})
-    _check_out(out)
+    _check_out(out, (a, b))
     loaded = _data(data)
     if matching in WITH_DATA and loaded is None:
         raise ValueError(f"data: the matching {matching!r} needs data")
@@ -154,7 +167,7 @@ def merge_files(files: list, model: str,
     "Write the average of networks in one order; returns what was done, in words."
     if len(files) < 2: raise ValueError(f"files: at least two are needed, not {len(files)}")
     if repair and data is None: raise ValueError("repair: data are needed to rescale units")
-    _check_out(out)
+    _check_out(out, files)
     loaded = _data(data)
     _check_examples(loaded, input_shape)
     network = _network(model, loaded)

@@ -17,13 +17,13 @@ from .members import (
 from .plans import plan_of
 from .profiles import SEEDS_OF_A_SET, load_profile
 from ..runtime.files import check_folder, explain_os_errors, lock, write_atomic
-from ..runtime.settings import Settings
+from ..runtime.settings import Settings, shown
 from ..runtime.store import config_key, read_about, read_tensors
 
 # %% auto #0
-__all__ = ['FORMS', 'OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'StoredFile', 'stored', 'references', 'setting_of', 'role_of',
-           'old_entries', 'listing', 'verify', 'export_measurements', 'import_measurements', 'keys_of_profile',
-           'clear_store', 'prune']
+__all__ = ['FORMS', 'OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'DAMAGED', 'StoredFile', 'stored', 'references', 'setting_of',
+           'role_of', 'old_entries', 'listing', 'verify', 'export_measurements', 'import_measurements',
+           'keys_of_profile', 'clear_store', 'prune']
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #forms
 FORMS = {"kind": str, "dataset": str, "architecture": str, "model": dict, "network": dict,
@@ -230,7 +230,9 @@ def export_measurements(root: Path,
                        ) -> int:
     """Write all measured values of a store into one file, without models; returns their number.
 
-    Raises `ValueError`, and writes nothing, where one of them is damaged."""
+    Raises `ValueError`, and writes nothing, where one of them is damaged or `file` is a folder."""
+    if Path(file).is_dir():
+        raise ValueError(f"export: {file} is a folder; the name of a tar file is needed")
     measured = {entry.key: entry for entry in stored(root)
                 if entry.config and entry.config.get("kind") in MEASURED}
     for entry in measured.values():
@@ -256,11 +258,19 @@ def _check_imported(folder, name, contents):
         raise ValueError("its name is not the key of its configuration")
     return path.stem
 
+# %% ../../nbs/50r_paper.housekeeping.ipynb #read-archive
+def _read_files(archive):
+    "The contents of all files in a tar archive, by name; `ValueError` for a folder or a link."
+    for member in archive:
+        if not member.isfile():
+            raise ValueError(f"it has something that is not a file: {shown(member.name)}")
+    return {member.name: archive.extractfile(member).read() for member in archive}
+
 def _read_archive(file):
     "The contents of all entries in a file of `export_measurements`, by key, checked."
     found = {}
     with tarfile.open(file, "r:") as archive, tempfile.TemporaryDirectory() as folder:
-        files = {member.name: archive.extractfile(member).read() for member in archive}
+        files = _read_files(archive)
         keys = json.loads(files.pop(MANIFEST, b"null"))
         if keys is None or {f"{key}.safetensors" for key in keys} != files.keys():
             raise ValueError("it does not have all of its entries")
@@ -352,6 +362,20 @@ def _unwanted_entries(root, older_than, all_but):
         old = older_than is None or entry.written < latest
         if old and not _belongs(entry, kept): yield entry.path, entry.key, " and ".join(reasons)
 
+# %% ../../nbs/50r_paper.housekeeping.ipynb #damaged-files
+DAMAGED = "damaged: "  # what the reason begins with
+
+def _damaged_files(root):
+    "Entries and checkpoints that are not as they were written: path, key, reason."
+    for path, why in verify(root)[1]:
+        if path.is_symlink() or os.access(path, os.R_OK): yield path, path.stem, f"{DAMAGED}{why}"
+
+def _is_mended(path, reason):
+    "Whether a file that was damaged is whole by now, because another process has made it."
+    if not reason.startswith(DAMAGED): return False
+    entry = _read_stored(path)
+    return entry is not None and not _damage(entry)
+
 # %% ../../nbs/50r_paper.housekeeping.ipynb #unused
 @contextmanager
 def _try_lock(root, key, dry_run) -> Iterator[bool]:
@@ -404,8 +428,8 @@ def prune(root: Path,
           dry_run: bool = False,             # remove nothing
           keep_old: bool = False,            # keep entries that other code has made
          ) -> list[tuple[Path, str, int]]:
-    """Remove files that are not needed, old entries, and other entries on request: path, reason
-    and size (bytes) of each.
+    """Remove damaged files, those that are not needed, old entries, and other entries on request:
+    path, reason and size (bytes) of each.
 
     Raises `ValueError` for a bad folder, age or profile, `OSError` where the disk refuses."""
     root = Path(root)
@@ -415,10 +439,12 @@ def prune(root: Path,
     if not root.is_dir(): raise ValueError(f"store: there is no folder {root}")
     if not dry_run: check_folder("store", root)
     old = [] if keep_old else _old_files(root)
-    chosen = [*_unwanted_entries(root, older_than, all_but), *old, *_leftovers(root)]
+    chosen = [*_unwanted_entries(root, older_than, all_but), *old, *_damaged_files(root),
+              *_leftovers(root)]
     by_path = {path: (key, reason) for path, key, reason in chosen}
     removed, locks = [], set(root.glob("locks/*"))
     for path, (key, reason) in by_path.items():
         with _try_lock(root, key, dry_run) as free:
-            if free: removed += _remove(root, path, reason, dry_run)
+            if free and not _is_mended(path, reason):
+                removed += _remove(root, path, reason, dry_run)
     return removed + _remove_locks(root, locks, dry_run)

@@ -33,7 +33,8 @@ def _write_event(event, **values):
 
 def _print_event(event, name=None, number=None, total=None, seconds=0.0, **values):
     "Print an event for people; some events have no text."
-    if event == "making started" and total: print_line(f"making {total} jobs of measurements")
+    if event == "making started" and total:
+        print_line(f"making {total} {'job' if total == 1 else 'jobs'} of measurements")
     elif event == "making done" and total: print_line(f"made after {clock_text(seconds)}")
     elif event.startswith("notebook"):
         outcome = event.removeprefix("notebook ")

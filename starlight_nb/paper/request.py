@@ -4,9 +4,11 @@
 
 # %% ../../nbs/50ya_paper.request.ipynb #imports
 from __future__ import annotations
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from .catalogue import experiment_names, notebook_parameters
+from .catalogue import (
+    experiment_names, notebook_parameters, profile_names)
 from .evidence import profile_identity
 from .experiment import Experiment, resolve_experiment
 from .plans import PLANS
@@ -19,17 +21,25 @@ from ..runtime.settings import Settings, check_choice, shown
 __all__ = ['TYPES', 'full_names', 'check_parameters', 'Request', 'check_request']
 
 # %% ../../nbs/50ya_paper.request.ipynb #full-names
-def full_names(starts: list[str]) -> list[str]:
+def full_names(starts: list[str] | str) -> list[str]:
     "The experiments whose names begin with each of `starts`, each once; `ValueError` otherwise."
+    if isinstance(starts, str): starts = [starts]
+    if not isinstance(starts, Iterable):
+        raise ValueError(f"only: a list of names is needed, not {shown(starts)}")
     return list(dict.fromkeys(map(_full_name, starts)))
 
 def _full_name(start):
     "The one experiment whose name begins with `start`."
+    if not isinstance(start, str): raise ValueError(f"only: {shown(start)} is not a name")
+    if not start.strip(): raise ValueError("only: one of the names is empty")
     if start in experiment_names(): return start
     found = [name for name in experiment_names() if name.startswith(start)]
     if len(found) > 1: raise ValueError(f"only: {start!r} is the start of several: "
                                         f"{', '.join(found)}")
-    return found[0] if found else check_choice("only", start, experiment_names())
+    if found: return found[0]
+    near = [name for name in experiment_names() if name.startswith(start.lower())]
+    if near: raise ValueError(f"only: {start!r} is not known; did you mean {near[0]!r}?")
+    return check_choice("only", start, experiment_names())
 
 # %% ../../nbs/50ya_paper.request.ipynb #check-parameters
 TYPES = {"int": int, "float": (int, float), "str": str, "list": list, "dict": dict, "bool": bool}
@@ -94,6 +104,15 @@ class Request:
         "The profile's title, and the parameters that were given in place of its own."
         return report_title(self.profile, self.given)
 
+# %% ../../nbs/50ya_paper.request.ipynb #of-profile
+def _check_of_profile(name, profile, given):
+    "`ValueError` where neither the profile nor the given parameters say what an experiment does."
+    known = {"profile", *given}
+    if name in profile.experiments or notebook_parameters(name).keys() <= known: return
+    having = [one for one in profile_names() if name in load_profile(one).experiments]
+    raise ValueError(f"only: profile {profile.name!r} does not have {name!r}; profiles that have "
+                     f"it: {', '.join(having) or 'none'}")
+
 # %% ../../nbs/50ya_paper.request.ipynb #check-request
 def _given_to_all(profile, chosen, parameters):
     "The given parameters of every experiment of the profile, and of those that are chosen."
@@ -102,10 +121,14 @@ def _given_to_all(profile, chosen, parameters):
 
 def check_request(profile: str, only: list[str] | None, parameters: dict) -> Request:
     "Read the profile and resolve every chosen experiment; `ValueError` for bad input."
+    if not isinstance(parameters, dict):
+        raise ValueError("parameters: a dict of values by their names is needed, "
+                         f"not {shown(parameters)}")
     loaded = load_profile(profile)
     for key in ("paper", "nearest"): same_settings(loaded.settings.values(), key)
     chosen = check_parameters(_chosen_experiments(loaded, only), parameters)
     for name in chosen:
+        _check_of_profile(name, loaded, chosen[name])
         check_parameters([name], loaded.experiments.get(name, {}),
                          f"profile {loaded.name}, experiments.{name}:")
     experiments = {name: resolve_experiment(name, loaded, **own) for name, own in chosen.items()}

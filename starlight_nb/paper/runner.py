@@ -11,8 +11,7 @@ from pathlib import Path
 from filelock import Timeout
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
 from .costs import measure_cost, setting_costs
-from .evidence import (
-    check_report, claim_report, notebook_seconds, save_evidence)
+from .evidence import check_report, claim_report, notebook_seconds, save_evidence
 from .experiment import ExperimentFailed, OutOfTime
 from .gallery import write_gallery
 from .housekeeping import clear_store
@@ -27,14 +26,19 @@ from ..runtime.files import check_folder, lock
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
 from ..runtime.origin import origin
-from ..runtime.settings import Settings, environment_variables, given_variables
+from ..runtime.settings import (
+    Settings, check_number, environment_variables, given_variables)
 
 # %% auto #0
-__all__ = ['PARTS', 'PAGES', 'Run', 'reproduce']
+__all__ = ['MOST_JOBS', 'PARTS', 'PAGES', 'Run', 'reproduce']
 
 # %% ../../nbs/50z_paper.runner.ipynb #environment
+MOST_JOBS = 1024  # at a time; more is a slip
+
 def _run_environment(profile, force, **options):
     "The `Settings` of a run; on a GPU one job at a time, unless more are asked for."
+    if options["jobs"] is not None:
+        check_number("jobs", options["jobs"], int, 1, MOST_JOBS, "both")
     environment = Settings.from_environment(
         {"device": profile.device}, since=time.time() if force else 0.0, **options)
     if environment.device != "cpu" and options["jobs"] is None:
@@ -356,7 +360,7 @@ def _plan_run(request, environment, budget, dry_run, log_json):
     return _make_planner(request, environment, log_json), ends_at
 
 # %% ../../nbs/50z_paper.runner.ipynb #reproduce-profile-dict-default-2
-def reproduce(profile: str = "digits", only: list[str] | None = None,
+def reproduce(profile: str = "digits", only: list[str] | str | None = None,
               parameters: dict | None = None, out=None, store=None, data=None,
               jobs: int | None = None, budget: str | None = None, dry_run: bool = False,
               make_only: bool = False, device: str | None = None, backend: str | None = None,
@@ -368,13 +372,15 @@ def reproduce(profile: str = "digits", only: list[str] | None = None,
 
     Args:
         profile: the name of a profile, such as "smoke" or "digits", or the path of a TOML file.
-        only: names of experiments, or the starts of names; None: all that the profile has.
+        only: names of experiments, or the starts of names; one name may stand for a list of one.
+            None: all that the profile has.
         parameters: values in place of the profile's, by the names of the notebooks' parameters.
         out: the folder of the report; None: STARLIGHT_OUT, or `reports/PROFILE`; with a file or
             with parameters of your own `reports/PROFILE-DIGEST`.
         store: the folder of trained models; None: STARLIGHT_STORE, or `.starlight/store`.
         data: the folder of data sets; None: STARLIGHT_DATA, or `.starlight/data`.
-        jobs: how many jobs run at a time; None: on a GPU one; else STARLIGHT_JOBS, or one a core.
+        jobs: how many jobs run at a time, at most 1024; None: on a GPU one; else STARLIGHT_JOBS,
+            or one a core.
         budget: a time such as "90s", "25min" or "1.5h": run what fits into it; None: run all.
         dry_run: print the minutes and the memory that it would take here, and stop.
         make_only: make the measurements; no notebooks, no report.
@@ -395,7 +401,7 @@ def reproduce(profile: str = "digits", only: list[str] | None = None,
         ConnectionError: where no Ray cluster answers.
         ExperimentFailed: where an experiment fails; with `keep_going`, after the others have run.
     """
-    request = check_request(str(profile), only, parameters or {})
+    request = check_request(str(profile), only, {} if parameters is None else parameters)
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)
     out = _check_run(request, environment, out, data, ray_address, make_only, dry_run)

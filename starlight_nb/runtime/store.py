@@ -4,7 +4,7 @@
 
 # %% ../../nbs/40c_runtime.store.ipynb #imports
 from __future__ import annotations
-import hashlib, json, os, stat, time, warnings
+import errno, hashlib, json, os, stat, time, warnings
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +14,8 @@ from safetensors.torch import save
 from .files import lock, quarantine, remove_leftovers, write_atomic
 
 # %% auto #0
-__all__ = ['config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors', 'with_prefix', 'TensorFile', 'Checkpoint',
-           'Store']
+__all__ = ['LOOP', 'config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors', 'with_prefix', 'TensorFile',
+           'Checkpoint', 'Store']
 
 # %% ../../nbs/40c_runtime.store.ipynb #config-key
 def config_key(config: dict) -> str:
@@ -55,8 +55,17 @@ def _is_header(about):
     if not isinstance(about, dict) or not {"config", "digest", "order"} <= set(about): return False
     return isinstance(about["order"], list) and all(isinstance(one, str) for one in about["order"])
 
+LOOP = "it is a loop of symbolic links"
+
+def _is_loop(path):
+    "Whether a path is a symbolic link that leads back to itself."
+    try: os.stat(path)
+    except OSError as error: return error.errno == errno.ELOOP
+    return False
+
 def read_about(path: Path) -> dict:
     "The header of a file (config, digest, order); `ValueError` where it is not one of ours."
+    if _is_loop(path): raise ValueError(LOOP)
     if not stat.S_ISREG(os.stat(path).st_mode): raise ValueError("it is no file")
     try:
         with safe_open(path, framework="pt") as file: metadata = file.metadata() or {}
@@ -109,12 +118,15 @@ class TensorFile:
     def exists(self) -> bool:
         "Whether the file is there and new enough; its contents are not checked."
         try: found = self.path.stat()
-        except (FileNotFoundError, NotADirectoryError): return False
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP): return False
+            raise
         return stat.S_ISREG(found.st_mode) and found.st_mtime >= self.since
     def read(self) -> dict[str, torch.Tensor] | None:
         "The tensors, checked; None where they are missing or, with a warning, damaged."
         if not self.exists():
             if self.path.is_dir(): quarantine(self.path, self.label, "it is a folder")
+            elif _is_loop(self.path): quarantine(self.path, self.label, LOOP)
             return None
         try: return read_tensors(self.path, self.config)
         except ValueError as error: quarantine(self.path, self.label, error)
