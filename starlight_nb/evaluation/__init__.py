@@ -204,11 +204,12 @@ def warn_of_constants(evaluator: Evaluator, state_a: dict[str, torch.Tensor],
                       "these, mixed like weights (whole numbers: those of the first)",
                       stacklevel=3)
 
-# %% ../../nbs/03_evaluation.ipynb #warn-of-statistics
+# %% ../../nbs/03_evaluation.ipynb #looked-at
 LOOKED_AT = 500  # training examples with which stored statistics are compared with measured ones
 AGAIN = 5_000    # examples of a second look, where the first has found a difference
 UNSUITED = 0.1   # difference of the losses, relative to the largest on the way, that matters
 
+# %% ../../nbs/03_evaluation.ipynb #warn-of-statistics
 def warn_of_statistics(evaluator: Evaluator | StackedEvaluator,
                        states: dict[str, dict[str, torch.Tensor]],  # argument's name: state
                        split: Part,     # the training examples

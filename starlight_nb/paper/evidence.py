@@ -92,14 +92,7 @@ def _other_profile(before, identity, name):
     if before and before["profile"] != name:
         return f"profile {before['profile']!r} (of an older version, without a digest)"
 
-# %% ../../nbs/50w_paper.evidence.ipynb #check-report-2
-def _evidence_of(out, argument):
-    "The evidence of a report; empty where there is none, or no results."
-    try: return _read_checked(out / "evidence.json", EVIDENCE, argument)
-    except ValueError:
-        if _experiments_in(out): raise
-        return {}
-
+# %% ../../nbs/50w_paper.evidence.ipynb #check-pages
 def _check_pages(out, argument, evidence):
     "`ValueError` where `out` has pages that no report has written."
     if evidence or _experiments_in(out): return
@@ -108,6 +101,14 @@ def _check_pages(out, argument, evidence):
         if not path.exists() or b"evidence.json" in path.read_bytes(): continue
         raise ValueError(f"{argument}: {out} has a file {name} and no report, and a report would "
                          "replace that file; choose another folder with out (--out DIR)")
+
+# %% ../../nbs/50w_paper.evidence.ipynb #check-report-2
+def _evidence_of(out, argument):
+    "The evidence of a report; empty where there is none, or no results."
+    try: return _read_checked(out / "evidence.json", EVIDENCE, argument)
+    except ValueError:
+        if _experiments_in(out): raise
+        return {}
 
 def check_report(out: Path,         # the report's folder
                  argument: str,     # the argument that chose it, for the message
