@@ -2470,6 +2470,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'starlight_nb/paper/tables.py'),
                                            'starlight_nb.paper.tables._columns': ( 'paper.tables.html#_columns',
                                                                                    'starlight_nb/paper/tables.py'),
+                                           'starlight_nb.paper.tables._with_dashes': ( 'paper.tables.html#_with_dashes',
+                                                                                       'starlight_nb/paper/tables.py'),
                                            'starlight_nb.paper.tables.barrier_ratios': ( 'paper.tables.html#barrier_ratios',
                                                                                          'starlight_nb/paper/tables.py'),
                                            'starlight_nb.paper.tables.barrier_table': ( 'paper.tables.html#barrier_table',

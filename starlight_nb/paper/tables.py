@@ -105,9 +105,15 @@ def order_spread(frame: pd.DataFrame,  # tidy rows; `matching` names the order
 HEADINGS = {"pair": "between", "n_source": "N", "n": "pairs", "low": "95 % from", "high": "to",
             "min": "lowest", "max": "highest"}  # of columns, for people
 
+def _with_dashes(numbers):
+    "The numbers; where some are missing as text, with a dash for each of these."
+    if not numbers.isna().any(): return numbers
+    return numbers.map("{:.3f}".format).where(numbers.notna(), "–")
+
 def by_source_count(rows: pd.DataFrame, *kinds: str) -> pd.DataFrame:
     "Means with intervals for each setting, each of these columns, and each number of sources."
     table = summarise(rows, ["setting", *kinds, "n_source"])
+    table = table.assign(**{name: _with_dashes(table[name]) for name in ("sd", "low", "high")})
     counts = table.n_source.astype("Int64").astype(object).where(table.n_source.notna(), "–")
     return table.assign(n_source=counts).rename(columns=HEADINGS)
 
