@@ -193,7 +193,8 @@ def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(
         "reproduce", "--profile", "smoke", "--only", "fig1", "--out", str(out), "--store",
         str(broken / "store"),
     ]
-    write_atomic(out / target, "as it was")
+    before = "as it was, with evidence.json"  # a page of a report, not of somebody else
+    write_atomic(out / target, before)
 
     def full(old, new):
         if new == out / target:
@@ -204,8 +205,8 @@ def test_a_disk_that_fills_up_while_the_report_is_written_leaves_whole_files(
         assert cli.main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"starlight: the folder {out} cannot be written to: the disk is full")
-    assert (out / target).read_text() == "as it was" and not list(out.rglob(".*"))
-    assert cli.main(words) == 0 and (out / target).read_text() != "as it was"
+    assert (out / target).read_text() == before and not list(out.rglob(".*"))
+    assert cli.main(words) == 0 and (out / target).read_text() != before
 
 
 def test_a_failing_notebook_is_told_even_where_it_cannot_be_kept(broken, capsys):
