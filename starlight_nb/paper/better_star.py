@@ -9,7 +9,7 @@ import pandas as pd
 from .members import Member, mean_of_stars, regular_pairs, star_pairs
 from .parts import PairPart
 from .study import Study, with_recipe
-from .tables import with_interval
+from .tables import single_losses, with_interval
 from ..statistics import bootstrap_ratio
 
 # %% auto #0
@@ -114,15 +114,11 @@ def _beside_usual(rows, way, pair, role=None):
     return own.value.mean(), ratio, *bootstrap_ratio(own, usual)
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #way-ratios
-def _star_losses(frame, split):
-    "The mean loss of the stars of each setting and way."
-    own = frame[(frame["pair"] == "single") & (frame.metric == "loss") & (frame.split == split)]
-    return own.groupby(["setting", "way"]).value.mean()
-
 def way_ratios(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     """For each setting, way and kind of pair: the mean barrier, its `ratio` to that of the paper's
     algorithm, the interval of the ratio, low to high, and the mean `loss` of the stars."""
-    found, losses = [], _star_losses(frame, split)
+    found = []
+    losses = single_losses(frame, split).groupby(["setting", "way"]).value.mean()
     for setting, rows in way_barriers(frame, split).groupby("setting", sort=False):
         for way in WAYS:
             for pair, role in (("star-heldout", "report"), ("star-source", None)):

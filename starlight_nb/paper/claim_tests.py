@@ -9,13 +9,14 @@ from collections.abc import Callable
 from itertools import dropwhile
 import numpy as np
 import pandas as pd
+from .tables import single_losses
 from .trends import among_heldouts, series_line
 from ..statistics import AXES, bootstrap_function
 
 # %% auto #0
 __all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZERO', 'CONNECTED', 'BEYOND_CHANCE', 'CLASSES',
            'FEWEST_HELDOUTS', 'by_setting', 'barriers_of', 'value_row', 'chance_loss', 'remark_of', 'barrier_height',
-           'star_ratio', 'losses_of', 'excess_loss', 'with_more_sources', 'change_over_series', 'relative_change',
+           'star_ratio', 'excess_loss', 'with_more_sources', 'change_over_series', 'relative_change',
            'depth_beside_width', 'width_line', 'ratios_over_series', 'ratios_and_slope', 'with_adam',
            'ratio_on_test_data', 'average_beside_ensemble', 'fused_beside_regular', 'fused_beside_ensemble',
            'with_sampling', 'constant_t_loss', 'with_few_heldouts', 'with_more_points']
@@ -99,14 +100,10 @@ def star_ratio(data: pd.DataFrame, split: str = "train", metric: str = "loss") -
     return rows
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #excess-loss
-def losses_of(data: pd.DataFrame) -> pd.DataFrame:
-    "The training losses of single models."
-    return data[(data["pair"] == "single") & (data.metric == "loss") & (data.split == "train")]
-
 def excess_loss(data: pd.DataFrame) -> list[dict]:
     "The training loss of stars minus that of regular solutions, in nats."
     rows = []
-    for setting, part in by_setting(_with_most_sources(losses_of(data))):
+    for setting, part in by_setting(_with_most_sources(single_losses(data))):
         star = part.model_a.str.startswith("star")
         rows += value_row(setting, np.subtract, part[star], part[~star])
     return rows
@@ -272,7 +269,7 @@ def with_sampling(data: pd.DataFrame, name: str) -> list[dict]:
 def constant_t_loss(data: pd.DataFrame) -> list[dict]:
     "The training loss of stars with a constant t minus that of stars with uniform t, in nats."
     rows = []
-    for setting, part in by_setting(_with_most_sources(losses_of(data))):
+    for setting, part in by_setting(_with_most_sources(single_losses(data))):
         for name in part.t_sampling.dropna().unique():
             if not name.startswith("constant"): continue
             stars = [_sampled(part, own) for own in (name, "uniform")]

@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from .better_star import BY_ACTIVATIONS, USUAL, best_way, way_barriers
-from starlight_nb.paper.claim_tests import (
-    BEYOND_CHANCE, CONNECTED, NEAR_ZERO, REGULAR, barriers_of, by_setting, losses_of, remark_of,
-    value_row)
+from .claim_tests import (
+    BEYOND_CHANCE, CONNECTED, NEAR_ZERO, REGULAR, barriers_of, by_setting, remark_of, value_row)
 from .kernel import ONE, candidate_rows
+from .tables import single_losses
 
 # %% auto #0
 __all__ = ['NO_SOLUTION', 'stars_apart', 'stars_beside_regular', 'average_excess', 'average_beside', 'best_beside_usual',
@@ -46,7 +46,7 @@ def _solution_remark(losses, regular):
 
 def _losses_beside_regular(part, name, column="candidate"):
     "The training losses of the stars with a name in a column, and those of regular solutions."
-    losses = losses_of(part)
+    losses = single_losses(part)
     return losses[losses[column] == name], losses[~losses.model_a.str.startswith("star")]
 
 def average_excess(data: pd.DataFrame,

@@ -117,12 +117,13 @@ def check_report(out: Path,         # the report's folder
                 ) -> None:
     "`ValueError` where `out` holds results of another profile, or of nobody knows what."
     before, identity = _evidence_of(out, argument), profile_identity(profile, given)
+    _check_pages(out, argument, before)
     settings = {name: dataclasses.asdict(own) for name, own in profile.settings.items()}
     parameters = {} if before.get("profile_digest") else all_parameters(profile, given)
     written = json.loads(json.dumps([settings, parameters]))  # tuples become lists
     found = _other_profile(before, identity, report_name(profile, given))
     found = found or _other_result(out, argument, *written)
-    if not found: return _check_pages(out, argument, before)
+    if not found: return
     raise ValueError(f"{argument}: {out} holds results of {found}, and this run is for "
                      f"{_in_words(identity)}; choose another folder with out (--out DIR), or "
                      "remove that one to make it anew")
@@ -135,14 +136,15 @@ def _same_settings(own, its):
         for key, table in own.items())
 
 def check_other_seeds(report: Path, other: Path) -> None:
-    "`ValueError` unless two reports have the same settings, and other seeds."
+    "`ValueError` unless two reports have the same settings and parameters, and other seeds."
     digests = [saved_identity(folder).get("profile_digest") for folder in (report, other)]
     same_seeds = digests[0] is not None and digests[0] == digests[1]
     for name in {*_experiments_in(report)} & {*_experiments_in(other)}:
-        own, its = (_read_checked(folder / "data" / f"{name}.json", SUMMARY, argument)
-                    .get("settings") or {}
-                    for argument, folder in (("report", report), ("other", other)))
-        if not _same_settings(own, its):
+        summaries = [_read_checked(folder / "data" / f"{name}.json", SUMMARY, argument)
+                     for argument, folder in (("report", report), ("other", other))]
+        own, its = (summary.get("settings") or {} for summary in summaries)
+        parameters = [summary.get("parameters") or {} for summary in summaries]
+        if not _same_settings(own, its) or _differ(*parameters):
             raise ValueError(f"other: {other} has other settings of {name!r} than {report}; the "
                              "same settings with other seeds are needed")
         same_seeds = same_seeds or any(table.get("seed_set") == its[key].get("seed_set")

@@ -10,7 +10,7 @@ from .members import (
     Member, Pair, mean_of_stars, regular_pairs, star_member, star_pairs)
 from .parts import PairPart
 from .study import Study, with_recipe
-from .tables import by_source_count, with_interval
+from .tables import by_source_count, single_losses, with_interval
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
@@ -156,7 +156,7 @@ def candidate_rows(frame: pd.DataFrame,   # tidy rows of the experiment
 
 def _losses(frame, split):
     "The mean loss of each model alone."
-    own = frame[(frame["pair"] == "single") & (frame.metric == "loss") & (frame.split == split)]
+    own = single_losses(frame, split)
     return own.drop_duplicates(["setting", "model_a"]).set_index(["setting", "model_a"]).value
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #average-table

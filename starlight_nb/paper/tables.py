@@ -8,8 +8,8 @@ import pandas as pd
 from ..statistics import bootstrap_ratio, summarise
 
 # %% auto #0
-__all__ = ['HEADINGS', 'OTHER_METRICS', 'with_interval', 'summary_cell', 'barrier_ratios', 'barrier_table', 'order_spread',
-           'by_source_count', 'source_count_table', 'path_table', 'metric_tables']
+__all__ = ['HEADINGS', 'OTHER_METRICS', 'with_interval', 'summary_cell', 'single_losses', 'barrier_ratios', 'barrier_table',
+           'order_spread', 'by_source_count', 'source_count_table', 'path_table', 'metric_tables']
 
 # %% ../../nbs/50j_paper.tables.ipynb #cell-2
 def with_interval(value: float,
@@ -30,6 +30,13 @@ def summary_cell(rows: pd.DataFrame,  # of one setting, with model_a, model_b an
     if summary.n == 1: return f"{summary['mean']:.3f}"
     spread = f" ± {summary.sd:.3f}" if sd else ""
     return f"{summary['mean']:.3f}{spread} [{summary.low:.3f}, {summary.high:.3f}]"
+
+# %% ../../nbs/50j_paper.tables.ipynb #single-losses
+def single_losses(frame: pd.DataFrame,   # tidy rows
+                  split: str = "train",  # or test
+                 ) -> pd.DataFrame:
+    "The rows with the losses of single models."
+    return frame[(frame["pair"] == "single") & (frame.metric == "loss") & (frame.split == split)]
 
 # %% ../../nbs/50j_paper.tables.ipynb #barrier-ratios
 def _barrier_ratio(star, regular):

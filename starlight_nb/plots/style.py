@@ -251,7 +251,9 @@ def in_one_column(figure: plt.Figure) -> plt.Figure | None:
     except (AttributeError, TypeError, pickle.PicklingError): return None
     _label_rows(copy.axes)
     _stack(copy)
-    handles = {text.get_text(): handle for legend in copy.legends
+    drawn = {label: handle for axis in copy.axes
+             for handle, label in zip(*axis.get_legend_handles_labels())}
+    handles = {text.get_text(): drawn.get(text.get_text(), handle) for legend in copy.legends
                for handle, text in zip(legend.legend_handles, legend.get_texts())}
     for legend in list(copy.legends): legend.remove()
     _legend_below(copy, handles, len(KINDS))
