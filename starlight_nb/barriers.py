@@ -21,7 +21,7 @@ from starlight_nb.evaluation import (
 from .evaluation.refresh import measuring_batches, measuring_size
 from .matching import METHODS, WITH_DATA, match
 from .permutation import PermutationSpec, permute, spec_for
-from .runtime.settings import check_choice, check_number
+from .runtime.settings import check_choice, check_flag, check_number, shown
 from .states import (
     check_same, combine_states, lerp_states, placement, state_for, warn_of_shared)
 from .training import Recipe
@@ -144,7 +144,7 @@ def best_points_per_batch(model: nn.Module,
     "How many points are best evaluated at once: all, of a network too small for a GPU; else one."
     parameters = list(model.parameters())
     small = sum(parameter.numel() for parameter in parameters) <= MOST_PARAMETERS["cuda"]
-    return count if small and parameters[0].is_cuda else 1
+    return count if small and parameters and parameters[0].is_cuda else 1
 
 # %% ../nbs/12_barriers.ipynb #path-values
 def _path_values(model, ends, data, ts, refresh, repair, recipe, size):
@@ -199,14 +199,15 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
         The curves of the loss and of each metric, one for each split.
 
     Raises:
-        ValueError: where `data`, `ts` or `points_per_batch` is not accepted, or a state does not
-            fit the model.
+        ValueError: where an argument is not accepted, or a state does not fit the model.
 
     Source:
         Sonthalia et al. (2024), eq. 1, of which these are the losses; REPAIR: Jordan et al. (2023).
     """
     check_dataset(data)
     points = _grid(ts)
+    refresh, repair = check_flag("refresh", refresh), check_flag("repair", repair)
+    warn_of_shared({"state_a": state_a, "state_b": state_b})
     ends = checked_ends(model, state_a, state_b)
     if points_per_batch is not None:
         points_per_batch = check_number("points_per_batch", points_per_batch, int, 1, np.inf)
@@ -239,6 +240,11 @@ def rise_above_chord(ts: np.ndarray,      # (points,) from 0 to 1
     chord = values[0] + ts * (values[-1] - values[0])
     return max(0.0, float(np.max(values - chord)))
 
+def _check_curve(curve):
+    "`ValueError` for anything that is no `PathCurve`."
+    if isinstance(curve, PathCurve): return
+    raise ValueError(f"curve: a PathCurve, as path_losses returns, is needed, not {shown(curve)}")
+
 def loss_barrier(curve: PathCurve, split: str = "train") -> float:
     """Compute the barrier of a curve: the largest rise of the loss above its chord.
 
@@ -252,12 +258,13 @@ def loss_barrier(curve: PathCurve, split: str = "train") -> float:
         The barrier, at least 0, in the unit of the task's loss (nats in classification).
 
     Raises:
-        ValueError: where the curve has no such split.
+        ValueError: where `curve` is no `PathCurve`, or has no such split.
         FloatingPointError: where a loss is not finite.
 
     Source:
         Sonthalia et al. (2024), eq. 1.
     """
+    _check_curve(curve)
     return rise_above_chord(curve.ts, curve.loss[check_choice("split", split, curve.loss)])
 
 def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
@@ -273,10 +280,12 @@ def accuracy_barrier(curve: PathCurve, split: str = "train") -> float:
         The drop, from 0 to 1.
 
     Raises:
-        ValueError: where the curve has no accuracy, or no such split.
+        ValueError: where `curve` is no `PathCurve`, or has no accuracy or no such split.
         FloatingPointError: where an accuracy is not finite.
     """
-    return rise_above_chord(curve.ts, -curve.accuracy[check_choice("split", split, curve.accuracy)])
+    _check_curve(curve)
+    accuracy = curve.accuracy
+    return rise_above_chord(curve.ts, -accuracy[check_choice("split", split, accuracy)])
 
 # %% ../nbs/12_barriers.ipynb #barrier-between
 def matched_path(model: nn.Module, state_a: dict[str, torch.Tensor],
@@ -423,8 +432,11 @@ def plane_losses(plane: Plane,
                  data: Dataset,
                  points: np.ndarray,  # (..., 2) coordinates
                 ) -> np.ndarray:
-    "The training loss at each of the points, (...); `ValueError` for bad data."
+    "The training loss at each of the points, (...); `ValueError` for bad data or points."
     check_dataset(data)
+    points = np.asarray(points, float)
+    if points.shape[-1:] != (2,):
+        raise ValueError(f"points: coordinates (..., 2) are needed, not of shape {points.shape}")
     evaluator, losses = Evaluator(plane.model, data.train), []
     for other in plane.states[1:]: warn_of_constants(evaluator, plane.states[0], other)
     for point in points.reshape(-1, 2):

@@ -15,7 +15,8 @@ from .data.splits import Part
 from .evaluation import refresh_batchnorm
 from .matching import match_jointly, match_many
 from .permutation import PermutationSpec, permute
-from .runtime.settings import check_choice, check_number, synchronize
+from .runtime.settings import (
+    check_choice, check_flag, check_number, synchronize)
 from .star import StarResult, train_star
 from starlight_nb.states import (
     check_same, check_several, combine_states, tensors_of, tied_names, warn_of_shared,
@@ -99,7 +100,7 @@ def average_aligned(spec: PermutationSpec, states: list[dict[str, torch.Tensor]]
     """
     if (model is None) != (data is None):
         raise ValueError("model, data: the statistics of an average need both")
-    if repair and model is None:
+    if check_flag("repair", repair) and model is None:
         raise ValueError("repair: model and data are needed to rescale units")
     members = aligned(spec, states, around)
     state = average(members)

@@ -637,7 +637,7 @@ def test_a_data_folder_that_is_not_there_is_told(tmp_path, capsys):
             "yesterday",
             "a number of seconds from 0 up is needed, not 'yesterday'",
         ),
-        ("STARLIGHT_JOBS", "two", "a whole number of at least 1 is needed, not 'two'"),
+        ("STARLIGHT_JOBS", "two", "a whole number of at least 1 and at most 10,000 is needed, not 'two'"),
         ("STARLIGHT_JOBS", "0", "a whole number of at least 1"),
         ("STARLIGHT_JOBS", "1.5", "a whole number of at least 1"),
         ("STARLIGHT_JOBS", "\u00b2", "a whole number of at least 1"),

@@ -23,7 +23,7 @@ from ..evaluation.refresh import best_batch
 from ..models import generator_seed
 from ..permutation import PermutationSpec, check_is_spec, permute, spec_for
 from ..permutation.spec import as_real
-from ..runtime.settings import check_number
+from ..runtime.settings import check_flag, check_number
 from ..star import StarResult, t_sampler
 from ..states import WorkingCopy, check_several, is_number, state_for, tied_names
 from ..states.points import fill_tied
@@ -126,7 +126,7 @@ def matched_sources(star: StarResult | dict,   # a star's state takes the source
 # %% ../../nbs/20_bma.ipynb #refresher
 def _refresher(state, model, data, refresh):
     "A function that measures a state's running statistics afresh, if it has any."
-    if not refresh: return lambda state: state
+    if not check_flag("refresh", refresh): return lambda state: state
     if model is not None and data is not None:
         return lambda state: refresh_batchnorm(model, state, data)
     statistics = [name for name in state if name.endswith("running_var")]

@@ -111,12 +111,22 @@ def candidates(study: Study,
             LONGER: longer.stars([count], rivals), MORE: longer.stars([k * count], rivals)}
 
 # %% ../../nbs/50oa_paper.kernel.ipynb #average-parts
+def _check_enough_sources(setting, count, averages):
+    "`ValueError` where a setting has too few sources for an average of disjoint sets."
+    for k in averages:
+        if k * count <= setting.sources: continue
+        raise ValueError(f"averages: {k} stars of {count} sources each, none in common, need "
+                         f"{k * count} sources, and setting {setting.name!r} has {setting.sources}")
+
 def average_parts(study: Study,
                   count: int,           # N: how many sources a star has
                   averages: list[int],  # K: how many stars are averaged
                   stars: int, rivals: int, heldouts: int,
                  ) -> list[PairPart]:
-    "For each K, the pairs of averages and of their rivals with held-out solutions."
+    """For each K, the pairs of averages and of their rivals with held-out solutions.
+
+    Raises `ValueError` where the setting has fewer than K times `count` sources."""
+    _check_enough_sources(study.setting, count, averages)
     solutions, parts = study.members("heldout", heldouts), []
     for k in averages:
         for name, own in candidates(study, count, k, stars, rivals).items():

@@ -189,11 +189,17 @@ class Profile:
     shipped: bool = True          # one of `profile_names()`, not a file of the user's
 
 # %% ../../nbs/50b_paper.profiles.ipynb #profile-file
+def _known_profile(argument, name):
+    "The name of a profile that comes with the package; `ValueError` for another one."
+    try: return check_choice(argument, name, profile_names())
+    except ValueError as error:
+        raise ValueError(f"{error}, or the path of a file that ends in .toml") from None
+
 def _profile_file(profile, argument="profile"):
     "The file of a profile, and whether it is one of those that come with the package."
     folder, path = experiments_folder() / "profiles", Path(profile)
     if path.suffix != ".toml":
-        return folder / f"{check_choice(argument, profile, profile_names())}.toml", True
+        return folder / f"{_known_profile(argument, profile)}.toml", True
     if not path.is_file(): raise ValueError(f"{argument}: there is no file {profile}")
     if not re.fullmatch(r"\w[\w .+-]*", path.stem):
         raise ValueError(f"{argument}: a file name such as mine.toml is needed, not {path.name!r}")
@@ -239,6 +245,7 @@ def _with_base(path, above=()):
     if "like" not in content: return content
     like, where = content.pop("like"), f"profile {path.stem}, like"
     _check_kind(where, like, str)
+    if like.endswith(".toml"): like = str(path.parent / like)
     base, _ = _profile_file(like, where)
     if base.resolve() in above: raise ValueError(f"{where}: {like!r} is like this profile itself")
     below = _with_base(base, above)

@@ -19,10 +19,10 @@ from .spec import as_real
 from ..states import forget_caches, working_copy
 
 # %% auto #0
-__all__ = ['EVALUATION', 'DATA', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors', 'call_example',
-           'has_fractions', 'has_units', 'modules_in_training', 'in_mode', 'turn_off_caches', 'clean_copy',
-           'WithoutNoise', 'run_example', 'named_tensors', 'prediction_name', 'chosen_names', 'counted_tensors',
-           'all_numbers', 'returned_numbers', 'all_but']
+__all__ = ['EVALUATION', 'DATA', 'MODES', 'RANDOM', 'Example', 'split_examples', 'map_inputs', 'input_tensors',
+           'check_finite_inputs', 'call_example', 'has_fractions', 'has_units', 'modules_in_training', 'in_mode',
+           'turn_off_caches', 'clean_copy', 'WithoutNoise', 'run_example', 'named_tensors', 'prediction_name',
+           'chosen_names', 'counted_tensors', 'all_numbers', 'returned_numbers', 'all_but']
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #split-inputs
 EVALUATION = "evaluation"
@@ -81,6 +81,14 @@ def input_tensors(inputs) -> list[torch.Tensor]:
         return tensor
     map_inputs(note, inputs)
     return found
+
+# %% ../../nbs/10aa_permutation.examples.ipynb #check-finite
+def check_finite_inputs(examples: list[Example]):
+    "`ValueError` where an input of an example has values that are not a number."
+    tensors = [tensor for example in examples
+               for tensor in input_tensors((example.positional, example.named))]
+    if any(tensor.isnan().any() for tensor in tensors):
+        raise ValueError("example_inputs: they have values that are not a number (NaN)")
 
 # %% ../../nbs/10aa_permutation.examples.ipynb #call-example
 def call_example(model: nn.Module, example: Example):

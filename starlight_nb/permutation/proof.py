@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from ..models import generator
 from .examples import (
-    EVALUATION, Example, all_but, all_numbers, clean_copy, counted_tensors, has_fractions,
-    map_inputs, named_tensors, run_example, split_examples)
+    EVALUATION, Example, all_but, all_numbers, check_finite_inputs, clean_copy, counted_tensors,
+    has_fractions, map_inputs, named_tensors, run_example, split_examples)
 from .spec import (
     PermutationSpec, check_state, permute_unchecked, unit_positions)
 from ..states import Attributes, tensors_of, working_copy
@@ -201,6 +201,7 @@ class Proof(Measured):
             problem = self.try_network()
             if not problem: return
             unable = None if EMPTY in problem else self.attempt
+        check_finite_inputs(examples)
         raise ValueError(f"model: with random weights, for the proof, {problem}")
     def redraw(self):
         "Give the network other random numbers, with other signs, if it can be run with them."

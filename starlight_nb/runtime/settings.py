@@ -11,9 +11,10 @@ from pathlib import Path
 import starlight_nb
 
 # %% auto #0
-__all__ = ['VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'shown', 'check_choice', 'check_number', 'check_device',
-           'project_root', 'experiments_folder', 'given_variables', 'read_setting', 'Settings', 'environment_variables',
-           'quiet_ray', 'ray_uses_tls', 'free_memory', 'synchronize', 'device_name', 'memory_size', 'available_cores']
+__all__ = ['MOST_JOBS', 'VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'shown', 'check_choice', 'check_number',
+           'check_flag', 'check_device', 'project_root', 'experiments_folder', 'given_variables', 'read_setting',
+           'Settings', 'environment_variables', 'quiet_ray', 'ray_uses_tls', 'free_memory', 'synchronize',
+           'device_name', 'memory_size', 'available_cores']
 
 # %% ../../nbs/40a_runtime.settings.ipynb #shown
 def shown(value, most: int = 80) -> str:
@@ -62,12 +63,23 @@ def _wanted_number(kind, low, high, inclusive):
     highest = f"at most {high}" if inclusive in ("right", "both") else f"below {high}"
     return f"a {whole}number {lowest} and {highest}"
 
+# %% ../../nbs/40a_runtime.settings.ipynb #check-flag
+def check_flag(argument: str,  # the argument's name, for the message
+               value,          # what was given
+              ) -> bool:
+    "Return `value` as Python's bool; `ValueError` where it is neither `True` nor `False`."
+    if type(value).__name__ in ("bool", "bool_"): return bool(value)  # Python's, NumPy's
+    raise ValueError(f"{argument}: True or False is needed, not {shown(value)}")
+
 # %% ../../nbs/40a_runtime.settings.ipynb #check-numbers
+MOST_JOBS = 10_000  # at once; each takes a process
+
 def _check_count(label, value):
     "The value as a whole number of at least 1."
     text = str(value)
-    if text.isdecimal() and int(text) >= 1: return int(text)
-    raise ValueError(f"{label}: a whole number of at least 1 is needed, not {value!r}")
+    if text.isdecimal() and 1 <= int(text[:9]) <= MOST_JOBS: return int(text)
+    raise ValueError(f"{label}: a whole number of at least 1 and at most {MOST_JOBS:,} is needed, "
+                     f"not {shown(value)}")
 
 def _check_seconds(label, value):
     "The value as a number of seconds."

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 from ..runtime.files import write_atomic
+from ..runtime.settings import shown
 from .copies import EXTRA, state_of, tensors_of
 from .points import fill_tied, state_for, tied_names
 
@@ -225,9 +226,12 @@ def save_state(state: dict[str, torch.Tensor], path: str | Path):
             is there already is replaced.
 
     Raises:
-        ValueError: where `state` is no dict of dense tensors, or `path` ends in something else.
+        ValueError: where `state` is no dict of dense tensors, or `path` is no path or ends in
+            something else.
         OSError: where the folder cannot be written to.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"path: the path of a file is needed, not {shown(path)}")
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: a name that ends in .safetensors is needed, not {str(path)!r}")

@@ -21,7 +21,7 @@ from ..states import check_module, state_of
 from .fingerprint import code_digest
 from .networks import FlatModule, StackedModules
 from .recipes import (
-    Recipe, apply_augmentations, draw_augmentations, learning_rate)
+    Recipe, apply_augmentations, check_recipe, draw_augmentations, learning_rate)
 
 # %% auto #0
 __all__ = ['MEASURED_SECONDS', 'Objective', 'check_training', 'task_config', 'fit', 'train', 'train_stacked', 'step_seconds']
@@ -178,9 +178,11 @@ def _epoch_loss(losses, epoch, seeds):
     if wrong:
         batch, network = wrong[0]
         step = epoch * len(losses) + batch
+        advice = "a lower recipe.lr may help" if step else (
+            "no step was taken yet, so inputs or first weights are not finite, or too large")
         raise FloatingPointError(
             f"training diverged: the loss is {table[batch, network]} at step {step} "
-            f"(epoch {epoch}, batch {batch}, seed {seeds[network]}); a lower recipe.lr may help")
+            f"(epoch {epoch}, batch {batch}, seed {seeds[network]}); {advice}")
     return losses.double().mean(0).cpu()
 
 def _train_epoch(state, data, recipe, seeds, epoch):
@@ -221,9 +223,7 @@ def check_training(data,
                   ) -> list[int]:
     "The seeds; `ValueError`, naming the argument, unless a training can begin with all of these."
     check_dataset(data)
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"recipe: a Recipe is needed, not {recipe!r}; "
-                         "training.recipe_from makes one")
+    check_recipe(recipe)
     if recipe.augmentation != "none" and not data.train.augmented_here:
         raise ValueError("recipe.augmentation: a loader augments its own examples, so 'none' is "
                          f"needed, not {recipe.augmentation!r}")

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 import torch
 import torch.nn.functional as F
-from ..runtime.settings import check_choice, check_number, experiments_folder
+from ..runtime.settings import (
+    check_choice, check_number, experiments_folder, shown)
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'AUGMENTATIONS', 'PRECISIONS', 'CHOICES', 'SWITCHES', 'RANGES', 'LARGEST', 'Recipe',
-           'published_recipes', 'recipe_from', 'recipe_or_default', 'learning_rate', 'draw_augmentations',
-           'apply_augmentations', 'augment']
+           'published_recipes', 'recipe_from', 'check_recipe', 'recipe_or_default', 'learning_rate',
+           'draw_augmentations', 'apply_augmentations', 'augment']
 
 # %% ../../nbs/02a_training.recipes.ipynb #recipe
 @dataclass(frozen=True)
@@ -142,9 +143,15 @@ def recipe_from(settings: dict | str,  # fields of a `Recipe`, also `like`; or t
     return Recipe(**values)
 
 # %% ../../nbs/02a_training.recipes.ipynb #without-recipe
+def check_recipe(recipe) -> Recipe:
+    "Return a `Recipe` as it is; `ValueError` for anything else."
+    if isinstance(recipe, Recipe): return recipe
+    raise ValueError(f"recipe: a Recipe is needed, not {shown(recipe)}; "
+                     "training.recipe_from makes one")
+
 def recipe_or_default(recipe: Recipe | None) -> Recipe:
     "The recipe; for None one in single precision, in the memory format that is fastest."
-    return Recipe() if recipe is None else recipe
+    return Recipe() if recipe is None else check_recipe(recipe)
 
 # %% ../../nbs/02a_training.recipes.ipynb #cosine
 def _cosine(start, end, part):
