@@ -103,7 +103,7 @@ def _preparation(evaluator, ends, data, refresh, repair, recipe):
     return refreshed if refresh else derived
 
 def _one_by_one(evaluator, ends, data, ts, refresh, repair, recipe):
-    "Losses and accuracies (points, splits, 2), one point after another."
+    "Loss and metrics (points, splits, 1 + metrics), one point after another."
     prepare = _preparation(evaluator, ends, data, refresh, repair, recipe)
     warn_of_constants(evaluator, *ends)
     values = []
@@ -116,7 +116,7 @@ def _one_by_one(evaluator, ends, data, ts, refresh, repair, recipe):
 
 # %% ../nbs/12_barriers.ipynb #in-stacks
 def _stack_values(evaluator, ends, data, ts, refresh, recipe):
-    "Losses and accuracies (points, splits, 2), all points as one network."
+    "Loss and metrics (points, splits, 1 + metrics), all points as one network."
     states = [lerp_states(*ends, t) for t in ts]
     inner = [n for n, t in enumerate(ts) if refresh and 0 < t < 1]
     if inner:
@@ -148,7 +148,7 @@ def best_points_per_batch(model: nn.Module,
 
 # %% ../nbs/12_barriers.ipynb #path-values
 def _path_values(model, ends, data, ts, refresh, repair, recipe, size):
-    "Losses and accuracies (points, splits, 2), in the way that was chosen, and an evaluator."
+    "Loss and metrics (points, splits, 1 + metrics), in the way that was chosen, and an evaluator."
     if size > 1:
         stacked = StackedEvaluator(model, data.train)
         if stacked.exact:
@@ -160,6 +160,12 @@ def _are_apart(state_a, state_b):
     return any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
 
 # %% ../nbs/12_barriers.ipynb #curve
+def _points_at_once(given, model, count, repair):
+    "How many points are evaluated at once; `ValueError` for a bad number."
+    if given is not None: given = check_number("points_per_batch", given, int, 1, np.inf)
+    if repair: return 1
+    return given or best_points_per_batch(model, count)
+
 def _curve(points, values, data):
     "The curve of values (points, splits, 1 + metrics)."
     of = {name: {split: values[:, n, m] for n, split in enumerate(data.splits)}
@@ -209,21 +215,18 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
     refresh, repair = check_flag("refresh", refresh), check_flag("repair", repair)
     warn_of_shared({"state_a": state_a, "state_b": state_b})
     ends = checked_ends(model, state_a, state_b)
-    if points_per_batch is not None:
-        points_per_batch = check_number("points_per_batch", points_per_batch, int, 1, np.inf)
-    size = points_per_batch or best_points_per_batch(model, len(points))
-    if repair: size = 1
+    size = _points_at_once(points_per_batch, model, len(points), repair)
     apart = _are_apart(*ends)
     refresh, repair = refresh and apart, repair and apart
     values, evaluator = _path_values(model, ends, data, points.tolist(), refresh, repair, recipe,
                                      size)
     curve = _curve(points, np.array(values), data)
-    losses, told = curve.loss["train"], set()
+    losses, warned = curve.loss["train"], set()
     if (refresh or repair) and len(points) > 2:
         named = {"state_a": ends[0], "state_b": ends[1]}
-        told = warn_of_statistics(evaluator, named, data.train, losses.max(), recipe, KEPT)
-    at_ends = {"state_a": losses[0], "state_b": losses[-1]} if apart else {}
-    warn_of_guessing({name: at_ends[name] for name in at_ends if name not in told}, data.train)
+        warned = warn_of_statistics(evaluator, named, data.train, losses.max(), recipe, KEPT)
+    for name, loss in (("state_a", losses[0]), ("state_b", losses[-1])):
+        if apart and name not in warned: warn_of_guessing({name: loss}, data.train)
     return curve
 
 # %% ../nbs/12_barriers.ipynb #rise

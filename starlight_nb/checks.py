@@ -132,9 +132,10 @@ def _check_outputs(report, trial, model):
     report.add("outputs", "ok" if not again else "note",
                f"a second evaluation differs by {again:.1e}")
     change = trial.change(_numbers(copied, trial.examples))
-    still = _without_influence(trial)
-    if still: report.add("weights", "note", f"{_names(still)}: the outputs do not depend on them; "
-                         "they are not used for these inputs, or a cache stands for them")
+    unused = _without_influence(trial)
+    if unused:
+        report.add("weights", "note", f"{_names(unused)}: the outputs do not depend on them; "
+                   "they are not used for these inputs, or a cache stands for them")
     report.add("copy", _verdict(change, trial.tolerance),
                f"a copy without caches returns the same within {change:.1e} of the largest output")
     if not torch.isfinite(trial.expected).all():

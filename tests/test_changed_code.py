@@ -19,7 +19,7 @@ from starlight_nb.paper import cli, members
 from starlight_nb.paper.averages import AveragePart, posteriors
 from starlight_nb.paper.housekeeping import listing, prune, stored, verify
 from starlight_nb.paper.members import (
-    ALGORITHMS, KINDS, identify_network, network_of, regular_member, regular_pairs, star_pairs)
+    ALGORITHMS, ENTRY_KINDS, identify_network, network_of, regular_member, regular_pairs, star_pairs)
 from starlight_nb.paper.predictors import PredictorPart, predictors
 from starlight_nb.paper.profiles import Setting
 from starlight_nb.runtime.store import Store
@@ -157,12 +157,12 @@ def test_every_measurement_in_the_store_has_the_versions_of_its_algorithms(setti
     study = make_study(setting, tmp_path, points=3)
     found = posteriors(study.members("source", 2), study.stars([2], 1), 1, [1, 2])
     AveragePart(study, found, resamples=5).rows()
-    PredictorPart(study, predictors(study, [2], stars=1, splits=1, equal_budget=1)).rows()
+    PredictorPart(study, predictors(study, [2], stars=1, source_sets=1, equal_budget=1)).rows()
     for entry in stored(tmp_path):
         assert entry.config["algorithms"] == {
-            name: ALGORITHMS[name] for name in KINDS[entry.config["kind"]]
+            name: ALGORITHMS[name] for name in ENTRY_KINDS[entry.config["kind"]]
         }
-    assert set(ALGORITHMS) == {name for names in KINDS.values() for name in names}
+    assert set(ALGORITHMS) == {name for names in ENTRY_KINDS.values() for name in names}
 
 
 def as_before_fingerprints(store):

@@ -13,7 +13,7 @@ from conftest import ROOT
 from starlight_nb.paper import cli
 from starlight_nb.paper.better_star import BY_ACTIVATIONS, USUAL
 from starlight_nb.paper.catalogue import experiment_names
-from starlight_nb.paper.claim_tests import BEYOND_CHANCE, CONNECTED, TOO_FEW, chance_loss
+from starlight_nb.paper.claim_tests import WORSE_THAN_GUESS, CONNECTED, TOO_FEW, chance_loss
 from starlight_nb.paper.claim_tests_beyond import NO_SOLUTION
 from starlight_nb.paper.claims import (
     BEYOND,
@@ -286,10 +286,10 @@ def by_activations(value):
 
 def ways(heights):
     "Barriers of each way, to the first and to the second half of the held-outs."
-    parts = [rows("regular-regular", 0.5, way=None, role="report")]
+    parts = [rows("regular-regular", 0.5, way=None, half="report")]
     for way, (choice, report) in heights.items():
-        parts += [rows("star-heldout", mean, n_source=10, way=way, role=role, options=f"-{way}")
-                  for role, mean in (("choice", choice), ("report", report))]
+        parts += [rows("star-heldout", mean, n_source=10, way=way, half=half, options=f"-{way}")
+                  for half, mean in (("choice", choice), ("report", report))]
     return pd.concat(parts)
 
 
@@ -384,7 +384,7 @@ def test_averages_of_predictions_need_three_stars():
 def test_matching_is_not_judged_by_paths_beyond_chance():
     test = paper_claims()["transformer-matched"].test
     high, low = (on_paths(matched, False)(value) for value in (4.8, 0.05))  # of 0.5 nats
-    assert [row["remark"] for row in test(high)] == [BEYOND_CHANCE]
+    assert [row["remark"] for row in test(high)] == [WORSE_THAN_GUESS]
     assert [row["remark"] for row in test(low)] == [""]  # connected, by matching
 
 
@@ -442,8 +442,8 @@ def test_settings_that_cannot_tell_are_set_aside():
         barriers(chance - 0.3, 0.5, "with its loss"), loss.assign(setting="with its loss"),
         barriers(chance * 1.01, 0.5, "unknown data", dataset="mine")])
     found, remarks = verdicts(data)
-    assert remarks == {"connected": CONNECTED, "hardly": "", "beyond": BEYOND_CHANCE, "below": "",
-                       "with its loss": BEYOND_CHANCE, "unknown data": ""}
+    assert remarks == {"connected": CONNECTED, "hardly": "", "beyond": WORSE_THAN_GUESS, "below": "",
+                       "with its loss": WORSE_THAN_GUESS, "unknown data": ""}
     aside = {name: found[name] for name in remarks if remarks[name]}
     assert set(aside.values()) == {"not shown"}
     assert {found[name] for name in remarks if not remarks[name]} == {"holds"}
@@ -559,7 +559,7 @@ def test_one_row_a_claim_counts_settings(tmp_path):
     assert list(row[list(VERDICTS)]) == [2, 1, 0] and row.verdict == "not shown"
     assert row.ours.startswith("0.") and row.ours.endswith("times")
     assert row.settings == ("of 3: holds in 2, not shown in 1; not counted, connected anyway: 1 (D); "
-                            "not counted, beyond chance: 1 (E)")
+                            "not counted, worse than a guess: 1 (E)")
     assert merged.verdict["regular-not-connected"] == "holds", "one setting is enough"
     assert merged.fails["regular-not-connected"] == 1
     assert set(merged.index) == {"regular-not-connected", "star-near-heldouts", "stars-below-regular"}

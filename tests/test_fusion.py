@@ -134,7 +134,7 @@ def small(tmp_path_factory):
 
 
 def test_splits_have_no_source_in_common(small):
-    found = predictors(small, [1, 2], stars=1, splits=3, equal_budget=1)
+    found = predictors(small, [1, 2], stars=1, source_sets=3, equal_budget=1)
     sources_of = {
         (predictor.n_source, predictor.first): {member.name for member in predictor.members}
         for predictor in found
@@ -152,7 +152,7 @@ def test_splits_have_no_source_in_common(small):
 
 
 def test_of_one_source_everything_but_the_star_is_that_source(small):
-    found = predictors(small, [1], stars=1, splits=1, equal_budget=1)
+    found = predictors(small, [1], stars=1, source_sets=1, equal_budget=1)
     frame = PredictorPart(small, found).rows()
     test = frame[(frame.split == "test") & (frame.metric == "accuracy")].set_index("method").value
     for method in ("ensemble", "average", "matched average, refreshed"):
@@ -160,7 +160,7 @@ def test_of_one_source_everything_but_the_star_is_that_source(small):
 
 
 def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
-    found = predictors(small, [2], stars=1, splits=1, equal_budget=1)
+    found = predictors(small, [2], stars=1, source_sets=1, equal_budget=1)
     first = PredictorPart(small, found).rows()
     for module, name in (
         (study, "train_stacked"),
@@ -168,12 +168,12 @@ def test_a_second_study_of_fusion_trains_nothing(small, monkeypatch):
         (predictors_module, "predictions"),
     ):
         monkeypatch.setattr(module, name, None)
-    again = predictors(small, [2], stars=1, splits=1, equal_budget=1)
+    again = predictors(small, [2], stars=1, source_sets=1, equal_budget=1)
     assert PredictorPart(small, again).rows().equals(first)
 
 
 def test_the_table_says_what_the_rows_say(small):
-    found = predictors(small, [2], stars=2, splits=2, equal_budget=2)
+    found = predictors(small, [2], stars=2, source_sets=2, equal_budget=2)
     frame = PredictorPart(small, found).rows()
     summary = fusion_summary(frame).set_index("method")
     rows = frame[(frame.split == "test") & (frame.metric == "accuracy")]

@@ -27,7 +27,7 @@ from starlight_nb.paper.gallery import (
 from starlight_nb.paper.report import save_figure
 from starlight_nb.paper.predictors import fusion_summary
 from starlight_nb.plots import (
-    KINDS, figure_style, finish_figure, in_one_column, pair_counts, plot_averages, plot_comparison,
+    PAIR_STYLES, figure_style, finish_figure, in_one_column, pair_counts, plot_averages, plot_comparison,
     plot_fusion, plot_paths, plot_plane, plot_reliability, plot_samplings, plot_source_count,
     plot_trend, plot_widths)
 from starlight_nb.statistics import barrier_points
@@ -464,7 +464,7 @@ FIGURES = {
     "widths": (lambda **o: plot_widths(
         barrier_points(saved("appendix_relationship")).assign(width=[8, 12, 16, 32]), **o), 2),
     "samplings": (lambda **o: plot_samplings(saved("appendix_t_sampling", "MLP 5x128"), **o), 1),
-    "comparison": (lambda **o: plot_comparison(saved("appendix_rematching"), "rematch", kinds=tuple(KINDS), **o), 1),
+    "comparison": (lambda **o: plot_comparison(saved("appendix_rematching"), "rematch", kinds=tuple(PAIR_STYLES), **o), 1),
     "plane": (lambda **o: plot_plane(*plane_of_three(), np.add.outer(np.arange(7.0), np.arange(7.0)), **o), 1),
     "planes": (lambda **o: plot_plane(saved("fig0_plane", "ResNet 16").query("ends == 'two sources'"), **o), 2),
 }

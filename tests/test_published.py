@@ -155,8 +155,8 @@ def test_ours_stands_beside_the_same_number_of_theirs():
     [
         (0, True, True, "within our interval"),
         (0.002, False, True, "intervals overlap"),
-        (0.02, False, False, "apart: {:.3g} times the paper's"),
-        (-0.019, False, False, "apart: {:.3g} times the paper's"),
+        (0.02, False, False, "apart: {:.4g} times the paper's"),
+        (-0.019, False, False, "apart: {:.4g} times the paper's"),
     ],
 )
 def test_whether_they_agree(shift, within, overlap, verdict):

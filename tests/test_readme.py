@@ -111,7 +111,7 @@ def test_the_width_series_agrees_with_the_published_one_as_the_table_says():
         verdicts = [row["verdict"] for row in csv.DictReader(file) if "barrier" in row["quantity"]]
     met = [verdict for verdict in verdicts if verdict in ("within our interval", "intervals overlap")]
     assert len(met) == len(verdicts) == 7 * 3
-    assert f"our intervals meet all {len(met)} published barriers ± sd" in README
+    assert f"our intervals meet all {len(met)} published barriers ± standard deviation" in README
 
 
 def test_minutes_of_profiles_are_those_that_the_profiles_state():

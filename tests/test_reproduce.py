@@ -879,7 +879,7 @@ def test_data_keep_the_contract(smoke_report):
         "appendix_points": ["points"],
         "appendix_t_sampling": ["t_sampling"],
         "beyond_kernel": ["candidate", "averaged"],
-        "beyond_better_star": ["way", "role", "matching"],
+        "beyond_better_star": ["way", "half", "matching"],
         "beyond_transformer": ["matching", "star_matching", "repair"],
     }
     for name in experiment_names():

@@ -34,7 +34,7 @@ from starlight_nb.matching import align, match
 from starlight_nb.models import initialise
 from starlight_nb.paper.members import Pair
 from starlight_nb.paper.profiles import check_fits, load_profile
-from starlight_nb.paper.study import Path as StudyPath, Study, path_curve, path_rows
+from starlight_nb.paper.study import PairPath, Study, path_curve, path_rows
 from starlight_nb.permutation import infer_spec, permute
 from starlight_nb.plots import plot_paths
 from starlight_nb.runtime.settings import Settings
@@ -586,7 +586,7 @@ def test_a_study_of_a_regression_with_named_inputs(tmp_path, monkeypatch):
     identity = study.members("source", 1)[0].config
     assert identity["network"]["shape"] == {"x": [5], "scale": []} and identity["task"]
     pair = Pair("star-heldout", study.stars([1], 1)[0][2], study.members("heldout", 1)[0], n_source=1, star_seed=0)
-    rows = path_rows(study.models, StudyPath(pair, 3))
+    rows = path_rows(study.models, PairPath(pair, 3))
     assert {row["metric"] for row in rows} == {"loss", "r2", "loss_barrier"}
-    curve = path_curve(study.models, StudyPath(pair, 3))
+    curve = path_curve(study.models, PairPath(pair, 3))
     assert curve.loss_name == "mean squared error" and curve.metrics["r2"]["test"].shape == (3,)

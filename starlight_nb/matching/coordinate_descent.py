@@ -45,10 +45,13 @@ def match_naively(spec: PermutationSpec,             # no group nested, or twice
 
     Returns the permutation of B, and for each visit the group and how many of its units moved."""
     rng = torch.Generator().manual_seed(seed)
+    groups = list(spec.groups)
     permutation, steps = spec.identity(), []
-    while not steps or any(moved for _, moved in steps[-len(spec.groups):]):
-        for number in torch.randperm(len(spec.groups), generator=rng):
-            group = list(spec.groups)[number]
+    moved = len(groups)  # units that moved in the last sweep
+    while moved:
+        moved = 0
+        for number in torch.randperm(len(groups), generator=rng):
+            group = groups[number]
             S = similarity(spec, state_a, state_b, group)
             rows, columns = linear_sum_assignment(S, maximize=True)
             better = S[rows, columns].sum() - S.trace() > 1e-12
@@ -56,6 +59,7 @@ def match_naively(spec: PermutationSpec,             # no group nested, or twice
             step = spec.identity() | {group: order}
             state_b, permutation = permute(spec, step, state_b), compose(step, permutation)
             steps.append((group, int((order != torch.from_numpy(rows)).sum())))
+            moved += steps[-1][1]
     return permutation, steps
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #axis-slot
@@ -95,10 +99,13 @@ def _is_incremental(spec, slot):
 
 def _incremental(layout):
     "Group and number of each slot at which similarities can be brought up to date."
-    return {(group, number)
-            for root, family in layout.families.items() if root not in layout.quadratic
-            for group in family for number, slot in enumerate(layout.slots[group])
-            if _is_incremental(layout.spec, slot)}
+    found = set()
+    for root, family in layout.families.items():
+        if root in layout.quadratic: continue
+        for group in family:
+            for number, slot in enumerate(layout.slots[group]):
+                if _is_incremental(layout.spec, slot): found.add((group, number))
+    return found
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #tables
 def _acting(spec):
@@ -118,6 +125,15 @@ def _followers(layout, family, slot):
     "Group and number of the slots where a move of a family at `slot` changes similarities."
     return [(group, number) for group, number in layout.on[slot.tensor]
             if group not in family and layout.slots[group][number].axis != slot.axis]
+
+def _all_followers(layout):
+    "For each (group, number) of a slot, the slots whose similarities a move there changes."
+    found = {}
+    for family in layout.families.values():
+        for group in family:
+            for number, slot in enumerate(layout.slots[group]):
+                found[group, number] = _followers(layout, family, slot)
+    return found
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #forward-slots
 def _forward(layout):
@@ -147,9 +163,7 @@ class Layout:
         self.all = {group: list(range(len(own))) for group, own in self.slots.items()}
         self.forward = _forward(self)                # group: numbers, as in `all`
         self.on = _by_tensor(self.slots)             # tensor: (group, number) of the slots on it
-        self.followers = {(group, number): _followers(self, family, slot)
-                          for family in self.families.values() for group in family
-                          for number, slot in enumerate(self.slots[group])}
+        self.followers = _all_followers(self)        # (group, number): slots, as `_followers`
 
 # %% ../../nbs/11b_matching.coordinate_descent.ipynb #units
 def unit_rows(tensor: torch.Tensor, slot: AxisSlot) -> torch.Tensor:

@@ -16,7 +16,7 @@ from ..bma import (
 from ..data import SHIFTS, is_images, shifted
 from ..models import generator
 from .members import Member, entry_config
-from .parts import Part
+from .parts import PlanPart
 from .study import (
     COLUMNS, MeasuredValues, SettingModels, Study, member_state, setting_columns, star_tensors)
 from ..runtime.store import with_prefix
@@ -311,7 +311,7 @@ def _comparison_rows(study, runs, resamples):
 
 # %% ../../nbs/50l_paper.averages.ipynb #average-part
 @dataclass(frozen=True)
-class AveragePart(Part):
+class AveragePart(PlanPart):
     "Posteriors, whose averages are measured and compared."
     study: Study
     posteriors: list[Posterior]  # as `posteriors` returns them

@@ -62,7 +62,7 @@ def stars_of(way: Way,
     return study.stars([sources], stars, **way.options)
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #way-parts
-WAY_COLUMNS = ("way", "role", "matching")  # of the tidy rows, besides those of every study
+WAY_COLUMNS = ("way", "half", "matching")  # of the tidy rows, besides those of every study
 
 def halves(study: Study, heldouts: int) -> dict[str, list[Member]]:
     "The held-out solutions in two halves: the first to choose, the second to report."
@@ -74,13 +74,13 @@ def way_parts(study: Study,
              ) -> list[PairPart]:
     "The regular pairs of the second half, and for each way the pairs of its stars."
     parts = []
-    for role, solutions in halves(study, heldouts).items():
-        if role == "report":
+    for half, solutions in halves(study, heldouts).items():
+        if half == "report":
             regular = regular_pairs(solutions)
-            parts.append(PairPart(study, regular, columns=dict(way=None, role=role)))
+            parts.append(PairPart(study, regular, columns=dict(way=None, half=half)))
         for name, way in WAYS.items():
             pairs = star_pairs(stars_of(way, study, sources, stars), solutions, 0, way.matching)
-            parts.append(PairPart(study, pairs, columns=dict(way=name, role=role)))
+            parts.append(PairPart(study, pairs, columns=dict(way=name, half=half)))
     return parts + _source_parts(study, sources, stars)
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #source-parts
@@ -88,7 +88,7 @@ def _source_parts(study, sources, stars):
     "For each way, the pairs of its stars with some of their sources."
     trained = {name: stars_of(way, study, sources, stars) for name, way in WAYS.items()
                if way.matching == "forward"}
-    return [PairPart(study, star_pairs(own, [], 3), columns=dict(way=name, role=None))
+    return [PairPart(study, star_pairs(own, [], 3), columns=dict(way=name, half=None))
             for name, own in trained.items() if own[0][2].sources]
 
 # %% ../../nbs/50ob_paper.better_star.ipynb #way-rows
@@ -101,13 +101,13 @@ def way_barriers(frame: pd.DataFrame,   # tidy rows of the experiment
 def best_way(rows: pd.DataFrame,  # of `way_barriers`, of one setting
             ) -> str:
     "Of the other ways to train a star, the one with the lowest barrier to the first half."
-    choice = rows[(rows.role == "choice") & rows.way.isin(TRAINED)]
+    choice = rows[(rows.half == "choice") & rows.way.isin(TRAINED)]
     return choice.groupby("way").value.mean().idxmin()
 
-def _beside_usual(rows, way, pair, role=None):
+def _compared_with_usual(rows, way, pair, half=None):
     "The barrier of a way, its ratio to the usual one and the interval of that; None without rows."
     rows = rows[rows["pair"] == pair]
-    if role: rows = rows[rows.role == role]
+    if half: rows = rows[rows.half == half]
     own, usual = rows[rows.way == way], rows[rows.way == USUAL]
     if own.empty: return None
     ratio = own.value.mean() / usual.value.mean()
@@ -121,8 +121,8 @@ def way_ratios(frame: pd.DataFrame, split: str = "train") -> pd.DataFrame:
     losses = single_losses(frame, split).groupby(["setting", "way"]).value.mean()
     for setting, rows in way_barriers(frame, split).groupby("setting", sort=False):
         for way in WAYS:
-            for pair, role in (("star-heldout", "report"), ("star-source", None)):
-                values = _beside_usual(rows, way, pair, role)
+            for pair, half in (("star-heldout", "report"), ("star-source", None)):
+                values = _compared_with_usual(rows, way, pair, half)
                 if values is None: continue
                 about = dict(setting=setting, way=way, pair=pair, best=way == best_way(rows),
                              loss=losses.get((setting, way)))

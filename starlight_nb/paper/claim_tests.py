@@ -14,7 +14,7 @@ from .trends import among_heldouts, series_line
 from ..statistics import AXES, bootstrap_function
 
 # %% auto #0
-__all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZERO', 'CONNECTED', 'BEYOND_CHANCE', 'CLASSES',
+__all__ = ['REGULAR', 'HELDOUT', 'SOURCE', 'FEWEST_MODELS', 'TOO_FEW', 'NEAR_ZERO', 'CONNECTED', 'WORSE_THAN_GUESS', 'CLASSES',
            'FEWEST_HELDOUTS', 'by_setting', 'barriers_of', 'value_row', 'chance_loss', 'remark_of', 'barrier_height',
            'star_ratio', 'excess_loss', 'with_more_sources', 'change_over_series', 'relative_change',
            'depth_beside_width', 'width_line', 'ratios_over_series', 'ratios_and_slope', 'with_adam',
@@ -61,7 +61,7 @@ def value_row(setting: str, function: Callable,
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #set-aside
 NEAR_ZERO = 0.05  # nats
-CONNECTED, BEYOND_CHANCE = "connected anyway", "beyond chance"
+CONNECTED, WORSE_THAN_GUESS = "connected anyway", "worse than a guess"
 CLASSES = {"digits": 10, "digit-pairs": 100, "mnist": 10, "fashion-mnist": 10, "cifar10": 10,
            "cifar100": 100, "imagenet": 1000, "imagenette": 10, "agnews": 4}
 
@@ -77,8 +77,8 @@ def remark_of(rows: pd.DataFrame, split: str = "train") -> str:
     if barrier < NEAR_ZERO: return CONNECTED
     at_start = (rows.metric == "loss") & (rows.split == split) & (rows.t.fillna(0) == 0)
     loss = rows[at_start & ~rows.model_a.str.startswith("star", na=True)].value.mean()
-    above_chance = np.nansum([barrier, loss]) >= chance_loss(rows.dataset.iloc[0])
-    return BEYOND_CHANCE if above_chance else ""
+    highest = np.nansum([barrier, loss])
+    return WORSE_THAN_GUESS if highest >= chance_loss(rows.dataset.iloc[0]) else ""
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #height
 def barrier_height(data: pd.DataFrame, pair: str) -> list[dict]:
@@ -124,9 +124,9 @@ def with_more_sources(data: pd.DataFrame,
 
 # %% ../../nbs/50s_paper.claim_tests.ipynb #series
 def _series(data, name):
-    "The rows of the networks of a series, in order, without those beyond chance."
+    "The rows of the networks of a series, in order, without those worse than a guess."
     part = data[data.get("series", pd.Series("", data.index)).str.contains(name, na=False)]
-    inside = [setting for setting, rows in by_setting(part) if remark_of(rows) != BEYOND_CHANCE]
+    inside = [setting for setting, rows in by_setting(part) if remark_of(rows) != WORSE_THAN_GUESS]
     return part[part.setting.isin(inside)]
 
 def _apart(rows):
@@ -197,7 +197,7 @@ def with_adam(data: pd.DataFrame) -> list[dict]:
         other = parts.get(setting.removesuffix(", Adam"), adam)
         if other is adam: continue
         remarks = {remark_of(adam), remark_of(other)}
-        remark = BEYOND_CHANCE if BEYOND_CHANCE in remarks else ""
+        remark = WORSE_THAN_GUESS if WORSE_THAN_GUESS in remarks else ""
         if remarks == {CONNECTED}: remark = CONNECTED
         for kind in AXES.values():
             pairs = [_apart(barriers_of(part, kind)) for part in (adam, other)]

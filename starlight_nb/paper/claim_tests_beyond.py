@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from .better_star import BY_ACTIVATIONS, USUAL, best_way, way_barriers
 from .claim_tests import (
-    BEYOND_CHANCE, CONNECTED, NEAR_ZERO, REGULAR, barriers_of, by_setting, remark_of, value_row)
+    WORSE_THAN_GUESS, CONNECTED, NEAR_ZERO, REGULAR, barriers_of, by_setting, remark_of, value_row)
 from .kernel import ONE, candidate_rows
 from .tables import single_losses
 
@@ -84,7 +84,7 @@ def _beside_usual(data, way_of):
     barriers, rows = way_barriers(data), []
     for setting, part in by_setting(data):
         own = barriers[barriers.setting == setting]
-        report = own[own.role == "report"]
+        report = own[own.half == "report"]
         way = way_of(own)
         other, usual = (report[report.way == name] for name in (way, USUAL))
         remark = remark_of(part) or _solution_remark(*_losses_beside_regular(part, way, "way"))
@@ -107,7 +107,7 @@ def matched_beside_unmatched(data: pd.DataFrame) -> list[dict]:
     for setting, part in by_setting(data):
         barriers = part[own.loc[part.index]]
         pairs = (barriers[barriers.matching == name] for name in ("forward", "none"))
-        remark = BEYOND_CHANCE if remark_of(part) == BEYOND_CHANCE else ""
+        remark = WORSE_THAN_GUESS if remark_of(part) == WORSE_THAN_GUESS else ""
         rows += value_row(setting, np.divide, *pairs, remark=remark)
     return rows
 

@@ -12,18 +12,19 @@ import torch
 from ..barriers import (
     Plane, plane_grid, plane_losses, plane_segments, rise_above_chord)
 from .members import Member, Pair, entry_config
-from .parts import PairPart, Part
+from .parts import PairPart, PlanPart
 from starlight_nb.paper.study import (
-    COLUMNS, MeasuredValues, Path, SettingModels, Study, matched_states, member_state,
+    COLUMNS, MeasuredValues, PairPath, SettingModels, Study, matched_states, member_state,
     setting_columns)
 from .tables import by_source_count, summary_cell, with_interval
 from ..runtime.settings import check_choice
 from ..statistics import bootstrap_function, bootstrap_ratio
 
 # %% auto #0
-__all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'GAPS', 'GAP_HEADINGS', 'ENDS', 'PLANE_COLUMNS', 'matching_comparison',
-           'matching_methods', 'forward_orders', 'relative_barriers', 'order_range', 'matched_pairs_table',
-           'gap_closed', 'gap_table', 'gaps_by_order', 'rematch_options', 'PlaneRow', 'PlanePart', 'plane_rises']
+__all__ = ['SPECS', 'PAIR_KINDS', 'METHOD_NAMES', 'GAPS', 'GAP_HEADINGS', 'ENDS', 'PLANE_COLUMNS', 'MATCHED_TO',
+           'matching_comparison', 'matching_methods', 'forward_orders', 'relative_barriers', 'order_range',
+           'matched_pairs_table', 'gap_closed', 'gap_table', 'gaps_by_order', 'rematch_options', 'PlaneRow',
+           'PlanePart', 'plane_rises']
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #specs
 SPECS = {  # the star's options, the matching of its pairs, and that in a random order
@@ -136,10 +137,17 @@ def _gap_parts(rows, order):
     return [rows[(rows.pair == pair) & (rows.matching == matching)]
             for pair in ("regular-regular", "star-heldout") for matching in matchings]
 
-GAPS = {  # what is compared, from the means of `_gap_parts`
-    "gap, partial": lambda rp, rc, sp, sc: rp - sp,
-    "share": lambda rp, rc, sp, sc: (rp - rc) / (rp - sp),
-    "gap, complete": lambda rp, rc, sp, sc: rc - sc}
+def _gap_partial(regular_partial, regular_complete, star_partial, star_complete):
+    return regular_partial - star_partial
+
+def _share(regular_partial, regular_complete, star_partial, star_complete):
+    return (regular_partial - regular_complete) / (regular_partial - star_partial)
+
+def _gap_complete(regular_partial, regular_complete, star_partial, star_complete):
+    return regular_complete - star_complete
+
+# what is compared, from the means of `_gap_parts`
+GAPS = {"gap, partial": _gap_partial, "share": _share, "gap, complete": _gap_complete}
 
 def gap_closed(frame: pd.DataFrame,     # with the column `matching`
                split: str = "train",    # or test
@@ -265,7 +273,7 @@ def _plane_rows(values, pairs, direct):
 PLANE_COLUMNS = ("matching", "ends", "x", "y")  # of the tidy rows, besides `COLUMNS`
 
 @dataclass(frozen=True)
-class _PlanePairs(Part):
+class _PlanePairs(PlanPart):
     "The pairs of a plane through a star and two solutions."
     study: Study
     star: tuple[int, int, Member]  # one of `Study.stars`
@@ -290,7 +298,7 @@ class _PlanePairs(Part):
 class PlanePart(_PlanePairs):
     "The plane through a star and two solutions, and the direct path between the solutions."
     @property
-    def measurements(self) -> list[PlaneRow | Path]:
+    def measurements(self) -> list[PlaneRow | PairPath]:
         "The rows of the plane, and the direct path."
         examples = self.study.setting.measured_examples
         rows = [PlaneRow(self.pairs, self.steps, self.study.points, row, examples)
@@ -310,13 +318,15 @@ class PlanePart(_PlanePairs):
         return frame.assign(ends=ENDS[self.role][0])[[*COLUMNS, *PLANE_COLUMNS]]
 
 # %% ../../nbs/50o_paper.comparisons.ipynb #rises
+MATCHED_TO = {"to the star": "both to the star", "forward": "second to first"}
+
 def plane_rises(frame: pd.DataFrame,  # of a `PlanePart`
                ) -> pd.DataFrame:
-    "The rise in nats on each way: setting, ends, way, matching, rise."
+    "The rise in nats on each path: setting, ends, path, matched, rise."
     rows = frame[frame.t.notna() & (frame.metric == "loss") & (frame.split == "train")]
     by, found = ["setting", "ends", "model_a", "model_b", "matching"], []
     for (setting, ends, a, b, matching), part in rows.groupby(by, sort=False):
         rise = rise_above_chord(part.t.to_numpy(), part.value.to_numpy())
-        found.append(dict(setting=setting, ends=ends, way=f"{a} to {b}", matching=matching,
-                          rise=rise))
+        found.append(dict(setting=setting, ends=ends, path=f"{a} to {b}",
+                          matched=MATCHED_TO[matching], rise=rise))
     return pd.DataFrame(found)

@@ -17,8 +17,9 @@ from ..runtime.files import write_atomic
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
-__all__ = ['CLAIMS_HEADING', 'PAPER', 'WORDS', 'VERDICT_RULES', 'SUFFIXES', 'MARKS', 'CLAIM_HEADINGS', 'COLOURS', 'STYLE',
-           'NARROW', 'HEAD', 'experiment_question', 'experiment_reading', 'Page', 'write_gallery', 'write_kept_gallery']
+__all__ = ['PAPER', 'WORDS', 'VERDICT_RULES', 'CLAIMS_HEADING', 'OWN_HEADING', 'LAST_NUMBERS', 'SUFFIXES', 'MARKS',
+           'CLAIM_HEADINGS', 'COLOURS', 'STYLE', 'NARROW', 'HEAD', 'experiment_question', 'experiment_reading', 'Page',
+           'write_gallery', 'write_kept_gallery']
 
 # %% ../../nbs/50v_paper.gallery.ipynb #from-the-notebook
 def _cells(experiment):
@@ -65,15 +66,14 @@ class Page(ABC):
     def links(self, links: dict[str, str]) -> str: "Links on one line: text and path."
 
 # %% ../../nbs/50v_paper.gallery.ipynb #blocks
-CLAIMS_HEADING = "What the paper claims, and what this run shows"
 PAPER = "https://arxiv.org/abs/2403.07968"
 WORDS = """\
 A **regular solution** is a network trained as usual, from a seed of its own; a **star** is \
 trained so that the loss stays low on the straight lines from it to several regular solutions, \
 its **sources**, and **held-out** solutions are regular ones that it has never seen. The \
-**barrier** of two networks is how far, on the straight line between them, the loss rises above \
-what mixing their two losses would give, after hidden units were matched; it is in **nats**, the \
-unit of cross-entropy."""
+**barrier** between two networks is measured after their hidden units were matched: on the \
+straight line between their weights, it is the largest rise of the loss above the straight line \
+between their two losses. Its unit is the **nat**, that of cross-entropy with natural logarithms."""
 
 def _blocks(page, out, title):
     "All blocks of the page of the report in `out`, in order."
@@ -103,30 +103,37 @@ the claim's bounds. It **fails** if the whole interval is outside, on one side. 
 
 Over settings a claim fails if it fails in any, and holds if it holds in all. This is strict: one \
 counterexample refutes a claim about every network, and one setting with few models keeps it from \
-being shown. So the settings are counted too. (That regular solutions are not connected is a \
-claim that something can be so; one setting is enough for it.)
+being shown. So the settings are counted too. (The claim that regular solutions are not \
+connected only says that this can happen, so one setting is enough.)
 
 Not counted are settings that cannot tell: where regular solutions are *connected anyway*, with a \
-barrier below 0.05 nats; where the matched path between them is *beyond chance*, worse than \
-guessing; where an average of stars is *no solution*, with a training loss that is higher than \
-that of regular solutions by 0.05 nats or more; and where there are *too few models*, because an \
+barrier below 0.05 nats; where the loss on the matched path between them is *worse than a \
+guess*; where an average of stars is *no solution*, with a training loss that is higher than \
+that of regular solutions by 0.05 nats or more (stars themselves are always counted: *A star is \
+itself a solution* tests that); and where there are *too few models*, because an \
 interval needs at least three stars or three regular solutions, and for averaged predictions \
 three stars. Where a setting has one star, its interval is over the other models, and says nothing \
 about other stars.
 
 The column *paper* has an example from the paper, of the network and data in brackets. Where a \
-setting is one of the paper's own, the tables *Beside the paper* compare value by value.
+setting is one of the paper's own, the tables *Beside the paper* compare value by value. There, *within our interval* says that the \
+published value lies in our interval, and *intervals overlap* that it does with its standard \
+deviation; *apart* gives the ratio of ours to theirs; *above* and *below* say on which side of the \
+paper's range our whole interval lies.
 
 A report may keep the verdicts of a second run, with every model from other seeds. Then a claim at \
 the top whose verdicts differ is not shown. A claim that only one of the runs tests keeps its \
 verdict, and the sections below are of this run alone."""
 
 # %% ../../nbs/50v_paper.gallery.ipynb #claims-of-report
+CLAIMS_HEADING = "What the paper claims, and what this run shows"
+OWN_HEADING = "What this run shows"
+
 def _claims_of_report(page, out, rows):
     "The blocks about all claims; `rows` are of `read_claims`."
-    yield page.heading(2, "claims", CLAIMS_HEADING)
     standing = standing_claims(out, merge_claims(rows))
     beyond = standing["where"] == BEYOND["where"]
+    yield page.heading(2, "claims", OWN_HEADING if beyond.all() else CLAIMS_HEADING)
     if not beyond.all(): yield page.claims(standing[~beyond])
     if beyond.any():
         yield page.heading(3, "beyond-the-paper", "Beyond the paper")
@@ -135,10 +142,17 @@ def _claims_of_report(page, out, rows):
     yield page.prose(VERDICT_RULES)
 
 # %% ../../nbs/50v_paper.gallery.ipynb #settings
+LAST_NUMBERS = """\
+The number in the name of a ResNet, VGG or ViT is a width, not a depth: ResNet 16 has 16 channels \
+in its first stage. MLP 5x128 has 5 hidden layers of 128 units."""
+
 def _about_setting(setting):
     "The row of a setting, as a summary has it."
     guess, measured = chance_loss(setting["dataset"]), setting.get("measured_examples")
+    options = ", ".join(f"{name} {value}" for name, value in setting["model"].items())
     return {"setting": setting["label"], "data": setting["dataset"],
+            "network": f"{setting['architecture']} ({options})" if options
+                       else setting["architecture"],
             "loss of a guess (nats)": f"{guess:.2f}" if math.isfinite(guess) else "–",
             "epochs of a regular solution": f"{setting['recipe']['epochs']}",
             "epochs of a star": f"{setting['star_recipe']['epochs']}",
@@ -150,6 +164,7 @@ def _settings(page, summaries):
     for summary in summaries.values(): settings |= summary.get("settings", {})
     if not settings: return
     yield page.heading(2, "settings", "Settings")
+    yield page.prose(LAST_NUMBERS)
     yield page.table(pd.DataFrame(map(_about_setting, settings.values())), "settings")
 
 # %% ../../nbs/50v_paper.gallery.ipynb #section

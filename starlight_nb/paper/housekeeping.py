@@ -13,7 +13,7 @@ from filelock import Timeout
 from ..models import check_architecture
 from .experiment import resolve_experiment
 from .members import (
-    KINDS, SEEDS, algorithms_of, identify_network, star_name)
+    ENTRY_KINDS, SEEDS, algorithms_of, identify_network, star_name)
 from .plans import plan_of
 from .profiles import SEEDS_OF_A_SET, load_profile
 from ..runtime.files import check_folder, explain_os_errors, lock, write_atomic
@@ -33,7 +33,7 @@ FORMS = {"kind": str, "dataset": str, "architecture": str, "model": dict, "netwo
 def _is_of_the_users(config):
     "Is it an entry of a kind that only the code that stored it knows?"
     kind = config.get("kind")
-    return isinstance(kind, str) and kind not in KINDS and "together" not in config
+    return isinstance(kind, str) and kind not in ENTRY_KINDS and "together" not in config
 
 def _check_form(config):
     "`ValueError` where a configuration cannot be that of an entry or a checkpoint."
@@ -162,7 +162,7 @@ def old_entries(entries: list[StoredFile],  # of one store, entries and checkpoi
                ) -> dict[str, str]:
     "The keys of the entries that this code would not make, each with the reason."
     judged = [entry for entry in sorted(entries, key=lambda one: one.written)
-              if entry.config and entry.config.get("kind") in KINDS]
+              if entry.config and entry.config.get("kind") in ENTRY_KINDS]
     networks = _networks_now(judged)
     reasons = {entry.key: _reason(entry.config, networks) for entry in judged}
     old = {key: reason for key, reason in reasons.items() if reason}
@@ -217,7 +217,7 @@ def verify(root: Path) -> tuple[int, list[tuple[Path, str]]]:
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #export-store
 MODELS = ("regular", "star", "mean")  # the kinds of entries that hold weights
-MEASURED = KINDS.keys() - set(MODELS)
+MEASURED = ENTRY_KINDS.keys() - set(MODELS)
 MANIFEST = "keys.json"  # the first file of an export: a list of the keys of all others
 
 def _add_file(archive, name, contents):

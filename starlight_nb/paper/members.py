@@ -21,7 +21,7 @@ from ..training.loop import task_config
 from ..training.fingerprint import code_digest, network_fingerprint
 
 # %% auto #0
-__all__ = ['ALGORITHMS', 'KINDS', 'SEEDS', 'ABOUT', 'METHODS_OF_GROUPS', 'load_once', 'forget_data', 'load_anew', 'data_of',
+__all__ = ['ALGORITHMS', 'ENTRY_KINDS', 'SEEDS', 'ABOUT', 'METHODS_OF_GROUPS', 'load_once', 'forget_data', 'load_anew', 'data_of',
            'identify_network', 'network_of', 'algorithms_of', 'entry_config', 'Measurement', 'Member', 'regular_member',
            'star_name', 'star_member', 'star_members', 'mean_of_stars', 'parse_matching', 'Pair', 'regular_pairs',
            'star_pairs']
@@ -83,16 +83,16 @@ def network_of(setting: Setting, environment: Settings | None = None) -> dict:
 # %% ../../nbs/50c_paper.members.ipynb #algorithms
 ALGORITHMS = {"training": 1, "star": 3, "mean": 1, "matching": 3, "path": 1, "plane": 1,
               "average": 1, "predictor": 1}
-KINDS = {  # of entries of the store, and the algorithms that make them from other entries
+ENTRY_KINDS = {  # of entries of the store, and the algorithms that make them from other entries
     "regular": ("training",), "star": ("training", "matching", "star"),
     "mean": ("matching", "mean"), "path": ("matching", "path"), "plane": ("matching", "plane"),
     "average": ("average",), "predictor": ("matching", "predictor")}
 
 def algorithms_of(kind: str) -> dict[str, int]:
     "The versions of the algorithms that make an entry of a kind."
-    return {name: ALGORITHMS[name] for name in KINDS[kind]}
+    return {name: ALGORITHMS[name] for name in ENTRY_KINDS[kind]}
 
-def entry_config(kind: str,          # a key of `KINDS`
+def entry_config(kind: str,          # a key of `ENTRY_KINDS`
                  examples: int = 0,  # training examples that are measured; 0: all
                  **parts,            # everything else that the entry is made from
                 ) -> dict:

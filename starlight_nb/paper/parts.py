@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 from .members import Measurement, Pair
 from .study import (
-    COLUMNS, Path, SettingModels, Study, path_rows, single_models)
+    COLUMNS, PairPath, SettingModels, Study, path_rows, single_models)
 
 # %% auto #0
-__all__ = ['Part', 'PairPart', 'Plan', 'missing']
+__all__ = ['PlanPart', 'PairPart', 'Plan', 'missing']
 
 # %% ../../nbs/50e_paper.parts.ipynb #part
-class Part(ABC):
+class PlanPart(ABC):
     "Measurements of one study, and the tidy rows that they give."
     study: Study
     @property
@@ -28,7 +28,7 @@ class Part(ABC):
 
 # %% ../../nbs/50e_paper.parts.ipynb #pair-part
 @dataclass(frozen=True)
-class PairPart(Part):
+class PairPart(PlanPart):
     "Pairs, whose paths are measured."
     study: Study
     pairs: list[Pair]
@@ -39,10 +39,10 @@ class PairPart(Part):
     columns: dict = field(default_factory=dict)  # further columns, the same in all rows
 
     @property
-    def measurements(self) -> list[Path]:
+    def measurements(self) -> list[PairPath]:
         "The paths."
         points, examples = self.points or self.study.points, self.study.setting.measured_examples
-        return [Path(pair, points, examples, self.repair) for pair in self.pairs]
+        return [PairPath(pair, points, examples, self.repair) for pair in self.pairs]
     def rows(self) -> pd.DataFrame:
         "Losses, accuracies and barriers of the paths, and of each model alone."
         rows = [row for path in self.measurements for row in path_rows(self.study.models, path)]
@@ -65,7 +65,7 @@ def _add_with_needs(models, measurement, found):
 @dataclass(frozen=True)
 class _PlannedParts:
     "The parts of a plan, and all that they need."
-    parts: list[Part]
+    parts: list[PlanPart]
     columns: tuple[str, ...] = ()  # of its tidy data, besides `COLUMNS`
 
     def measurements(self) -> dict[str, tuple[SettingModels, Measurement]]:

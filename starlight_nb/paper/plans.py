@@ -133,8 +133,8 @@ def table2_fusion(experiment) -> Plan:
     "Predictors that are made of sources."
     parts = []
     for study in experiment.studies:
-        found = predictors(study, experiment.source_counts, experiment.stars, experiment.splits,
-                           experiment.equal_budget)
+        found = predictors(study, experiment.source_counts, experiment.stars,
+                           experiment.source_sets, experiment.equal_budget)
         parts.append(PredictorPart(study, found))
     return Plan(parts, PREDICTOR_COLUMNS)
 

@@ -12,7 +12,7 @@ import torch
 from ..bma import example_scores, predictions
 from ..fusion import aligned, average, average_aligned, ensemble, inference_cost
 from .members import Member, entry_config
-from .parts import Part
+from .parts import PlanPart
 from .study import (
     COLUMNS, MeasuredValues, SettingModels, Study, member_state, setting_columns)
 from .tables import with_interval
@@ -75,13 +75,13 @@ def _set_predictors(study, count, first, stars):
 def predictors(study: Study,
                counts: list[int],  # N: how many sources
                stars: int,         # fused stars of each set
-               splits: int,        # sets of each N, as far as there are sources for so many
+               source_sets: int,   # of each N, as far as there are sources for so many
                equal_budget: int,  # regular models trained for as many epochs as a star
               ) -> list[Predictor]:
     "All predictors of a setting."
     trained_longer, found = study.members("equal_budget", equal_budget), []
     for count in counts:
-        sets = min(splits, study.setting.sources // count)
+        sets = min(source_sets, study.setting.sources // count)
         for number in range(sets): found += _set_predictors(study, count, number * count, stars)
         found += [Predictor("equal_budget", (member,), count) for member in trained_longer]
     return found
@@ -115,7 +115,7 @@ def _measure(models, predictor):
 PREDICTOR_COLUMNS = ("method", "first")  # of the tidy rows, besides `COLUMNS`
 
 @dataclass(frozen=True)
-class PredictorPart(Part):
+class PredictorPart(PlanPart):
     "Predictors, whose losses and accuracies are measured."
     study: Study
     predictors: list[Predictor]  # as `predictors` returns them
@@ -186,10 +186,10 @@ def fusion_caption(summary: pd.DataFrame,  # of `fusion_summary`
     "What the figure shows, and how many predictors there are for each N."
     from starlight_nb.plots import PREDICTORS, span
     drawn = summary[summary.method.isin(list(PREDICTORS))].groupby("method", sort=False)
-    counts = [f"{method} {span(part.n)}" for method, part in drawn]
+    counts = [f"{PREDICTORS[method].label}: {span(part.n)}" for method, part in drawn]
     return ("Test accuracy (per cent) against the number of sources N. Bands are 95 % intervals "
             "from resampling models or sets of sources. Number of predictors for each N: "
-            f"{', '.join(counts)}.")
+            f"{'; '.join(counts)}.")
 
 # %% ../../nbs/50m_paper.predictors.ipynb #error-ratios
 def error_ratios(frame: pd.DataFrame,  # rows of a `PredictorPart`

@@ -256,7 +256,8 @@ def _with_base(path, above=()):
 TABLES = ("settings", "experiments")
 SEED_SETS = 10
 PROFILE_KEYS = {"title", "device", "minutes", "resources", "seed_set", *TABLES}
-RENAMED = {"longs": "equal_budget"}  # parameters of experiments that had another name
+# parameters of experiments that had another name
+RENAMED = {"longs": "equal_budget", "splits": "source_sets"}
 
 def _check_renamed(where, table):
     "`ValueError` with the new name where a table has the old name of a parameter."

@@ -197,7 +197,7 @@ def _verdict_same_setting(row):
     if row.overlap: return "intervals overlap"
     if f"{row.ours:.3f}" == f"{row.published:.3f}": return "equal to three decimals"
     if not math.isfinite(row.ratio): return "apart: the paper's is 0"
-    return f"apart: {row.ratio:.3g} times the paper's"
+    return f"apart: {row.ratio:.4g} times the paper's"
 
 # %% ../../nbs/50k_paper.published.ipynb #row-of-same-setting
 def _row_same_setting(row, nearest):

@@ -30,8 +30,8 @@ from ..training import recipe_from, train_stacked
 
 # %% auto #0
 __all__ = ['COLUMNS', 'BARRIERS', 'SettingModels', 'check_members', 'MeasuredValues', 'regular_states', 'star_tensors',
-           'mean_state', 'member_state', 'pair_permutation', 'matched_states', 'Path', 'path_curve', 'setting_columns',
-           'path_rows', 'single_models', 'Study', 'with_recipe']
+           'mean_state', 'member_state', 'pair_permutation', 'matched_states', 'PairPath', 'path_curve',
+           'setting_columns', 'path_rows', 'single_models', 'Study', 'with_recipe']
 
 # %% ../../nbs/50d_paper.study.ipynb #setting-models
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _measure_path(models, path):
 
 # %% ../../nbs/50d_paper.study.ipynb #path
 @dataclass(frozen=True)
-class Path(MeasuredValues):
+class PairPath(MeasuredValues):
     "Losses and accuracies along the segment between the two models of a pair."
     pair: Pair
     points: int           # on the path, both ends included
@@ -226,7 +226,7 @@ class Path(MeasuredValues):
         return cost.path(self.points, self.repair)
 
 # %% ../../nbs/50d_paper.study.ipynb #path-curve
-def path_curve(models: SettingModels, path: Path) -> PathCurve:
+def path_curve(models: SettingModels, path: PairPath) -> PathCurve:
     "The path as a curve, from the store or measured now."
     values = {name: tensor.numpy() for name, tensor in path.make(models).items()}
     task = models.data.task
@@ -242,7 +242,7 @@ def setting_columns(setting: Setting) -> dict[str, str]:
     "The columns that name a setting in its rows."
     return dict(setting=setting.label, architecture=setting.architecture, dataset=setting.dataset)
 
-def path_rows(models: SettingModels, path: Path) -> list[dict]:
+def path_rows(models: SettingModels, path: PairPath) -> list[dict]:
     "The tidy rows of one path: its values, then its barriers."
     pair, curve = path.pair, path_curve(models, path)
     about = setting_columns(models.setting)

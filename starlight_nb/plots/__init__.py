@@ -10,19 +10,19 @@ from .planes import plot_comparison, plot_plane
 from .predictions import (
     AVERAGE_METRICS, plot_averages, plot_fusion, plot_reliability)
 from .style import (
-    AVERAGES, COLOURS, KINDS, PLANE_PATHS, PREDICTORS, SAMPLINGS, LineStyle, figure_style,
+    AVERAGES, COLOURS, PAIR_STYLES, PLANE_PATHS, PREDICTORS, SAMPLINGS, LineStyle, figure_style,
     finish_figure, in_one_column, pair_counts, span)
 from .trends import plot_samplings, plot_trend, plot_widths
 _all_ = [
-    'AVERAGES', 'AVERAGE_METRICS', 'COLOURS', 'KINDS', 'LineStyle', 'PLANE_PATHS', 'PREDICTORS',
-    'SAMPLINGS', 'figure_style', 'finish_figure', 'in_one_column', 'pair_counts',
+    'AVERAGES', 'AVERAGE_METRICS', 'COLOURS', 'LineStyle', 'PAIR_STYLES', 'PLANE_PATHS',
+    'PREDICTORS', 'SAMPLINGS', 'figure_style', 'finish_figure', 'in_one_column', 'pair_counts',
     'plot_averages', 'plot_candidates', 'plot_comparison', 'plot_fusion', 'plot_paths',
     'plot_plane', 'plot_reliability', 'plot_samplings', 'plot_source_count', 'plot_star_pairs',
     'plot_trend', 'plot_ways', 'plot_widths', 'span'
 ]
 
 # %% auto #0
-__all__ = ['AVERAGES', 'AVERAGE_METRICS', 'COLOURS', 'KINDS', 'LineStyle', 'PLANE_PATHS', 'PREDICTORS', 'SAMPLINGS',
+__all__ = ['AVERAGES', 'AVERAGE_METRICS', 'COLOURS', 'LineStyle', 'PAIR_STYLES', 'PLANE_PATHS', 'PREDICTORS', 'SAMPLINGS',
            'figure_style', 'finish_figure', 'in_one_column', 'pair_counts', 'plot_averages', 'plot_candidates',
            'plot_comparison', 'plot_fusion', 'plot_paths', 'plot_plane', 'plot_reliability', 'plot_samplings',
            'plot_source_count', 'plot_star_pairs', 'plot_trend', 'plot_ways', 'plot_widths', 'span']

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from ..barriers import PathCurve
 from .style import (
-    KINDS, check_pairs, draw_level, draw_mean, draw_small, drawn_rows, finish_figure, loss_label,
-    panels, series_styles, set_source_axis, start_near_zero)
+    PAIR_STYLES, check_pairs, draw_level, draw_mean, draw_small, drawn_rows, finish_figure,
+    loss_label, panels, series_styles, set_source_axis, start_near_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -21,14 +21,14 @@ __all__ = ['plot_source_count', 'plot_paths']
 def _source_panel(axis, rows, setting):
     "The barriers of one setting."
     for _, regular in summarise(rows[rows["pair"] == "regular-regular"], ["pair"]).iterrows():
-        draw_level(axis, KINDS["regular-regular"], regular["mean"], regular.low, regular.high)
+        draw_level(axis, PAIR_STYLES["regular-regular"], regular["mean"], regular.low, regular.high)
     for kind in ("star-heldout", "star-source"):
         stars = rows[rows["pair"] == kind].sort_values("n_source", kind="stable")
         if stars.empty: continue
         summary = summarise(stars, ["n_source"])
-        draw_mean(axis, summary.n_source, summary, KINDS[kind])
+        draw_mean(axis, summary.n_source, summary, PAIR_STYLES[kind])
         means = stars.groupby(["n_source", "model_a"], as_index=False).value.mean()
-        draw_small(axis, means.n_source, means.value, KINDS[kind].colour)
+        draw_small(axis, means.n_source, means.value, PAIR_STYLES[kind].colour)
     set_source_axis(axis, rows, setting)
 
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-source-count
@@ -37,9 +37,9 @@ def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
     """Draw the barriers of stars against their number of sources, a panel for each setting.
 
     Args:
-        frame: tidy rows with pair (a name in `KINDS`), n_source, split, metric and value; those of
-            metric loss_barrier are drawn. With setting: a panel each. With model_a and model_b:
-            intervals, and small marks for single stars.
+        frame: tidy rows with pair (a name in `PAIR_STYLES`), n_source, split, metric and value;
+            those of metric loss_barrier are drawn. With setting: a panel each. With model_a and
+            model_b: intervals, and small marks for single stars.
         split: train, test or val.
         ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
             None: a new figure.
@@ -95,9 +95,9 @@ def _path_rows(curves, split):
     if rows.empty: raise ValueError("t: no row is of a point of a path")
     if isinstance(curves, dict): _check_split(curves, split)
     if "pair" not in rows or rows["pair"].isna().all(): rows = rows.assign(pair="")
-    elif frame is curves and rows["pair"].isin(list(KINDS)).any(): check_pairs(rows)
+    elif frame is curves and rows["pair"].isin(list(PAIR_STYLES)).any(): check_pairs(rows)
     names = list(rows["pair"].unique())
-    ordered = [*(kind for kind in KINDS if kind in names), *names]
+    ordered = [*(kind for kind in PAIR_STYLES if kind in names), *names]
     return rows, series_styles(ordered, "pair" if frame is curves else "curves")
 
 # %% ../../nbs/30b_plots.barriers.ipynb #path-panel
@@ -134,7 +134,7 @@ def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: s
     Args:
         curves: a curve, several by name, or tidy rows with split, metric, t (from 0 to 1) and
             value. With setting: a column each. With pair: a series each, all of them named in
-            `KINDS` or none. With model_a and model_b: means over pairs, and intervals.
+            `PAIR_STYLES` or none. With model_a and model_b: means over pairs, and intervals.
         split: train, test or val.
         metric: drawn below the loss; "loss": the loss alone. None: the accuracy, or another metric
             that is there; in a single axes the loss alone.

@@ -7,7 +7,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from .style import (
-    COLOURS, KINDS, PALETTE, LineStyle, check_columns, check_numbers, draw_level, draw_mean,
+    COLOURS, PAIR_STYLES, PALETTE, LineStyle, check_columns, check_numbers, draw_level, draw_mean,
     drawn_rows, finish_figure, loss_label, panels, set_source_axis, with_optional)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
@@ -18,12 +18,12 @@ __all__ = ['BETWEEN', 'CANDIDATE_STYLES', 'LEVEL_OF_ONE', 'plot_star_pairs', 'pl
 # %% ../../nbs/30f_plots.kernel.ipynb #styles
 _SAME, _DISJOINT = (PALETTE[4], "-.", "D"), (PALETTE[1], "-", "v")
 BETWEEN = {  # kinds of pairs, by the column `between`
-    "star-heldout": KINDS["star-heldout"],
+    "star-heldout": PAIR_STYLES["star-heldout"],
     "star-star, same sources": LineStyle("star – star, same sources", *_SAME),
     "star-star, disjoint sources": LineStyle("star – star, disjoint sources", *_DISJOINT),
     "star-star, disjoint sources, same initial weights":
         LineStyle("star – star, disjoint, same start", "0.5", (0, (3, 1, 1, 1)), "x"),
-    "star-source": KINDS["star-source"]}
+    "star-source": PAIR_STYLES["star-source"]}
 CANDIDATE_STYLES = {  # networks that are made of stars, by the column `candidate`
     "average, same sources": LineStyle("average of stars, same sources", *_SAME),
     "average, disjoint sources": LineStyle("average of stars, disjoint sources", *_DISJOINT),
@@ -76,7 +76,7 @@ def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
     settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 3.3, ax=ax, figsize=figsize)
     for axis, (setting, part) in zip(axes[0], settings):
-        _draw_level(axis, part[part.between == "regular-regular"], KINDS["regular-regular"])
+        _draw_level(axis, part[part.between == "regular-regular"], PAIR_STYLES["regular-regular"])
         _draw_series(axis, part, "between", "n_source", BETWEEN)
         set_source_axis(axis, part, setting)
     axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
@@ -122,7 +122,7 @@ def _candidate_panel(axis, rows, setting):
 def _way_panel(axis, rows, setting):
     "The ratios of one setting, one way below the other."
     for kind, shift in (("star-heldout", -0.15), ("star-source", 0.15)):
-        style, own = KINDS[kind], rows[rows["pair"] == kind]
+        style, own = PAIR_STYLES[kind], rows[rows["pair"] == kind]
         axis.errorbar(own.ratio, -own.place - shift,
                       xerr=(own.ratio - own.low, own.high - own.ratio), fmt=style.marker,
                       color=style.colour, linewidth=1, label=style.label)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from ..barriers import Plane
 from ..data.tasks import CLASSIFICATION
 from .style import (
-    KINDS, PLANE_PATHS, check_columns, check_numbers, check_pairs, draw_level, draw_small,
+    PAIR_STYLES, PLANE_PATHS, check_columns, check_numbers, check_pairs, draw_level, draw_small,
     drawn_rows, finish_figure, loss_label, panels, start_at_zero, start_near_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
@@ -22,7 +22,7 @@ __all__ = ['DECADES', 'LOWEST', 'plot_comparison', 'plot_plane']
 # %% ../../nbs/30e_plots.planes.ipynb #side-by-side
 def _draw_marks(axis, rows, kind, by, levels, shift, small):
     "For each value of `by` a mark with its interval, and small marks for each value of `small`."
-    label, colour, _, marker = KINDS[kind]
+    label, colour, _, marker = PAIR_STYLES[kind]
     main = rows[rows.main].sort_values(by, key=lambda column: column.map(levels.index),
                                        kind="stable")
     summary = summarise(main, [by])
@@ -42,7 +42,7 @@ def _comparison_panel(axis, rows, kinds, by, levels, small):
         if own.empty: continue
         if own[by].isna().all():
             level = summarise(own, ["pair"]).iloc[0]
-            draw_level(axis, KINDS[kind], level["mean"], level.low, level.high)
+            draw_level(axis, PAIR_STYLES[kind], level["mean"], level.low, level.high)
             continue
         shift = 0.28 * (number - (len(kinds) - 1) / 2)
         _draw_marks(axis, own.dropna(subset=by), kind, by, levels, shift, small)
@@ -63,7 +63,7 @@ def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, titl
         by: the column that varies.
         small: a column; each of its values has a small mark. None: no small marks.
         title: of the horizontal axis; the column's name if empty.
-        kinds: of pairs that are drawn, names in `KINDS`.
+        kinds: of pairs that are drawn, names in `PAIR_STYLES`.
         split: train, test or val.
         ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
             None: a new figure.
@@ -89,7 +89,7 @@ def _comparison_rows(frame, by, small, kinds, split):
     check_columns(frame, *columns.values())
     rows = drawn_rows(frame, "pair", metric="loss_barrier", split=split)
     check_pairs(rows)
-    for kind in kinds: check_choice("kinds", kind, KINDS)
+    for kind in kinds: check_choice("kinds", kind, PAIR_STYLES)
     rows = rows[rows["pair"].isin(kinds)]
     if rows[by].isna().all(): raise ValueError(f"{by}: no row of {', '.join(kinds)} has a value")
     return rows.assign(main=rows.get("main", True))
@@ -172,7 +172,7 @@ def _draw_paths(axis, rows):
         if curves[name].empty: continue
         axis.plot(curves[name].t, curves[name].value, line, color=colour, marker=marker,
                   label=label, clip_on=False)
-    axis.set(xlabel="one solution to the other", xlim=(0, 1), xticks=[])
+    axis.set(xlabel="from one solution to the other", xlim=(0, 1), xticks=[])
     start_near_zero(axis)
 
 # %% ../../nbs/30e_plots.planes.ipynb #plane-rows

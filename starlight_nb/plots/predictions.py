@@ -191,7 +191,7 @@ def _fusion_panel(axis, part, setting):
         if own.empty: continue
         if own["mean"].max() < floor:
             accuracies = span(own["mean"].round().astype(int))
-            axis.text(0.02, 0.03, f"{style.label}:\n{accuracies} %, below this panel",
+            axis.text(0.02, 0.03, f"{style.label}:\n{accuracies} %, below the axis",
                       transform=axis.transAxes, fontsize="small", color=style.colour)
         else: draw_mean(axis, own.n_source, own, style)
     set_source_axis(axis, part, setting)

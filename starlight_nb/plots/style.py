@@ -19,8 +19,8 @@ from ..data.tasks import CLASSIFICATION
 from ..runtime.settings import check_choice, shown
 
 # %% auto #0
-__all__ = ['PALETTE', 'COLOURS', 'KINDS', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING', 'OWN_MARKERS',
-           'MOST_COLUMNS', 'OPTIONAL', 'NUMBERS', 'LineStyle', 'series_styles', 'figure_style', 'panels',
+__all__ = ['PALETTE', 'COLOURS', 'PAIR_STYLES', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING',
+           'OWN_MARKERS', 'MOST_COLUMNS', 'OPTIONAL', 'NUMBERS', 'LineStyle', 'series_styles', 'figure_style', 'panels',
            'finish_figure', 'in_one_column', 'draw_mean', 'draw_level', 'draw_small', 'start_at_zero',
            'start_near_zero', 'set_source_axis', 'drawn_rows', 'with_optional', 'check_numbers', 'check_columns',
            'check_pairs', 'check_methods', 'loss_label', 'span', 'pair_counts']
@@ -51,7 +51,7 @@ class LineStyle(NamedTuple):
     line: tuple | str
     marker: str
 
-KINDS = {
+PAIR_STYLES = {
     "regular-regular": LineStyle("regular – regular", COLOURS["regular"], "--", "s"),
     "star-heldout": LineStyle("star – held-out", COLOURS["star"], "-", "o"),
     "star-source": LineStyle("star – source", COLOURS["source"], ":", "^"),
@@ -69,7 +69,7 @@ PREDICTORS = {
     "equal_budget": LineStyle("regular, trained as long as a star",
                               COLOURS["equal budget"], "-.", "D"),
     "matched average, REPAIR":
-        LineStyle("average of the matched, REPAIR", COLOURS["source"], ":", "^"),
+        LineStyle("average of matched sources, REPAIR", COLOURS["source"], ":", "^"),
     "fused star": LineStyle("fused star", COLOURS["star"], "-", "o"),
     "ensemble": LineStyle("ensemble", COLOURS["ensemble"], "-", "v"),
 }
@@ -90,7 +90,7 @@ OWN_MARKERS = "os^vD"
 
 def series_styles(names: list,    # of series, in the order in which they are drawn
                   argument: str,  # that they are from, for the message
-                  known: dict[str, LineStyle] = KINDS,
+                  known: dict[str, LineStyle] = PAIR_STYLES,
                  ) -> dict[str, LineStyle]:
     "The style of each name, of `known` or of Matplotlib's cycle; `ValueError` for wrong names."
     _check_names(names, argument)
@@ -186,7 +186,7 @@ def _axes_array(argument, given):
     return axes
 
 # %% ../../nbs/30a_plots.style.ipynb #finish
-def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(KINDS),
+def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(PAIR_STYLES),
                   ax=None) -> plt.Figure:
     """Add one legend for all panels, and return the figure.
 
@@ -256,7 +256,7 @@ def in_one_column(figure: plt.Figure) -> plt.Figure | None:
     handles = {text.get_text(): drawn.get(text.get_text(), handle) for legend in copy.legends
                for handle, text in zip(legend.legend_handles, legend.get_texts())}
     for legend in list(copy.legends): legend.remove()
-    _legend_below(copy, handles, len(KINDS))
+    _legend_below(copy, handles, len(PAIR_STYLES))
     plt.close(copy)
     return copy
 
@@ -374,8 +374,8 @@ def check_columns(frame: pd.DataFrame, *columns: str):
 
 # %% ../../nbs/30a_plots.style.ipynb #series-of
 def check_pairs(rows: pd.DataFrame):
-    "`ValueError` for a kind of pair that is not in `KINDS`."
-    for kind in rows["pair"].unique(): check_choice("pair", kind, KINDS)
+    "`ValueError` for a kind of pair that is not in `PAIR_STYLES`."
+    for kind in rows["pair"].unique(): check_choice("pair", kind, PAIR_STYLES)
 
 def check_methods(rows: pd.DataFrame, known):
     "`ValueError` where none of the methods is known."
@@ -412,8 +412,8 @@ def pair_counts(frame: pd.DataFrame) -> str:
     """Tell how many pairs of each kind a setting has, and of how many models they are.
 
     Args:
-        frame: tidy rows with setting, n_source, pair (those in `KINDS` are counted), model_a and
-            model_b; rows without a model_b are of no pair.
+        frame: tidy rows with setting, n_source, pair (those in `PAIR_STYLES` are counted), model_a
+            and model_b; rows without a model_b are of no pair.
 
     Returns:
         A sentence for a caption.
@@ -424,7 +424,7 @@ def pair_counts(frame: pd.DataFrame) -> str:
     columns = ["setting", "n_source", "pair", "model_a", "model_b"]
     check_columns(frame, *columns)
     pairs = frame[frame.model_b.notna()].drop_duplicates(columns)
-    own = {kind: pairs[pairs["pair"] == kind] for kind in KINDS}
+    own = {kind: pairs[pairs["pair"] == kind] for kind in PAIR_STYLES}
     counts = [_count_kind(part, kind) for kind, part in own.items() if len(part)]
     where = "In each setting"
     if pairs.n_source.nunique() > 1: where += " and for each N"
@@ -440,4 +440,4 @@ def _count_kind(pairs, kind):
         model = "solution"
         models = [len({*part.model_a, *part.model_b}) for _, part in groups]
     if max(models) > 1: model += "s"
-    return f"{span(groups.size())} pairs {KINDS[kind].label} of {span(models)} {model}"
+    return f"{span(groups.size())} pairs {PAIR_STYLES[kind].label} of {span(models)} {model}"

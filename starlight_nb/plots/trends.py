@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullLocator
 from .style import (
-    COLOURS, KINDS, OTHER_SAMPLING, SAMPLINGS, check_columns, check_numbers, check_pairs, draw_mean,
-    drawn_rows, finish_figure, loss_label, panels, start_near_zero)
+    COLOURS, OTHER_SAMPLING, PAIR_STYLES, SAMPLINGS, check_columns, check_numbers, check_pairs,
+    draw_mean, drawn_rows, finish_figure, loss_label, panels, start_near_zero)
 from ..statistics import Line, barrier_points, power_law, summarise
 
 # %% auto #0
@@ -141,7 +141,7 @@ def _trend_figure(points, lines, paper, paper_lines, ax, figsize):
 # %% ../../nbs/30d_plots.trends.ipynb #width-panel
 def _draw_widths(axis, widths, barriers, kind, ours):
     "One kind of barrier against the width, hollow and grey for the paper's networks."
-    label, colour, line, marker = KINDS[kind]
+    label, colour, line, marker = PAIR_STYLES[kind]
     if not ours: label, colour = f"the paper, {label}", COLOURS["paper"]
     axis.plot(widths, barriers, line, color=colour, marker=marker,
               markerfacecolor=colour if ours else "none",
@@ -181,7 +181,7 @@ def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFr
     check_numbers(points, "width")
     networks = _points(points).sort_values("width")
     figure, axes = panels(1, 2, 4.2, width=3.5, ax=ax, figsize=figsize)
-    _trend_panel(axes[0][0], networks, line, paper, paper_line, "a part of the regular barrier?")
+    _trend_panel(axes[0][0], networks, line, paper, paper_line, "star against regular barrier")
     axes[0][0].set_ylabel("star – held-out barrier (nats)")
     _width_panel(axes[0][1], networks, paper)
     return finish_figure(figure, axes, columns=2, ax=ax)
@@ -197,7 +197,7 @@ def _width_panel(axis, points, paper):
         widths |= set(theirs.width)
         _draw_widths(axis, theirs.width, theirs[kind], kind, False)
     axis.set(xscale="log", yscale="log", xlabel="width", ylabel="barrier (nats)",
-             title="one over the width?")
+             title="barriers against width")
     axis.set_xticks(sorted(widths), [f"{width:g}" for width in sorted(widths)])
     axis.xaxis.set_minor_locator(NullLocator())
 

@@ -119,7 +119,7 @@ class _MatchedSources:
         self.matcher_of = partial(_choose_matcher, spec=spec, states=states, model=model,
                                   data=data, in_memory=in_memory)
         self.matching, self.matcher = matching, self.matcher_of(matching)
-        self.permutations, self.matched = [spec.identity() for _ in states], set()
+        self.permutations, self.matched_before = [spec.identity() for _ in states], set()
         self.vectors = _empty_matrix(len(states), model, in_memory)
         for n, state in enumerate(states): self.vectors[n] = self.layout.vector(state)
 
@@ -137,7 +137,7 @@ class Sources(_MatchedSources):
         "Match by another method from now on, a name in `matching.METHODS`."
         if matching == self.matching: return
         self.matching, self.matcher = matching, self.matcher_of(matching)
-        self.matcher.resume([own if n in self.matched else None
+        self.matcher.resume([own if n in self.matched_before else None
                              for n, own in enumerate(self.permutations)])
     def restore(self, permutations: dict[int, dict[str, torch.Tensor]]):
         "Resume from these permutations of matched sources, as if re-matches had found them."
@@ -150,7 +150,7 @@ def _is_same(old, new): return all(torch.equal(order, old[group]) for group, ord
 def _put_in_order(sources, found):
     "Put sources, {number: permutation}, into new orders."
     changed = [n for n, own in found.items() if not _is_same(sources.permutations[n], own)]
-    sources.matched |= set(found)
+    sources.matched_before |= set(found)
     for n in changed: sources.permutations[n] = found[n]
     sources.matcher.write(sources.vectors, changed, sources.layout.names)
 
@@ -162,7 +162,7 @@ def named_permutations(permutations: list[dict[str, torch.Tensor]],  # one a sou
 
 def _stored(sources):
     "The permutations, and the numbers of the sources that have been matched."
-    numbers = torch.tensor([*sources.matched], dtype=torch.long)
+    numbers = torch.tensor([*sources.matched_before], dtype=torch.long)
     return named_permutations(sources.permutations) | {"matched": numbers}
 
 def _permutations_in(tensors):
@@ -272,7 +272,7 @@ def _to_match(objective, batch_sizes):
     return objective.draws.upcoming(batch_sizes, most, epochs)
 
 # %% ../../nbs/13_star.ipynb #tail
-LATE = 0.25  # share of the epochs in which `late_matching` is used
+LATE = 0.25  # the last share of the epochs, of `late_matching` and `late_batch_factor`
 
 class _TailAverage:
     "The mean of the weights at the ends of the last epochs."
@@ -483,6 +483,6 @@ def train_star(model: nn.Module, sources: list[dict[str, torch.Tensor]], data: D
     check_number("recipe.epochs", recipe.epochs, int, 1, math.inf)
     options = StarOptions(t_sampling, rematch_every, rematch, matching, segments_per_batch,
                           own_loss_weight, late_matching, tail_average, late_batch_factor)
-    matched = _checked_sources(model, sources, data, spec, options, in_memory)
-    objective = _objective(matched, options, seed, recipe.epochs)
+    sources = _checked_sources(model, sources, data, spec, options, in_memory)
+    objective = _objective(sources, options, seed, recipe.epochs)
     return _result(model, data, recipe, seed, objective, _bind(checkpoint, objective))
