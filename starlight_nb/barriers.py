@@ -28,9 +28,9 @@ from .training import Recipe
 from .training.networks import MOST_PARAMETERS
 
 # %% auto #0
-__all__ = ['KEPT', 'LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord', 'loss_barrier',
-           'accuracy_barrier', 'matched_path', 'barrier_between', 'Plane', 'plane_grid', 'plane_segments',
-           'plane_losses', 'unit_statistics', 'rescaled', 'repair']
+__all__ = ['MOST_POINTS', 'KEPT', 'LAYERS', 'PathCurve', 'best_points_per_batch', 'path_losses', 'rise_above_chord',
+           'loss_barrier', 'accuracy_barrier', 'matched_path', 'barrier_between', 'Plane', 'plane_grid',
+           'plane_segments', 'plane_losses', 'unit_statistics', 'rescaled', 'repair']
 
 # %% ../nbs/12_barriers.ipynb #check-lengths
 def _check_lengths(ts, values):
@@ -81,12 +81,14 @@ class PathCurve:
         return table.to_html(float_format="{:.3f}".format)
 
 # %% ../nbs/12_barriers.ipynb #grid
+MOST_POINTS = 1_000_000
+
 def _grid(ts):
     "Points from 0 to 1, as an array."
     wrong = ValueError("ts: at least two points rising from 0 to 1 are needed, "
-                       f"or their number, not {ts!r}")
+                       f"or their number (at most {MOST_POINTS:,}), not {ts!r}")
     if np.ndim(ts) == 0:
-        try: return np.linspace(0, 1, check_number("ts", ts, int, 2, np.inf)).round(12)
+        try: return np.linspace(0, 1, check_number("ts", ts, int, 2, MOST_POINTS, "both")).round(12)
         except ValueError: raise wrong from None
     try: points = np.asarray(ts, float).round(12)
     except (TypeError, ValueError): raise wrong from None
@@ -160,6 +162,13 @@ def _are_apart(state_a, state_b):
     return any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
 
 # %% ../nbs/12_barriers.ipynb #curve
+def _check_no_nan(state_a, state_b):
+    "`ValueError`, naming state and tensor, where a number of a state is none."
+    for argument, state in (("state_a", state_a), ("state_b", state_b)):
+        for name, tensor in state.items():
+            if not tensor.isnan().any(): continue
+            raise ValueError(f"{argument}: {name!r} has values that are not a number (NaN)")
+
 def _points_at_once(given, model, count, repair):
     "How many points are evaluated at once; `ValueError` for a bad number."
     if given is not None: given = check_number("points_per_batch", given, int, 1, np.inf)
@@ -221,6 +230,7 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
     values, evaluator = _path_values(model, ends, data, points.tolist(), refresh, repair, recipe,
                                      size)
     curve = _curve(points, np.array(values), data)
+    if not np.isfinite(curve.loss["train"]).all(): _check_no_nan(*ends)
     losses, warned = curve.loss["train"], set()
     if (refresh or repair) and len(points) > 2:
         named = {"state_a": ends[0], "state_b": ends[1]}

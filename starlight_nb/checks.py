@@ -263,6 +263,16 @@ def _check_statistics(report, trial, split):
     report.add("measured statistics", "ok" if max(differences) < 1e-3 else "wrong",
                f"differ from PyTorch's by {max(differences):.1e} of the largest")
 
+def _check_loss_of_batches(report, trial, split):
+    "Is the loss of some examples the same in one batch and in several?"
+    if not isinstance(split, Numbered): return
+    some = split.subset(min(len(split), 60))
+    whole, cut = (evaluate(trial.model, trial.state, some, size).loss for size in (len(some), 7))
+    same = abs(cut - whole) <= 1e-3 * max(abs(whole), 1e-6)
+    report.add("loss in batches", "ok" if same else "wrong", "does not depend on how examples are "
+               "cut into batches" if same else f"{whole:.4g} for {len(some)} examples at once, "
+               f"{cut:.4g} in batches of 7; Task(weight=...) gives the number of terms in its mean")
+
 # %% ../nbs/15_checks.ipynb #unlikely-data
 def _verdict_of_loss(loss, split):
     "A verdict, and what is added to the finding."
@@ -288,6 +298,7 @@ def _check_data(report, trial, data):
         both = Dataset("check", split, split)
         middle = midpoint_loss(trial.model, trial.state, trial.state, both)
         _check_statistics(report, trial, split)
+        _check_loss_of_batches(report, trial, split)
     except Exception as error:
         report.add("data", "wrong", f"{type(error).__name__}: {error}")
         return

@@ -424,7 +424,8 @@ def initialise(make, seed: int) -> nn.Module:
         ValueError: where `make` is no function, and where the seed is no whole number from 0.
     """
     if not callable(make) or isinstance(make, nn.Module):
-        raise ValueError(f"make: a function that builds a network is needed, not {make!r}")
+        raise ValueError("make: a function that builds a network is needed, "
+                         f"not {type(make).__name__}")
     with RANDOM, torch.random.fork_rng():
         torch.manual_seed(generator_seed(seed, "initialisation"))
         return make()

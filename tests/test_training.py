@@ -134,7 +134,7 @@ def test_normalisation_trains_on_any_number_of_examples(digits):
         (dict(batch_size=0), "recipe.batch_size"),
         (dict(lr=1e300), "recipe.lr: at most 1e.09 is needed, not 1e.300"),
         (dict(epochs=10**25), "recipe.epochs: at most 1e.09 is needed, not 1e.25"),
-        (dict(epochs=6, warmup_epochs=7), "recipe.warmup_epochs: at most the 6 epochs are needed, not 7"),
+        (dict(epochs=6, warmup_epochs=7), "recipe.warmup_epochs: at most recipe.epochs = 6 is needed, not 7"),
         (dict(momentum=1.0), "recipe.momentum: a number of at least 0 and below 1"),
         (dict(momentum="0.9"), "recipe.momentum"),
         (dict(milestones=0.5), "recipe.milestones"),

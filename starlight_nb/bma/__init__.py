@@ -20,6 +20,7 @@ from ..data.inputs import (
 from ..data.tasks import ClassTask, check_task
 from ..evaluation import check_same, interpolate, refresh_batchnorm
 from ..evaluation.refresh import best_batch
+from ..matching import match_weights
 from ..models import generator_seed
 from ..permutation import PermutationSpec, check_is_spec, permute, spec_for
 from ..permutation.spec import as_real
@@ -108,7 +109,7 @@ def _with_tied_names(sources, spec, model):
     return Draws(make, [(n,) for n in range(len(sources))])
 
 # %% ../../nbs/20_bma.ipynb #matched-sources-function
-def matched_sources(star: StarResult | dict,   # a star's state takes the sources as they are
+def matched_sources(star: StarResult | dict,   # or its state: sources are matched, given a spec
                     sources: Sequence[dict],   # trained states, in the order of the star's training
                     *,
                     spec: PermutationSpec | None = None,   # of the star's permutations
@@ -118,9 +119,14 @@ def matched_sources(star: StarResult | dict,   # a star's state takes the source
     "The sources in the star's order. Raises `ValueError` where they do not belong to the star."
     sources = _with_tied_names(sources, spec, model)
     _check_sources(star, sources)
-    spec = _spec(star, spec, model, data) if isinstance(star, StarResult) else None
+    permutations = []
+    if isinstance(star, StarResult):
+        spec, permutations = _spec(star, spec, model, data), star.permutations
+    elif spec is not None:
+        permutations = [match_weights(check_is_spec(spec), star, source).permutation
+                        for source in sources]
     def make(n):
-        return sources[n] if spec is None else permute(spec, star.permutations[n], sources[n])
+        return sources[n] if spec is None else permute(spec, permutations[n], sources[n])
     return Draws(make, [(n,) for n in range(len(sources))])
 
 # %% ../../nbs/20_bma.ipynb #refresher
@@ -153,8 +159,8 @@ def sample_star_domain(star: StarResult | dict, sources: Sequence[dict], n: int,
     when it is asked for.
 
     Args:
-        star: a star with its permutations, or its bare state; given that, the sources are not
-            permuted.
+        star: a star with its permutations, or its bare state. Given that, the sources are matched
+            to it by weights where `spec` is given, and else taken as they are.
         sources: the trained states of the star's training, in the same order; not changed.
         n: the number of draws, at least 1.
         generator: draws the sources and t; its state moves on.

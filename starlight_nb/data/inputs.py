@@ -124,5 +124,5 @@ def forward_pass(model, x):
     "As `call`; `ValueError` where the model fails on these inputs."
     try: return call(model, x)
     except torch.OutOfMemoryError: raise
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, TypeError) as error:
         raise ValueError(_refusal(model, x, error)) from error

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/00d_data.streams.ipynb #imports
 from __future__ import annotations
-import copy, random, sys
+import copy, random, sys, warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -133,11 +133,22 @@ def _known_sizes(source):
     full, rest = divmod(examples, source.batch_size)
     return [source.batch_size] * full + ([rest] if rest and not source.drop_last else [])
 
+# %% ../../nbs/00d_data.streams.ipynb #dropped
+def _warn_of_dropped(source, argument):
+    "Warn of a loader that leaves examples out of each pass."
+    sizes = _known_sizes(source)
+    if not sizes or not source.drop_last: return
+    dropped = len(source.sampler) - sum(sizes)
+    if dropped:
+        warnings.warn(f"{argument}: drop_last=True leaves {dropped} of {len(source.sampler)} "
+                      "examples out of training and of every loss", stacklevel=4)
+
 # %% ../../nbs/00d_data.streams.ipynb #source-class
 class _Source:
     "One loader of a stream: its batches, checked."
     def __init__(self, loader, argument):
         _check_source(loader, argument)
+        _warn_of_dropped(loader, argument)
         self.loader, self.argument = loader, argument
         self.form, self.largest_label = "", -1  # of the first batch; of all batches so far
     def read(self, task=None, rng=None, epoch=0):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils._pytree import tree_map
 from .inputs import count_examples
 
@@ -84,7 +85,7 @@ def as_scalar(value, argument: str) -> torch.Tensor:
 def _named(metrics):
     "`(name, function or Metric)` of all metrics."
     if isinstance(metrics, Mapping): return list(metrics.items())
-    if callable(metrics) or not isinstance(metrics, Iterable):
+    if callable(metrics) or isinstance(metrics, str) or not isinstance(metrics, Iterable):
         raise ValueError("metrics: a dict of functions by name is needed, or a list of "
                          f"functions, not {metrics!r}")
     return [own if isinstance(own, tuple) and len(own) == 2 else (_name_of(own), own)
@@ -167,6 +168,16 @@ class _Checks:
             largest_label: of all data; -1 where it is not known.
         """
 
+# %% ../../nbs/00b_data.tasks.ipynb #check-loss
+def _check_loss(loss):
+    "`ValueError` for a class instead of an object, and for a loss of PyTorch that is no mean."
+    if isinstance(loss, type):
+        raise ValueError(f"loss: an object such as {loss.__name__}() is needed, not the class")
+    reduction = getattr(loss, "reduction", "mean") if isinstance(loss, nn.Module) else "mean"
+    if reduction not in ("mean", "batchmean"):
+        raise ValueError("loss: the mean over a batch is needed, reduction='mean', "
+                         f"not {reduction!r}")
+
 # %% ../../nbs/00b_data.tasks.ipynb #task
 @dataclass(frozen=True, eq=False)
 class Task(_Checks):
@@ -175,11 +186,13 @@ class Task(_Checks):
     Functions take the outputs of a batch and its targets. Means over batches are weighted.
 
     Attributes:
-        loss: function (outputs, targets) -> mean loss of the batch, a tensor with a gradient.
+        loss: function (outputs, targets) -> mean loss of the batch, a tensor with a gradient; or a
+            loss module of PyTorch that returns the mean.
         metrics: by name, functions (outputs, targets) -> mean over the batch, or `Metric`s; or a
             list of functions, or of pairs (name, function). Afterwards a dict of `Metric`s.
-        weight: function (outputs, targets) -> the number of terms in the batch's means; the number
-            of examples if not given.
+        weight: function (outputs, targets) -> the number of terms in the batch's means; if not
+            given, the number of examples, and for the loss that of PyTorch's cross-entropy (which
+            may ignore labels, or weigh them).
         predictions: function of outputs -> what averages over networks are taken of, such as
             probabilities; None: networks of this task cannot be averaged.
         name: what the task is called in messages.
@@ -190,8 +203,8 @@ class Task(_Checks):
             the mean times the weight; None: that product.
 
     Raises:
-        ValueError: where something is no function, or a metric has no name, a name that is taken,
-            or the name of another.
+        ValueError: where something is no function, the loss is a class or no mean, or a metric has
+            no name, a name that is taken, or the name of another.
     """
     loss: Callable
     metrics: Mapping | Iterable = ()
@@ -206,6 +219,7 @@ class Task(_Checks):
             given, optional = getattr(self, name), name in ("predictions", "loss_sum")
             if callable(given) or given is None and optional: continue
             raise ValueError(f"{name}: a function is needed, not {given!r}")
+        _check_loss(self.loss)
         object.__setattr__(self, "metrics", _checked_metrics(self.metrics, self.weight))
     def __repr__(self): return f"Task({self.name!r}, metrics={list(self.metrics)})"
 
@@ -227,10 +241,27 @@ def training_loss(task: Task, outputs, targets,
     loss = task.loss(outputs, targets, label_smoothing=label_smoothing)
     return as_scalar(loss, "loss")
 
+# %% ../../nbs/00b_data.tasks.ipynb #loss-weight
+def _label_weights(weights, ignored, outputs, targets):
+    "What PyTorch divides by in its mean over labels: how many count, or the sum of their weights."
+    if targets.is_floating_point(): return _count(outputs, targets)  # probabilities of classes
+    labels = targets[targets != ignored]
+    return labels.numel() if weights is None else weights[labels].sum()
+
+def _loss_weight(task):
+    "The function of outputs and targets that returns the number of terms in the mean loss."
+    loss = task.loss
+    if task.weight is not _count: return task.weight
+    if type(loss) in (nn.CrossEntropyLoss, nn.NLLLoss):
+        return partial(_label_weights, loss.weight, loss.ignore_index)
+    function, options = getattr(loss, "func", loss), getattr(loss, "keywords", {})
+    if function not in (F.cross_entropy, F.nll_loss): return task.weight
+    return partial(_label_weights, options.get("weight"), options.get("ignore_index", -100))
+
 # %% ../../nbs/00b_data.tasks.ipynb #totals
 def _loss_metric(task):
     "The loss over all batches as a metric."
-    if task.loss_sum is None: return mean_metric(task.loss, task.weight, "loss")
+    if task.loss_sum is None: return mean_metric(task.loss, _loss_weight(task), "loss")
     def sums(outputs, targets):
         total = task.loss_sum(outputs, targets).double()
         number = torch.as_tensor(task.weight(outputs, targets), device=total.device)

@@ -16,6 +16,7 @@ from ..data.tasks import ClassTask, Scores, batch_totals, join_totals, scores
 from .refresh import (
     LOW_PRECISION, SMALLEST, CumulativeStatistics, Refresher, best_batch, has_weights_alone,
     measuring_batches, measuring_size)
+from ..runtime.settings import check_number
 from ..states import (
     WorkingCopy, check_same, interpolate, is_number, lerp_states, placement, state_for,
     tensors_of, tied_names)
@@ -172,11 +173,12 @@ def evaluate(model: nn.Module, state: dict[str, torch.Tensor], split: Part,
             accuracy from 0 to 1.
 
     Raises:
-        ValueError: where the state does not fit the model, `split` is no part of a data set, or the
-            outputs do not suit its task.
+        ValueError: where the state does not fit the model, `split` is no part of a data set, the
+            outputs do not suit its task, or `batch_size` is not accepted.
         TypeError: where `model` is no `nn.Module`.
     """
     check_part(split)
+    if batch_size is not None: check_number("batch_size", batch_size, int, 1, math.inf)
     evaluator = Evaluator(model, split)
     evaluator.load(state_for(model, state))
     return evaluator.evaluate(split, batch_size, recipe)

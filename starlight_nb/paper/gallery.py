@@ -116,10 +116,10 @@ three stars. Where a setting has one star, its interval is over the other models
 about other stars.
 
 The column *paper* has an example from the paper, of the network and data in brackets. Where a \
-setting is one of the paper's own, the tables *Beside the paper* compare value by value. There, *within our interval* says that the \
-published value lies in our interval, and *intervals overlap* that it does with its standard \
-deviation; *apart* gives the ratio of ours to theirs; *above* and *below* say on which side of the \
-paper's range our whole interval lies.
+setting is one of the paper's own, the tables *Beside the paper* compare value by value. There, \
+*within our interval* says that the published value lies in our interval, and *intervals overlap* \
+that it does with its standard deviation; *apart* gives the ratio of ours to theirs; *above* and \
+*below* say on which side of the paper's range our whole interval lies.
 
 A report may keep the verdicts of a second run, with every model from other seeds. Then a claim at \
 the top whose verdicts differ is not shown. A claim that only one of the runs tests keeps its \

@@ -397,7 +397,8 @@ def check_permutation(spec: PermutationSpec,
     if unknown: raise ValueError(f"{argument}: the spec has no group {unknown[0]!r}")
     for group, size in spec.groups.items():
         order = permutation.get(group)
-        if not torch.is_tensor(order) or sorted(order.tolist()) != list(range(size)):
+        whole = torch.is_tensor(order) and not order.is_floating_point()
+        if not whole or sorted(order.tolist()) != list(range(size)):
             raise ValueError(f"{argument}[{group!r}]: a tensor of the numbers 0 to {size - 1} "
                              "in some order is needed")
         if group not in spec.blocks: continue
@@ -478,7 +479,11 @@ def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         The permutation after which, or before which, `p` changes nothing.
 
     Raises:
-        ValueError: where `p` is no dict of orders.
+        ValueError: where `p` is no dict of orders, each with every number once.
     """
     _check_is_permutation(p, "p")
-    return {group: torch.argsort(order) for group, order in p.items()}
+    inverse = {group: torch.argsort(order) for group, order in p.items()}
+    for group, order in p.items():
+        if torch.equal(order[inverse[group]], torch.arange(len(order)).to(order)): continue
+        raise ValueError(f"p[{group!r}]: the numbers 0 to {len(order) - 1} in some order are needed")
+    return inverse

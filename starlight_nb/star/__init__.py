@@ -19,7 +19,7 @@ from ..matching import METHODS, Matcher, WITH_DATA, match, match_weights
 from ..matching.weights import check_states
 from ..models import generator
 from ..permutation import PermutationSpec, permute, spec_for
-from ..runtime.settings import check_choice, check_number, free_memory
+from ..runtime.settings import check_choice, check_flag, check_number, free_memory
 from ..runtime.store import Checkpoint, config_key, state_digest, with_prefix
 from .sampling import T_SAMPLINGS, AdaptiveSampling, TSampling, t_sampler
 from ..states import check_several, state_for, tied_names, warn_of_shared
@@ -114,6 +114,7 @@ class _MatchedSources:
                  spec: PermutationSpec, data: Dataset | None = None,
                  matching: str = "weights", in_memory: bool | None = None):  # None: if it fits
         if in_memory is None: in_memory = _fits_memory(len(states), model)
+        check_flag("in_memory", in_memory)
         self.spec, self.states = spec, states
         self.layout = _ParameterLayout(model)
         self.matcher_of = partial(_choose_matcher, spec=spec, states=states, model=model,
@@ -200,6 +201,9 @@ class StarOptions:
 def _checked_options(values):
     "The numbers among the options, checked; `ValueError`, naming the option, for a wrong one."
     t_sampler(values["t_sampling"])
+    if not isinstance(values["t_sampling"], str) and values["t_sampling"] == 1:
+        raise ValueError("t_sampling: t = 1 is the source itself, where the star has no gradient; "
+                         "a constant below 1 is needed")
     check_choice("matching", values["matching"], METHODS)
     check_choice("rematch", values["rematch"], REMATCHES)
     if values["late_matching"] is not None:

@@ -13,7 +13,7 @@ from torch import nn
 from ..runtime.files import write_atomic
 from ..runtime.settings import shown
 from .copies import EXTRA, state_of, tensors_of
-from .points import fill_tied, state_for, tied_names
+from .points import fill_tied, hint_for, state_for, tied_names
 
 # %% auto #0
 __all__ = ['USUAL', 'WHOLE', 'WRAPPERS', 'load_state', 'save_state']
@@ -236,7 +236,8 @@ def save_state(state: dict[str, torch.Tensor], path: str | Path):
     if path.suffix != ".safetensors":
         raise ValueError(f"path: a name that ends in .safetensors is needed, not {str(path)!r}")
     if not _is_state(state) or "__metadata__" in state:  # which is a word of the format
-        raise ValueError("state: a dict of tensors by name is needed")
+        raise ValueError("state: a dict of tensors by name is needed, "
+                         f"not {type(state).__name__}{hint_for(state)}")
     state = {name: tensor for name, tensor in state.items() if not name.endswith(EXTRA)}
     for name, tensor in state.items():
         if tensor.layout != torch.strided:

@@ -12,8 +12,8 @@ from ..runtime.settings import check_number
 from .copies import EXTRA, tensors_of
 
 # %% auto #0
-__all__ = ['tied_names', 'fill_tied', 'placement', 'check_is_state', 'check_several', 'warn_of_shared', 'state_for', 'is_number',
-           'check_same', 'interpolate', 'lerp_states', 'combine_states']
+__all__ = ['tied_names', 'fill_tied', 'placement', 'hint_for', 'check_is_state', 'check_several', 'warn_of_shared', 'state_for',
+           'is_number', 'check_same', 'interpolate', 'lerp_states', 'combine_states']
 
 # %% ../../nbs/05b_states.points.ipynb #tied-names
 def tied_names(model: nn.Module) -> dict[str, str]:
@@ -70,7 +70,7 @@ def _prefix(given, wanted):
     fits = [prefix for prefix in found if all(f"{prefix}{name}" in given for name in wanted)]
     return fits[0] if fits else ""
 
-def _hint(given):
+def hint_for(given) -> str:
     "What to pass instead of something that is no state; empty where nothing is known."
     if isinstance(given, nn.Module): return "; pass its `state_dict()`"
     if isinstance(given, (str, os.PathLike)): return "; load_state(path) reads a file"
@@ -92,7 +92,7 @@ def check_is_state(state,
     "`ValueError`, with what to pass instead, where something is no state but has one inside."
     if not hasattr(state, "items"):
         raise ValueError(f"{argument}: a dict of tensors as `state_dict()` gives is needed, "
-                         f"not {type(state).__name__}{_hint(state)}")
+                         f"not {type(state).__name__}{hint_for(state)}")
     if any(name in state for name in wanted): return
     _check_unwrapped(state, wanted)
     for key, own in state.items():
@@ -169,6 +169,8 @@ def check_same(state_a: dict[str, torch.Tensor], state_b: dict[str, torch.Tensor
     """Raise `ValueError`, naming the tensor, unless the states can be mixed.
 
     They need the same names and shapes, and the same values where these are whole numbers."""
+    check_is_state(state_a, (), "state_a")
+    check_is_state(state_b, (), "state_b")
     alone = [name for name in [*state_a, *state_b] if (name in state_a) != (name in state_b)]
     if alone:
         raise ValueError(f"state_b: the tensor {alone[0]!r} is in only one of the two states")

@@ -130,8 +130,9 @@ def train_population(build, data: Dataset, recipe: Recipe, seeds, jobs: int = 1,
     seeds = check_seeds(seeds)
     check_training(data, recipe, seeds)
     jobs = check_number("jobs", jobs, int, 1, math.inf)
-    if not callable(build):
-        raise ValueError(f"build: a function that builds a network is needed, not {build!r}")
+    if not callable(build) or isinstance(build, nn.Module):
+        raise ValueError("build: a function that builds a network is needed, "
+                         f"not {type(build).__name__}")
     models = [initialise(build, seed) for seed in seeds]
     plan = plan_population(models[0], data, recipe, len(seeds), jobs, backend)
     tasks = [([models[n] for n in group], data, recipe, [seeds[n] for n in group])

@@ -104,16 +104,19 @@ def _checked_fields(values):
                for name, limits in RANGES.items()}
     for name, value in numbers.items():
         if value > LARGEST:
-            raise ValueError(f"recipe.{name}: at most {LARGEST:g} is needed, not {value:g}")
+            raise ValueError(f"recipe.{name}: a number of at most {LARGEST:,} is needed, "
+                             f"not {value:,}")
     if numbers["warmup_epochs"] > numbers["epochs"] > 0:
-        raise ValueError(f"recipe.warmup_epochs: at most the {numbers['epochs']} epochs are "
+        raise ValueError(f"recipe.warmup_epochs: at most recipe.epochs = {numbers['epochs']} is "
                          f"needed, not {numbers['warmup_epochs']:g}")
-    if not isinstance(values["milestones"], tuple):
-        raise ValueError("recipe.milestones: a list of fractions is needed, "
-                         f"not {values['milestones']!r}")
-    milestones = tuple(check_number("recipe.milestones", part, float, 0, math.inf)
-                       for part in values["milestones"])
-    return values | numbers | {"milestones": milestones}
+    return values | numbers | {"milestones": _checked_milestones(values["milestones"])}
+
+def _checked_milestones(milestones):
+    "The milestones as a tuple; `ValueError` unless they are fractions of the epochs."
+    if not isinstance(milestones, (tuple, list)):
+        raise ValueError(f"recipe.milestones: a list of fractions is needed, not {milestones!r}")
+    wanted = "recipe.milestones, as fractions of the epochs"
+    return tuple(check_number(wanted, part, float, 0, 1) for part in milestones)
 
 # %% ../../nbs/02a_training.recipes.ipynb #published-recipes
 @cache
