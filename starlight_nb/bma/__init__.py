@@ -18,8 +18,7 @@ from ..data import CLASSIFICATION, Dataset, Part, Task, batches
 from ..data.inputs import (
     as_inputs, count_examples, first_rows, join_rows, map_tensors, split_rows)
 from ..data.tasks import ClassTask, check_task
-from ..evaluation import check_same, interpolate, refresh_batchnorm
-from ..evaluation.refresh import best_batch
+from ..evaluation import best_batch, check_same, interpolate, refresh_batchnorm
 from ..matching import match_weights
 from ..models import generator_seed
 from ..permutation import PermutationSpec, check_is_spec, permute, spec_for

@@ -485,5 +485,6 @@ def invert(p: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     inverse = {group: torch.argsort(order) for group, order in p.items()}
     for group, order in p.items():
         if torch.equal(order[inverse[group]], torch.arange(len(order)).to(order)): continue
-        raise ValueError(f"p[{group!r}]: the numbers 0 to {len(order) - 1} in some order are needed")
+        raise ValueError(f"p[{group!r}]: the numbers 0 to {len(order) - 1} in some order "
+                         "are needed")
     return inverse
