@@ -41,6 +41,13 @@ def _check_lengths(ts, values):
             raise ValueError(f"{metric}: a value for each of the ts, of shape {np.shape(ts)}, is "
                              f"needed for {split!r}, not of shape {np.shape(curve)}")
 
+def _line_of(path):
+    "What a path is, in one line: its points, the losses at its ends and the highest one."
+    losses = [f"{split} {curve[0]:.4g} to {curve[-1]:.4g}, highest {np.max(curve):.4g}"
+              for split, curve in path.loss.items() if len(curve)]
+    metrics = f"; {', '.join(path.metrics)}" if path.metrics else ""
+    return f"PathCurve({len(path.ts)} points; {'; '.join([path.loss_name, *losses])}{metrics})"
+
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
 class PathCurve:
@@ -76,11 +83,7 @@ class PathCurve:
         table = pd.DataFrame(rows)
         table.attrs["loss_name"] = self.loss_name
         return table
-    def __repr__(self):
-        ends = [f"{split} {curve[0]:.4g} to {curve[-1]:.4g}, highest {np.max(curve):.4g}"
-                for split, curve in self.loss.items() if len(curve)]
-        metrics = f"; {', '.join(self.metrics)}" if self.metrics else ""
-        return f"PathCurve({len(self.ts)} points; {'; '.join([self.loss_name, *ends])}{metrics})"
+    def __repr__(self): return _line_of(self)
     def _repr_html_(self):
         table = self.to_frame().pivot(index=["split", "metric"], columns="t", values="value")
         return table.to_html(float_format="{:.3f}".format)
