@@ -41,6 +41,13 @@ def _check_lengths(ts, values):
             raise ValueError(f"{metric}: a value for each of the ts, of shape {np.shape(ts)}, is "
                              f"needed for {split!r}, not of shape {np.shape(curve)}")
 
+def _line_of(path):
+    "What a path is, in one line: its points, the losses at its ends and the highest one."
+    losses = [f"{split} {curve[0]:.4g} to {curve[-1]:.4g}, highest {np.max(curve):.4g}"
+              for split, curve in path.loss.items() if len(curve)]
+    metrics = f"; {', '.join(path.metrics)}" if path.metrics else ""
+    return f"PathCurve({len(path.ts)} points; {'; '.join([path.loss_name, *losses])}{metrics})"
+
 # %% ../nbs/12_barriers.ipynb #pathcurve
 @dataclass(frozen=True)
 class PathCurve:
@@ -76,6 +83,7 @@ class PathCurve:
         table = pd.DataFrame(rows)
         table.attrs["loss_name"] = self.loss_name
         return table
+    def __repr__(self): return _line_of(self)
     def _repr_html_(self):
         table = self.to_frame().pivot(index=["split", "metric"], columns="t", values="value")
         return table.to_html(float_format="{:.3f}".format)
@@ -392,19 +400,34 @@ def _corners(state_a, state_b, state_c, names):
                           for name in names])
     to_b, to_c = from_a(state_b), from_a(state_c)
     length = to_b.norm().item()
-    along = (to_c @ to_b).item() / length if length else 0.0
+    if not length:
+        raise ValueError("state_b: it has the parameters of state_a; three networks that are not "
+                         "on one line are needed")
+    along = (to_c @ to_b).item() / length
     above = max((to_c @ to_c).item() - along**2, 0.0) ** 0.5
-    if above <= 1e-6 * length or not length:
+    if above <= 1e-6 * length:
         raise ValueError("state_c: three networks that are not on one line are needed")
     return np.array([[0.0, 0.0], [length, 0.0], [along, above]])
 
 # %% ../nbs/12_barriers.ipynb #plane
 class Plane:
-    "The plane through three networks; its distances are those between their parameters."
-    def __init__(self, model: nn.Module,
-                 state_a: dict[str, torch.Tensor],   # at the origin
-                 state_b: dict[str, torch.Tensor],   # on the horizontal axis
-                 state_c: dict[str, torch.Tensor]):  # above it
+    """The plane through three networks A, B and C; its distances are those between parameters.
+
+    A is at the origin, B on the horizontal axis to its right, and C above that axis. Nothing is
+    permuted or trained: align the networks first.
+
+    Args:
+        model: the architecture; not changed.
+        state_a: the network A; not changed.
+        state_b: the network B, with other parameters than A; not changed.
+        state_c: the network C, not on the line through A and B; not changed.
+
+    Raises:
+        ValueError: where a state does not fit the model or the others, or the three networks are
+            on one line.
+    """
+    def __init__(self, model: nn.Module, state_a: dict[str, torch.Tensor],
+                 state_b: dict[str, torch.Tensor], state_c: dict[str, torch.Tensor]):
         named = dict(state_a=state_a, state_b=state_b, state_c=state_c)
         self.states = tuple(state_for(model, state, name) for name, state in named.items())
         for other in self.states[1:]: check_same(self.states[0], other)
@@ -412,18 +435,42 @@ class Plane:
         self.model = model
         self.corners = _corners(*self.states, names)  # (3, 2)
     def state(self, x: float, y: float) -> dict[str, torch.Tensor]:
-        "The network at these coordinates; its running statistics are mixed like its weights."
+        """Mix the three networks at a point of the plane.
+
+        Args:
+            x: the distance from A towards B, in the unit of the parameters.
+            y: the distance from the line through A and B towards C, in the same unit.
+
+        Returns:
+            The network there; its running statistics are mixed like its weights.
+        """
         _, (length, _), (along, above) = self.corners
         c = y / above
         b = (x - c * along) / length
         return combine_states(self.states, [1 - b - c, b, c])
+    def __repr__(self):
+        _, (length, _), (along, above) = self.corners
+        return (f"Plane({type(self.model).__name__}: A to B {length:.4g}, "
+                f"A to C {np.hypot(along, above):.4g}, "
+                f"B to C {np.hypot(along - length, above):.4g})")
 
 # %% ../nbs/12_barriers.ipynb #plane-points
-def plane_grid(plane: Plane,
-               steps: int = 25,       # points along each axis
-               margin: float = 0.25,  # around the three, as a part of the plane's width and height
-              ) -> np.ndarray:
-    "Coordinates (rows, columns, 2) of a grid around the corners; `ValueError` for a bad number."
+def plane_grid(plane: Plane, steps: int = 25, margin: float = 0.25) -> np.ndarray:
+    """Compute the points of a grid around the three networks of a plane.
+
+    Args:
+        plane: the plane; not changed.
+        steps: the number of points along each axis, at least 2.
+        margin: the room on each side of the three networks, at least 0, as a part of the width and
+            of the height that they take up.
+
+    Returns:
+        Coordinates (steps, steps, 2), x and y of each point in the unit of the parameters; a row
+            for each y, which rises from row to row.
+
+    Raises:
+        ValueError: for a number that is not accepted.
+    """
     steps = check_number("steps", steps, int, 2, np.inf)
     margin = check_number("margin", margin, float, 0, np.inf)
     low, high = plane.corners.min(0), plane.corners.max(0)
@@ -431,21 +478,44 @@ def plane_grid(plane: Plane,
     xs, ys = np.linspace(low - border, high + border, steps).T
     return np.stack(np.meshgrid(xs, ys), axis=-1)
 
-def plane_segments(plane: Plane,
-                   ts=11,  # number of points, or the points themselves, as in `path_losses`
-                  ) -> np.ndarray:
-    "Coordinates (3, points, 2) on the segments from A to B, from A to C and from B to C."
+def plane_segments(plane: Plane, ts: int | Sequence[float] = 11) -> np.ndarray:
+    """Compute points on the three segments between the networks of a plane.
+
+    Args:
+        plane: the plane; not changed.
+        ts: the number of evenly spaced points on each segment, at least 2, or the points
+            themselves, rising from 0 to 1.
+
+    Returns:
+        Coordinates (3, points, 2), in the unit of the parameters: from A to B, from A to C and
+            from B to C.
+
+    Raises:
+        ValueError: for points that are not accepted.
+    """
     t = _grid(ts)[:, None]
     a, b, c = plane.corners
     return np.stack([np.where(t == 1, end, start + t * (end - start))
                      for start, end in ((a, b), (a, c), (b, c))])
 
 # %% ../nbs/12_barriers.ipynb #plane-losses
-def plane_losses(plane: Plane,
-                 data: Dataset,
-                 points: np.ndarray,  # (..., 2) coordinates
-                ) -> np.ndarray:
-    "The training loss at each of the points, (...); `ValueError` for bad data or points."
+def plane_losses(plane: Plane, data: Dataset, points: np.ndarray) -> np.ndarray:
+    """Measure the training loss at points of a plane.
+
+    The three networks themselves are evaluated as they are. At every other point the running
+    statistics of normalisations are measured on the training split first.
+
+    Args:
+        plane: the plane; not changed.
+        data: the training split is used.
+        points: coordinates (..., 2), x and y of each point, as of `plane_grid`.
+
+    Returns:
+        The losses (...), in the unit of the task's loss (nats in classification).
+
+    Raises:
+        ValueError: where the data or the points are not accepted.
+    """
     check_dataset(data)
     points = np.asarray(points, float)
     if points.shape[-1:] != (2,):

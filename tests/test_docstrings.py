@@ -13,7 +13,7 @@ from itertools import chain
 import pytest
 
 import starlight_nb
-from starlight_nb import matching, plots
+from starlight_nb import barriers, matching, plots
 from starlight_nb.matching import sinkhorn
 from starlight_nb.training import Recipe
 
@@ -22,7 +22,8 @@ MAX_LINE_LENGTH = 100
 DRAWN = [name for name in plots.__all__ if name.startswith("plot_")] + [
     "LineStyle", "figure_style", "finish_figure", "in_one_column", "pair_counts", "span"]
 OFFERED = [getattr(module, name) for module, names in (
-    (starlight_nb, starlight_nb.__all__), (matching, matching.__all__), (plots, DRAWN), (sinkhorn, ["sinkhorn"]))
+    (starlight_nb, starlight_nb.__all__), (matching, matching.__all__), (plots, DRAWN), (sinkhorn, ["sinkhorn"]),
+    (barriers, ["Plane", "plane_grid", "plane_losses", "plane_segments"]))
     for name in names]
 FUNCTIONS = list(dict.fromkeys(filter(inspect.isfunction, OFFERED)))
 CLASSES = list(dict.fromkeys(filter(inspect.isclass, OFFERED)))

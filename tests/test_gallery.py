@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from io import BytesIO
 
 import matplotlib.pyplot as plt
@@ -20,19 +21,21 @@ from conftest import ROOT, needs_browser, said_by_a_browser
 from starlight_nb.barriers import PathCurve, Plane, plane_grid
 from starlight_nb.bma import reliability
 from starlight_nb.paper import gallery
-from starlight_nb.paper.catalogue import experiment_names, experiment_title, reading_order
+from starlight_nb.paper.catalogue import (
+    experiment_names, experiment_title, profile_names, reading_order)
 from starlight_nb.paper.claims import paper_claims, save_claims
 from starlight_nb.paper.gallery import (
     PAPER, experiment_question, experiment_reading, write_gallery, write_kept_gallery)
 from starlight_nb.paper.report import save_figure
 from starlight_nb.paper.predictors import fusion_summary
 from starlight_nb.plots import (
-    PAIR_STYLES, figure_style, finish_figure, in_one_column, pair_counts, plot_averages, plot_comparison,
-    plot_fusion, plot_paths, plot_plane, plot_reliability, plot_samplings, plot_source_count,
-    plot_trend, plot_widths)
+    PAIR_STYLES, figure_style, finish_figure, in_one_column, pair_counts, plot_averages,
+    plot_candidates, plot_comparison, plot_fusion, plot_paths, plot_plane, plot_reliability,
+    plot_samplings, plot_source_count, plot_star_pairs, plot_trend, plot_ways, plot_widths)
 from starlight_nb.statistics import barrier_points
 from starlight_nb.paper.published import comparison_table, save_comparison
 from starlight_nb.paper.experiment import Experiment
+from starlight_nb.paper.profiles import load_profile
 from starlight_nb.paper.report import save_data, save_summary, save_table
 from starlight_nb.paper.study import COLUMNS
 from starlight_nb.runtime.files import write_atomic
@@ -508,6 +511,110 @@ def test_a_figure_is_drawn_into_axes_that_there_are(name):
         draw(ax=list(axes[:panels]), figsize=(3, 2))
 
 
+def laid_out(figure):
+    "The places of a figure's panels, once there are some; all labels are in the figure and apart."
+    figure.draw_without_rendering()
+    labels = [axis.yaxis.label.get_window_extent() for axis in figure.axes]
+    assert not any(a.overlaps(b) for n, a in enumerate(labels) for b in labels[:n])
+    assert all(box.y0 > -1 and box.y1 < figure.bbox.height + 1 for box in labels)
+    return [axis.get_position() for axis in figure.axes]
+
+
+@pytest.mark.parametrize("size", [(3.25, 2.0), (6.5, 2.0), (6.5, 1.6)])
+def test_panels_lie_side_by_side_in_a_wide_figure(size):
+    with plt.rc_context(OWN_STYLE):
+        figure = plot_paths(curve().to_frame().assign(setting="A"), figsize=size)
+        left, right = laid_out(figure)
+        assert abs(left.y0 - right.y0) < 0.01 and left.x1 < right.x0 and left.height > 0.35
+        assert [axis.get_xlabel() for axis in figure.axes] == ["$t$", "$t$"]
+        assert figure.get_suptitle() == "A" and not any(axis.get_title() for axis in figure.axes)
+        with plt.rc_context({"figure.figsize": size}):
+            assert laid_out(plot_paths(curve()))[1].x0 > left.x1, "also where a setting chose the size"
+        figure = FIGURES["planes"][0](figsize=(6.5, 2.2))
+        assert [axis.get_xlabel() for axis in figure.axes] == ["", "from one solution to the other"]
+
+
+def test_panels_are_stacked_in_a_high_figure_and_where_there_are_several_columns():
+    both = pd.concat([curve().to_frame().assign(setting=name) for name in "AB"])
+    for figure in (plot_paths(curve(), figsize=(3.25, 3)), plot_paths(curve())):
+        above, below = laid_out(figure)
+        assert above.y0 > below.y1 and abs(above.x0 - below.x0) < 0.01
+    assert [axis.get_subplotspec().get_geometry()[:2] for axis in plot_paths(both, figsize=(9, 4)).axes] == 4 * [(2, 2)]
+
+
+@pytest.mark.parametrize("name, size", [("paths", (3.25, 2.2)), ("averages", (4, 2)), ("reliability", (3.25, 2.6)),
+                                        ("sources", (3.25, 1)), ("planes", (3, 2.1))])
+def test_a_figure_that_is_too_low_says_which_height_is_needed(name, size):
+    with plt.rc_context(OWN_STYLE):
+        with pytest.raises(ValueError, match="^figsize: .* are too low") as error: FIGURES[name][0](figsize=size)
+        needed = float(re.search(r"about (.*) inches of height", str(error.value))[1])
+        laid_out(FIGURES[name][0](figsize=(size[0], needed)))
+    assert not plt.get_fignums()
+
+
+def test_a_flat_plane_and_a_strange_letter_are_drawn_at_any_size():
+    ends = [{"weight": torch.tensor([end])} for end in ([0.0, 0.0], [20.0, 0.0], [10.0, 1.0])]
+    plane = Plane(torch.nn.Linear(2, 1, bias=False), *ends)
+    plot_plane(plane, plane_grid(plane, 7), np.ones((7, 7)), figsize=(3.25, 2.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Matplotlib's, of a letter that its font has not
+        plot_paths({"\u0ed7": curve()}, figsize=(3.25, 3))
+
+
+def test_any_axes_can_be_finished():
+    figure = plt.figure(layout="constrained")
+    axes = [figure.add_axes((0.1, low, 0.8, 0.3)) for low in (0.1, 0.6)]
+    for axis in axes: axis.plot([0, 1], label="line")
+    for given in (axes[0], axes, np.array(axes)[:, None]):
+        assert len(finish_figure(figure, given, figsize=(6.4, 4.8)).legends.pop().get_texts()) == 1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_legend_in_axes_that_there_are_is_small_and_can_be_left_out(name):
+    draw, panels = FIGURES[name]
+    axes = list(plt.subplots(1, panels, squeeze=False)[1][0])
+    draw(ax=axes)
+    named = [axis for axis in axes if axis.get_legend_handles_labels()[0]]
+    assert [axis for axis in axes if axis.get_legend()] == named[:1], "in the first that has series"
+    for axis in named[:1]:
+        assert axis.get_legend()._loc == 0, "Matplotlib's best"
+        assert axis.get_legend().get_texts()[0].get_fontsize() < plt.rcParams["font.size"]
+    axes = list(plt.subplots(1, panels, squeeze=False)[1][0])
+    draw(ax=axes, legend=False)
+    assert not any(axis.get_legend() for axis in axes) and not draw(legend=False).legends
+
+
+def test_a_legend_in_axes_hides_little():
+    _, axis = plt.subplots(figsize=(3.25, 2.2), layout="constrained")
+    plot_paths({"as trained": curve(), "matched": curve(0.5), "star": curve(0.1)}, metric="loss", ax=axis).draw_without_rendering()
+    box = axis.get_legend().get_window_extent()
+    assert box.width < 0.4 * axis.bbox.width and box.height < 0.35 * axis.bbox.height
+    hidden = sum(box.count_contains(axis.transData.transform(line.get_xydata())) for line in axis.lines)
+    assert hidden <= 1
+
+
+@pytest.mark.parametrize("label", ["W" * 80, "a residual network of sixteen layers, trained for 200 epochs without decay, no. 1"])
+def test_a_long_title_makes_no_figure_wider(label):
+    rows = saved("fig1_source_count", "ResNet 16")
+    for others in ([], ["B", "C"]):
+        frame = pd.concat([rows.assign(setting=name) for name in [label, *others]])
+        with figure_style():
+            figure = plot_source_count(frame)
+            figure.draw_without_rendering()
+        assert figure.get_tightbbox().width < 3.3 * (1 + len(others))
+        title = figure.axes[0].get_title()
+        assert "\n" in title and re.sub(r"\s", "", title) == label.replace(" ", "")
+
+
+def test_the_labels_of_shipped_profiles_are_in_one_line():
+    rows = saved("fig1_source_count", "ResNet 16")
+    labels = {own.label for name in profile_names() for own in load_profile(name).settings.values()}
+    assert len(labels) > 10
+    with figure_style():
+        for label in labels:
+            assert plot_source_count(rows.assign(setting=label)).axes[0].get_title() == label
+
+
 def test_axes_come_in_every_form_and_nothing_else_does():
     figure, axes = plt.subplots(2, 1)
     assert plot_paths(curve(), ax=axes) is plot_paths(curve(), ax=tuple(axes)) is figure
@@ -637,11 +744,29 @@ def refused():
         "empty": (lambda: plot_paths(paths[:0]), "frame: it has no rows"),
         "no paths": (lambda: plot_paths(paths[paths.t.isna()].assign(metric="loss")), "t: no row is of a point of a path"),
         "nan": (lambda: plot_paths(paths.assign(value=np.nan)), "frame: no row has a finite value and split 'train'"),
-        "no barriers": (lambda: plot_source_count(paths[paths.metric == "loss"]), "metric: 'loss_barrier' is not known"),
+        "no barriers": (lambda: plot_source_count(paths[paths.metric == "loss"]), "frame: rows of metric loss_barrier are needed; it has: loss"),
+        "no losses": (lambda: plot_paths(own.assign(metric="accuracy")), "frame: rows of metric loss are needed; it has: accuracy"),
+        "no pairs with a star": (lambda: plot_samplings(saved("appendix_t_sampling").assign(pair="star-source")), "frame: rows of pair star-heldout are needed; it has: star-source"),
+        "points of another split": (lambda: plot_trend(saved("fig2_width_depth").assign(split="test")), "frame: rows of split train are needed; it has: test"),
+        "a plane of another split": (lambda: plot_plane(saved("fig0_plane").assign(split="test")), "frame: rows of split train are needed; it has: test"),
+        "no such pairs": (lambda: plot_comparison(sources[sources["pair"] == "star-source"], "n_source"), "frame: rows of pair regular-regular or star-heldout are needed; it has: star-source"),
         "no sources": (lambda: plot_source_count(sources.assign(n_source=None)), "n_source: no row has a number"),
-        "averages": (lambda: plot_averages(saved("fig4_bma").assign(metric="f1")), "metric: no row of auroc_maxprob"),
+        "averages": (lambda: plot_averages(saved("fig4_bma").assign(metric="f1")), "frame: rows of metric auroc_maxprob or auroc_entropy or ece or nll are needed; it has: f1"),
         "methods": (lambda: plot_averages(saved("fig4_bma").assign(method="mine")), "method: none of 'mine' is known"),
-        "tables": (lambda: plot_reliability({"mine": table_of_bins().drop(columns="count")}), "frame: no column count"),
+        "tables": (lambda: plot_reliability({"mine": table_of_bins().drop(columns="count")}), "tables: 'mine' is without count; a table of bins is needed, as made by reliability(example_scores(probs, labels))"),
+        "probabilities": (lambda: plot_reliability({"a": torch.ones(2, 2)}), "tables: 'a' is Tensor, not a data frame; a table of bins is needed"),
+        "a table without rows": (lambda: plot_reliability({"a": table_of_bins()[:0]}), "tables: 'a' is without rows; a table of bins"),
+        "a list of tables": (lambda: plot_reliability([table_of_bins()]), "tables: a dict of them by name, or a data frame is needed, not list"),
+        "no accuracies of bins": (lambda: plot_reliability(saved("fig4_bma").query("metric != 'bin_accuracy'")), "frame: rows of metric bin_accuracy are needed; it has: bin_confidence, bin_count"),
+        "no summary": (lambda: plot_fusion([1]), "summary: a pandas data frame is needed, not list"),
+        "no frame of points": (lambda: plot_trend([1]), "points: a pandas data frame is needed, not list"),
+        "no widths at all": (lambda: plot_widths([1]), "points: a pandas data frame is needed, not list"),
+        "no rows of pairs": (lambda: plot_star_pairs([1]), "rows: a pandas data frame is needed, not list"),
+        "no rows of candidates": (lambda: plot_candidates([1]), "rows: a pandas data frame is needed, not list"),
+        "no ratios": (lambda: plot_ways([1]), "ratios: a pandas data frame is needed, not list"),
+        "no flag": (lambda: plot_paths(curve(), legend="no"), "legend: True or False is needed, not 'no'"),
+        "too low": (lambda: plot_paths({"a": curve(), "b": curve()}, figsize=(3, 2.1)), "figsize: 3 x 2.1 inches are too low for these panels and their labels; about 2.6 inches of height are needed"),
+        "too narrow": (lambda: plot_paths(curve(), figsize=(1, 9)), "figsize: 1 x 9 inches are too narrow for these panels and their labels"),
         "no tables": (lambda: plot_reliability({}), "tables: at least one is needed"),
         "predictors": (lambda: plot_fusion(pd.DataFrame(columns=["method"])), "frame: no column n_source, mean, low, high"),
         "points": (lambda: plot_trend(pd.DataFrame({"setting": ["a"], "star": [1.0]})), "frame: no column regular"),

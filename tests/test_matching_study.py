@@ -344,7 +344,7 @@ def test_segments_of_a_plane_are_paths(study, plane):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda a, b, c: (a, a, c), "state_c: three networks that are not on one line"),
+        (lambda a, b, c: (a, a, c), "state_b: it has the parameters of state_a; three networks that"),
         (lambda a, b, c: (a, b, b), "state_c: three networks that are not on one line"),
         (lambda a, b, c: (a, b, a), "state_c: three networks that are not on one line"),
         (

@@ -47,11 +47,17 @@ class Matching:
     cosine: float
     sweeps: int
     history: list[float] = field(default_factory=list)
-    steps: list[tuple] = field(default_factory=list, repr=False)
+    steps: list[tuple] = field(default_factory=list)
     def to_frame(self) -> pd.DataFrame:
         "One row a step: group, units moved, gain, and the inner product after it."
         frame = pd.DataFrame(self.steps, columns=["group", "units moved", "gain"])
         return frame.assign(objective=self.history[0] + frame["gain"].cumsum())
+    def __repr__(self):
+        moved = [int((order.cpu() != torch.arange(len(order))).sum())
+                 for order in self.permutation.values()]
+        units = sum(len(order) for order in self.permutation.values())
+        return (f"Matching({len(moved)} groups, {sum(moved)} of {units} units moved; "
+                f"cosine {self.cosine:.5f}, {self.sweeps} sweeps)")
     def _repr_markdown_(self):
         return (f"{len(self.permutation)} groups matched: cosine {self.cosine:.5f}, inner product "
                 f"{self.objective:.4f}, after {self.sweeps} sweeps and {len(self.steps)} steps.")

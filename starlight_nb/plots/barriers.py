@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ..barriers import PathCurve
 from .style import (
     PAIR_STYLES, check_pairs, draw_level, draw_mean, draw_small, drawn_rows, finish_figure,
-    loss_label, panels, series_styles, set_source_axis, start_near_zero)
+    loss_label, panels, rows_of, series_styles, set_source_axis, start_near_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -33,7 +33,8 @@ def _source_panel(axis, rows, setting):
 
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-source-count
 def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
-                      figsize: tuple[float, float] | None = None) -> plt.Figure:
+                      figsize: tuple[float, float] | None = None,
+                      legend: bool = True) -> plt.Figure:
     """Draw the barriers of stars against their number of sources, a panel for each setting.
 
     Args:
@@ -41,27 +42,28 @@ def plot_source_count(frame: pd.DataFrame, split: str = "train", ax=None,
             those of metric loss_barrier are drawn. With setting: a panel each. With model_a and
             model_b: intervals, and small marks for single stars.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
 
     Source:
         Sonthalia et al. (2024), Fig. 1.
     """
-    rows = drawn_rows(frame, "pair", "n_source", metric="loss_barrier", split=split)
+    rows = drawn_rows(frame, "pair", "n_source", metric="loss_barrier", chosen_split=split)
     check_pairs(rows)
     if rows.n_source.isna().all(): raise ValueError("n_source: no row has a number of sources")
     settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 3.05, ax=ax, figsize=figsize)
     for axis, (setting, part) in zip(axes[0], settings): _source_panel(axis, part, setting)
     axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
-    return finish_figure(figure, axes, ax=ax)
+    return finish_figure(figure, axes, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30b_plots.barriers.ipynb #path-rows
 def _path_frame(curves):
@@ -90,7 +92,7 @@ def _check_split(curves, split):
 def _path_rows(curves, split):
     "The rows that are drawn, and the style of each series."
     frame = _path_frame(curves)
-    rows = drawn_rows(frame, "metric", "t", split=split)
+    rows = drawn_rows(frame, "metric", "t", chosen_split=split)
     rows = rows[rows.t.notna()]
     if rows.empty: raise ValueError("t: no row is of a point of a path")
     if isinstance(curves, dict): _check_split(curves, split)
@@ -118,8 +120,8 @@ def _path_axis_label(names):
 # %% ../../nbs/30b_plots.barriers.ipynb #drawn-metrics
 def _drawn_metrics(rows, metric, ax):
     "The loss, and one metric: the one asked for, or the accuracy, or the first that is there."
+    rows_of(rows, "metric", "loss")
     names = list(rows.metric.unique())
-    check_choice("metric", "loss", names)
     if metric == "loss" or (metric is None and isinstance(ax, Axes)): return ["loss"]
     if metric is not None: return ["loss", check_choice("metric", metric, names)]
     others = [name for name in names if name != "loss"]
@@ -128,7 +130,8 @@ def _drawn_metrics(rows, metric, ax):
 # %% ../../nbs/30b_plots.barriers.ipynb #plot-paths
 def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: str = "train",
                metric: str | None = None, ax=None,
-               figsize: tuple[float, float] | None = None) -> plt.Figure:
+               figsize: tuple[float, float] | None = None,
+               legend: bool = True) -> plt.Figure:
     """Draw the loss and one metric along the segments, a column for each setting.
 
     Args:
@@ -138,15 +141,17 @@ def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: s
         split: train, test or val.
         metric: drawn below the loss; "loss": the loss alone. None: the accuracy, or another metric
             that is there; in a single axes the loss alone.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
-        figsize: width and height of a new figure in inches; None: by the number of panels.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; where there is one column and a wide
+            figure, panels lie side by side. None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for what is no such curves or rows, and for axes that do not fit.
+        ValueError: for what is no such curves or rows, or axes or sizes that do not fit.
 
     Source:
         Sonthalia et al. (2024), Fig. 3.
@@ -158,7 +163,7 @@ def plot_paths(curves: PathCurve | dict[str, PathCurve] | pd.DataFrame, split: s
     _draw_columns(axes, rows, metrics, styles)
     axes[0][0].set_ylabel(loss_label(rows, split))
     for axis, name in zip(axes[1:, 0], metrics[1:]): axis.set_ylabel(f"{name}, {split}")
-    return finish_figure(figure, axes, ax=ax)
+    return finish_figure(figure, axes, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30b_plots.barriers.ipynb #draw-columns
 def _draw_columns(axes, rows, metrics, styles):

@@ -54,7 +54,8 @@ def _check_values(rows, column, known):
 
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-star-pairs
 def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
-                    figsize: tuple[float, float] | None = None) -> plt.Figure:
+                    figsize: tuple[float, float] | None = None,
+                    legend: bool = True) -> plt.Figure:
     """Draw barriers of stars to stars, sources and held-out solutions, by number of sources.
 
     Args:
@@ -64,14 +65,16 @@ def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
         split: of the rows, for the label.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
     """
-    rows = drawn_rows(rows, "between", "n_source")
+    rows = drawn_rows(rows, "between", "n_source", argument="rows")
     _check_values(rows, "between", [*BETWEEN, "regular-regular"])
     settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 3.3, ax=ax, figsize=figsize)
@@ -80,11 +83,12 @@ def plot_star_pairs(rows: pd.DataFrame, split: str = "train", ax=None,
         _draw_series(axis, part, "between", "n_source", BETWEEN)
         set_source_axis(axis, part, setting)
     axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
-    return finish_figure(figure, axes, 2, ax)
+    return finish_figure(figure, axes, 2, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-candidates
 def plot_candidates(rows: pd.DataFrame, split: str = "train", ax=None,
-                    figsize: tuple[float, float] | None = None) -> plt.Figure:
+                    figsize: tuple[float, float] | None = None,
+                    legend: bool = True) -> plt.Figure:
     """Draw the star – held-out barriers of averages of stars, and of stars that cost as much.
 
     Args:
@@ -94,20 +98,22 @@ def plot_candidates(rows: pd.DataFrame, split: str = "train", ax=None,
         split: of the rows, for the label.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
     """
-    rows = drawn_rows(rows, "candidate", "averaged")
+    rows = drawn_rows(rows, "candidate", "averaged", argument="rows")
     _check_values(rows, "candidate", [*CANDIDATE_STYLES, "one star"])
     settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 3.3, ax=ax, figsize=figsize)
     for axis, (setting, part) in zip(axes[0], settings): _candidate_panel(axis, part, setting)
     axes[0][0].set_ylabel(f"star – held-out {loss_label(rows, split, 'barrier')}")
-    return finish_figure(figure, axes, 2, ax)
+    return finish_figure(figure, axes, 2, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30f_plots.kernel.ipynb #candidate-panel
 def _candidate_panel(axis, rows, setting):
@@ -131,7 +137,8 @@ def _way_panel(axis, rows, setting):
 
 # %% ../../nbs/30f_plots.kernel.ipynb #plot-ways
 def plot_ways(ratios: pd.DataFrame, ax=None,
-              figsize: tuple[float, float] | None = None) -> plt.Figure:
+              figsize: tuple[float, float] | None = None,
+              legend: bool = True) -> plt.Figure:
     """Draw the barriers of several ways to train a star, as ratios to those of the usual way.
 
     Args:
@@ -139,14 +146,16 @@ def plot_ways(ratios: pd.DataFrame, ax=None,
             and high may be nan; the usual way has the ratio 1. A panel for each setting.
         ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
     """
-    check_columns(ratios, "setting", "way", "pair", "ratio", "low", "high")
+    check_columns(ratios, "setting", "way", "pair", "ratio", "low", "high", argument="ratios")
     check_numbers(ratios, "ratio", "low", "high")
     _check_values(ratios, "pair", ["star-heldout", "star-source"])
     places = {way: n for n, way in enumerate(ratios.way.unique())}
@@ -156,4 +165,4 @@ def plot_ways(ratios: pd.DataFrame, ax=None,
                           ax=ax, figsize=figsize, sharey=True)
     for axis, (setting, part) in zip(axes[0], settings): _way_panel(axis, part, setting)
     axes[0][0].set_yticks([-n for n in places.values()], list(places))
-    return finish_figure(figure, axes, ax=ax)
+    return finish_figure(figure, axes, ax=ax, figsize=figsize, legend=legend)

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from ..barriers import Plane
 from ..data.tasks import CLASSIFICATION
-from .style import (
+from starlight_nb.plots.style import (
     PAIR_STYLES, PLANE_PATHS, check_columns, check_numbers, check_pairs, draw_level, draw_small,
-    drawn_rows, finish_figure, loss_label, panels, start_at_zero, start_near_zero)
+    drawn_rows, finish_figure, loss_label, panels, rows_of, start_at_zero,
+    start_near_zero)
 from ..runtime.settings import check_choice
 from ..statistics import summarise
 
@@ -53,7 +54,8 @@ def _comparison_panel(axis, rows, kinds, by, levels, small):
 def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, title: str = "",
                     kinds: tuple[str, ...] = ("regular-regular", "star-heldout"),
                     split: str = "train", ax=None,
-                    figsize: tuple[float, float] | None = None) -> plt.Figure:
+                    figsize: tuple[float, float] | None = None,
+                    legend: bool = True) -> plt.Figure:
     """Draw loss barriers for each value of a column, a panel for each setting.
 
     Args:
@@ -65,18 +67,19 @@ def plot_comparison(frame: pd.DataFrame, by: str, small: str | None = None, titl
         title: of the horizontal axis; the column's name if empty.
         kinds: of pairs that are drawn, names in `PAIR_STYLES`.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
     """
     rows = _comparison_rows(frame, by, small, kinds, split)
-    return _comparison_figure(rows, by, small, title or by, kinds, split, ax, figsize)
+    return _comparison_figure(rows, by, small, title or by, kinds, split, ax, figsize, legend)
 
 # %% ../../nbs/30e_plots.planes.ipynb #comparison-rows
 def _comparison_rows(frame, by, small, kinds, split):
@@ -87,14 +90,14 @@ def _comparison_rows(frame, by, small, kinds, split):
         raise ValueError(f"{argument}: the name of a column is needed, "
                          f"not {type(column).__name__}")
     check_columns(frame, *columns.values())
-    rows = drawn_rows(frame, "pair", metric="loss_barrier", split=split)
+    rows = drawn_rows(frame, "pair", metric="loss_barrier", chosen_split=split)
     check_pairs(rows)
     for kind in kinds: check_choice("kinds", kind, PAIR_STYLES)
-    rows = rows[rows["pair"].isin(kinds)]
+    rows = rows_of(rows, "pair", *kinds)
     if rows[by].isna().all(): raise ValueError(f"{by}: no row of {', '.join(kinds)} has a value")
     return rows.assign(main=rows.get("main", True))
 
-def _comparison_figure(rows, by, small, title, kinds, split, ax, figsize):
+def _comparison_figure(rows, by, small, title, kinds, split, ax, figsize, legend):
     "A panel for each setting."
     levels, settings = list(rows[by].dropna().unique()), rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 2.9, ax=ax, figsize=figsize)
@@ -103,7 +106,7 @@ def _comparison_figure(rows, by, small, title, kinds, split, ax, figsize):
         axis.set_xlabel(title)
         if setting: axis.set_title(setting)
     axes[0][0].set_ylabel(loss_label(rows, split, "barrier"))
-    return finish_figure(figure, axes, ax=ax)
+    return finish_figure(figure, axes, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30e_plots.planes.ipynb #contour
 DECADES = range(-12, 13)  # powers of ten that may be ticks
@@ -220,7 +223,8 @@ def _planes(frame):
 def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
                losses: np.ndarray | None = None, names: tuple[str, str, str] = ("A", "B", "C"),
                loss_name: str = CLASSIFICATION.loss_name, ax=None,
-               figsize: tuple[float, float] | None = None) -> plt.Figure:
+               figsize: tuple[float, float] | None = None,
+               legend: bool = True) -> plt.Figure:
     """Draw the training loss over the plane through three networks, and along paths between two.
 
     Args:
@@ -231,24 +235,27 @@ def plot_plane(plane: Plane | pd.DataFrame, points: np.ndarray | None = None,
         losses: (rows, columns), of `plane_losses`.
         names: of the three networks; one that begins with "star" has a star's mark.
         loss_name: with its unit, such as that of a `Task`.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
-        figsize: width and height of a new figure in inches; None: by the number of panels.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; where there is one column and a wide
+            figure, panels lie side by side. None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for arrays or rows that are no plane, and for axes that do not fit.
+        ValueError: for arrays or rows that are no plane, or axes or sizes that do not fit.
     """
     frame, corners = plane, {}
     if isinstance(plane, Plane):
         frame = _plane_frame(plane, points, losses, names, loss_name)
         corners = dict(zip(names, plane.corners))
-    return _plane_figure(_planes(frame), corners, loss_label(frame, "train"), ax, figsize)
+    return _plane_figure(_planes(frame), corners, loss_label(frame, "train"), ax, figsize,
+                         legend)
 
 # %% ../../nbs/30e_plots.planes.ipynb #plane-figure
-def _plane_figure(planes, corners, label, ax, figsize):
+def _plane_figure(planes, corners, label, ax, figsize, legend):
     "A column of panels for each plane; the corners of a plane may have names."
     with_paths = any(paths.value.notna().any() for _, paths in planes.values())
     rows = 2 if with_paths else 1
@@ -265,4 +272,4 @@ def _plane_figure(planes, corners, label, ax, figsize):
                             ha="center", fontsize="small")
     bar.set_label(label)
     if with_paths: axes[1][0].set_ylabel(label)
-    return finish_figure(figure, axes, ax=ax)
+    return finish_figure(figure, axes, ax=ax, figsize=figsize, legend=legend)

@@ -9,11 +9,11 @@ import pandas as pd
 from ..bma import ECE_BINS
 from .style import (
     AVERAGES, PREDICTORS, check_columns, check_methods, check_numbers, draw_level, draw_mean,
-    drawn_rows, finish_figure, panels, series_styles, set_source_axis, span, with_optional)
+    drawn_rows, finish_figure, panels, rows_of, series_styles, set_source_axis, span, with_optional)
 from ..statistics import summarise
 
 # %% auto #0
-__all__ = ['AVERAGE_METRICS', 'S_TICKS', 'BINS', 'plot_averages', 'plot_reliability', 'plot_fusion']
+__all__ = ['AVERAGE_METRICS', 'S_TICKS', 'BINS', 'BIN_METRICS', 'plot_averages', 'plot_reliability', 'plot_fusion']
 
 # %% ../../nbs/30c_plots.predictions.ipynb #averages
 AVERAGE_METRICS = {  # metric: label of its row of panels
@@ -36,7 +36,8 @@ def _average_panel(axis, rows):
 
 # %% ../../nbs/30c_plots.predictions.ipynb #average-panel
 def plot_averages(frame: pd.DataFrame, split: str = "test", ax=None,
-                  figsize: tuple[float, float] | None = None) -> plt.Figure:
+                  figsize: tuple[float, float] | None = None,
+                  legend: bool = True) -> plt.Figure:
     """Draw AUROC, ECE and NLL against the number of networks averaged, a column a setting.
 
     Args:
@@ -45,15 +46,17 @@ def plot_averages(frame: pd.DataFrame, split: str = "test", ax=None,
             drawn. With setting: a column each. With model_a and model_b: means over runs, and
             intervals.
         split: test, or shifted test data such as test-noisy.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
-        figsize: width and height of a new figure in inches; None: by the number of panels.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; where there is one column and a wide
+            figure, panels lie side by side. None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
 
     Source:
         Sonthalia et al. (2024), Fig. 4.
@@ -67,15 +70,14 @@ def plot_averages(frame: pd.DataFrame, split: str = "test", ax=None,
             _average_panel(axis, rows[(rows.metric == metric) & (rows.setting == setting)])
         row[0].set_ylabel(AVERAGE_METRICS[metric])
     _label_averages(axes, settings, rows.draws.max())
-    return finish_figure(figure, axes, ax=ax)
+    return finish_figure(figure, axes, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30c_plots.predictions.ipynb #average-rows
 def _average_rows(frame, split):
     "The rows that are drawn, and their metrics."
-    rows = drawn_rows(frame, "method", "draws", "metric", split=split)
-    rows = rows[rows.metric.isin(list(AVERAGE_METRICS))]
+    rows = drawn_rows(frame, "method", "draws", "metric", chosen_split=split)
     if "bin" in rows: rows = rows[rows.bin.isna()]
-    if rows.empty: raise ValueError(f"metric: no row of {', '.join(AVERAGE_METRICS)}")
+    rows = rows_of(rows, "metric", *AVERAGE_METRICS)
     check_methods(rows, [method for method in AVERAGES if method != "single network"])
     return rows, [metric for metric in AVERAGE_METRICS if metric in set(rows.metric)]
 
@@ -90,25 +92,41 @@ def _label_averages(axes, settings, most):
 
 # %% ../../nbs/30c_plots.predictions.ipynb #bin-rows
 BINS = ("star domain", "deep ensemble", "single network")  # methods of a reliability diagram
+BIN_METRICS = ("bin_count", "bin_confidence", "bin_accuracy")
+
+def _check_table(name, table):
+    "`ValueError` for anything but a table of bins, with a way to make one."
+    kind = f"{type(table).__name__}, not a data frame"
+    if isinstance(table, pd.DataFrame):
+        missing = {*BIN_METRICS}.difference(table.add_prefix("bin_"))
+        if not missing and len(table): return
+        without = sorted(column.removeprefix("bin_") for column in missing) or ["rows"]
+        kind = f"without {', '.join(without)}"
+    raise ValueError(f"tables: {name!r} is {kind}; a table of bins is needed, as made by "
+                     "reliability(example_scores(probs, labels))")
 
 def _bin_frame(tables):
     "Tidy rows of tables by name, as `reliability` returns them; a frame is returned as it is."
-    if not isinstance(tables, dict): return tables
+    if isinstance(tables, pd.DataFrame): return tables
+    if not isinstance(tables, dict):
+        raise ValueError("tables: a dict of them by name, or a data frame is needed, "
+                         f"not {type(tables).__name__}")
+    if not tables: raise ValueError("tables: at least one is needed")
     parts = []
     for name, table in tables.items():
-        check_columns(table, "count", "confidence", "accuracy")
+        _check_table(name, table)
         part = table.add_prefix("bin_").assign(method=name, bin=range(1, len(table) + 1))
-        parts.append(part.melt(["method", "bin"], ["bin_count", "bin_confidence", "bin_accuracy"],
-                               var_name="metric"))
-    if not parts: raise ValueError("tables: at least one is needed")
+        parts.append(part.melt(["method", "bin"], [*BIN_METRICS], var_name="metric"))
     return pd.concat(parts)
 
+# %% ../../nbs/30c_plots.predictions.ipynb #drawn-bins
 def _bin_rows(tables):
     "The rows that are drawn, and the style of each method."
     frame = _bin_frame(tables)
     rows = drawn_rows(frame, "method", "bin", "metric")
     rows = rows[rows.bin.notna()]
     if rows.empty: raise ValueError("bin: no row is of a bin")
+    for metric in BIN_METRICS: rows_of(rows, "metric", metric)
     names, argument = list(rows.method.unique()), "tables"
     if frame is tables:
         argument = "method"
@@ -150,23 +168,27 @@ def _reliability_panels(above, below, rows, bins, styles):
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-reliability
 def plot_reliability(tables: dict[str, pd.DataFrame] | pd.DataFrame, bins: int = ECE_BINS, ax=None,
-                     figsize: tuple[float, float] | None = None) -> plt.Figure:
+                     figsize: tuple[float, float] | None = None,
+                     legend: bool = True) -> plt.Figure:
     """Draw accuracy against confidence, and the share of predictions in each bin.
 
     Args:
-        tables: by name, of `reliability` (a row a bin); or tidy rows with method (one of `BINS`),
+        tables: by name, a row a bin, each as made by `reliability(example_scores(probs, labels))`;
+            or tidy rows with method (one of `BINS`),
             bin (from 1), metric (bin_count, bin_confidence, bin_accuracy) and value. With setting:
             a column each. Runs (model_a, model_b) of a method are pooled.
         bins: how many there are between confidences 0 and 1.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
-        figsize: width and height of a new figure in inches; None: by the number of panels.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
+        figsize: width and height of a new figure in inches; where there is one column and a wide
+            figure, panels lie side by side. None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for what are no such tables or rows, and for axes that do not fit.
+        ValueError: for what are no such tables or rows, or axes or sizes that do not fit.
     """
     rows, styles = _bin_rows(tables)
     settings = rows.groupby("setting", sort=False)
@@ -177,7 +199,7 @@ def plot_reliability(tables: dict[str, pd.DataFrame] | pd.DataFrame, bins: int =
         if setting: above.set_title(setting)
     axes[0][0].set_ylabel("accuracy")
     axes[1][0].set_ylabel("predictions (%)")
-    return finish_figure(figure, axes, ax=ax)
+    return finish_figure(figure, axes, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion
 def _fusion_panel(axis, part, setting):
@@ -199,27 +221,29 @@ def _fusion_panel(axis, part, setting):
 
 # %% ../../nbs/30c_plots.predictions.ipynb #plot-fusion-panels
 def plot_fusion(summary: pd.DataFrame, ax=None,
-                figsize: tuple[float, float] | None = None) -> plt.Figure:
+                figsize: tuple[float, float] | None = None,
+                legend: bool = True) -> plt.Figure:
     """Draw the test accuracy of predictors against the number of sources, a panel a setting.
 
     Args:
         summary: a row for each method (a name in `PREDICTORS`; others are not drawn) and n_source,
             with mean, low and high, accuracies from 0 to 1; low and high may be nan. With setting:
             a panel each.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
 
     Source:
         Sonthalia et al. (2024), Table 2.
     """
-    check_columns(summary, "n_source", "method", "mean", "low", "high")
+    check_columns(summary, "n_source", "method", "mean", "low", "high", argument="summary")
     check_numbers(summary, "n_source", "mean", "low", "high")
     check_methods(summary, PREDICTORS)
     rows = with_optional(summary[summary.method.isin(list(PREDICTORS))])
@@ -227,4 +251,4 @@ def plot_fusion(summary: pd.DataFrame, ax=None,
     figure, axes = panels(1, len(settings), 3.4, ax=ax, figsize=figsize)
     for axis, (setting, part) in zip(axes[0], settings): _fusion_panel(axis, part, setting)
     axes[0][0].set_ylabel("test accuracy (%)")
-    return finish_figure(figure, axes, columns=3, ax=ax)
+    return finish_figure(figure, axes, columns=3, ax=ax, figsize=figsize, legend=legend)

@@ -4,8 +4,9 @@
 
 # %% ../../nbs/30a_plots.style.ipynb #imports
 from __future__ import annotations
-import pickle
+import pickle, textwrap, warnings
 from contextlib import contextmanager
+from itertools import pairwise
 from numbers import Real
 from typing import NamedTuple
 import matplotlib.pyplot as plt
@@ -16,14 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.gridspec import GridSpec
 from ..data.tasks import CLASSIFICATION
-from ..runtime.settings import check_choice, shown
+from ..runtime.settings import check_choice, check_flag, shown
 
 # %% auto #0
 __all__ = ['PALETTE', 'COLOURS', 'PAIR_STYLES', 'AVERAGES', 'PREDICTORS', 'PLANE_PATHS', 'SAMPLINGS', 'OTHER_SAMPLING',
-           'OWN_MARKERS', 'MOST_COLUMNS', 'OPTIONAL', 'NUMBERS', 'LineStyle', 'series_styles', 'figure_style', 'panels',
-           'finish_figure', 'in_one_column', 'draw_mean', 'draw_level', 'draw_small', 'start_at_zero',
-           'start_near_zero', 'set_source_axis', 'drawn_rows', 'with_optional', 'check_numbers', 'check_columns',
-           'check_pairs', 'check_methods', 'loss_label', 'span', 'pair_counts']
+           'OWN_MARKERS', 'MOST_COLUMNS', 'SIDE_BY_SIDE', 'SMALL_LEGEND', 'TITLE_ROOM', 'LEAST_LINES', 'TRIED',
+           'OPTIONAL', 'NUMBERS', 'LineStyle', 'series_styles', 'figure_style', 'panels', 'finish_figure',
+           'in_one_column', 'draw_mean', 'draw_level', 'draw_small', 'start_at_zero', 'start_near_zero',
+           'set_source_axis', 'drawn_rows', 'rows_of', 'with_optional', 'check_numbers', 'check_columns', 'check_pairs',
+           'check_methods', 'loss_label', 'span', 'pair_counts']
 
 # %% ../../nbs/30a_plots.style.ipynb #colours
 PALETTE = sns.color_palette("colorblind")
@@ -132,6 +134,7 @@ def figure_style():
 
 # %% ../../nbs/30a_plots.style.ipynb #panels
 MOST_COLUMNS = 10  # of a figure whose size nobody has chosen
+SIDE_BY_SIDE = 0.75  # width of a panel as a part of its height, from which panels lie in one row
 
 def panels(rows: int,
            columns: int,
@@ -143,18 +146,22 @@ def panels(rows: int,
           ) -> tuple[plt.Figure, np.ndarray]:
     "A figure and its panels, (rows, columns) of axes; `ValueError` for a wrong `ax` or `figsize`."
     if ax is not None: return _given_axes(ax, figsize, rows, columns)
-    chosen = plt.rcParams["figure.figsize"] != plt.rcParamsDefault["figure.figsize"]
-    if figsize is None and not chosen:
-        if columns > MOST_COLUMNS:
-            raise ValueError(f"figsize: {columns} columns of panels would be {width * columns:g} "
-                             f"inches wide; draw at most {MOST_COLUMNS}, or give figsize or ax")
-        figsize = (width * columns, height)
-    return plt.subplots(rows, columns, figsize=_checked_size(figsize), squeeze=False,
-                        layout="constrained", **options)
+    size = _chosen_size(figsize)
+    options |= dict(squeeze=False, layout="constrained")
+    if size is not None and columns == 1 and size[0] / rows >= SIDE_BY_SIDE * size[1]:
+        figure, axes = plt.subplots(1, rows, figsize=size, **options | dict(height_ratios=None))
+        return figure, axes.T
+    if size is None and columns > MOST_COLUMNS:
+        raise ValueError(f"figsize: {columns} columns of panels would be {width * columns:g} "
+                         f"inches wide; draw at most {MOST_COLUMNS}, or give figsize or ax")
+    return plt.subplots(rows, columns, figsize=size or (width * columns, height), **options)
 
-def _checked_size(figsize):
-    "The two sides of a figure, or None; `ValueError` for anything else."
-    if figsize is None: return None
+# %% ../../nbs/30a_plots.style.ipynb #chosen-size
+def _chosen_size(figsize):
+    "The two sides of a figure whose size was chosen, or None; `ValueError` for anything else."
+    if figsize is None:
+        size = plt.rcParams["figure.figsize"]
+        return None if size == plt.rcParamsDefault["figure.figsize"] else size
     sides = np.array(figsize, dtype=object)
     if sides.shape == (2,) and all(isinstance(side, Real) and 0 < side < np.inf for side in sides):
         return tuple(sides)
@@ -187,7 +194,8 @@ def _axes_array(argument, given):
 
 # %% ../../nbs/30a_plots.style.ipynb #finish
 def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(PAIR_STYLES),
-                  ax=None) -> plt.Figure:
+                  ax=None, figsize: tuple[float, float] | None = None,
+                  legend: bool = True) -> plt.Figure:
     """Add one legend for all panels, and return the figure.
 
     Args:
@@ -195,31 +203,39 @@ def finish_figure(figure: plt.Figure, axes: np.ndarray, columns: int = len(PAIR_
         axes: its panels (rows, columns).
         columns: the most entries in a row of the legend.
         ax: what `panels` was given: None for a new figure, whose legend is below all panels;
-            otherwise the legend is in the first panel.
+            otherwise it is in the first panel with named series, where it hides least.
+        figsize: what `panels` was given.
+        legend: whether there is a legend; without named series there is none.
 
     Returns:
         The figure; a new one is closed.
 
     Raises:
-        ValueError: for what is no figure or no array of flat axes.
+        ValueError: for what is no figure, no array of flat axes or no flag, and for a chosen
+            size that is too small for its panels and their labels.
     """
     _check_figure(figure, FigureBase)
-    axes, handles = _axes_array("axes", axes), {}
-    for axis in axes.flat:
+    if ax is None: plt.close(figure)
+    axes, handles = np.atleast_2d(_axes_array("axes", axes)), {}
+    named = [axis for axis in axes.flat if axis.get_legend_handles_labels()[0]]
+    for axis in named if check_flag("legend", legend) else ():
         for handle, label in zip(*axis.get_legend_handles_labels()):
             handles.setdefault(label, handle)
     if ax is None:
-        for axis in axes.flat:
-            for text in (axis.title, axis.xaxis.label, axis.yaxis.label): text.set_wrap(True)
+        _label_panels(figure, axes)
         _legend_below(figure, handles, columns)
-        plt.close(figure)
-    elif handles: axes.flat[0].legend(handles.values(), handles.keys())
+        if _chosen_size(figsize) is not None: _check_room(figure, axes)
+    elif handles: named[0].legend(handles.values(), handles.keys(), **SMALL_LEGEND)
     return figure
 
 def _check_figure(figure, kind):
     "`ValueError` for what is no figure of this kind."
     if isinstance(figure, kind): return
     raise ValueError(f"figure: a Matplotlib figure is needed, not {type(figure).__name__}")
+
+# %% ../../nbs/30a_plots.style.ipynb #legends
+SMALL_LEGEND = dict(loc="best", fontsize="small", handlelength=1.5, handletextpad=0.5,
+                    labelspacing=0.25, borderpad=0.3, borderaxespad=0.3)
 
 def _legend_below(figure, handles, columns):
     "A legend below all panels that is no wider than the figure."
@@ -228,6 +244,60 @@ def _legend_below(figure, handles, columns):
                                loc="outside lower center")
         if count == 1 or legend.get_window_extent().width <= figure.bbox.width: return
         legend.remove()
+
+# %% ../../nbs/30a_plots.style.ipynb #titles
+TITLE_ROOM = 0.8  # of a column of panels
+
+def _label_panels(figure, axes):
+    "Break long titles and labels into lines, and label panels that lie side by side."
+    row, grid = axes[:, 0], axes[-1, 0].get_gridspec()
+    if axes.shape[1] == 1 < len(row) and grid is not None and grid.nrows == 1:
+        for axis in row:
+            if axis.get_shared_x_axes().joined(axis, row[-1]): axis.set_xlabel(row[-1].get_xlabel())
+        title = row[0].title
+        figure.suptitle(title.get_text(), fontproperties=title.get_fontproperties())
+        title.set_text("")
+        _break_title(figure._suptitle, TITLE_ROOM * figure.bbox.width)
+    for axis in axes.flat:
+        _break_title(axis.title, TITLE_ROOM * figure.bbox.width / axes.shape[1])
+        for text in (axis.title, axis.xaxis.label, axis.yaxis.label): text.set_wrap(True)
+
+def _break_title(title, width):
+    "Break a title that is wider than so many pixels into lines."
+    whole = title.get_text()
+    for letters in range(len(whole), 0, -1):
+        if title.get_window_extent().width <= width: return
+        title.set_text(textwrap.fill(whole, letters))
+
+# %% ../../nbs/30a_plots.style.ipynb #room
+LEAST_LINES = 5  # height and width of a panel, in letters of its labels
+TRIED = np.arange(0.25, 10, 0.25)  # inches that are added to a height that does not do
+
+def _has_room(figure, axes):
+    "Whether all panels can be read, with the layout of the figure as it is."
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        figure.draw_without_rendering()
+    if any("collapsed" in str(one.message) for one in warned): return False
+    # the room of a panel, of which one with equal scales may need a part only
+    places = [axis.get_position(original=True).size for axis in axes.flat]
+    least = (places * figure.bbox.size).min()
+    letter = axes.flat[0].yaxis.label.get_fontsize() * figure.dpi / 72
+    labels = [axis.yaxis.label.get_window_extent() for axis in axes[:, 0]]
+    overlap = any(upper.overlaps(lower) for upper, lower in pairwise(labels))
+    return least >= LEAST_LINES * letter and not overlap
+
+def _check_room(figure, axes):
+    "`ValueError` for a figure whose panels are too small to be read."
+    if _has_room(figure, axes): return
+    width, height = figure.get_size_inches()
+    for more in TRIED:
+        figure.set_size_inches(width, height + more)
+        if not _has_room(figure, axes): continue
+        raise ValueError(f"figsize: {width:g} x {height:g} inches are too low for these panels and "
+                         f"their labels; about {height + more:.1f} inches of height are needed")
+    raise ValueError(f"figsize: {width:g} x {height:g} inches are too narrow for these panels and "
+                     "their labels")
 
 # %% ../../nbs/30a_plots.style.ipynb #one-column
 def in_one_column(figure: plt.Figure) -> plt.Figure | None:
@@ -323,20 +393,36 @@ def set_source_axis(axis, rows: pd.DataFrame, title: str):
 OPTIONAL = {"setting": "", "model_a": "", "model_b": None}  # columns, and what stands for them
 
 def drawn_rows(frame: pd.DataFrame,
-               *columns: str,         # needed besides `value`
-               **wanted: str,         # columns and their values, such as split="train"
+               *columns: str,                    # needed besides `value`
+               chosen_split: str | None = None,  # the reader's argument `split`
+               argument: str = "frame",          # the reader's name for the frame
+               **needed: str,                    # columns and their values: metric="loss"
               ) -> pd.DataFrame:
-    "The rows with the wanted values, with all of `OPTIONAL`; `ValueError` where there are none."
-    check_columns(frame, *columns, *wanted, "value")
+    "The rows with these values, with all of `OPTIONAL`; `ValueError` where there are none."
+    wanted = needed if chosen_split is None else needed | {"split": chosen_split}
+    check_columns(frame, *columns, *wanted, "value", argument=argument)
     rows = frame
-    for column, value in wanted.items():
-        check_choice(column, value, frame[column].dropna().astype(str).unique())
-        rows = rows[rows[column] == value]
+    for column, value in needed.items(): rows = rows_of(rows, column, value)
+    if chosen_split is not None:
+        check_choice("split", chosen_split, rows["split"].dropna().astype(str).unique())
+        rows = rows[rows["split"] == chosen_split]
     check_numbers(rows, *columns, "value")
     if not np.isfinite(rows["value"].to_numpy(float)).any():
         raise ValueError("frame: no row has a finite value and "
                          + ", ".join(f"{column} {value!r}" for column, value in wanted.items()))
     return with_optional(rows)
+
+# %% ../../nbs/30a_plots.style.ipynb #rows-of
+def rows_of(frame: pd.DataFrame,
+            column: str,
+            *values: str,  # of which rows are needed
+           ) -> pd.DataFrame:
+    "The rows with one of these values; `ValueError` with the values that there are, if none."
+    rows = frame[frame[column].isin(values)]
+    if len(rows): return rows
+    known = ", ".join(sorted(map(str, frame[column].dropna().unique()))) or "none"
+    raise ValueError(f"frame: rows of {column} {' or '.join(values)} are needed; "
+                     f"it has: {known}")
 
 def with_optional(rows: pd.DataFrame) -> pd.DataFrame:
     "The rows with all of `OPTIONAL`, and with a setting each, which may be empty."
@@ -363,10 +449,10 @@ def check_numbers(rows: pd.DataFrame, *columns: str):
             if number and low <= value <= high: continue
             raise ValueError(f"{name}: {accepted} are needed, not {shown(value)}")
 
-def check_columns(frame: pd.DataFrame, *columns: str):
+def check_columns(frame: pd.DataFrame, *columns: str, argument: str = "frame"):
     "`ValueError` unless this is a frame that has rows and these columns."
     if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"frame: a pandas data frame is needed, not {type(frame).__name__}")
+        raise ValueError(f"{argument}: a pandas data frame is needed, not {type(frame).__name__}")
     missing = [column for column in columns if column not in frame]
     if missing: raise ValueError(f"frame: no column {', '.join(missing)} "
                                  f"(there are: {', '.join(map(str, frame))})")

@@ -25,7 +25,7 @@ def _points(frame):
         rows = drawn_rows(frame, "pair", metric="loss_barrier", split="train")
         check_pairs(rows)
         frame = barrier_points(rows)
-    check_columns(frame, "setting", "regular", "star")
+    check_columns(frame, "setting", "regular", "star", argument="points")
     frame = frame.assign(**{name: np.nan for name in INTERVALS if name not in frame})
     check_numbers(frame, "regular", "star", *INTERVALS)
     return frame
@@ -99,7 +99,8 @@ def plot_trend(points: pd.DataFrame | dict[str, pd.DataFrame],
                lines: Line | dict[str, Line] | None = None,
                paper: pd.DataFrame | dict[str, pd.DataFrame] | None = None,
                paper_lines: dict | None = None, ax=None,
-               figsize: tuple[float, float] | None = None) -> plt.Figure:
+               figsize: tuple[float, float] | None = None,
+               legend: bool = True) -> plt.Figure:
     """Draw the barriers of stars against those of regular solutions, a point a network.
 
     Args:
@@ -109,25 +110,26 @@ def plot_trend(points: pd.DataFrame | dict[str, pd.DataFrame],
         lines: of `fit_line`.
         paper: the paper's networks, regular-regular and star-heldout in nats.
         paper_lines: the paper's slope and intercept.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for points without these columns or rows, and for axes that do not fit.
+        ValueError: for points without these columns or rows, or axes or sizes that do not fit.
 
     Source:
         Sonthalia et al. (2024), Fig. 2.
     """
     given = (points, lines, paper, paper_lines)
     if not isinstance(points, dict): given = [{"": own} for own in given]
-    return _trend_figure(*(own or {} for own in given), ax, figsize)
+    return _trend_figure(*(own or {} for own in given), ax, figsize, legend)
 
 # %% ../../nbs/30d_plots.trends.ipynb #trend-figure
-def _trend_figure(points, lines, paper, paper_lines, ax, figsize):
+def _trend_figure(points, lines, paper, paper_lines, ax, figsize, legend):
     "A panel for each title."
     if not points: raise ValueError("points: at least one panel is needed")
     own = {title: _points(frame) for title, frame in points.items()}
@@ -136,7 +138,7 @@ def _trend_figure(points, lines, paper, paper_lines, ax, figsize):
         _trend_panel(axis, networks, lines.get(title), paper.get(title), paper_lines.get(title),
                      title)
     axes[0][0].set_ylabel("star – held-out barrier (nats)")
-    return finish_figure(figure, axes, columns=3, ax=ax)
+    return finish_figure(figure, axes, columns=3, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30d_plots.trends.ipynb #width-panel
 def _draw_widths(axis, widths, barriers, kind, ours):
@@ -157,7 +159,8 @@ def _exponent(widths, barriers):
 # %% ../../nbs/30d_plots.trends.ipynb #plot-widths
 def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFrame | None = None,
                 paper_line: dict | None = None, ax=None,
-                figsize: tuple[float, float] | None = None) -> plt.Figure:
+                figsize: tuple[float, float] | None = None,
+                legend: bool = True) -> plt.Figure:
     """Draw barriers against barriers, and barriers against the width.
 
     Args:
@@ -167,24 +170,26 @@ def plot_widths(points: pd.DataFrame, line: Line | None = None, paper: pd.DataFr
         paper_line: the paper's slope and intercept.
         ax: two Matplotlib axes to draw into; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for points without these columns or rows, and for axes that do not fit.
+        ValueError: for points without these columns or rows, or axes or sizes that do not fit.
 
     Source:
         Sonthalia et al. (2024), appendix E.
     """
-    check_columns(points, "width")
+    check_columns(points, "width", argument="points")
     check_numbers(points, "width")
     networks = _points(points).sort_values("width")
     figure, axes = panels(1, 2, 4.2, width=3.5, ax=ax, figsize=figsize)
     _trend_panel(axes[0][0], networks, line, paper, paper_line, "star against regular barrier")
     axes[0][0].set_ylabel("star – held-out barrier (nats)")
     _width_panel(axes[0][1], networks, paper)
-    return finish_figure(figure, axes, columns=2, ax=ax)
+    return finish_figure(figure, axes, columns=2, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30d_plots.trends.ipynb #both-widths
 def _width_panel(axis, points, paper):
@@ -203,7 +208,8 @@ def _width_panel(axis, points, paper):
 
 # %% ../../nbs/30d_plots.trends.ipynb #plot-samplings
 def plot_samplings(frame: pd.DataFrame, split: str = "train", ax=None,
-                   figsize: tuple[float, float] | None = None) -> plt.Figure:
+                   figsize: tuple[float, float] | None = None,
+                   legend: bool = True) -> plt.Figure:
     """Draw the mean loss from stars to held-out solutions, a curve for each way to draw t.
 
     Args:
@@ -211,24 +217,26 @@ def plot_samplings(frame: pd.DataFrame, split: str = "train", ax=None,
             at 0) and value; losses of pair star-heldout are drawn. With setting: a panel each. With
             model_a and model_b: means over pairs, and intervals.
         split: train, test or val.
-        ax: Matplotlib axes to draw into, one for each panel, row by row; the first has the legend.
-            None: a new figure.
+        ax: Matplotlib axes to draw into, one for each panel, row by row; None: a new figure.
         figsize: width and height of a new figure in inches; None: by the number of panels.
+        legend: whether there is a legend: below the panels of a new figure; of given axes in the
+            first that has named series, where it hides least.
 
     Returns:
         The figure of Matplotlib; a new one is closed, and has a constrained layout.
 
     Raises:
-        ValueError: for a frame without these columns or rows, and for axes that do not fit.
+        ValueError: for a frame without these columns or rows, or axes or sizes that do not fit.
     """
-    rows = drawn_rows(frame, "t_sampling", "t", metric="loss", split=split, pair="star-heldout")
+    rows = drawn_rows(frame, "t_sampling", "t", chosen_split=split, metric="loss",
+                      pair="star-heldout")
     rows = rows[rows.t.notna()]
     if rows.empty: raise ValueError("t: no row is of a point of a path")
     settings = rows.groupby("setting", sort=False)
     figure, axes = panels(1, len(settings), 3.05, ax=ax, figsize=figsize)
     for axis, (setting, part) in zip(axes[0], settings): _sampling_panel(axis, part, setting)
     axes[0][0].set_ylabel(loss_label(rows, split))
-    return finish_figure(figure, axes, columns=4, ax=ax)
+    return finish_figure(figure, axes, columns=4, ax=ax, figsize=figsize, legend=legend)
 
 # %% ../../nbs/30d_plots.trends.ipynb #sampling-panel
 def _sampling_panel(axis, rows, setting):
