@@ -252,12 +252,13 @@ def _verify(root):
 # %% ../../nbs/50zc_paper.cli.ipynb #prune
 def _prune(root, arguments):
     "Remove what the command line asks for."
-    from starlight_nb.paper.housekeeping import prune
+    from starlight_nb.paper.housekeeping import FOLDER, folders_left, prune
     removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run,
                     arguments.keep_old)
     done = "would remove" if arguments.dry_run else "removed"
     for path, why, size in removed:
         print(_printable(f"{done} {path.relative_to(root)} ({why}, {_size(size)})"))
+    for path in folders_left(root): print(_printable(f"left {path.relative_to(root)} ({FOLDER})"))
     print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
     return 0
 
@@ -291,11 +292,15 @@ def _carry(root, arguments):
 
 def _store(arguments):
     "Run an action of `starlight store`; the exit status."
+    from starlight_nb.paper.housekeeping import describe_others
     root = Path(arguments.store or Settings.from_environment().store)
-    if arguments.action == "ls": return _print_listing(root)
-    if arguments.action == "verify": return _verify(root)
     if arguments.action in ("export", "import"): return _carry(root, arguments)
-    return _prune(root, arguments)
+    others = describe_others(root)
+    if arguments.action == "ls": status = _print_listing(root)
+    elif arguments.action == "verify": status = _verify(root)
+    else: status = _prune(root, arguments)
+    for line in others: print(_printable(line))
+    return status
 
 # %% ../../nbs/50zc_paper.cli.ipynb #on-files
 def _on_files(arguments):

@@ -28,6 +28,7 @@ from ..runtime.jobs import (
 from ..runtime.origin import origin
 from ..runtime.settings import (
     Settings, check_number, environment_variables, given_variables)
+from ..runtime.store import files_of_store
 
 # %% auto #0
 __all__ = ['MOST_JOBS', 'PARTS', 'PAGES', 'Run', 'reproduce']
@@ -62,8 +63,6 @@ def _cluster(environment, resources):
 PARTS = ("data", "claims", "tables", "figures", "notebooks", "made_with", "measured")
 PAGES = ("README.md", "index.html", "evidence.json")
 
-def _count_entries(store): return len(list(store.glob("*/*.safetensors")))
-
 def _check_kinds(argument, folders, files=()):
     "`ValueError` where a file has the name of a folder that a run writes into, or the reverse."
     for path in folders:
@@ -78,7 +77,7 @@ def _check_folders(out, store, data):
     check_folder("out", out)
     _check_kinds("out", [out / name for name in PARTS], [out / name for name in PAGES])
     _check_kinds("store", [store / "locks", *store.glob("[0-9a-f][0-9a-f]")])
-    if not _count_entries(store): check_folder("store", store)
+    if not files_of_store(store, "entry"): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-data
