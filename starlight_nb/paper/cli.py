@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import __version__
 from .catalogue import experiment_names, experiment_title, profile_names
 from .monitor import clock_text
-from ..runtime.settings import Settings, experiments_folder
+from ..runtime.settings import Settings, check_path, experiments_folder
 from ..runtime.stopping import stopped_by_signals
 
 # %% auto #0
@@ -293,7 +293,8 @@ def _carry(root, arguments):
 def _store(arguments):
     "Run an action of `starlight store`; the exit status."
     from starlight_nb.paper.housekeeping import describe_others
-    root = Path(arguments.store or Settings.from_environment().store)
+    given = arguments.store is not None
+    root = check_path("store", arguments.store) if given else Settings.from_environment().store
     if arguments.action in ("export", "import"): return _carry(root, arguments)
     others = describe_others(root)
     if arguments.action == "ls": status = _print_listing(root)

@@ -21,7 +21,7 @@ from .monitor import ProgressMonitor, print_line
 from .parts import missing
 from .plans import plan_of
 from .profiles import check_at_hand, check_fits
-from .request import Request, check_request
+from .request import Request, check_arguments, check_request
 from ..runtime.files import check_folder, lock
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
@@ -400,6 +400,9 @@ def reproduce(profile: str = "digits", only: list[str] | str | None = None,
         ConnectionError: where no Ray cluster answers.
         ExperimentFailed: where an experiment fails; with `keep_going`, after the others have run.
     """
+    switches = dict(dry_run=dry_run, make_only=make_only, force=force, keep_going=keep_going,
+                    log_json=log_json)
+    check_arguments(profile, dict(out=out, store=store, data=data), ray_address, budget, switches)
     request = check_request(str(profile), only, {} if parameters is None else parameters)
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)
