@@ -474,6 +474,15 @@ def test_a_header_that_is_no_json_is_told_in_words(store, capsys):
     assert f"{path.name} (its header is no JSON)" in capsys.readouterr().out
 
 
+def test_an_export_says_where_it_is_and_that_models_stay(store, tmp_path, capsys):
+    file = tmp_path / "new" / "all.tar"
+    assert cli.main(["store", "export", str(file), "--store", str(store.root)]) == 0
+    assert capsys.readouterr().out == f"0 measurements exported to {file}; models are not exported\n"
+    assert file.exists()
+    assert cli.main(["store", "export", "", "--store", str(store.root)]) == 2
+    assert "file: the path of a tar file is needed, not ''" in capsys.readouterr().err
+
+
 # whatever lies in the place of an entry
 
 CONFIGS = {

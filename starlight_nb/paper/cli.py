@@ -4,13 +4,13 @@
 
 # %% ../../nbs/50zc_paper.cli.ipynb #imports
 from __future__ import annotations
-import argparse, errno, io, json, os, signal, sys, time, tomllib
+import argparse, errno, io, json, os, re, signal, sys, time, tomllib
 from contextlib import suppress
 from pathlib import Path
 from .. import __version__
 from .catalogue import experiment_names, experiment_title, profile_names
 from .monitor import clock_text
-from ..runtime.settings import Settings, check_path, experiments_folder
+from ..runtime.settings import Settings, check_path, experiments_folder, shown
 from ..runtime.stopping import stopped_by_signals
 
 # %% auto #0
@@ -81,7 +81,7 @@ STORE = {
     "verify": ("read and check every file; exit status 1 where one is damaged", FOLDER),
     "prune": ("remove old entries, damaged files, leftovers, and what is asked for",
               FOLDER | PRUNE),
-    "export": ("write all measured values into a file, without models", FOLDER | FILE),
+    "export": ("write all measured values into a file; models are not exported", FOLDER | FILE),
     "import": ("add the measured values in a file", FOLDER | FILE),
 }
 
@@ -89,8 +89,9 @@ STORE = {
 def _shape(text):
     "Whole numbers above 0 that are separated by commas."
     numbers = [number.strip() for number in text.split(",")]
-    if all(number.isdecimal() and int(number) for number in numbers): return list(map(int, numbers))
-    raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 3,32,32")
+    if all(re.fullmatch("0*[1-9][0-9]{,17}", number) for number in numbers):
+        return list(map(int, numbers))
+    raise argparse.ArgumentTypeError(f"{shown(text)} is no shape such as 3,32,32")
 
 PAIR = {name: dict(metavar=name.upper(), help="file or folder of weights") for name in "ab"}
 SEVERAL = {"files": dict(nargs="+", metavar="FILE", help="file or folder of weights")}
@@ -140,7 +141,7 @@ def _parser():
     store = commands.add_parser("store", help="list, verify or prune the trained models")
     actions = store.add_subparsers(dest="action", required=True)
     for action, (help_text, options) in STORE.items():
-        _add(actions.add_parser(action, help=help_text), options)
+        _add(actions.add_parser(action, help=help_text, description=help_text), options)
     return parser
 
 # %% ../../nbs/50zc_paper.cli.ipynb #list
@@ -283,10 +284,12 @@ def _compare(arguments):
 def _carry(root, arguments):
     "Export from a store into a file, or import from one."
     from starlight_nb.paper.housekeeping import export_measurements, import_measurements
+    file = check_path("file", arguments.file, "the path of a tar file")
     if arguments.action == "export":
-        print(f"{export_measurements(root, Path(arguments.file))} measurements exported")
+        count = export_measurements(root, file)
+        print(f"{count} measurements exported to {file}; models are not exported")
     else:
-        new, there = import_measurements(root, Path(arguments.file))
+        new, there = import_measurements(root, file)
         print(f"{new} measurements imported, {there} were there")
     return 0
 
