@@ -274,9 +274,13 @@ def _keep(report, other):
 def _compare(arguments):
     "Print the verdicts of two reports side by side."
     from starlight_nb.paper.claims import compare_reports
-    report, other = Path(arguments.report), Path(arguments.other)
+    from starlight_nb.paper.evidence import describe_differences
+    report, other = (check_path(name, getattr(arguments, name)) for name in ("report", "other"))
+    if report.resolve() == other.resolve():
+        raise ValueError(f"other: {other} is the report itself; another report is needed")
     table = compare_reports(report, other)
     if arguments.keep: _keep(report, other)
+    if told := describe_differences(report, other): print(f"{told}\n")
     print(table.to_markdown(index=False, disable_numparse=True))
     return 0
 
