@@ -6,7 +6,6 @@
 from __future__ import annotations
 import argparse, errno, io, json, os, re, signal, sys, time, tomllib
 from contextlib import suppress
-from pathlib import Path
 from .. import __version__
 from .catalogue import experiment_names, experiment_title, profile_names
 from .monitor import clock_text

@@ -122,8 +122,7 @@ def file_barriers(a, b,             # files or folders of weights, as for `load_
     check_choice("split", split, loaded.splits)
     network = _network(model, loaded)
     states, spec = _states((a, b), network), _spec(network, loaded)
-    words = {"state_a": a, "state_b": b}
-    with warnings.catch_warnings(record=True) as caught, _naming(words):
+    with warnings.catch_warnings(record=True) as caught, _naming(dict(state_a=a, state_b=b)):
         warnings.simplefilter("always")
         paths = {name: matched_path(network, *states, loaded, spec, method)
                  for name, method in (("before", "none"), ("after", matching))}
@@ -133,6 +132,7 @@ def file_barriers(a, b,             # files or folders of weights, as for `load_
                            matching=matching, split=split, loss=paths["before"].loss_name,
                            data=data, model=model, files=[str(a), str(b)])
 
+# %% ../../nbs/50zb_paper.file_commands.ipynb #with-files
 def _with_files(text, a, b):
     "A message with the names of files in place of those of arguments."
     text = text.replace(KEPT, "")  # an option of Python's functions

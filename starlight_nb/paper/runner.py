@@ -6,7 +6,6 @@
 from __future__ import annotations
 import dataclasses, os, shutil, sys, tempfile, time
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from filelock import Timeout
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
@@ -133,7 +132,7 @@ def _budget_evidence(planner):
     return {"budget": dict(done=planner.done, left=planner.left, costs=costs)}
 
 # %% ../../nbs/50z_paper.runner.ipynb #run
-@dataclass
+@dataclasses.dataclass
 class Run:
     "A run under way: what it is asked for, and what became of it so far."
     request: Request
@@ -142,11 +141,11 @@ class Run:
     staging: Path        # for files of this run
     monitor: ProgressMonitor
     planner: Planner | None = None                # under a budget
-    origin: dict = field(default_factory=origin)  # the software behind the results
-    seconds: dict = field(default_factory=dict)   # of each notebook that ended well
+    origin: dict = dataclasses.field(default_factory=origin)  # the software behind the results
+    seconds: dict = dataclasses.field(default_factory=dict)   # of each notebook that ended well
     ended: int = 0                                # notebooks, also those that failed
-    making: dict = field(default_factory=dict)    # jobs and seconds of what was made
-    failures: dict = field(default_factory=dict)  # the errors of the other experiments
+    making: dict = dataclasses.field(default_factory=dict)    # jobs and seconds of what was made
+    failures: dict = dataclasses.field(default_factory=dict)  # the errors of the other experiments
 
     def fail(self, name: str, error: str, keep_going: bool) -> None:
         "Record that an experiment has failed; print it where the run goes on."

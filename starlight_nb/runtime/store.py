@@ -222,7 +222,7 @@ NAMES = {  # what each kind of file in a store is called
 def files_of_store(root: Path,  # the store's folder
                    kind: str,   # one of NAMES
                   ) -> list[tuple[Path, str]]:
-    "The files of a kind that a store has, each with its key; files with other names are no store's."
+    "The files of a kind in a store, each with its key; files with other names are no store's."
     found = []
     for path in sorted(Path(root).glob("*/*")):
         name = re.fullmatch(NAMES[kind], path.name)
