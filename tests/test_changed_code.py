@@ -179,7 +179,7 @@ def test_entries_from_before_fingerprints_are_old_and_never_read(setting, tmp_pa
     values = run(setting, tmp_path)
     as_before_fingerprints(Store(tmp_path))
     (tmp_path / "ab").mkdir(exist_ok=True)
-    (tmp_path / "ab" / "abc.safetensors").write_bytes(b"no header")
+    (tmp_path / "ab" / f"{'ab' * 16}.safetensors").write_bytes(b"no header")
     other = {"kind": "mine", "network": "a text", "algorithms": 3}
     Store(tmp_path).put(other, {"x": torch.zeros(1)})
     assert kinds(tmp_path) == sorted(OLD + ["damaged", "mine"])

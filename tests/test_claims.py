@@ -4,6 +4,7 @@ not shown, settings that cannot tell, one row a claim, and the committed reports
 import itertools
 import math
 import re
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
@@ -532,7 +533,7 @@ def test_a_damaged_file_of_claims_is_one_error_that_names_it(contents, tmp_path,
     save(tmp_path, "table1_barriers", ratio(0.5))
     damaged = tmp_path / "claims/fig3_paths.csv"
     damaged.write_bytes(contents)
-    assert cli.main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert cli.main(["compare", str(tmp_path), str(tmp_path / "other")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"starlight: claims: {damaged} cannot be read: ")
     assert error.endswith("; remove it, or make it anew\n")
@@ -685,6 +686,21 @@ def test_labels_that_look_like_something_else_stay_as_they_are(tmp_path):
 def test_a_report_is_no_second_run_of_itself(tmp_path, capsys):
     save(tmp_path, "table1_barriers", ratio(0.5))
     (tmp_path / "evidence.json").write_text('{"profile_digest": "x"}')
-    assert cli.main(["compare", str(tmp_path), str(tmp_path), "--keep"]) == 2
-    assert f"other: {tmp_path} has the seeds of {tmp_path}" in capsys.readouterr().err
+    for words in ([], ["--keep"]):
+        assert cli.main(["compare", str(tmp_path), f"{tmp_path}/.", *words]) == 2
+        assert f"other: {tmp_path} is the report itself; another report is needed" in capsys.readouterr().err
     assert not (tmp_path / "claims_again.csv").exists()
+
+
+def test_a_copy_of_a_report_is_no_second_run_either(tmp_path, capsys):
+    report, copied = tmp_path / "report", tmp_path / "copied"
+    save(report, "table1_barriers", ratio(0.5))
+    (report / "evidence.json").write_text('{"profile_digest": "x"}')
+    shutil.copytree(report, copied)
+    assert cli.main(["compare", str(report), str(copied), "--keep"]) == 2
+    assert f"other: {copied} has the seeds of {report}" in capsys.readouterr().err
+    assert cli.main(["compare", str(report), str(copied)]) == 0
+    told, empty, head, *_ = capsys.readouterr().out.splitlines()
+    assert told == "not one run and its repetition: the same seeds in all experiments"
+    assert not empty and head.startswith("| claim")
+    assert not (report / "claims_again.csv").exists()

@@ -573,6 +573,9 @@ def test_verdicts_of_other_settings_are_not_kept(tmp_path, capsys):
         reports[name] = shutil.copytree(ROOT / "reports" / name, tmp_path / name)
     assert cli.main(["compare", *map(str, reports.values()), "--keep"]) == 2
     assert "other settings of" in capsys.readouterr().err
+    assert cli.main(["compare", *map(str, reports.values())]) == 0
+    told, empty, *_ = capsys.readouterr().out.splitlines()
+    assert told.startswith("not one run and its repetition: other settings in fig3_paths, ") and not empty
     again = shutil.copytree(reports["mnist"], tmp_path / "again")
     for file in (again / "data").glob("*.json"):
         file.write_text(file.read_text().replace('"seed_set": 0', '"seed_set": 1'))
@@ -580,6 +583,7 @@ def test_verdicts_of_other_settings_are_not_kept(tmp_path, capsys):
     evidence.write_text(evidence.read_text().replace('"profile_digest": "', '"profile_digest": "other'))
     assert cli.main(["compare", str(reports["mnist"]), str(again), "--keep"]) == 0
     assert (reports["mnist"] / "claims_again.csv").exists()
+    assert capsys.readouterr().out.startswith("| claim"), "nothing is told of a repetition"
 
 
 def test_one_digest_has_one_title():

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-# Rooms import only from rooms to their left.
+# Rooms import only from rooms to their left. The last one is the package as a program.
 ROOMS = ["runtime", "data", "models", "states", "training", "evaluation", "permutation", "matching", "barriers", "checks",
-         "star", "statistics", "bma", "fusion", "plots", "paper"]
+         "star", "statistics", "bma", "fusion", "plots", "paper", "__main__"]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.name != "index.ipynb"]
 EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
@@ -154,7 +154,7 @@ def test_every_notebook_is_a_module_of_a_room():
     names = [module_name(p) for p in LIBRARY]
     assert {name.split(".")[0] for name in names} == set(ROOMS)
     files = set((ROOT / "starlight_nb").rglob("[a-z]*.py"))
-    files |= set((ROOT / "starlight_nb").rglob("*/__init__.py"))
+    files |= {*(ROOT / "starlight_nb").rglob("*/__init__.py"), *(ROOT / "starlight_nb").glob("__main__.py")}
     assert files == {module_file(name) for name in names}
 
 

@@ -177,6 +177,33 @@ def test_a_shape_that_the_network_does_not_take(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("starlight: input-shape: Sequential does not accept them: ")
 
 
+@pytest.mark.parametrize("command", ["align", "merge"])
+@pytest.mark.parametrize("shape", ["1,80000,80000", "99999999999,99999999999"])
+def test_a_shape_that_no_memory_holds(command, shape, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(state_of(build("mlp")), "a.pt")
+    words = ("--model", "starlight_nb.models:mlp", "--out", "c.safetensors", "--input-shape", shape)
+    assert cli.main([command, "a.pt", "a.pt", *words]) == 2
+    assert capsys.readouterr().err == (
+        f"starlight: input-shape: {shape} is too large; one input may have up to 50,000,000 numbers\n")
+
+
+def test_what_is_wrong_with_a_file_names_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    good = state_of(build("mlp"))
+    torch.save(good, "good.pt")
+    torch.save({name: tensor * float("nan") for name, tensor in good.items()}, "nan.pt")
+    torch.save({name: tensor.to("meta") for name, tensor in good.items()}, "meta.pt")
+    for command in ("align", "merge", "barrier"):
+        words = ["--data", "digits-100-50", "--model", "starlight_nb.models:mlp"]
+        if command != "barrier": words += ["--out", "c.safetensors"]
+        for wrong, message in (("nan.pt", "nan.pt: '1.weight' has values that are not finite"),
+                               ("meta.pt", "meta.pt: '1.weight' has no values (device meta)"),
+                               ("", "files: the path of a file or a folder is needed, not ''")):
+            assert cli.main([command, "good.pt", wrong, *words]) == 2
+            assert capsys.readouterr().err == f"starlight: {message}\n"
+
+
 def test_a_function_that_returns_no_model_is_named_as_the_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "no_model.py").write_text("def train(): return 3")

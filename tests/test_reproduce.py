@@ -96,7 +96,11 @@ def test_parameters_take_the_place_of_the_profile(smoke_report, tmp_path):
             "sources: 99 are asked for, setting 'mlp' of profile 'smoke' has 4 sources",
         ),
         (["-p", "source_counts=[2,5]"], "source_counts: 5 are asked for"),
-        (["--only", "fig7"], "only: 'fig7' is not known"),
+        (["--only", "fig7"], "only: 'fig7' is not known (accepted: "),
+        (["--only", "fig9"], "only: 'fig9' is not known (accepted: "),
+        (["-p", "nonsense=1"], "parameter: 'nonsense' is not known (accepted: "),
+        (["--out", ""], "out: the path of a folder is needed, not ''"),
+        (["--store", ""], "store: the path of a folder is needed, not ''"),
         (["--only", "table"], "only: 'table' is the start of several: table1_barriers, table2_fusion"),
         (["--only", "FIG1"], "only: 'FIG1' is not known; did you mean 'fig1_source_count'?"),
         (["--only", "fig1,"], "only: one of the names is empty"),
@@ -297,6 +301,34 @@ def test_a_cluster_that_does_not_answer_is_told_before_anything_runs(tmp_path, c
         "starlight: ray-address: no Ray cluster answers at localhost:1" in capsys.readouterr().err
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("argument, wrong, message", [
+    *((name, 5, f"{name}: the path of a folder is needed, not 5") for name in ("out", "store", "data")),
+    ("profile", None, "profile: the name of a profile, or the path of a TOML file, is needed, not None"),
+    ("only", [], "only: at least one experiment is needed; None selects all"),
+    ("only", 3, "only: a list of names is needed, not 3"),
+    ("parameters", [], r"parameters: a dict of values by their names is needed, not \[\]"),
+    ("jobs", "2", "jobs: a whole number of at least 1 and at most 1024 is needed, not '2'"),
+    ("budget", 90, "budget: a time such as 90s, 25min or 1.5h is needed, not 90"),
+    ("device", 0, "device: auto, cpu, cuda, or cuda:1 for the second GPU is needed, not 0"),
+    ("backend", 0, r"backend: 0 is not known \(accepted: processes, ray\)"),
+    ("ray_address", 0, "ray-address: the address of a cluster is needed, .*, not 0"),
+    *((name, "no", f"{name}: True or False is needed, not 'no'")
+      for name in ("dry_run", "make_only", "force", "keep_going", "log_json"))])
+def test_an_argument_of_another_kind_is_told_before_anything_runs(
+    argument, wrong, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        runner.reproduce(**{"profile": "smoke", "only": "fig3", argument: wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_start_of_an_experiment_s_name_in_a_profile_is_completed(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text('like = "smoke"\n[experiments.fig1]\nstars = 1\n')
+    assert cli.main(["reproduce", "--profile", str(tmp_path / "mine.toml"), "--dry-run"]) == 2
+    assert "experiments: 'fig1' is not known; did you mean 'fig1_source_count'?" in capsys.readouterr().err
 
 
 def test_two_runs_on_one_report_do_not_mix(tmp_path, capsys):

@@ -428,6 +428,61 @@ def test_what_is_no_file_is_not_imported(kind, tmp_path, capsys):
     assert said.endswith("it has something that is not a file: 'strange'\n") and "import: " in said
 
 
+# files of the user's in the folder of a store
+
+MINE = ["checkpoints/m.safetensors", "ab/mine.safetensors", "ab/.mine.safetensors.1.2.new", "ab/mine.damaged",
+        "ab/notes.checkpoint", f"cd/{'ab' * 16}.safetensors", f"{'ab' * 16}.safetensors", "locks/mine",
+        f"ab/{'AB' * 16}.safetensors", f"ab/{'ab' * 16}.safetensors.damaged.txt"]
+
+
+@pytest.mark.parametrize("options", [[], ["--older-than", "0"], ["--all-but", "smoke"]])
+@pytest.mark.parametrize("beside", [True, False])
+def test_no_command_on_stores_touches_a_file_with_another_name(beside, options, tmp_path, capsys):
+    root = tmp_path / "own"
+    if beside: Store(root).put(CONFIG, some_state())
+    for name in MINE: write_atomic(root / name, save({"w": torch.ones(2)}))
+    for words in (["ls"], ["verify"], ["prune", "--dry-run", *options], ["prune", *options]):
+        assert cli.main(["store", *words, "--store", str(root)]) == 0
+        said = capsys.readouterr().out
+        assert "10 files are no part of the store and left alone: ab/.mine" in said
+        assert (f"{root} holds nothing of a store" in said) != beside or options
+        assert "damaged: " not in said and "mine" not in said.partition("10 files are")[0]
+    assert all((root / name).exists() for name in MINE)
+
+
+def test_a_folder_in_an_entry_s_place_is_left_to_the_user(store, capsys):
+    path = store.path(CONFIG)
+    path.unlink()
+    (path / "precious").mkdir(parents=True)
+    for words, status, said in ((["verify"], 1, "damaged: {} (it is a folder; remove it by hand)"),
+                                (["prune"], 0, "left {} (it is a folder; remove it by hand)"),
+                                (["verify"], 1, "1 files, 1 damaged")):
+        assert cli.main(["store", *words, "--store", str(store.root)]) == status
+        assert said.format(path.relative_to(store.root)) in capsys.readouterr().out
+    assert (path / "precious").is_dir()
+    shutil.rmtree(path)
+    path.symlink_to(store.root / "locks", target_is_directory=True)
+    assert cli.main(["store", "prune", "--store", str(store.root)]) == 0
+    assert cli.main(["store", "verify", "--store", str(store.root)]) == 0
+    assert not path.is_symlink() and (store.root / "locks").is_dir(), "the link goes, not where it leads"
+
+
+def test_a_header_that_is_no_json_is_told_in_words(store, capsys):
+    path = store.path(CONFIG)
+    path.write_bytes(save(some_state(), {"starlight": "[3 4]"}))
+    assert cli.main(["store", "verify", "--store", str(store.root)]) == 1
+    assert f"{path.name} (its header is no JSON)" in capsys.readouterr().out
+
+
+def test_an_export_says_where_it_is_and_that_models_stay(store, tmp_path, capsys):
+    file = tmp_path / "new" / "all.tar"
+    assert cli.main(["store", "export", str(file), "--store", str(store.root)]) == 0
+    assert capsys.readouterr().out == f"0 measurements exported to {file}; models are not exported\n"
+    assert file.exists()
+    assert cli.main(["store", "export", "", "--store", str(store.root)]) == 2
+    assert "file: the path of a tar file is needed, not ''" in capsys.readouterr().err
+
+
 # whatever lies in the place of an entry
 
 CONFIGS = {

@@ -226,7 +226,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_bits(small_profile, tmp_p
 def test_an_unknown_matching_is_refused(study):
     a, b = study.members("heldout", 2)
     with pytest.raises(
-        ValueError, match="matching: 'backward' is not known; did you mean 'forward'"
+        ValueError, match="matching: 'backward' is not known .accepted: "
     ):
         measured_paths(study, [Pair("regular-regular", a, b, "backward")])
 

@@ -4,13 +4,12 @@
 
 # %% ../../nbs/50zc_paper.cli.ipynb #imports
 from __future__ import annotations
-import argparse, errno, io, json, os, signal, sys, time, tomllib
+import argparse, errno, io, json, os, re, signal, sys, time, tomllib
 from contextlib import suppress
-from pathlib import Path
 from .. import __version__
 from .catalogue import experiment_names, experiment_title, profile_names
 from .monitor import clock_text
-from ..runtime.settings import Settings, experiments_folder
+from ..runtime.settings import Settings, check_path, experiments_folder, shown
 from ..runtime.stopping import stopped_by_signals
 
 # %% auto #0
@@ -81,7 +80,7 @@ STORE = {
     "verify": ("read and check every file; exit status 1 where one is damaged", FOLDER),
     "prune": ("remove old entries, damaged files, leftovers, and what is asked for",
               FOLDER | PRUNE),
-    "export": ("write all measured values into a file, without models", FOLDER | FILE),
+    "export": ("write all measured values into a file; models are not exported", FOLDER | FILE),
     "import": ("add the measured values in a file", FOLDER | FILE),
 }
 
@@ -89,8 +88,9 @@ STORE = {
 def _shape(text):
     "Whole numbers above 0 that are separated by commas."
     numbers = [number.strip() for number in text.split(",")]
-    if all(number.isdecimal() and int(number) for number in numbers): return list(map(int, numbers))
-    raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 3,32,32")
+    if all(re.fullmatch("0*[1-9][0-9]{,17}", number) for number in numbers):
+        return list(map(int, numbers))
+    raise argparse.ArgumentTypeError(f"{shown(text)} is no shape such as 3,32,32")
 
 PAIR = {name: dict(metavar=name.upper(), help="file or folder of weights") for name in "ab"}
 SEVERAL = {"files": dict(nargs="+", metavar="FILE", help="file or folder of weights")}
@@ -140,7 +140,7 @@ def _parser():
     store = commands.add_parser("store", help="list, verify or prune the trained models")
     actions = store.add_subparsers(dest="action", required=True)
     for action, (help_text, options) in STORE.items():
-        _add(actions.add_parser(action, help=help_text), options)
+        _add(actions.add_parser(action, help=help_text, description=help_text), options)
     return parser
 
 # %% ../../nbs/50zc_paper.cli.ipynb #list
@@ -252,12 +252,13 @@ def _verify(root):
 # %% ../../nbs/50zc_paper.cli.ipynb #prune
 def _prune(root, arguments):
     "Remove what the command line asks for."
-    from starlight_nb.paper.housekeeping import prune
+    from starlight_nb.paper.housekeeping import FOLDER, folders_left, prune
     removed = prune(root, arguments.older_than, arguments.all_but, arguments.dry_run,
                     arguments.keep_old)
     done = "would remove" if arguments.dry_run else "removed"
     for path, why, size in removed:
         print(_printable(f"{done} {path.relative_to(root)} ({why}, {_size(size)})"))
+    for path in folders_left(root): print(_printable(f"left {path.relative_to(root)} ({FOLDER})"))
     print(f"{done} {len(removed)} files, {_size(sum(size for *_, size in removed))}")
     return 0
 
@@ -272,9 +273,13 @@ def _keep(report, other):
 def _compare(arguments):
     "Print the verdicts of two reports side by side."
     from starlight_nb.paper.claims import compare_reports
-    report, other = Path(arguments.report), Path(arguments.other)
+    from starlight_nb.paper.evidence import describe_differences
+    report, other = (check_path(name, getattr(arguments, name)) for name in ("report", "other"))
+    if report.resolve() == other.resolve():
+        raise ValueError(f"other: {other} is the report itself; another report is needed")
     table = compare_reports(report, other)
     if arguments.keep: _keep(report, other)
+    if told := describe_differences(report, other): print(f"{told}\n")
     print(table.to_markdown(index=False, disable_numparse=True))
     return 0
 
@@ -282,20 +287,27 @@ def _compare(arguments):
 def _carry(root, arguments):
     "Export from a store into a file, or import from one."
     from starlight_nb.paper.housekeeping import export_measurements, import_measurements
+    file = check_path("file", arguments.file, "the path of a tar file")
     if arguments.action == "export":
-        print(f"{export_measurements(root, Path(arguments.file))} measurements exported")
+        count = export_measurements(root, file)
+        print(f"{count} measurements exported to {file}; models are not exported")
     else:
-        new, there = import_measurements(root, Path(arguments.file))
+        new, there = import_measurements(root, file)
         print(f"{new} measurements imported, {there} were there")
     return 0
 
 def _store(arguments):
     "Run an action of `starlight store`; the exit status."
-    root = Path(arguments.store or Settings.from_environment().store)
-    if arguments.action == "ls": return _print_listing(root)
-    if arguments.action == "verify": return _verify(root)
+    from starlight_nb.paper.housekeeping import describe_others
+    given = arguments.store is not None
+    root = check_path("store", arguments.store) if given else Settings.from_environment().store
     if arguments.action in ("export", "import"): return _carry(root, arguments)
-    return _prune(root, arguments)
+    others = describe_others(root)
+    if arguments.action == "ls": status = _print_listing(root)
+    elif arguments.action == "verify": status = _verify(root)
+    else: status = _prune(root, arguments)
+    for line in others: print(_printable(line))
+    return status
 
 # %% ../../nbs/50zc_paper.cli.ipynb #on-files
 def _on_files(arguments):

@@ -15,7 +15,8 @@ from ..runtime.settings import Settings, device_name
 
 # %% auto #0
 __all__ = ['TABLE', 'TEXT', 'EVIDENCE', 'SUMMARY', 'RECIPES', 'CLOSED', 'ORIGIN', 'profile_identity', 'check_report',
-           'check_other_seeds', 'claim_report', 'merged_origins', 'notebook_seconds', 'saved_identity', 'save_evidence']
+           'saved_identity', 'report_differences', 'check_other_seeds', 'describe_differences', 'claim_report',
+           'merged_origins', 'notebook_seconds', 'save_evidence']
 
 # %% ../../nbs/50w_paper.evidence.ipynb #profile-identity
 def profile_identity(profile: Profile,
@@ -128,6 +129,12 @@ def check_report(out: Path,         # the report's folder
                      f"{_in_words(identity)}; choose another folder with out (--out DIR), or "
                      "remove that one to make it anew")
 
+# %% ../../nbs/50w_paper.evidence.ipynb #saved-identity
+def saved_identity(out: Path) -> dict:
+    "What the evidence of the report in `out` records of its profile; empty without evidence."
+    evidence = _read_json(out / "evidence.json")
+    return {key: evidence[key] for key in ("profile_digest", "title") if key in evidence}
+
 # %% ../../nbs/50w_paper.evidence.ipynb #check-other-seeds
 def _same_settings(own, its):
     "Whether two tables of settings are the same but for the seeds."
@@ -135,22 +142,45 @@ def _same_settings(own, its):
         _differ(table | dict(seed_set=0), its[key] | dict(seed_set=0))
         for key, table in own.items())
 
-def check_other_seeds(report: Path, other: Path) -> None:
-    "`ValueError` unless two reports have the same settings and parameters, and other seeds."
-    digests = [saved_identity(folder).get("profile_digest") for folder in (report, other)]
-    same_seeds = digests[0] is not None and digests[0] == digests[1]
-    for name in {*_experiments_in(report)} & {*_experiments_in(other)}:
+def _same_seeds(own, its):
+    "Whether two tables of the same settings have a setting with the same seeds."
+    return any(table.get("seed_set") == its[key].get("seed_set") for key, table in own.items())
+
+def report_differences(report: Path, other: Path) -> dict[str, list[str]]:
+    """The experiments in which two reports have other `settings`, other `parameters`, and, with
+    the same settings, the same `seeds`. Raises `ValueError` where a summary is damaged."""
+    found = dict(settings=[], parameters=[], seeds=[])
+    for name in filter(set(_experiments_in(other)).__contains__, _experiments_in(report)):
         summaries = [_read_checked(folder / "data" / f"{name}.json", SUMMARY, argument)
                      for argument, folder in (("report", report), ("other", other))]
         own, its = (summary.get("settings") or {} for summary in summaries)
-        parameters = [summary.get("parameters") or {} for summary in summaries]
-        if not _same_settings(own, its) or _differ(*parameters):
-            raise ValueError(f"other: {other} has other settings of {name!r} than {report}; the "
-                             "same settings with other seeds are needed")
-        same_seeds = same_seeds or any(table.get("seed_set") == its[key].get("seed_set")
-                                       for key, table in own.items())
-    if same_seeds:
+        if not _same_settings(own, its): found["settings"].append(name)
+        elif _same_seeds(own, its): found["seeds"].append(name)
+        if _differ(*(summary.get("parameters") or {} for summary in summaries)):
+            found["parameters"].append(name)
+    digests = [saved_identity(folder).get("profile_digest") for folder in (report, other)]
+    if digests[0] is not None and digests[0] == digests[1]: found["seeds"] = ["all experiments"]
+    return found
+
+# %% ../../nbs/50w_paper.evidence.ipynb #differences
+def check_other_seeds(report: Path, other: Path) -> None:
+    "`ValueError` unless two reports have the same settings and parameters, and other seeds."
+    found = report_differences(report, other)
+    for name in (*found["settings"], *found["parameters"]):
+        raise ValueError(f"other: {other} has other settings of {name!r} than {report}; the same "
+                         "settings with other seeds are needed")
+    if found["seeds"]:
         raise ValueError(f"other: {other} has the seeds of {report}; another run is needed")
+
+def describe_differences(report: Path, other: Path, most: int = 3) -> str:
+    """Why two reports are not two runs of the same with other seeds, in words; empty where they
+    are. `most` experiments are named of each kind. Raises `ValueError` as `report_differences`."""
+    found, parts = report_differences(report, other), []
+    for kind, label in (("settings", "other settings"), ("parameters", "other parameters"),
+                        ("seeds", "the same seeds")):
+        names, rest = ", ".join(found[kind][:most]), len(found[kind]) - most
+        if names: parts.append(f"{label} in {names}" + (f" and {rest} more" if rest > 0 else ""))
+    return f"not one run and its repetition: {'; '.join(parts)}" if parts else ""
 
 # %% ../../nbs/50w_paper.evidence.ipynb #claim-report
 def claim_report(out: Path, identity: dict) -> None:
@@ -182,11 +212,6 @@ def notebook_seconds(out: Path,  # the report's folder
                     ) -> dict[str, float]:
     "The seconds that each notebook took when the report was last made; empty where it is new."
     return _read_json(out / "evidence.json").get("notebook_seconds", {})
-
-def saved_identity(out: Path) -> dict:
-    "What the evidence of the report in `out` records of its profile; empty without evidence."
-    evidence = _read_json(out / "evidence.json")
-    return {key: evidence[key] for key in ("profile_digest", "title") if key in evidence}
 
 # %% ../../nbs/50w_paper.evidence.ipynb #save-evidence
 def save_evidence(out: Path,              # the report's folder

@@ -4,7 +4,8 @@
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #imports
 from __future__ import annotations
-import warnings
+import math, warnings
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 import torch
@@ -17,11 +18,11 @@ from ..models import build, builder_of, check_architecture, generator, initialis
 from ..permutation import infer_spec, permute, spec_for
 from ..runtime.files import check_folder
 from ..runtime.imports import parameters_of
-from ..runtime.settings import Settings, check_choice
+from ..runtime.settings import Settings, check_choice, check_path
 from ..states import is_number, load_state, save_state, tensors_of
 
 # %% auto #0
-__all__ = ['file_barriers', 'describe_barriers', 'align_files', 'merge_files']
+__all__ = ['MOST_NUMBERS', 'file_barriers', 'describe_barriers', 'align_files', 'merge_files']
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #network
 def _data(name):
@@ -46,30 +47,58 @@ def _network(name: str, data: Dataset | None) -> nn.Module:
         raise ValueError(str(error).replace("architecture:", "model:", 1)) from error
     return model.to(Settings.from_environment().device)
 
+# %% ../../nbs/50zb_paper.file_commands.ipynb #naming
+@contextmanager
+def _naming(words: dict):
+    "Let a `ValueError` that begins with one of the `words` begin with what stands for it here."
+    try: yield
+    except ValueError as error:
+        argument, colon, rest = str(error).partition(":")
+        if argument not in words: raise
+        raise ValueError(f"{words[argument]}{colon}{rest}") from error
+
 # %% ../../nbs/50zb_paper.file_commands.ipynb #examples
+MOST_NUMBERS = 50_000_000  # in one example; more is a slip
+
 def _check_examples(data, input_shape):
-    "`ValueError` unless there is one source of examples."
+    "`ValueError` unless there is one source of examples, and these are of a size to compute with."
     if data is not None and input_shape is not None:
         raise ValueError("input-shape: it is for networks without data; these have their own shape")
     if data is None and input_shape is None:
         raise ValueError("data, input-shape: one of them is needed, for an example of the inputs")
+    if math.prod(input_shape or []) > MOST_NUMBERS:
+        shape = ",".join(map(str, input_shape))
+        raise ValueError(f"input-shape: {shape} is too large; one input may have up to "
+                         f"{MOST_NUMBERS:,} numbers")
 
 def _spec(network, data, input_shape=None):
     "The symmetries of a network, from two examples: of the data, or random ones of a shape."
-    if data is not None: return spec_for(network, data.train)
-    examples = torch.randn(2, *input_shape, generator=generator(0, "examples"))
-    try: return infer_spec(network, examples.to(Settings.from_environment().device))
-    except ValueError as error:
-        raise ValueError(str(error).replace("example_inputs:", "input-shape:", 1)) from error
+    argument = "input-shape" if data is None else "data, inputs"
+    with _naming({"example_inputs": argument}):
+        if data is not None: return spec_for(network, data.train)
+        examples = torch.randn(2, *input_shape, generator=generator(0, "examples"))
+        return infer_spec(network, examples.to(Settings.from_environment().device))
 
+# %% ../../nbs/50zb_paper.file_commands.ipynb #states
 def _states(files, network):
     "The states in files; `ValueError`, which names the file, for one that is not of the network."
-    try: return [load_state(file, network) for file in files]
-    except ValueError as error: raise ValueError(str(error).removeprefix("source: ")) from error
+    return [_state(file, network) for file in files]
+
+def _state(file, network):
+    "The state in a file."
+    try: return load_state(file, network)
+    except ValueError as error:
+        text = str(error).removeprefix("source: ")
+        raise ValueError(text if str(file) in text else f"{file}: {text}") from error
+
+def _check_files(files):
+    "`ValueError` where the name of a file is empty."
+    for file in files: check_path("files", file, "the path of a file or a folder")
 
 # %% ../../nbs/50zb_paper.file_commands.ipynb #check-out
 def _check_out(out, files):
     "`ValueError` or `OSError` where a state cannot be written, or would replace one of `files`."
+    _check_files(files)
     if Path(out).suffix != ".safetensors":
         raise ValueError(f"out: a name that ends in .safetensors is needed, not {str(out)!r}")
     written = Path(out).resolve()
@@ -87,12 +116,13 @@ def file_barriers(a, b,             # files or folders of weights, as for `load_
                  ) -> dict:
     """The loss barrier between two files `before` and `after` matching, and the losses at both
     `ends`; `ValueError` for bad input."""
+    _check_files((a, b))
     check_choice("matching", matching, METHODS)
     loaded = _data(data)
     check_choice("split", split, loaded.splits)
     network = _network(model, loaded)
     states, spec = _states((a, b), network), _spec(network, loaded)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _naming(dict(state_a=a, state_b=b)):
         warnings.simplefilter("always")
         paths = {name: matched_path(network, *states, loaded, spec, method)
                  for name, method in (("before", "none"), ("after", matching))}
@@ -102,6 +132,7 @@ def file_barriers(a, b,             # files or folders of weights, as for `load_
                            matching=matching, split=split, loss=paths["before"].loss_name,
                            data=data, model=model, files=[str(a), str(b)])
 
+# %% ../../nbs/50zb_paper.file_commands.ipynb #with-files
 def _with_files(text, a, b):
     "A message with the names of files in place of those of arguments."
     text = text.replace(KEPT, "")  # an option of Python's functions
@@ -146,7 +177,8 @@ def align_files(a, b, model: str,
     network = _network(model, loaded)
     states, spec = _states((a, b), network), _spec(network, loaded, input_shape)
     options = dict(model=network, data=loaded) if matching in WITH_DATA else {}
-    found = match(matching, spec, *states, **options).permutation
+    with _naming({"state_a": a, "state_b": b}):
+        found = match(matching, spec, *states, **options).permutation
     save_state(permute(spec, found, states[1]), out)
     return f"{out}: {b} with its units in the order of {a} ({matching})"
 
@@ -173,7 +205,8 @@ def merge_files(files: list, model: str,
     network = _network(model, loaded)
     states, spec = _states(files, network), _spec(network, loaded, input_shape)
     measured = {} if loaded is None else dict(model=network, data=loaded, repair=repair)
-    with warnings.catch_warnings():  # of averaged statistics, which are told below
+    words = {f"states_b[{number}]": file for number, file in enumerate(files)}
+    with warnings.catch_warnings(), _naming(words):  # of averaged statistics, which are told below
         warnings.filterwarnings("ignore", message=".*means of the statistics")
         merged = average_aligned(spec, states, **measured)
     save_state(merged, out)

@@ -18,12 +18,13 @@ from .plans import plan_of
 from .profiles import SEEDS_OF_A_SET, load_profile
 from ..runtime.files import check_folder, explain_os_errors, lock, write_atomic
 from ..runtime.settings import Settings, shown
-from ..runtime.store import config_key, read_about, read_tensors
+from ..runtime.store import (
+    NAMES, config_key, files_of_store, read_about, read_tensors)
 
 # %% auto #0
-__all__ = ['FORMS', 'OLD', 'MODELS', 'MEASURED', 'MANIFEST', 'DAMAGED', 'StoredFile', 'stored', 'references', 'setting_of',
-           'role_of', 'old_entries', 'listing', 'verify', 'export_measurements', 'import_measurements',
-           'keys_of_profile', 'clear_store', 'prune']
+__all__ = ['FORMS', 'OLD', 'FOLDER', 'MODELS', 'MEASURED', 'MANIFEST', 'DAMAGED', 'StoredFile', 'stored', 'describe_others',
+           'references', 'setting_of', 'role_of', 'old_entries', 'listing', 'verify', 'export_measurements',
+           'import_measurements', 'keys_of_profile', 'clear_store', 'prune', 'folders_left']
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #forms
 FORMS = {"kind": str, "dataset": str, "architecture": str, "model": dict, "network": dict,
@@ -65,11 +66,11 @@ class StoredFile:
         return self.path.stem
 
 def stored(root: Path,                   # the store's folder
-           kind: str = "safetensors",    # entries; or `checkpoint`: unfinished trainings
+           kind: str = "entry",          # or `checkpoint`: unfinished trainings
           ) -> list[StoredFile]:
     "The files of a store, the oldest first; `ValueError` where there is no such folder."
     if not Path(root).is_dir(): raise ValueError(f"store: there is no folder {root}")
-    read = [_read_stored(path) for path in Path(root).glob(f"*/*.{kind}")]
+    read = [_read_stored(path) for path, _ in files_of_store(root, kind)]
     found = [entry for entry in read if entry]
     return sorted(found, key=lambda entry: (entry.written, entry.key))
 
@@ -92,6 +93,25 @@ def _read_stored(path):
         if not os.path.lexists(path): return None
         config, damage = None, str(error)
     return StoredFile(path, config, about.st_size, about.st_mtime, damage)
+
+# %% ../../nbs/50r_paper.housekeeping.ipynb #others
+def _others(root):
+    "The files in a folder and in the folders in it that are no store's; whether others are one's."
+    own = {path for kind in NAMES for path, _ in files_of_store(root, kind)}
+    found = [path for pattern in ("*", "*/*") for path in root.glob(pattern)]
+    others = sorted(path for path in found if path not in own and not path.is_dir())
+    return others, bool(own)
+
+def describe_others(root: Path, most: int = 3) -> list[str]:
+    """A line about the files in a store's folder that are no store's, `most` of them by name; one
+    where the folder holds nothing of a store. Raises `ValueError` where there is no folder."""
+    if not Path(root).is_dir(): raise ValueError(f"store: there is no folder {root}")
+    others, has_own = _others(Path(root))
+    lines = [] if has_own else [f"{root} holds nothing of a store"]
+    if not others: return lines
+    names = [str(path.relative_to(root)) for path in others[:most]] + ["…"] * (len(others) > most)
+    count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+    return [*lines, f"{count} no part of the store and left alone: {', '.join(names)}"]
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #references
 def references(config) -> list[str]:
@@ -201,8 +221,15 @@ def listing(root: Path) -> list[tuple[str, str, str, str, int, float]]:
                    for entry in checkpoints]
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #verify
+FOLDER = "it is a folder; remove it by hand"
+
+def _is_folder(path):
+    "Whether a folder, and no link to one, lies in the place of a file."
+    return path.is_dir() and not path.is_symlink()
+
 def _damage(entry):
     "What is wrong with a file; empty where it is as it was written, or gone."
+    if _is_folder(entry.path): return FOLDER
     if entry.damage: return entry.damage
     try: read_tensors(entry.path)
     except FileNotFoundError: return ""
@@ -306,16 +333,12 @@ def import_measurements(root: Path, file: Path) -> tuple[int, int]:
     return len(missing), len(found) - len(missing)
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #leftovers
-def _temporary_files(root):
-    "The temporary files of a store, each with the key that it belongs to."
-    return [(path, path.name.split(".")[1]) for path in sorted(root.glob("*/.*.new"))]
-
 def _leftovers(root):
     "The files that are not needed: path, key that they belong to, reason."
-    for path in sorted(root.glob("*/*.damaged")):
-        yield path, path.name.split(".")[0], "damaged, quarantined"
-    for path, key in _temporary_files(root): yield path, key, "temporary file of a killed process"
-    finished = {path.stem for path in root.glob("*/*.safetensors")}
+    for kind, reason in (("damaged", "damaged, quarantined"),
+                         ("temporary", "temporary file of a killed process")):
+        for path, key in files_of_store(root, kind): yield path, key, reason
+    finished = {key for _, key in files_of_store(root, "entry")}
     for entry in stored(root, "checkpoint"):
         models = (entry.config or {}).get("together", [entry.key])
         if finished.issuperset(models):
@@ -380,7 +403,7 @@ def _is_mended(path, reason):
 @contextmanager
 def _try_lock(root, key, dry_run) -> Iterator[bool]:
     "Hold the lock of a key; yields whether no other process holds it."
-    path = root / "locks" / (key or "unnamed")
+    path = root / "locks" / key
     with ExitStack() as held:
         free = True
         try:
@@ -395,7 +418,7 @@ def _remove(root, path, reason, dry_run):
     A folder stays, since nobody knows what is in it."""
     try: size = path.lstat().st_size
     except FileNotFoundError: return []
-    if path.is_dir(): return []
+    if _is_folder(path): return []
     if not dry_run:
         with explain_os_errors(root): path.unlink(missing_ok=True)
     return [(path, reason, size)]
@@ -404,9 +427,9 @@ def _remove(root, path, reason, dry_run):
 def _remove_locks(root, found, dry_run):
     "Remove the locks that no process holds; of these, those that were `found` before."
     removed = []
-    paths = {path.with_name(path.name.partition(".")[0]) for path in root.glob("locks/*")}
-    for path in sorted(paths):
-        with _try_lock(root, path.name, dry_run) as free:
+    for key in sorted({key for _, key in files_of_store(root, "lock")}):
+        path = root / "locks" / key
+        with _try_lock(root, key, dry_run) as free:
             gone = _remove(root, path, "lock that no process holds", dry_run) if free else []
         if path in found: removed += gone
     return removed
@@ -416,9 +439,9 @@ def clear_store(root: Path) -> None:
     "Remove temporary files and locks of killed processes; nothing where the disk refuses."
     root = Path(root)
     with suppress(OSError):
-        for path, key in _temporary_files(root):
+        for path, key in files_of_store(root, "temporary"):
             with _try_lock(root, key, dry_run=False) as free:
-                if free and not path.is_dir(): path.unlink(missing_ok=True)
+                if free and not _is_folder(path): path.unlink(missing_ok=True)
         _remove_locks(root, set(), dry_run=False)
 
 # %% ../../nbs/50r_paper.housekeeping.ipynb #prune
@@ -442,9 +465,14 @@ def prune(root: Path,
     chosen = [*_unwanted_entries(root, older_than, all_but), *old, *_damaged_files(root),
               *_leftovers(root)]
     by_path = {path: (key, reason) for path, key, reason in chosen}
-    removed, locks = [], set(root.glob("locks/*"))
+    removed, locks = [], {path for path, _ in files_of_store(root, "lock")}
     for path, (key, reason) in by_path.items():
         with _try_lock(root, key, dry_run) as free:
             if free and not _is_mended(path, reason):
                 removed += _remove(root, path, reason, dry_run)
     return removed + _remove_locks(root, locks, dry_run)
+
+# %% ../../nbs/50r_paper.housekeeping.ipynb #folders-left
+def folders_left(root: Path) -> list[Path]:
+    "The folders in the places of a store's files, which only the user can remove."
+    return [path for kind in NAMES for path, _ in files_of_store(root, kind) if _is_folder(path)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from .budget import budget_seconds
 from .catalogue import (
     experiment_names, notebook_parameters, profile_names)
 from .evidence import profile_identity
@@ -15,10 +16,27 @@ from .plans import PLANS
 from .profiles import (
     Profile, load_profile, profile_digest, report_name, report_title)
 from .published import same_settings
-from ..runtime.settings import Settings, check_choice, shown
+from ..runtime.settings import (
+    Settings, check_choice, check_flag, check_path, shown)
 
 # %% auto #0
-__all__ = ['TYPES', 'full_names', 'check_parameters', 'Request', 'check_request']
+__all__ = ['TYPES', 'check_arguments', 'full_names', 'check_parameters', 'Request', 'check_request']
+
+# %% ../../nbs/50ya_paper.request.ipynb #check-arguments
+def check_arguments(profile,
+                    folders: dict,   # by the arguments' names; None: not given
+                    ray_address, budget,
+                    switches: dict,  # by the arguments' names
+                   ) -> None:
+    "`ValueError` where an argument of `reproduce` is of a kind that it cannot be."
+    check_path("profile", profile, "the name of a profile, or the path of a TOML file,")
+    for name, value in folders.items():
+        if value is not None: check_path(name, value)
+    if not (ray_address is None or isinstance(ray_address, str) and ray_address.strip()):
+        raise ValueError("ray-address: the address of a cluster is needed, such as HOST:PORT or "
+                         f"auto, not {shown(ray_address)}")
+    if budget is not None: budget_seconds(budget)
+    for name, value in switches.items(): check_flag(name, value)
 
 # %% ../../nbs/50ya_paper.request.ipynb #full-names
 def full_names(starts: list[str] | str) -> list[str]:
@@ -71,8 +89,10 @@ def _chosen_experiments(profile, only):
     for name in profile.experiments:
         check_choice(f"profile {profile.name}, experiments", name, experiment_names())
     of_profile = [name for name in experiment_names() if name in profile.experiments]
-    chosen = full_names(only or of_profile)
-    if not chosen: raise ValueError(f"profile {profile.name}: it has no experiments")
+    chosen = full_names(of_profile if only is None else only)
+    if not chosen and only is None:
+        raise ValueError(f"profile {profile.name}: it has no experiments")
+    if not chosen: raise ValueError("only: at least one experiment is needed; None selects all")
     for name in chosen:
         if name not in PLANS: raise ValueError(f"only: experiment {name!r} has no plan")
     return chosen

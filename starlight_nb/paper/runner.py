@@ -6,7 +6,6 @@
 from __future__ import annotations
 import dataclasses, os, shutil, sys, tempfile, time
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from filelock import Timeout
 from .budget import NOTEBOOK_SECONDS, Planner, budget_seconds, describe_costs
@@ -21,13 +20,14 @@ from .monitor import ProgressMonitor, print_line
 from .parts import missing
 from .plans import plan_of
 from .profiles import check_at_hand, check_fits
-from .request import Request, check_request
+from .request import Request, check_arguments, check_request
 from ..runtime.files import check_folder, lock
 from ..runtime.jobs import (
     ONE_THREAD, Job, cluster_address, connected, run_graph, single_thread)
 from ..runtime.origin import origin
 from ..runtime.settings import (
     Settings, check_number, environment_variables, given_variables)
+from ..runtime.store import files_of_store
 
 # %% auto #0
 __all__ = ['MOST_JOBS', 'PARTS', 'PAGES', 'Run', 'reproduce']
@@ -62,8 +62,6 @@ def _cluster(environment, resources):
 PARTS = ("data", "claims", "tables", "figures", "notebooks", "made_with", "measured")
 PAGES = ("README.md", "index.html", "evidence.json")
 
-def _count_entries(store): return len(list(store.glob("*/*.safetensors")))
-
 def _check_kinds(argument, folders, files=()):
     "`ValueError` where a file has the name of a folder that a run writes into, or the reverse."
     for path in folders:
@@ -78,7 +76,7 @@ def _check_folders(out, store, data):
     check_folder("out", out)
     _check_kinds("out", [out / name for name in PARTS], [out / name for name in PAGES])
     _check_kinds("store", [store / "locks", *store.glob("[0-9a-f][0-9a-f]")])
-    if not _count_entries(store): check_folder("store", store)
+    if not files_of_store(store, "entry"): check_folder("store", store)
     if data and not Path(data).is_dir(): raise ValueError(f"data: there is no folder {data}")
 
 # %% ../../nbs/50z_paper.runner.ipynb #check-data
@@ -134,7 +132,7 @@ def _budget_evidence(planner):
     return {"budget": dict(done=planner.done, left=planner.left, costs=costs)}
 
 # %% ../../nbs/50z_paper.runner.ipynb #run
-@dataclass
+@dataclasses.dataclass
 class Run:
     "A run under way: what it is asked for, and what became of it so far."
     request: Request
@@ -143,11 +141,11 @@ class Run:
     staging: Path        # for files of this run
     monitor: ProgressMonitor
     planner: Planner | None = None                # under a budget
-    origin: dict = field(default_factory=origin)  # the software behind the results
-    seconds: dict = field(default_factory=dict)   # of each notebook that ended well
+    origin: dict = dataclasses.field(default_factory=origin)  # the software behind the results
+    seconds: dict = dataclasses.field(default_factory=dict)   # of each notebook that ended well
     ended: int = 0                                # notebooks, also those that failed
-    making: dict = field(default_factory=dict)    # jobs and seconds of what was made
-    failures: dict = field(default_factory=dict)  # the errors of the other experiments
+    making: dict = dataclasses.field(default_factory=dict)    # jobs and seconds of what was made
+    failures: dict = dataclasses.field(default_factory=dict)  # the errors of the other experiments
 
     def fail(self, name: str, error: str, keep_going: bool) -> None:
         "Record that an experiment has failed; print it where the run goes on."
@@ -401,6 +399,9 @@ def reproduce(profile: str = "digits", only: list[str] | str | None = None,
         ConnectionError: where no Ray cluster answers.
         ExperimentFailed: where an experiment fails; with `keep_going`, after the others have run.
     """
+    switches = dict(dry_run=dry_run, make_only=make_only, force=force, keep_going=keep_going,
+                    log_json=log_json)
+    check_arguments(profile, dict(out=out, store=store, data=data), ray_address, budget, switches)
     request = check_request(str(profile), only, {} if parameters is None else parameters)
     environment = _run_environment(request.profile, force, store=store, data=data, jobs=jobs,
                                    device=device, backend=backend, ray_address=ray_address)

@@ -12,9 +12,9 @@ import starlight_nb
 
 # %% auto #0
 __all__ = ['MOST_JOBS', 'VARIABLES', 'BACKENDS', 'RUN_BACKENDS', 'QUIET_RAY', 'shown', 'check_choice', 'check_number',
-           'check_flag', 'check_device', 'project_root', 'experiments_folder', 'given_variables', 'read_setting',
-           'Settings', 'environment_variables', 'quiet_ray', 'ray_uses_tls', 'free_memory', 'synchronize',
-           'device_name', 'memory_size', 'available_cores']
+           'check_flag', 'check_path', 'check_device', 'project_root', 'experiments_folder', 'given_variables',
+           'read_setting', 'Settings', 'environment_variables', 'quiet_ray', 'ray_uses_tls', 'free_memory',
+           'synchronize', 'device_name', 'memory_size', 'available_cores']
 
 # %% ../../nbs/40a_runtime.settings.ipynb #shown
 def shown(value, most: int = 80) -> str:
@@ -23,6 +23,11 @@ def shown(value, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 # %% ../../nbs/40a_runtime.settings.ipynb #check-choice
+def _nearest(text, known):
+    "The known names of which one is likely meant, the likeliest first; empty where none is."
+    longer = [name for name in known if len(text) >= 3 and name.startswith(text)]
+    return sorted(longer, key=len) or difflib.get_close_matches(text[:100], known, n=1, cutoff=0.6)
+
 def check_choice(argument: str,  # the argument's name, for the message
                  value: str,     # what was given
                  known,          # the accepted names
@@ -32,7 +37,7 @@ def check_choice(argument: str,  # the argument's name, for the message
     Otherwise raises `ValueError` with the accepted names and the nearest of them."""
     known = sorted(known)
     if value in known: return value
-    near = difflib.get_close_matches(str(value)[:100], known, n=1, cutoff=0.5)
+    near = _nearest(str(value), known)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}: {shown(value)} is not known{hint} "
                      f"(accepted: {', '.join(known)})")
@@ -71,6 +76,16 @@ def check_flag(argument: str,  # the argument's name, for the message
     if type(value).__name__ in ("bool", "bool_"): return bool(value)  # Python's, NumPy's
     raise ValueError(f"{argument}: True or False is needed, not {shown(value)}")
 
+# %% ../../nbs/40a_runtime.settings.ipynb #check-path
+def check_path(argument: str,  # the argument's name, for the message
+               value,          # what was given
+               wanted: str = "the path of a folder",  # what is accepted, for the message
+              ) -> Path:
+    "Return `value` as a `Path`; `ValueError` where it is none, or empty."
+    if isinstance(value, (str, os.PathLike)) and str(value).strip() and "\0" not in str(value):
+        return Path(value)
+    raise ValueError(f"{argument}: {wanted} is needed, not {shown(value)}")
+
 # %% ../../nbs/40a_runtime.settings.ipynb #check-numbers
 MOST_JOBS = 10_000  # at once; each takes a process
 
@@ -92,7 +107,7 @@ def _check_seconds(label, value):
 def check_device(name: str | None = None,  # auto, cpu, cuda or cuda:1; None: STARLIGHT_DEVICE
                 ) -> str:
     "The device as PyTorch names it; `ValueError` where there is no such device."
-    name = name or read_setting("device")
+    if name is None: name = read_setting("device")
     if name == "cpu": return name
     import torch
     count = torch.cuda.device_count()
@@ -142,7 +157,7 @@ def _check_value(field, label, value):
     if field in ("since", "checkpoint_seconds"): return _check_seconds(label, value)
     if field == "backend": return check_choice(label, value, RUN_BACKENDS)
     if field == "ray_address": return str(value)
-    return Path(value)
+    return check_path(label, value)
 
 # %% ../../nbs/40a_runtime.settings.ipynb #read-setting
 def _default(field):

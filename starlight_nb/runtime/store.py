@@ -4,7 +4,7 @@
 
 # %% ../../nbs/40c_runtime.store.ipynb #imports
 from __future__ import annotations
-import errno, hashlib, json, os, stat, time, warnings
+import errno, hashlib, json, os, re, stat, time, warnings
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +14,8 @@ from safetensors.torch import save
 from .files import lock, quarantine, remove_leftovers, write_atomic
 
 # %% auto #0
-__all__ = ['LOOP', 'config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors', 'with_prefix', 'TensorFile',
-           'Checkpoint', 'Store']
+__all__ = ['LOOP', 'KEY', 'STATE', 'NAMES', 'config_key', 'state_digest', 'write_tensors', 'read_about', 'read_tensors',
+           'with_prefix', 'TensorFile', 'Checkpoint', 'files_of_store', 'Store']
 
 # %% ../../nbs/40c_runtime.store.ipynb #config-key
 def config_key(config: dict) -> str:
@@ -69,8 +69,10 @@ def read_about(path: Path) -> dict:
     if not stat.S_ISREG(os.stat(path).st_mode): raise ValueError("it is no file")
     try:
         with safe_open(path, framework="pt") as file: metadata = file.metadata() or {}
-        about = json.loads(metadata.get("starlight", "{}"))
-    except (SafetensorError, RecursionError) as error: raise ValueError(str(error)) from None
+    except SafetensorError as error:
+        raise ValueError(f"its header cannot be read: {error}") from None
+    try: about = json.loads(metadata.get("starlight", "{}"))
+    except (ValueError, RecursionError): raise ValueError("its header is no JSON") from None
     if not _is_header(about): raise ValueError("its header does not say what it holds")
     return about
 
@@ -209,6 +211,25 @@ class Checkpoint(_CheckpointSchedule):
         if not self.keep: self.remove()
     def __repr__(self): return f"Checkpoint('{self.path}', every={self.every})"
 
+# %% ../../nbs/40c_runtime.store.ipynb #names
+KEY, STATE = "([0-9a-f]{32})", r"\.(?:safetensors|checkpoint)"
+NAMES = {  # what each kind of file in a store is called
+    "entry": rf"{KEY}\.safetensors", "checkpoint": rf"{KEY}\.checkpoint",
+    "damaged": rf"{KEY}{STATE}(?:\.[0-9a-f]{{8}})?\.damaged",
+    "temporary": rf"\.{KEY}{STATE}\.\d+\.\d+\.new",
+    "lock": rf"{KEY}(?:\.lease(?:\.gate)?)?"}
+
+def files_of_store(root: Path,  # the store's folder
+                   kind: str,   # one of NAMES
+                  ) -> list[tuple[Path, str]]:
+    "The files of a kind in a store, each with its key; files with other names are no store's."
+    found = []
+    for path in sorted(Path(root).glob("*/*")):
+        name = re.fullmatch(NAMES[kind], path.name)
+        folder = "locks" if kind == "lock" else name and name[1][:2]
+        if name and path.parent.name == folder: found.append((path, name[1]))
+    return found
+
 # %% ../../nbs/40c_runtime.store.ipynb #store-files
 @dataclass(eq=False, repr=False)
 class _StoreFiles:
@@ -234,8 +255,7 @@ class _StoreFiles:
         path = self.path(config).with_suffix(".checkpoint")
         return Checkpoint(path, config, every=self.every, since=self.since, keep=True)
     def __repr__(self):
-        entries = len(list(self.root.glob("*/*.safetensors")))
-        return f"Store('{self.root}', {entries} entries)"
+        return f"Store('{self.root}', {len(files_of_store(self.root, 'entry'))} entries)"
 
 # %% ../../nbs/40c_runtime.store.ipynb #training-files
 class _TrainingFiles(_StoreFiles):
