@@ -17,7 +17,7 @@ from ..runtime.files import write_atomic
 from ..runtime.settings import experiments_folder
 
 # %% auto #0
-__all__ = ['PAPER', 'WORDS', 'VERDICT_RULES', 'CLAIMS_HEADING', 'OWN_HEADING', 'LAST_NUMBERS', 'SUFFIXES', 'MARKS',
+__all__ = ['PAPER', 'WORDS', 'VERDICT_RULES', 'CLAIMS_HEADING', 'OWN_HEADING', 'WIDTH_NAMES', 'ABOUT_NAMES', 'SUFFIXES', 'MARKS',
            'CLAIM_HEADINGS', 'COLOURS', 'STYLE', 'NARROW', 'HEAD', 'experiment_question', 'experiment_reading', 'Page',
            'write_gallery', 'write_kept_gallery']
 
@@ -142,9 +142,10 @@ def _claims_of_report(page, out, rows):
     yield page.prose(VERDICT_RULES)
 
 # %% ../../nbs/50v_paper.gallery.ipynb #settings
-LAST_NUMBERS = """\
-The number in the name of a ResNet, VGG or ViT is a width, not a depth: ResNet 16 has 16 channels \
-in its first stage. MLP 5x128 has 5 hidden layers of 128 units."""
+WIDTH_NAMES = re.compile(r"(ResNet|VGG11-BN|ViT) \d")
+ABOUT_NAMES = """\
+A number after a space in a name is a width: ResNet 16 has 16 channels in its first stage (and \
+ResNet-18 has 18 layers)."""
 
 def _about_setting(setting):
     "The row of a setting, as a summary has it."
@@ -164,7 +165,8 @@ def _settings(page, summaries):
     for summary in summaries.values(): settings |= summary.get("settings", {})
     if not settings: return
     yield page.heading(2, "settings", "Settings")
-    yield page.prose(LAST_NUMBERS)
+    if any(WIDTH_NAMES.match(own["label"]) for own in settings.values()):
+        yield page.prose(ABOUT_NAMES)
     yield page.table(pd.DataFrame(map(_about_setting, settings.values())), "settings")
 
 # %% ../../nbs/50v_paper.gallery.ipynb #section
