@@ -175,7 +175,7 @@ def _check_no_nan(state_a, state_b):
     for argument, state in (("state_a", state_a), ("state_b", state_b)):
         for name, tensor in state.items():
             if not tensor.isnan().any(): continue
-            raise ValueError(f"{argument}: {name!r} has values that are not a number (NaN)")
+            raise ValueError(f"{argument}: {name!r} has values that are not finite")
 
 def _points_at_once(given, model, count, repair):
     "How many points are evaluated at once; `ValueError` for a bad number."
