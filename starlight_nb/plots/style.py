@@ -355,10 +355,11 @@ def _stack(figure):
 # %% ../../nbs/30a_plots.style.ipynb #draw
 def draw_mean(axis, x, summary: pd.DataFrame, style: LineStyle):
     "Draw the column `mean` against x, and the interval from `low` to `high` as a band, or a bar."
-    axis.plot(x, summary["mean"], linestyle=style.line, color=style.colour, marker=style.marker,
+    colour, ends = style.colour, (summary.low, summary.high)
+    axis.plot(x, summary["mean"], linestyle=style.line, color=colour, marker=style.marker,
               label=style.label)
-    if len(x) == 1: axis.vlines(x, summary.low, summary.high, color=style.colour, alpha=0.5)
-    else: axis.fill_between(x, summary.low, summary.high, color=style.colour, alpha=0.15, linewidth=0)
+    if len(x) == 1: axis.vlines(x, *ends, color=colour, alpha=0.5)
+    else: axis.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
 
 def draw_level(axis, style: LineStyle, mean: float,
                low: float | None = None, high: float | None = None):
