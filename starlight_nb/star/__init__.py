@@ -4,7 +4,7 @@
 
 # %% ../../nbs/13_star.ipynb #imports
 from __future__ import annotations
-import dataclasses, math, tempfile
+import dataclasses, math, tempfile, warnings
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
@@ -201,9 +201,10 @@ class StarOptions:
 def _checked_options(values):
     "The numbers among the options, checked; `ValueError`, naming the option, for a wrong one."
     t_sampler(values["t_sampling"])
-    if not isinstance(values["t_sampling"], str) and values["t_sampling"] == 1:
-        raise ValueError("t_sampling: t = 1 is the source itself, where the star has no gradient; "
-                         "a constant below 1 is needed")
+    always_at_source = not isinstance(values["t_sampling"], str) and values["t_sampling"] == 1
+    if always_at_source and not values["own_loss_weight"]:
+        warnings.warn("t_sampling: t = 1 is the source itself, where the star has no gradient; "
+                      "weight decay alone changes it", stacklevel=5)
     check_choice("matching", values["matching"], METHODS)
     check_choice("rematch", values["rematch"], REMATCHES)
     if values["late_matching"] is not None:
