@@ -4,6 +4,7 @@
 
 # %% ../nbs/12_barriers.ipynb #imports
 from __future__ import annotations
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -170,12 +171,13 @@ def _are_apart(state_a, state_b):
     return any(not torch.equal(tensor, state_b[name]) for name, tensor in state_a.items())
 
 # %% ../nbs/12_barriers.ipynb #curve
-def _check_no_nan(state_a, state_b):
-    "`ValueError`, naming state and tensor, where a number of a state is none."
+def _warn_of_nan(state_a, state_b):
+    "Warn, naming state and tensor, where a number of a state is none."
     for argument, state in (("state_a", state_a), ("state_b", state_b)):
         for name, tensor in state.items():
             if not tensor.isnan().any(): continue
-            raise ValueError(f"{argument}: {name!r} has values that are not finite")
+            warnings.warn(f"{argument}: {name!r} has values that are not finite", stacklevel=3)
+            break
 
 def _points_at_once(given, model, count, repair):
     "How many points are evaluated at once; `ValueError` for a bad number."
@@ -238,7 +240,7 @@ def path_losses(model: nn.Module, state_a: dict[str, torch.Tensor],
     values, evaluator = _path_values(model, ends, data, points.tolist(), refresh, repair, recipe,
                                      size)
     curve = _curve(points, np.array(values), data)
-    if not np.isfinite(curve.loss["train"]).all(): _check_no_nan(*ends)
+    if not np.isfinite(curve.loss["train"]).all(): _warn_of_nan(*ends)
     losses, warned = curve.loss["train"], set()
     if (refresh or repair) and len(points) > 2:
         named = {"state_a": ends[0], "state_b": ends[1]}

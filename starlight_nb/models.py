@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from .runtime.imports import (
     call_imported, callable_from, check_known, is_import_path, parameters_of)
-from .runtime.settings import check_choice, check_number
+from .runtime.settings import check_choice, check_number, shown
 
 # %% auto #0
 __all__ = ['VGG_LAYERS', 'ARCHITECTURES', 'ZOO', 'RANDOM', 'mlp', 'BasicBlock', 'ResNet', 'WideBlock', 'WideResNet', 'vgg',
@@ -424,8 +424,8 @@ def initialise(make, seed: int) -> nn.Module:
         ValueError: where `make` is no function, and where the seed is no whole number from 0.
     """
     if not callable(make) or isinstance(make, nn.Module):
-        raise ValueError("make: a function that builds a network is needed, "
-                         f"not {type(make).__name__}")
+        found = type(make).__name__ if isinstance(make, nn.Module) else shown(make)
+        raise ValueError(f"make: a function that builds a network is needed, not {found}")
     with RANDOM, torch.random.fork_rng():
         torch.manual_seed(generator_seed(seed, "initialisation"))
         return make()

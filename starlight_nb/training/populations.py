@@ -11,7 +11,7 @@ from torch import nn
 from ..data import Dataset, Split
 from ..models import initialise
 from ..runtime.jobs import run_jobs
-from ..runtime.settings import check_choice, check_number
+from ..runtime.settings import check_choice, check_number, shown
 from .loop import check_training, train_stacked
 from .networks import draws_random_numbers, why_not_stacked
 from .recipes import Recipe
@@ -131,8 +131,8 @@ def train_population(build, data: Dataset, recipe: Recipe, seeds, jobs: int = 1,
     check_training(data, recipe, seeds)
     jobs = check_number("jobs", jobs, int, 1, math.inf)
     if not callable(build) or isinstance(build, nn.Module):
-        raise ValueError("build: a function that builds a network is needed, "
-                         f"not {type(build).__name__}")
+        found = type(build).__name__ if isinstance(build, nn.Module) else shown(build)
+        raise ValueError(f"build: a function that builds a network is needed, not {found}")
     models = [initialise(build, seed) for seed in seeds]
     plan = plan_population(models[0], data, recipe, len(seeds), jobs, backend)
     tasks = [([models[n] for n in group], data, recipe, [seeds[n] for n in group])
